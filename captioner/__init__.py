@@ -1,0 +1,1 @@
+"""Captions: which part of a clip gets one, what is asked, and who answers."""

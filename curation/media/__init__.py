@@ -1,0 +1,1 @@
+"""Files in, frames out. Only `probe`, `decode` and `image` know a decoder."""

@@ -1,0 +1,30 @@
+"""One decoded picture, converted to RGB only when somebody looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Frame:
+    """A frame of a video.
+
+    Attributes:
+        pts_s: Presentation time in seconds, as the container has it.
+        index: Number of the frame in presentation order, from 0.
+    """
+
+    def __init__(self, pts_s: float, index: int, render: Callable[[], NDArray[np.uint8]]) -> None:
+        self.pts_s = pts_s
+        self.index = index
+        self._render = render
+
+    @cached_property
+    def pixels(self) -> NDArray[np.uint8]:
+        """[H, W, 3] uint8 RGB, upright, square pixels."""
+        return self._render()

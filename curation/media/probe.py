@@ -1,0 +1,54 @@
+"""Fills in a source's header fields, or the reason why it has none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from curation.errors import SampleError
+from curation.media.decode import probe_video
+from curation.media.image import probe_image
+from curation.records import Source, SourceKind
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
+IMAGE_SUFFIXES_WITH_PLUGIN = frozenset({".heic", ".heif"})
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".ts", ".ps", ".mpg", ".mpeg", ".wmv", ".3gp"}
+)
+
+
+def kind_of(name: str) -> SourceKind | None:
+    """What a file of this name should hold; None for files that are no media."""
+    suffix = Path(name).suffix.lower()
+    if suffix in IMAGE_SUFFIXES | IMAGE_SUFFIXES_WITH_PLUGIN:
+        return "image"
+    return "video" if suffix in VIDEO_SUFFIXES else None
+
+
+def probe(source: Source, path: Path) -> Source:
+    """`source` with its header fields, or with `error_type` and `error` where it can't be read."""
+    try:
+        return _probe_image(source, path) if source.kind == "image" else _probe_video(source, path)
+    except SampleError as error:
+        return replace(source, error_type=type(error).__name__, error=str(error))
+    except OSError as error:
+        return replace(source, error_type="StorageError", error=error.strerror or str(error))
+
+
+def _probe_image(source: Source, path: Path) -> Source:
+    width, height, codec, rotation = probe_image(path)
+    return replace(source, width=width, height=height, codec=codec, rotation=rotation)
+
+
+def _probe_video(source: Source, path: Path) -> Source:
+    header = probe_video(path)
+    return replace(
+        source,
+        width=header.width,
+        height=header.height,
+        frame_rate=header.frame_rate,
+        duration_s=header.duration_s,
+        num_frames=header.num_frames,
+        codec=header.codec,
+        rotation=header.rotation,
+    )

@@ -1,0 +1,148 @@
+"""A configuration made ready to run: stages built, model revisions resolved, fingerprints known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from curation.config import BranchChoice, Config, RuleChoice, StageChoice
+from curation.decide import AllOf, AnyOf, Rule, Step, steps_of
+from curation.errors import ConfigError
+from curation.models import resolve_revision
+from curation.records import Sample, SourceKind, stable_id
+from curation.stage import ModelRef
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model as a run uses it; goes to run.json, where the next run finds it."""
+
+    step: str
+    role: str
+    name: str
+    asked: str | None
+    revision: str
+    stand_in: bool
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The way of one kind of source: a splitter for videos, and the rule for its samples."""
+
+    splitter: Step | None
+    rule: Rule
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Everything that planner, workers and report share. Picklable; weights are loaded by workers."""
+
+    config: Config
+    branches: Mapping[SourceKind, Branch]
+    finish: AllOf
+    models: tuple[ResolvedModel, ...]
+
+    def steps(self) -> Iterator[Step]:
+        """Every step, in the order of the work."""
+        for branch in self.branches.values():
+            if branch.splitter:
+                yield branch.splitter
+            yield from steps_of(branch.rule)
+        yield from steps_of(self.finish)
+
+    def step_of(self, key: str) -> Step | None:
+        """The step at a place of the configuration."""
+        return next((step for step in self.steps() if step.key == key), None)
+
+    def windows(self, sample: Sample) -> list[Sample]:
+        """What is captioned and tokenized of a kept sample: itself, or the windows of a long clip."""
+        samples = [sample]
+        for step in steps_of(self.finish):
+            samples = [window for part in samples for window in step.stage.expand(part)]
+        return samples
+
+    def revisions(self, step: Step) -> dict[str, str]:
+        """Role -> revision of a step's models."""
+        return {model.role: model.revision for model in self.models if model.step == step.key}
+
+    @property
+    def stand_ins(self) -> list[ResolvedModel]:
+        """The models that are untrained."""
+        return [model for model in self.models if model.stand_in]
+
+
+def build_pipeline(
+    config: Config, recorded: list[dict[str, Any]] | None = None, *, accept_new_models: bool = False
+) -> Pipeline:
+    """Build the stages and resolve their models.
+
+    Args:
+        config: A checked configuration.
+        recorded: `models` of this output's run.json, which hub names keep standing for.
+        accept_new_models: Resolve anew and take what comes.
+
+    Raises:
+        ConfigError: a model is not the recorded one, and that was not accepted.
+        MissingDependencyError: a model can't be resolved.
+    """
+    known = (
+        {}
+        if accept_new_models
+        else {(m["name"], m["asked"], m["role"]): m["revision"] for m in recorded or []}
+    )
+    builder = _Builder(known)
+    branches: dict[SourceKind, Branch] = {}
+    if config.images:
+        branches["image"] = builder.branch(config.images)
+    if config.videos:
+        branches["video"] = builder.branch(config.videos)
+    ends = [builder.step(choice) for choice in (config.captions, config.tokens) if choice]
+    return Pipeline(config, branches, AllOf(tuple(ends)), tuple(builder.models))
+
+
+class _Builder:
+    def __init__(self, known: Mapping[tuple[str, str | None, str], str]) -> None:
+        self._known = known
+        self.models: list[ResolvedModel] = []
+
+    def branch(self, choice: BranchChoice) -> Branch:
+        steps = {key: self.step(stage) for key, stage in choice.stages.items()}
+        return Branch(self.step(choice.splitter) if choice.splitter else None, self._rule(choice.rule, steps))
+
+    def _rule(self, choice: RuleChoice, steps: Mapping[str, Step]) -> Rule:
+        parts = tuple(
+            steps[part] if isinstance(part, str) else self._rule(part, steps) for part in choice.parts
+        )
+        return AllOf(parts) if choice.mode == "all" else AnyOf(parts)
+
+    def step(self, choice: StageChoice) -> Step:
+        stage = choice.build()
+        revisions = {}
+        for ref in stage.models():
+            revisions[ref.role] = self._revision(choice.key, ref)
+            self.models.append(
+                ResolvedModel(choice.key, ref.role, ref.name, ref.revision, revisions[ref.role], ref.stand_in)
+            )
+        fingerprint = stable_id(
+            stage.name,
+            stage.version,
+            sorted(stage.columns),
+            sorted(stage.measure_settings().items()),
+            sorted(revisions.items()),
+        )
+        return Step(choice.key, stage, fingerprint)
+
+    def _revision(self, key: str, ref: ModelRef) -> str:
+        known = self._known.get((ref.name, ref.revision, ref.role))
+        if known is None:
+            return resolve_revision(ref)
+        if ref.is_on_hub:
+            return known
+        now = resolve_revision(ref)
+        if now != known:
+            raise ConfigError(
+                f"{key}: the {ref.role} model {ref.name} was {known[:12]} when this output was begun and is "
+                f"{now[:12]} now; use --accept-new-models to measure again with the new one"
+            )
+        return now

@@ -1,0 +1,302 @@
+"""Workers on Ray: who does which unit, and what happens when one dies. The only module that imports ray.
+
+Ray carries: processes, placement, transport. Decided here: one unit per worker at a time, so that a
+dead worker points at its unit; that unit is then tried source by source, so that the culprit is
+found and the others come through; and a worker that shows no progress is killed like a dead one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+
+from curation.errors import EnvironmentFault, WorkerError
+from curation.ledger import Ledger
+from curation.measure import Tally
+from curation.plan import Task
+from curation.records import Source
+from curation.work import UnitWorker, record_poison
+
+if TYPE_CHECKING:
+    from curation.pipeline import Pipeline
+
+POLL_S = 0.5
+CHECK_S = 30.0
+"""How often a busy worker is asked whether it gets on; more often if `stall_timeout_s` is short."""
+
+
+class Watcher(Protocol):
+    """Is told how a run gets on."""
+
+    def begin(self, phase: str, num_sources: int) -> None:
+        """A pass begins."""
+
+    def advance(self, num_sources: int) -> None:
+        """A unit is done."""
+
+    def say(self, message: str) -> None:
+        """Something worth a line."""
+
+
+class _Died(Exception):
+    """A worker process is gone."""
+
+
+@dataclass
+class _Busy:
+    """A worker at work: on what, and when it was last asked how it gets on."""
+
+    worker: Any
+    asked_at: float = field(default_factory=time.monotonic)
+
+
+class Pool:
+    """Workers that are started when the first task comes, each with one unit at a time."""
+
+    def __init__(self, pipeline: Pipeline, ledger: Ledger, address: str | None, watcher: Watcher) -> None:
+        self._pipeline = pipeline
+        self._ledger = ledger
+        self._address = address
+        self._watcher = watcher
+        self._idle: list[Any] = []
+        self._num_workers = 0
+        self._device: Literal["cpu", "cuda"] = "cpu"
+        self._owns_ray = False
+        self._actors: list[Any] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the workers at once: what they had not committed is done again by the next run."""
+        if not self._actors and not self._owns_ray:
+            return
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+        if self._owns_ray:
+            ray.shutdown()
+
+    def do(self, tasks: list[Task]) -> Tally:
+        """Do all tasks of a pass, retrying those whose worker died."""
+        import ray
+
+        self._start(len(tasks))
+        tally = Tally()
+        waiting = tasks[::-1]
+        busy: dict[Any, tuple[_Busy, Task]] = {}
+        while waiting or busy:
+            while waiting and self._idle:
+                worker, task = self._idle.pop(), waiting.pop()
+                busy[worker.work.remote(task)] = _Busy(worker), task
+            done, _ = ray.wait(list(busy), timeout=POLL_S)
+            for ref in done:
+                job, task = busy.pop(ref)
+                tally.add(self._collect(ref, job.worker, task))
+                self._watcher.advance(task.num_sources)
+            self._kill_silent(job for job, _ in busy.values())
+        return tally
+
+    def _start(self, num_tasks: int) -> None:
+        if not self._num_workers:
+            self._owns_ray = _connect(self._address, self._pipeline.config.run.workers)
+            self._device = _device(self._pipeline.config.general.device)
+            self._num_workers = self._pipeline.config.run.workers or _cluster_cpus()
+        self._num_workers = max(1, self._num_workers)
+        while len(self._actors) < min(self._num_workers, num_tasks):
+            self._idle.append(self._new_worker())
+
+    def _new_worker(self) -> Any:
+        actor = _worker_class(self._device, self._pipeline.config.run.gpus_per_worker)
+        worker = actor.remote(self._pipeline, self._device)
+        self._actors.append(worker)
+        return worker
+
+    def _drop_worker(self, worker: Any) -> None:
+        import ray
+
+        ray.kill(worker)
+        self._actors.remove(worker)
+
+    def _collect(self, ref: Any, worker: Any, task: Task) -> Tally:
+        """The result of a task; if its worker died, that of the same unit, source by source."""
+        try:
+            tally: Tally = _result(ref)
+        except _Died as died:
+            self._watcher.say(f"a worker died on unit {task.unit} ({died}); trying its sources one by one")
+            self._drop_worker(worker)
+            self._idle.append(self._new_worker())
+            return self._probe_one_by_one(task) if task.phase == "probe" else self._one_by_one(task)
+        self._idle.append(worker)
+        return tally
+
+    def _probe_one_by_one(self, task: Task) -> Tally:
+        tally, probed = Tally(), []
+        for source in task.sources:
+            found = self._alone(source.uri, _probing(source))
+            if found is None:
+                found = replace(
+                    source, error_type="PoisonSource", error="killed the worker that read its header"
+                )
+            probed.append(found)
+            tally.note("probe", rows=1, failed=int(not found.ok))
+        if task.redo.stages:
+            self._ledger.replace_sources(task.unit, probed)
+        else:
+            self._ledger.commit_sources(task.unit, probed)
+        return tally
+
+    def _one_by_one(self, task: Task) -> Tally:
+        tally = Tally()
+        uris = {source.source_id: source.uri for source in self._ledger.sources(task.unit)}
+        for source_id in sorted(task.only or uris):
+            single = replace(task, only=frozenset([source_id]))
+            result = self._alone(uris[source_id], _working(single))
+            if result is None:
+                kills = self._pipeline.config.run.max_kills
+                record_poison(self._pipeline, self._ledger, single, source_id, kills)
+            else:
+                tally.add(result)
+        return tally
+
+    def _alone(self, uri: str, call: Callable[[Any], Any]) -> Any:
+        """The result of a call that concerns one source; None if it killed `max_kills` workers."""
+        import ray
+
+        for _ in range(self._pipeline.config.run.max_kills):
+            worker = self._idle.pop() if self._idle else self._new_worker()
+            ref, job = call(worker), _Busy(worker)
+            while not ray.wait([ref], timeout=POLL_S)[0]:
+                self._kill_silent([job])
+            try:
+                result = _result(ref)
+            except _Died as died:
+                self._watcher.say(f"{uri} killed its worker ({died})")
+                self._drop_worker(worker)
+            else:
+                self._idle.append(worker)
+                return result
+        return None
+
+    def _kill_silent(self, jobs: Iterable[_Busy]) -> None:
+        """Kill workers without progress; their task then ends as that of any dead worker."""
+        import ray
+
+        limit_s = self._pipeline.config.run.stall_timeout_s
+        for job in jobs:
+            if time.monotonic() - job.asked_at < min(limit_s / 2, CHECK_S):
+                continue
+            job.asked_at = time.monotonic()
+            answer = job.worker.silence.remote()
+            if not ray.wait([answer], timeout=POLL_S)[0]:
+                continue  # still starting
+            try:
+                uri, silent_s = ray.get(answer)
+            except ray.exceptions.RayError:
+                continue  # dead already
+            if silent_s > limit_s:
+                self._watcher.say(
+                    f"no progress on {uri or 'its models'} for {silent_s:.0f} s: killing the worker"
+                )
+                ray.kill(job.worker)
+
+
+def _probing(source: Source) -> Callable[[Any], Any]:
+    return lambda worker: worker.probe.remote(source)
+
+
+def _working(task: Task) -> Callable[[Any], Any]:
+    return lambda worker: worker.work.remote(task)
+
+
+def _result(ref: Any) -> Any:
+    """The value behind a reference.
+
+    Raises:
+        _Died: the worker is gone.
+        CurationError: what the worker raised.
+    """
+    import ray
+
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, WorkerError):
+            raise _Died(str(error.cause)) from error
+        raise error.cause from error
+    except (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError) as error:
+        raise _Died(type(error).__name__) from error
+
+
+def _worker_class(device: str, gpus_per_worker: float) -> Any:
+    """`UnitWorker` as a Ray actor with a second thread that tells the watchdog how it is getting on."""
+    import ray
+
+    @ray.remote(
+        num_cpus=1,
+        num_gpus=gpus_per_worker if device == "cuda" else 0,
+        max_restarts=0,
+        concurrency_groups={"watch": 1},
+    )
+    class Worker:
+        def __init__(self, pipeline: Pipeline, device: Literal["cpu", "cuda"]) -> None:
+            self._worker = UnitWorker(pipeline, device)
+
+        def work(self, task: Task) -> Tally:
+            return self._worker.work(task)
+
+        def probe(self, source: Source) -> Source:
+            return self._worker.probe(source)
+
+        @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
+        def silence(self) -> tuple[str, float]:
+            """The source in hand, and seconds since the last progress on it."""
+            pulse = self._worker.pulse
+            return pulse.uri, time.monotonic() - pulse.beat_at
+
+    return Worker
+
+
+def _connect(address: str | None, workers: int | None) -> bool:
+    """Connect to Ray; True if it was started here and must be stopped here."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Workers without a GPU share must not have theirs hidden or changed by Ray.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    # `ray job submit` tells its job the cluster by this variable.
+    address = address or os.environ.get("RAY_ADDRESS")
+
+    if ray.is_initialized():
+        return False
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
+    if address is None and workers is not None:
+        # More workers than CPUs is the user's choice; Ray would wait for CPUs that never come.
+        options["num_cpus"] = max(workers, os.cpu_count() or 1)
+    if address is not None:
+        options = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        ray.init(address=address or "local", **options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise EnvironmentFault(f"cannot connect to Ray at {address or 'this machine'}: {error}") from error
+    return True
+
+
+def _cluster_cpus() -> int:
+    import ray
+
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
+def _device(asked: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+    """Raises EnvironmentFault: a GPU was asked for and the cluster has none."""
+    import ray
+
+    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    if asked == "cuda" and not has_gpu:
+        raise EnvironmentFault("device: cuda was asked for, but Ray sees no GPU")
+    return "cuda" if has_gpu and asked != "cpu" else "cpu"

@@ -1,0 +1,115 @@
+"""What is passed around: sources, samples, rows, outcomes. Frozen, without behavior."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+from typing import Any, Literal
+
+SourceKind = Literal["image", "video"]
+SampleKind = Literal["image", "clip"]
+
+ID_LENGTH = 20
+"""Hex digits of an id: 80 bits, so 1e9 samples collide with probability below 1e-6."""
+
+
+def stable_id(*parts: object) -> str:
+    """An id that is a pure function of `parts`: the same on every machine and in every run."""
+    text = "\x1f".join(str(part) for part in parts)
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+
+
+class Outcome(StrEnum):
+    """How a source or a sample ends. Failed is not rejected: nothing is known about a failed sample."""
+
+    KEPT = "kept"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    PENDING = "pending"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One input file as found, and what its header says.
+
+    `width` and `height` are pixels after rotation; `frame_rate` is the average rate in frames per
+    second, exact; `num_frames` is the header's claim, absent where the header makes none.
+    """
+
+    source_id: str
+    uri: str
+    kind: SourceKind
+    size_bytes: int
+    etag: str
+    width: int | None = None
+    height: int | None = None
+    frame_rate: Fraction | None = None
+    duration_s: float | None = None
+    num_frames: int | None = None
+    codec: str | None = None
+    rotation: int | None = None
+    error_type: str | None = None
+    error: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the source could be probed."""
+        return self.error_type is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """An image, or the span [start_s, end_s) of a video: the unit that is kept or not.
+
+    Seconds are presentation times from the start of the source. A caption window of a long clip is
+    a sample too, with the clip as its `parent_id`.
+    """
+
+    sample_id: str
+    source_id: str
+    kind: SampleKind
+    start_s: float = 0.0
+    end_s: float = 0.0
+    parent_id: str | None = None
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the span in seconds; 0 for an image."""
+        return self.end_s - self.start_s
+
+    @staticmethod
+    def of_image(source: Source) -> Sample:
+        """The one sample of an image source."""
+        return Sample(sample_id=stable_id(source.source_id, 0, 0), source_id=source.source_id, kind="image")
+
+    @staticmethod
+    def of_span(source_id: str, start_s: float, end_s: float, parent_id: str | None = None) -> Sample:
+        """A clip, or with `parent_id` a window of one. Ids depend on microseconds, not on float noise."""
+        key = (round(start_s * 1e6), round(end_s * 1e6))
+        return Sample(
+            sample_id=stable_id(source_id, *key),
+            source_id=source_id,
+            kind="clip",
+            start_s=start_s,
+            end_s=end_s,
+            parent_id=parent_id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sample as measured by one stage: all of the stage's columns, or the error that prevented them."""
+
+    sample_id: str
+    values: Mapping[str, Any]
+    error_type: str | None = None
+    error: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the measurement succeeded."""
+        return self.error_type is None

@@ -1,0 +1,44 @@
+"""Which class stands behind a stage's name. Adding a stage means adding one line here."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from curation.errors import ConfigError
+
+if TYPE_CHECKING:
+    from curation.stage import Stage
+
+STAGES = {
+    "aesthetic": "stages.aesthetic:AestheticStage",
+    "color": "stages.color:ColorStage",
+    "flow": "stages.flow:FlowStage",
+    "resolution": "stages.resolution:ResolutionStage",
+    "scenes": "stages.scenes:ScenesSplitter",
+    "text": "stages.text:TextStage",
+    "thumbnail": "stages.thumbnail:ThumbnailStage",
+    "captions": "captioner.stage:CaptionStage",
+    "tokens": "tokenize_shards.stage:TokenStage",
+}
+
+SHARDS = "tokenize_shards.shards:ShardWriter"
+
+
+def load(target: str) -> Any:
+    """The object behind "module:name".
+
+    Raises:
+        ConfigError: there is no such module or name.
+    """
+    module_name, _, name = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"cannot load {target!r}: {error}") from error
+
+
+def stage_class(name: str, extra: dict[str, str]) -> type[Stage[Any]]:
+    """The stage registered as `name`, here or in the configuration's own `stages:` section."""
+    stage: type[Stage[Any]] = load({**STAGES, **extra}[name])
+    return stage

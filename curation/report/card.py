@@ -1,0 +1,90 @@
+"""The dataset card: README.md beside the shards, as the Hugging Face hub shows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from curation.pipeline import Pipeline
+from curation.report.books import Books
+from curation.report.funnel import untrained_notice
+from curation.report.page import describe_rule
+
+
+def render_card(pipeline: Pipeline, books: Books, written: Any) -> str:
+    """Markdown with the hub's YAML header. `written` is what the shard writer left."""
+    general = pipeline.config.general
+    header = yaml.safe_dump(
+        {
+            "license": general.license,
+            "pretty_name": general.name,
+            "task_categories": ["text-to-image", "text-to-video", "image-to-text"],
+            "configs": [
+                {"config_name": "default", "data_files": [{"split": "train", "path": "train-*.parquet"}]}
+            ],
+        },
+        sort_keys=False,
+    )
+    notice = untrained_notice(pipeline)
+    parts = [
+        f"---\n{header}---",
+        f"> **{notice}**" if notice else None,
+        f"# {general.name}",
+        f"{written.num_samples} samples, {written.num_tokens} tokens, {written.num_shards} shards: captioned "
+        "and tokenized images and clips for next-token training, in the format of Emu3 (arXiv 2409.18869).",
+        "## How it was made",
+        "\n".join(f"- {kind}s: {describe_rule(branch.rule)}" for kind, branch in pipeline.branches.items()),
+        _outcomes(books),
+        "## Thresholds and reasons",
+        _steps(pipeline, books),
+        "## Models",
+        _models(pipeline),
+        "## Columns",
+        _COLUMNS,
+        "## Use",
+        "```python\nfrom datasets import load_dataset\n\n"
+        'dataset = load_dataset("parquet", data_files="train-*.parquet", split="train")\n'
+        'dataset[0]["input_ids"]  # one document, ready for packing\n```',
+        "`manifest.json` holds every shard's sha256, rows and tokens.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _outcomes(books: Books) -> str:
+    lines = ["| | in | kept | rejected | failed | pending |", "|---|---|---|---|---|---|"]
+    for kind, counts in books.outcome_totals().items():
+        numbers = " | ".join(str(number) for number in counts.values())
+        lines.append(f"| {kind} | {numbers} |")
+    return "\n".join(lines)
+
+
+def _steps(pipeline: Pipeline, books: Books) -> str:
+    lines = ["| step | settings | measured | reasons |", "|---|---|---|---|"]
+    for key, step in {step.key: step for step in pipeline.steps()}.items():
+        limits = {name: getattr(step.stage.config, name) for name in step.stage.thresholds()}
+        settings = ", ".join(f"`{name}: {value}`" for name, value in limits.items())
+        reasons = ", ".join(f"{reason} {number}" for reason, number in books.steps[key].reasons.most_common())
+        lines.append(f"| {key} | {settings} | {books.steps[key].measured} | {reasons} |")
+    return "\n".join(lines)
+
+
+def _models(pipeline: Pipeline) -> str:
+    lines = ["| step | role | name | revision |", "|---|---|---|---|"]
+    for model in pipeline.models:
+        mark = " **UNTRAINED**" if model.stand_in else ""
+        lines.append(f"| {model.step} | {model.role} | {model.name}{mark} | `{model.revision}` |")
+    return "\n".join(lines)
+
+
+_COLUMNS = """| column | means |
+|---|---|
+| sample_id, source_id, source_uri | where the sample comes from |
+| kind, start_s, end_s | image, or the span of a video in seconds |
+| caption, caption_model | text, and who wrote it |
+| meta | the text between caption and vision tokens |
+| codes, grid_t, grid_h, grid_w, fps | little-endian uint16 [T, H, W], each 0..32,767 |
+| text_ids | the caption in the Emu3 vocabulary |
+| input_ids | the whole document in the Emu3 vocabulary (184,622 ids) |
+| aesthetic_score, text_coverage, flow_score | as measured; null where not measured |
+| tokenizer, license, split | provenance |"""

@@ -1,0 +1,107 @@
+"""Everything known about one source or sample, and why it was kept or not."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from curation.errors import ConfigError
+from curation.judge import JudgedSample, JudgedSource, walk
+from curation.ledger import BIG_COLUMNS, Ledger
+from curation.pipeline import Pipeline
+
+
+def explain(console: Console, ledger: Ledger, pipeline: Pipeline, wanted: str) -> None:
+    """Print what is known about `wanted`: a source id, URI or file name, or a sample id; a prefix will do.
+
+    Raises:
+        ConfigError: nothing, or more than one source, has this name.
+    """
+    found = [
+        (source, [sample for sample in source.samples if _is_meant(sample, wanted)])
+        for _, judged in walk(ledger, pipeline)
+        for source in judged
+    ]
+    hits = [(source, samples) for source, samples in found if samples or _is_source(source, wanted)]
+    if not hits:
+        raise ConfigError(f"there is no source or sample {wanted!r} in this output")
+    if len(hits) > 1:
+        names = ", ".join(source.source.uri for source, _ in hits[:5])
+        raise ConfigError(f"{wanted!r} is ambiguous: {names}")
+    source, samples = hits[0]
+    _print_source(console, source)
+    for sample in samples or source.samples:
+        _print_sample(console, pipeline, sample, "")
+
+
+def _is_source(judged: JudgedSource, wanted: str) -> bool:
+    source = judged.source
+    return wanted in (source.uri, source.uri.rpartition("/")[2]) or _is_prefix(source.source_id, wanted)
+
+
+def _is_meant(judged: JudgedSample, wanted: str) -> bool:
+    return any(_is_prefix(item.sample.sample_id, wanted) for item in (judged, *judged.windows))
+
+
+def _is_prefix(identifier: str, wanted: str) -> bool:
+    return len(wanted) >= 6 and identifier.startswith(wanted)
+
+
+def _print_source(console: Console, judged: JudgedSource) -> None:
+    source = judged.source
+    console.print(
+        f"[bold]{source.uri}[/]  source {source.source_id}  {judged.verdict.outcome}", highlight=False
+    )
+    facts = {
+        "size": f"{source.size_bytes} bytes",
+        "pixels": f"{source.width}x{source.height}" if source.width else None,
+        "frames/s": f"{float(source.frame_rate):.3f}" if source.frame_rate else None,
+        "seconds": f"{source.duration_s:.3f}" if source.duration_s else None,
+        "codec": source.codec,
+        "rotation": source.rotation or None,
+    }
+    console.print(
+        "  " + ", ".join(f"{name} {value}" for name, value in facts.items() if value), highlight=False
+    )
+    if judged.verdict.reason:
+        console.print(f"  {judged.verdict.outcome} by {judged.verdict.reason}", highlight=False)
+    if judged.error:
+        console.print(f"  {judged.error}", highlight=False, markup=False)
+
+
+def _print_sample(console: Console, pipeline: Pipeline, judged: JudgedSample, indent: str) -> None:
+    sample, verdict = judged.sample, judged.verdict
+    span = f" {sample.start_s:.3f}-{sample.end_s:.3f} s" if sample.kind == "clip" else ""
+    reason = f": {verdict.reason}" if verdict.reason else ""
+    waits = f", waits for {verdict.needs.key}" if verdict.needs else ""
+    console.print(
+        f"{indent}[bold]{sample.kind} {sample.sample_id}[/]{span}  {verdict.outcome}{reason}{waits}",
+        highlight=False,
+    )
+    for step in pipeline.steps():
+        row = judged.rows.get(step.key)
+        if row is None:
+            continue
+        if not row.ok:
+            console.print(
+                f"{indent}  {step.key}: {row.error_type}: {row.error}", highlight=False, markup=False
+            )
+            continue
+        values = ", ".join(
+            f"{name} {_shown(value)}" for name, value in row.values.items() if name not in BIG_COLUMNS
+        )
+        rejects = step.stage.reject_reason(row.values)
+        console.print(
+            f"{indent}  {step.key}: {values}{f'  -> {rejects}' if rejects else ''}",
+            highlight=False,
+            markup=False,
+        )
+    for window in judged.windows:
+        _print_sample(console, pipeline, window, indent + "  ")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_shown(item) for item in value) + "]"
+    return str(value)

@@ -1,0 +1,59 @@
+"""The funnel as text for a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from curation.pipeline import Pipeline
+from curation.records import Outcome
+from curation.report.books import Books
+
+OUTCOMES = (Outcome.KEPT, Outcome.REJECTED, Outcome.FAILED, Outcome.PENDING)
+
+
+def untrained_notice(pipeline: Pipeline) -> str | None:
+    """What is said first wherever numbers are shown that stand-in models made; None if there are none."""
+    if not pipeline.stand_ins:
+        return None
+    places = ", ".join(sorted({f"{model.step} ({model.role})" for model in pipeline.stand_ins}))
+    return f"UNTRAINED stand-in models: {places}. What they say means nothing."
+
+
+def print_funnel(console: Console, pipeline: Pipeline, books: Books) -> None:
+    """Print outcomes, then each step with its reasons."""
+    notice = untrained_notice(pipeline)
+    if notice:
+        console.print(f"[bold red]{notice}[/]")
+    console.print(_outcome_table(books))
+    console.print(_step_table(pipeline, books))
+    for failure in books.failures[:10]:
+        console.print(
+            f"[red]failed[/] {failure.uri} at {failure.step}: {failure.error_type}: {failure.error}",
+            highlight=False,
+        )
+    if books.num_failures > 10:
+        console.print(f"... and {books.num_failures - 10} more; `curation table` has them all")
+
+
+def _outcome_table(books: Books) -> Table:
+    table = Table(title="Outcomes", title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table.add_column("")
+    for name in ("in", *OUTCOMES):
+        table.add_column(str(name), justify="right")
+    for kind, counts in books.outcome_totals().items():
+        table.add_row(kind, *(str(counts[name]) for name in ("in", *(outcome.value for outcome in OUTCOMES))))
+    return table
+
+
+def _step_table(pipeline: Pipeline, books: Books) -> Table:
+    table = Table(title="Funnel", title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for name in ("step", "measured", "passed", "rejected", "failed"):
+        table.add_column(name, justify="left" if name == "step" else "right")
+    table.add_column("reasons")
+    for step in dict.fromkeys(step.key for step in pipeline.steps()):
+        counts = books.steps[step]
+        reasons = ", ".join(f"{reason} {number}" for reason, number in counts.reasons.most_common())
+        numbers = (counts.measured, *(counts.outcomes[outcome] for outcome in OUTCOMES[:3]))
+        table.add_row(step, *(str(number) for number in numbers), reasons)
+    return table

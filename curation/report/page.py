@@ -1,0 +1,158 @@
+"""The report as one HTML page that needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from curation.decide import Rule, Step
+from curation.judge import JudgedSample, JudgedSource, walk
+from curation.ledger import Ledger
+from curation.pipeline import Pipeline
+from curation.report.books import Books
+from curation.report.funnel import OUTCOMES, untrained_notice
+
+NUM_BINS = 24
+MAX_CARDS = 60
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Bar heights in percent of the highest, and where the thresholds stand, in percent of the width."""
+
+    step: str
+    column: str
+    low: float
+    high: float
+    bars: list[tuple[float, int]]
+    thresholds: list[tuple[str, float, float]]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One sample to look at."""
+
+    title: str
+    outcome: str
+    reason: str
+    thumbnail: str | None
+    caption: str
+    numbers: list[tuple[str, str]]
+
+
+def render_page(ledger: Ledger, pipeline: Pipeline, books: Books, run: dict[str, Any]) -> str:
+    """The page. Everything that comes from data is escaped."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(files("curation.report").joinpath("page.html.j2").read_text("utf-8"))
+    steps = {step.key: step for step in pipeline.steps()}
+    return template.render(
+        name=pipeline.config.general.name,
+        notice=untrained_notice(pipeline),
+        totals=books.outcome_totals(),
+        outcomes=[outcome.value for outcome in OUTCOMES],
+        branches=[(f"{kind}s", describe_rule(branch.rule)) for kind, branch in pipeline.branches.items()],
+        steps=[(key, books.steps[key], _thresholds(step)) for key, step in steps.items()],
+        widest=max((counts.measured for counts in books.steps.values()), default=0) or 1,
+        failures=books.failures,
+        num_failures=books.num_failures,
+        histograms=[
+            _histogram(steps[key], column, values)
+            for key, counts in books.steps.items()
+            for column, values in counts.values.items()
+        ],
+        cards=_cards(ledger, pipeline),
+        models=pipeline.models,
+        run=run,
+    )
+
+
+def describe_rule(rule: Rule) -> str:
+    """A rule as people write it: resolution, then (aesthetic or (color and text))."""
+    if isinstance(rule, Step):
+        return rule.name
+    words = [describe_rule(part) for part in rule.rules]
+    joined = (" then " if type(rule).__name__ == "AllOf" else " or ").join(words)
+    return f"({joined})" if len(words) > 1 else joined
+
+
+def _thresholds(step: Step) -> list[str]:
+    found = []
+    for name, mark in step.stage.thresholds().items():
+        value = getattr(step.stage.config, name)
+        if value is not None:
+            found.append(f"{mark.column} {'≥' if mark.suffix == 'below_min' else '≤'} {value:g}")
+    return found
+
+
+def _histogram(step: Step, column: str, values: list[float]) -> Histogram:
+    limits = {
+        name: getattr(step.stage.config, name)
+        for name, mark in step.stage.thresholds().items()
+        if mark.column == column and getattr(step.stage.config, name) is not None
+    }
+    low = min([*values, *limits.values()])
+    high = max([*values, *limits.values()])
+    width = (high - low) or 1.0
+    counts, _ = np.histogram(values, bins=NUM_BINS, range=(low, low + width))
+    top = max(int(counts.max()), 1)
+    marks = [(name, value, 100 * (value - low) / width) for name, value in limits.items()]
+    return Histogram(
+        step.key, column, low, low + width, [(100 * int(n) / top, int(n)) for n in counts], marks
+    )
+
+
+def _cards(ledger: Ledger, pipeline: Pipeline) -> list[Card]:
+    """The first samples of every outcome, in turn, until the page is full."""
+    by_outcome: dict[str, list[Card]] = {}
+    for state, judged in walk(ledger, pipeline):
+        pictures = _thumbnails(ledger, pipeline, state.unit)
+        for source in judged:
+            for sample in source.samples:
+                for leaf in sample.leaves():
+                    group = by_outcome.setdefault(leaf.verdict.outcome.value, [])
+                    if len(group) < MAX_CARDS:
+                        group.append(_card(source, sample, leaf, pictures))
+        if by_outcome and all(len(group) >= MAX_CARDS for group in by_outcome.values()):
+            break
+    share = MAX_CARDS // max(len(by_outcome), 1)
+    return [card for outcome in OUTCOMES for card in by_outcome.get(outcome.value, [])[:share]]
+
+
+def _thumbnails(ledger: Ledger, pipeline: Pipeline, unit: int) -> dict[str, bytes]:
+    found = {}
+    for step in pipeline.steps():
+        if step.name == "thumbnail":
+            rows = ledger.rows(step.name, step.fingerprint, unit, with_big=True)
+            found.update({row.sample_id: row.values["thumbnail"] for row in rows if row.ok})
+    return found
+
+
+def _card(source: JudgedSource, sample: JudgedSample, leaf: JudgedSample, pictures: dict[str, bytes]) -> Card:
+    picture = pictures.get(sample.sample.sample_id)
+    numbers = {}
+    caption = ""
+    for row in (*sample.rows.values(), *leaf.rows.values()):
+        caption = row.values.get("caption", caption)
+        numbers.update(
+            {key: f"{value:.3g}" for key, value in row.values.items() if key in _SHOWN and value is not None}
+        )
+    when = "" if leaf.sample.kind == "image" else f" {leaf.sample.start_s:.2f}-{leaf.sample.end_s:.2f} s"
+    return Card(
+        title=f"{source.source.uri.rpartition('/')[2]}{when}",
+        outcome=leaf.verdict.outcome.value,
+        reason=leaf.verdict.reason or "",
+        thumbnail=base64.b64encode(picture).decode() if picture else None,
+        caption=caption,
+        numbers=list(numbers.items()),
+    )
+
+
+_SHOWN = ("aesthetic_score", "text_coverage", "colorfulness", "flow_score", "grid_t", "grid_h", "grid_w")

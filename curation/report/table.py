@@ -1,0 +1,92 @@
+"""One flat table: a row per source and per sample, with every column, outcome, reason and error."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from curation.decide import Verdict
+from curation.judge import JudgedSample, JudgedSource, walk
+from curation.ledger import BIG_COLUMNS, Ledger
+from curation.pipeline import Pipeline
+from curation.records import Row
+from curation.tables import SOURCES
+
+_OWN = pa.schema(
+    [
+        ("level", pa.string()),
+        ("sample_id", pa.string()),
+        ("parent_id", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("outcome", pa.string()),
+        ("reason", pa.string()),
+        ("stage", pa.string()),
+    ]
+)
+
+
+def flat_table(ledger: Ledger, pipeline: Pipeline, source_ids: frozenset[str] | None = None) -> pa.Table:
+    """The table; `level` is source, sample or window. Pixels and codes are left out.
+
+    `source_ids` limits it to these sources.
+    """
+    schema = _schema(pipeline)
+    records = []
+    for _, judged in walk(ledger, pipeline):
+        for source in judged:
+            if source_ids is None or source.source.source_id in source_ids:
+                records += list(_records(source))
+    return pa.Table.from_pylist(records, schema=schema)
+
+
+def _schema(pipeline: Pipeline) -> pa.Schema:
+    fields = {field.name: field.with_nullable(True) for field in (*_OWN, *SOURCES)}
+    for step in pipeline.steps():
+        for name, kind in step.stage.columns.items():
+            if name not in BIG_COLUMNS:
+                fields.setdefault(name, pa.field(name, kind))
+    return pa.schema(list(fields.values()))
+
+
+def _records(judged: JudgedSource) -> list[dict[str, Any]]:
+    source = asdict(judged.source)
+    rate = source.pop("frame_rate")
+    source |= {
+        "frame_rate_num": rate.numerator if rate else None,
+        "frame_rate_den": rate.denominator if rate else None,
+        "status": "ok" if judged.source.ok else "failed",
+    }
+    error = {"error_type": judged.verdict.reason if judged.error else None, "error": judged.error}
+    records = [{**source, **error, "level": "source", **_verdict(judged.verdict)}]
+    for sample in judged.samples:
+        records.append({**source, **_sample(sample, "sample", None)})
+        for window in sample.windows:
+            records.append({**source, **_sample(window, "window", sample.sample.sample_id)})
+    return records
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    step = verdict.step or verdict.needs
+    return {"outcome": verdict.outcome.value, "reason": verdict.reason, "stage": step.name if step else None}
+
+
+def _sample(judged: JudgedSample, level: str, parent_id: str | None) -> dict[str, Any]:
+    failed = next((row for row in judged.rows.values() if not row.ok), Row("", {}))
+    values = {name: value for row in judged.rows.values() for name, value in row.values.items()}
+    sample = judged.sample
+    return {
+        **values,
+        "level": level,
+        "sample_id": sample.sample_id,
+        "parent_id": parent_id,
+        "kind": sample.kind,
+        "start_s": sample.start_s,
+        "end_s": sample.end_s,
+        "status": "ok" if failed.ok else "failed",
+        "error_type": failed.error_type,
+        "error": failed.error,
+        **_verdict(judged.verdict),
+    }

@@ -1,0 +1,237 @@
+"""A run, from the configuration to the report. `run` is the story; read it from top to bottom."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from curation import __version__
+from curation.config import Config
+from curation.judge import NO_REDO, PROBE, Redo
+from curation.ledger import Ledger
+from curation.measure import Tally
+from curation.pipeline import Pipeline, build_pipeline
+from curation.plan import Phase, Task, list_inputs, plan_pass, plan_probes
+from curation.registry import SHARDS, load
+from curation.report.books import Books, keep_books
+from curation.report.card import render_card
+from curation.report.funnel import untrained_notice
+from curation.report.page import render_page
+from curation.select import select
+from curation.storage import Storage, open_storage
+
+PHASES: tuple[Phase, ...] = ("probe", "filter", "finish")
+REPORT = "report/index.html"
+RUN = "run.json"
+_NAMED_PACKAGES: tuple[str, ...] = (
+    "av",
+    "numpy",
+    "onnxruntime",
+    "open_clip_torch",
+    "opencv-python-headless",
+    "pyarrow",
+    "rapidocr",
+)
+_NAMED_PACKAGES += ("ray", "scenedetect-headless", "torch", "transformers", "vllm")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a run should do.
+
+    Attributes:
+        only: Keys of the steps that may be measured; None for all.
+        redo: Rows that count as missing.
+        address: Ray cluster; None starts one on this machine.
+        limit: Take up at most this many sources.
+        accept_new_models: Go on although a model is another one than the output was begun with.
+    """
+
+    only: frozenset[str] | None = None
+    redo: Redo = NO_REDO
+    address: str | None = None
+    limit: int | None = None
+    accept_new_models: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left: the books, what it measured, and where things are."""
+
+    books: Books
+    tally: Tally
+    shards: Any
+    paths: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def did_work(self) -> bool:
+        """Whether anything was measured."""
+        return self.tally.rows.total() > 0
+
+
+def open_pipeline(config: Config, *, accept_new_models: bool = False) -> tuple[Pipeline, Ledger]:
+    """The pipeline and the ledger of a configuration.
+
+    Raises:
+        ConfigError: a model is not the one that the output was begun with.
+        EnvironmentFault: a model can't be found.
+    """
+    storage = open_storage(config.general.output)
+    recorded = _read_run(storage).get("models", [])
+    return build_pipeline(config, recorded, accept_new_models=accept_new_models), Ledger(storage)
+
+
+def run(config: Config, order: Order, watcher: Any) -> Result:
+    """Measure what is missing, write shards and report, and check the books.
+
+    Raises:
+        CurationError: what no retry helps against; the ledger holds all that was committed before.
+    """
+    started = time.monotonic()
+    pipeline, ledger = open_pipeline(config, accept_new_models=order.accept_new_models)
+    writer = load(SHARDS)(config.shards) if config.shards is not None else None
+    if writer is not None:
+        writer.check()
+    listing = list_inputs(config)
+    with ledger.storage.exclusive():
+        _announce(pipeline, len(listing.sources), listing.num_ignored, watcher)
+        _write_run(ledger.storage, pipeline, _read_run(ledger.storage).get("last_work"))
+
+        def plan(phase: Phase) -> list[Task]:
+            if phase == "probe":
+                return plan_probes(ledger, listing, config, limit=order.limit, redo=order.redo)
+            steps = order.only if order.only is not None else {step.key for step in pipeline.steps()}
+            return list(plan_pass(ledger, pipeline, phase, steps, redo=order.redo))
+
+        tally = _measure(pipeline, ledger, plan, order, watcher)
+        # A single stage leaves later ones pending; shards made then would lose samples.
+        return _conclude(pipeline, ledger, None if order.only else writer, tally, time.monotonic() - started)
+
+
+def _announce(pipeline: Pipeline, num_sources: int, num_ignored: int, watcher: Any) -> None:
+    ignored = f" ({num_ignored} other files ignored)" if num_ignored else ""
+    watcher.say(f"{pipeline.config.general.name}: {num_sources} sources{ignored}")
+    notice = untrained_notice(pipeline)
+    if notice:
+        watcher.warn(notice)
+
+
+def _measure(
+    pipeline: Pipeline, ledger: Ledger, plan: Callable[[Phase], list[Task]], order: Order, watcher: Any
+) -> Tally:
+    """The passes. Ray is started by the first pass that has work, so a run without work never does."""
+    from curation.pool import Pool
+
+    tally = Tally()
+    with Pool(pipeline, ledger, order.address, watcher) as pool:
+        for phase in PHASES:
+            tasks = plan(phase)
+            if tasks:
+                watcher.begin(phase, sum(task.num_sources for task in tasks))
+                tally.add(pool.do(tasks))
+                watcher.end()
+    return tally
+
+
+def _conclude(pipeline: Pipeline, ledger: Ledger, writer: Any, tally: Tally, seconds: float) -> Result:
+    """Shards, books, card, report, run.json; a file whose content would not change is left alone."""
+    storage, name = ledger.storage, pipeline.config.general.name
+    books = keep_books(ledger, pipeline)
+    folder = f"shards/{name}"
+    written = None
+    if writer is not None:
+        written = writer.write(storage, folder, select(ledger, pipeline), _codes_reader(ledger, pipeline))
+        _write_if_changed(storage, f"{folder}/README.md", render_card(pipeline, books, written))
+    last_work = _last_work(tally, seconds) if tally.rows.total() else _read_run(storage).get("last_work")
+    run_record = _write_run(storage, pipeline, last_work)
+    _write_if_changed(storage, REPORT, render_page(ledger, pipeline, books, run_record))
+    paths = {"report": f"{storage.root}/{REPORT}", "run": f"{storage.root}/{RUN}"}
+    if written is not None:
+        paths |= {"shards": f"{storage.root}/{folder}", "card": f"{storage.root}/{folder}/README.md"}
+    return Result(books, tally, written, paths)
+
+
+def _codes_reader(ledger: Ledger, pipeline: Pipeline) -> Callable[[int], dict[str, bytes]]:
+    step = pipeline.step_of("tokens")
+
+    def codes_of(unit: int) -> dict[str, bytes]:
+        if step is None:
+            return {}
+        rows = ledger.rows(step.name, step.fingerprint, unit, with_big=True)
+        return {row.sample_id: row.values["codes"] for row in rows if row.ok}
+
+    return codes_of
+
+
+def write_report(pipeline: Pipeline, ledger: Ledger) -> tuple[Books, str]:
+    """Render the report anew from the ledger; its path."""
+    books = keep_books(ledger, pipeline)
+    record = _run_record(pipeline, _read_run(ledger.storage).get("last_work"))
+    _write_if_changed(ledger.storage, REPORT, render_page(ledger, pipeline, books, record))
+    return books, f"{ledger.storage.root}/{REPORT}"
+
+
+def _last_work(tally: Tally, seconds: float) -> dict[str, Any]:
+    keys = [PROBE, *(key for key in tally.seconds if key != PROBE)]
+    decoded = tally.frames_decoded
+    return {
+        "seconds": round(seconds, 1),
+        "steps": [
+            {
+                "step": key,
+                "rows": tally.rows[key],
+                "failed": tally.failed[key],
+                "seconds": round(tally.seconds[key], 3),
+            }
+            for key in keys
+            if key in tally.seconds
+        ],
+        "frames_decoded": decoded.total(),
+        "images_decoded": tally.images_decoded.total(),
+        "decodes_per_frame": round(decoded["filter"] / tally.frames_held, 3) if tally.frames_held else None,
+    }
+
+
+def _run_record(pipeline: Pipeline, last_work: Any) -> dict[str, Any]:
+    return {
+        "untrained": untrained_notice(pipeline),
+        "curation": __version__,
+        "config": pipeline.config.resolved,
+        "models": [asdict(model) for model in pipeline.models],
+        "fingerprints": {step.key: step.fingerprint for step in pipeline.steps()},
+        "versions": {"python": platform.python_version(), **_versions()},
+        "last_work": last_work,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _NAMED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _write_run(storage: Storage, pipeline: Pipeline, last_work: Any) -> dict[str, Any]:
+    record = _run_record(pipeline, last_work)
+    _write_if_changed(storage, RUN, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return record
+
+
+def _read_run(storage: Storage) -> dict[str, Any]:
+    data = storage.read(RUN)
+    record: dict[str, Any] = json.loads(data) if data else {}
+    return record
+
+
+def _write_if_changed(storage: Storage, key: str, text: str) -> None:
+    data = text.encode()
+    if storage.read(key) != data:
+        storage.write(key, data)

@@ -1,0 +1,289 @@
+"""What a stage is: it measures samples; the core does everything else.
+
+A filter is a subclass of `Stage` in one file: its `Config`, its `columns`, the `view` of the pixels
+it wants, `setup` (load weights, in the worker) and `measure`. Whether a sample is kept follows from
+the row and from the thresholds that `Config` marks with `KeepMin` and `KeepMax`, so a threshold can
+be moved without measuring again. `stages/color.py` is the smallest complete example.
+"""
+
+from __future__ import annotations
+
+import abc
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, get_args
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from curation.media.frame import Frame
+    from curation.records import Sample, SampleKind, Source
+
+
+class StageConfig(BaseModel):
+    """Base of every stage's settings: typed, frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class KeepMin:
+    """Marks a setting as a threshold: keep while `column` >= the setting."""
+
+    column: str
+    suffix: ClassVar[str] = "below_min"
+
+    def passes(self, value: float, threshold: float) -> bool:
+        """At the threshold exactly is kept."""
+        return value >= threshold
+
+
+@dataclass(frozen=True)
+class KeepMax:
+    """Marks a setting as a threshold: keep while `column` <= the setting."""
+
+    column: str
+    suffix: ClassVar[str] = "above_max"
+
+    def passes(self, value: float, threshold: float) -> bool:
+        """At the threshold exactly is kept."""
+        return value <= threshold
+
+
+Threshold = KeepMin | KeepMax
+
+
+def _marks(field: FieldInfo) -> list[Any]:
+    """What annotates a field, also inside `Annotated[...] | None`, where pydantic leaves it in place."""
+    inside = [mark for part in get_args(field.annotation) for mark in getattr(part, "__metadata__", ())]
+    return [*field.metadata, *inside]
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The pixels that a stage wants of a sample. An image has one frame, whatever is asked in time.
+
+    In time: `fps` frames per second, or `count` frames at the centers of `count` equal parts of the
+    clip; neither means the first frame. Two kinds of both:
+
+    - by default on a grid that is fixed to the source (`fps`, or `GRID_FPS` for `count`), so that
+      frames can be taken in the same pass that finds the cuts, when a clip's end is not yet known;
+    - `exact`: relative to the clip's own start, for stages that come after the cuts are known.
+
+    In space: `short_side` pixels at most (never enlarged), or `area` pixels at the same aspect ratio
+    with both sides multiples of `multiple`; neither means the size as decoded.
+    """
+
+    fps: float | None = None
+    count: int | None = None
+    exact: bool = False
+    max_frames: int | None = None
+    short_side: int | None = None
+    area: int | None = None
+    multiple: int = 1
+
+
+GRID_FPS = 4.0
+"""Frames per second among which a `View(count=...)` chooses; a choice is off by at most 1/8 s."""
+
+
+@dataclass(frozen=True)
+class Media:
+    """What a stage gets for one sample: its source, and the frames of its view.
+
+    Attributes:
+        source: The file that the sample is from.
+        pixels: [T, H, W, 3] uint8 RGB, upright; T = 0 for a stage without a view. Read-only.
+        pts_s: [T] float64 presentation times in seconds from the start of the source.
+    """
+
+    source: Source
+    pixels: NDArray[np.uint8]
+    pts_s: NDArray[np.float64]
+
+
+_HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model that a stage's numbers depend on.
+
+    `name` is a hub repository ("org/name"), a file or folder, "package:NAME/path" for a file inside an
+    installed package, or a URL with its `sha256`. `revision` is what was asked for, not what it resolves to.
+    """
+
+    role: str
+    name: str
+    revision: str | None = None
+    file: str | None = None
+    sha256: str | None = None
+    stand_in: bool = False
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether the revision is a commit of a remote repository rather than a digest of local files."""
+        return bool(_HUB_NAME.match(self.name)) and not self.stand_in and not Path(self.name).exists()
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker hands to a stage before the first sample.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        revisions: role -> commit or sha256, as resolved when the run was planned.
+    """
+
+    device: Literal["cpu", "cuda"]
+    revisions: Mapping[str, str]
+
+
+C = TypeVar("C", bound=StageConfig)
+
+
+class Stage(abc.ABC, Generic[C]):
+    """One measurement. Built by the driver (cheap, picklable), set up in the worker.
+
+    Class attributes:
+        name: as in the configuration, the ledger and the report.
+        version: raise it when `measure` gives other numbers; earlier rows are then measured again.
+        columns: column -> Arrow type; each column's meaning, unit and range stands in the class docstring.
+        batch_size: samples per `measure` call, at most.
+        uses_gpu: whether `measure` runs faster on a GPU and should be given one.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    columns: ClassVar[Mapping[str, pa.DataType]]
+    batch_size: ClassVar[int] = 16
+    uses_gpu: ClassVar[bool] = False
+    Config: ClassVar[type[StageConfig]]
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    def view(self, kind: SampleKind) -> View | None:
+        """The pixels wanted of an image or a clip; None where the header says enough."""
+        return None
+
+    def models(self) -> Sequence[ModelRef]:
+        """The models behind the numbers."""
+        return ()
+
+    def setup(self, setup: Setup) -> None:
+        """Load weights. Runs once, in the worker; heavy imports belong here."""
+
+    def expand(self, sample: Sample) -> Sequence[Sample]:
+        """The parts of a kept sample that this stage measures one by one; by default the sample itself."""
+        return (sample,)
+
+    @abc.abstractmethod
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        """One dict per sample, in order, holding exactly `columns`.
+
+        Raises:
+            SampleError: a sample cannot be measured. The core repeats the batch one by one and
+                records the culprit as FAILED, so a stage never catches errors for isolation.
+        """
+
+    def reject_reason(self, row: Mapping[str, Any]) -> str | None:
+        """Why the thresholds reject a measured row, as `<column>_below_min` or `_above_max`; None if kept.
+
+        Pure. A threshold that is None is switched off.
+        """
+        for name, mark in self.thresholds().items():
+            threshold = getattr(self.config, name)
+            if threshold is not None and not mark.passes(row[mark.column], threshold):
+                return f"{mark.column}_{mark.suffix}"
+        return None
+
+    @classmethod
+    def thresholds(cls) -> dict[str, Threshold]:
+        """The settings that decide about keeping, in order of declaration."""
+        return {
+            name: mark
+            for name, field in cls.Config.model_fields.items()
+            for mark in _marks(field)
+            if isinstance(mark, KeepMin | KeepMax)
+        }
+
+    def measure_settings(self) -> dict[str, Any]:
+        """The settings that the numbers depend on: all but thresholds and where to run."""
+        left_out = set(self.thresholds()) | self.placement_settings()
+        return self.config.model_dump(mode="json", exclude=left_out)
+
+    @classmethod
+    def placement_settings(cls) -> set[str]:
+        """Settings that say where and how fast, not what: they don't change the numbers."""
+        return set()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Part of a video, found by a splitter: seconds and decode-order frame numbers, ends exclusive."""
+
+    start_s: float
+    end_s: float
+    start_frame: int
+    end_frame: int
+
+
+SPAN_COLUMNS: Mapping[str, pa.DataType] = {
+    "source_id": pa.string(),
+    "kind": pa.string(),
+    "start_s": pa.float64(),
+    "end_s": pa.float64(),
+    "duration_s": pa.float64(),
+    "start_frame": pa.int64(),
+    "end_frame": pa.int64(),
+}
+"""The columns of every splitter: where a clip begins and ends in its source, ends exclusive."""
+
+
+def span_row(clip: Sample, span: Span) -> dict[str, Any]:
+    """A splitter's row for one clip."""
+    return {
+        "source_id": clip.source_id,
+        "kind": clip.kind,
+        "start_s": clip.start_s,
+        "end_s": clip.end_s,
+        "duration_s": clip.duration_s,
+        "start_frame": span.start_frame,
+        "end_frame": span.end_frame,
+    }
+
+
+class CutFinder(abc.ABC):
+    """Looks at the frames of one source in order and says which spans are complete."""
+
+    open_from_s: float = 0.0
+    """Frames before this time belong to spans already returned."""
+
+    @abc.abstractmethod
+    def push(self, frame: Frame) -> Iterable[Span]:
+        """Take the next frame; return the spans that no later frame can change."""
+
+    @abc.abstractmethod
+    def finish(self, end_s: float) -> Iterable[Span]:
+        """After the last frame, which lasts until `end_s`: return what is left."""
+
+
+class Splitter(Stage[C]):
+    """A stage that turns a source into samples: a row per span, found while the frames pass by."""
+
+    columns = SPAN_COLUMNS
+
+    @abc.abstractmethod
+    def start(self, source: Source) -> CutFinder:
+        """Begin with a source."""
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        raise NotImplementedError("a splitter works on the frames of a source, by start()")

@@ -1,0 +1,56 @@
+"""What the pipeline needs of a storage: list, read, and write whole objects or nothing."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+ABSENT = ""
+"""The version of an object that does not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An object as a listing shows it: key relative to the root, size, and a tag that changes with it."""
+
+    key: str
+    size_bytes: int
+    etag: str
+
+
+class Storage(Protocol):
+    """Objects under one root. Keys are relative paths with `/`.
+
+    Every method raises StorageError when the storage cannot be reached.
+    """
+
+    root: str
+
+    def list(self, prefix: str) -> list[Listed]:
+        """Objects under the folder `prefix` ("" = all), sorted by key. An absent folder is empty."""
+
+    def read(self, key: str) -> bytes | None:
+        """The whole object, or None where there is none."""
+
+    def read_versioned(self, key: str) -> tuple[bytes | None, str]:
+        """The object and its version; (None, ABSENT) where there is none."""
+
+    def write(self, key: str, data: bytes, expect: str | None = None) -> None:
+        """Put the object as a whole: readers see the old one or the new one.
+
+        `expect` is the version that must still be there (`ABSENT`: none); None overwrites.
+
+        Raises:
+            WriteConflict: another writer was first.
+        """
+
+    def delete(self, key: str) -> None:
+        """Remove the object if it is there."""
+
+    def local_path(self, key: str) -> AbstractContextManager[Path]:
+        """The object as a file on this machine, for decoders, as long as the context lasts."""
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Hold the root against other runs that would work on it at the same time."""

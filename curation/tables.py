@@ -1,0 +1,125 @@
+"""Arrow schemas of the ledger, and rows to and from Parquet bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from fractions import Fraction
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation.errors import ContractError, LedgerError
+from curation.records import Row, Source
+
+SOURCES = pa.schema(
+    [
+        pa.field("source_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("frame_rate_num", pa.int64()),
+        ("frame_rate_den", pa.int64()),
+        ("duration_s", pa.float64()),
+        ("num_frames", pa.int64()),
+        ("codec", pa.string()),
+        ("rotation", pa.int32()),
+        pa.field("status", pa.string(), nullable=False),
+        ("error_type", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+
+_KEY = [pa.field("sample_id", pa.string(), nullable=False)]
+_STATUS = [
+    pa.field("status", pa.string(), nullable=False),
+    pa.field("error_type", pa.string()),
+    pa.field("error", pa.string()),
+    pa.field("seconds", pa.float64(), nullable=False),
+]
+
+
+def stage_schema(columns: Mapping[str, pa.DataType]) -> pa.Schema:
+    """The ledger schema of a stage with these columns."""
+    own = [pa.field(name, kind) for name, kind in columns.items() if name != "sample_id"]
+    return pa.schema([*_KEY, *own, *_STATUS])
+
+
+def to_bytes(table: pa.Table) -> bytes:
+    """Parquet; the same table gives the same bytes."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def from_bytes(data: bytes, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table in a Parquet object.
+
+    Raises:
+        LedgerError: `name` is not a Parquet object, or lacks a column.
+    """
+    try:
+        return pq.read_table(io.BytesIO(data), columns=columns)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise LedgerError(f"{name} is damaged: {error}") from error
+
+
+def rows_to_table(rows: Iterable[Row], columns: Mapping[str, pa.DataType]) -> pa.Table:
+    """Rows of one stage, sorted by sample id."""
+    schema = stage_schema(columns)
+    records = [
+        {
+            **row.values,
+            "sample_id": row.sample_id,
+            "status": "ok" if row.ok else "failed",
+            "error_type": row.error_type,
+            "error": row.error,
+            "seconds": row.seconds,
+        }
+        for row in sorted(rows, key=lambda row: row.sample_id)
+    ]
+    try:
+        return pa.Table.from_pylist(records, schema=schema)
+    except (pa.ArrowException, OverflowError) as error:
+        raise ContractError(f"values do not fit the declared columns: {error}") from error
+
+
+def table_to_rows(table: pa.Table) -> list[Row]:
+    """Inverse of `rows_to_table`; columns that were not read are absent from `values`."""
+    rows = []
+    for record in table.to_pylist():
+        status = record.pop("status")
+        error_type, error = record.pop("error_type"), record.pop("error")
+        sample_id, seconds = record.pop("sample_id"), record.pop("seconds")
+        values = record if status == "ok" else {}
+        rows.append(Row(sample_id, values, error_type, error, seconds))
+    return rows
+
+
+def sources_to_table(sources: Sequence[Source]) -> pa.Table:
+    """One row per source, in the given order."""
+    records = []
+    for source in sources:
+        record = asdict(source)
+        rate = record.pop("frame_rate")
+        record["frame_rate_num"] = rate.numerator if rate else None
+        record["frame_rate_den"] = rate.denominator if rate else None
+        record["status"] = "ok" if source.ok else "failed"
+        records.append(record)
+    return pa.Table.from_pylist(records, schema=SOURCES)
+
+
+def table_to_sources(table: pa.Table) -> list[Source]:
+    """Inverse of `sources_to_table`."""
+    return [_source(record) for record in table.to_pylist()]
+
+
+def _source(record: dict[str, Any]) -> Source:
+    numerator, denominator = record.pop("frame_rate_num"), record.pop("frame_rate_den")
+    del record["status"]
+    return Source(frame_rate=Fraction(numerator, denominator) if numerator else None, **record)

@@ -1,0 +1,1 @@
+"""One filter or splitter per file. `color.py` is the smallest complete example."""

@@ -1,0 +1,204 @@
+"""Drops pictures that people would not like to look at, by the LAION aesthetic predictor.
+
+CLIP ViT-L/14 with QuickGELU (without it scores are off by 0.6) embeds a frame; a small head on the
+L2-normalised embedding gives a score of about 1..10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from curation.errors import ConfigError
+from curation.models import STAND_IN, fetch
+from curation.records import Sample, SampleKind
+from curation.stage import KeepMin, Media, ModelRef, Setup, Stage, StageConfig, View
+
+if TYPE_CHECKING:
+    import torch
+
+_OPEN_CLIP_FILE = "open_clip_model.safetensors"
+_LAION_HEAD = (
+    "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/"
+    "sac%2Blogos%2Bava1-l14-linearMSE.pth"
+)
+_LAION_HEAD_SHA256 = "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0"
+
+
+class AestheticConfig(StageConfig):
+    """Settings of the aesthetic filter. Emu3: at least 5.5 for images, at least 5 for clips."""
+
+    min_score: Annotated[float, KeepMin("aesthetic_score"), Field(ge=0, le=10)] | None = 5.5
+    """Least score, about 1..10."""
+    model: str = "ViT-L-14-quickgelu"
+    """open_clip architecture."""
+    weights: str = "timm/vit_large_patch14_clip_224.openai"
+    """Weights of CLIP: hub name, file, or `stand-in` for a tiny untrained model."""
+    revision: str | None = None
+    """Revision of the hub name; its newest by default."""
+    head: str = _LAION_HEAD
+    """LAION head, .pth: file, URL, or `stand-in` with stand-in weights."""
+    head_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = _LAION_HEAD_SHA256
+    """sha256 that the head's file must have; null does not check a file."""
+    num_frames: Annotated[int, Field(ge=1, le=64)] = 3
+    """Frames of a clip, at the centers of equal parts: 1/6, 1/2, 5/6 for three."""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> AestheticConfig:
+        if (self.weights == STAND_IN) != (self.head == STAND_IN):
+            raise ValueError("weights and head must both be stand-ins or both be real")
+        return self
+
+
+class AestheticStage(Stage[AestheticConfig]):
+    """Scores an image, or a clip by its worst frame.
+
+    Columns:
+        aesthetic_score: The least of `aesthetic_scores`, about 1..10.
+        aesthetic_scores: One score per frame.
+    """
+
+    name = "aesthetic"
+    columns = {"aesthetic_score": pa.float32(), "aesthetic_scores": pa.list_(pa.float32())}
+    uses_gpu = True
+    Config = AestheticConfig
+
+    def view(self, kind: SampleKind) -> View:
+        return View() if kind == "image" else View(count=self.config.num_frames, short_side=256)
+
+    def models(self) -> Sequence[ModelRef]:
+        config = self.config
+        is_stand_in = config.weights == STAND_IN
+        return (
+            ModelRef("clip", config.weights, config.revision, file=_OPEN_CLIP_FILE, stand_in=is_stand_in),
+            ModelRef("head", config.head, sha256=config.head_sha256, stand_in=is_stand_in),
+        )
+
+    def setup(self, setup: Setup) -> None:
+        if self.config.weights == STAND_IN:
+            self._scorer = _stand_in_scorer(setup.device)
+            return
+        clip, head = (fetch(ref, setup.revisions[ref.role]) for ref in self.models())
+        self._scorer = Scorer(load_clip(self.config.model, clip), load_head(head), setup.device)
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        scores = self._scorer.scores([frame for item in media for frame in item.pixels])
+        rows, start = [], 0
+        for item in media:
+            own = scores[start : start + len(item.pixels)]
+            start += len(item.pixels)
+            rows.append({"aesthetic_score": min(own), "aesthetic_scores": own})
+        return rows
+
+
+class Scorer:
+    """CLIP's image tower and a head on it."""
+
+    def __init__(self, clip: torch.nn.Module, head: torch.nn.Module, device: str) -> None:
+        from open_clip import image_transform
+
+        self._clip = clip.eval().to(device)
+        self._head = head.eval().to(device)
+        self._device = device
+        self.preprocess = image_transform(224, is_train=False)
+        # On a CPU a batch is no faster, and a score must not depend on its neighbors in one.
+        self._batch_size = 64 if device == "cuda" else 1
+
+    def scores(self, frames: Sequence[NDArray[np.uint8]]) -> list[float]:
+        """One score per [H, W, 3] uint8 RGB frame."""
+        found: list[float] = []
+        for start in range(0, len(frames), self._batch_size):
+            found += self._batch(frames[start : start + self._batch_size])
+        return found
+
+    def _batch(self, frames: Sequence[NDArray[np.uint8]]) -> list[float]:
+        import torch
+        from PIL import Image
+
+        pixels = torch.stack([self.preprocess(Image.fromarray(frame)) for frame in frames])
+        on_gpu = self._device == "cuda"
+        if on_gpu:
+            pixels = pixels.pin_memory().to(self._device, non_blocking=True)
+        with torch.inference_mode(), torch.autocast(self._device, torch.bfloat16, enabled=on_gpu):
+            embedding = self._clip.encode_image(pixels)  # type: ignore[operator]
+        with torch.inference_mode():
+            embedding = torch.nn.functional.normalize(embedding.float(), dim=-1)
+            scores: list[float] = self._head(embedding).squeeze(-1).tolist()
+        return scores
+
+
+def load_clip(model: str, weights: Path) -> torch.nn.Module:
+    """The open_clip model with weights from a file."""
+    import open_clip
+
+    clip: torch.nn.Module = open_clip.create_model(model, pretrained=str(weights))
+    return clip
+
+
+def load_head(path: Path) -> torch.nn.Module:
+    """A LAION head: the v2 MLP (no activations between its layers) or a v1 linear layer.
+
+    Raises:
+        ConfigError: the file holds neither.
+    """
+    import torch
+
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    head: torch.nn.Module
+    if "layers.0.weight" in state:
+        head = _mlp(state["layers.0.weight"].shape[1])
+        state = {key.removeprefix("layers."): value for key, value in state.items()}
+    elif set(state) == {"weight", "bias"}:
+        head = torch.nn.Linear(state["weight"].shape[1], 1)
+    else:
+        raise ConfigError(f"{path} holds no LAION aesthetic head")
+    head.load_state_dict(state)
+    return head
+
+
+def _mlp(width: int) -> torch.nn.Sequential:
+    """The v2 head; the indices leave room for the dropout layers that it was trained with."""
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Linear(width, 1024),
+        nn.Identity(),
+        nn.Linear(1024, 128),
+        nn.Identity(),
+        nn.Linear(128, 64),
+        nn.Identity(),
+        nn.Linear(64, 16),
+        nn.Linear(16, 1),
+    )
+
+
+STAND_IN_CENTER = 0.0805
+STAND_IN_SCALE = 100.0
+"""Raw scores of the stand-in lie within 0.01 of the center; stretched, photos fall on both sides of 5.5."""
+
+
+def _stand_in_scorer(device: str) -> Scorer:
+    """The same architecture, tiny, seeded and untrained; its scores mean nothing."""
+    import torch
+    from open_clip import CLIP
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        clip = CLIP(
+            embed_dim=64,
+            vision_cfg={"layers": 2, "width": 64, "head_width": 32, "patch_size": 32, "image_size": 224},
+            text_cfg={"context_length": 8, "vocab_size": 16, "width": 32, "heads": 1, "layers": 1},
+            quick_gelu=True,
+        )
+        head = _mlp(64)
+    stretch = torch.nn.Linear(1, 1)
+    with torch.no_grad():
+        stretch.weight.fill_(STAND_IN_SCALE)
+        stretch.bias.fill_(5.5 - STAND_IN_SCALE * STAND_IN_CENTER)
+    return Scorer(clip, torch.nn.Sequential(head, stretch), device)

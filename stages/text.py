@@ -1,0 +1,124 @@
+"""Drops what is mostly text: the area under the union of detected text boxes.
+
+The detector is PP-OCR's, as ONNX from the rapidocr package; its weights come with the package. It runs
+at the view's own size: left to itself it enlarges a 256-pixel frame to 736, at ten times the cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field
+
+from curation.models import fetch
+from curation.records import Sample, SampleKind
+from curation.stage import KeepMax, Media, ModelRef, Setup, Stage, StageConfig, View
+
+_RAPIDOCR_DETECTOR = "package:rapidocr/models/PP-OCRv6_det_small.onnx"
+
+
+class TextConfig(StageConfig):
+    """Settings of the text filter. Emu3: video frames at 2 FPS with a short side of 256."""
+
+    max_text_coverage: Annotated[float, KeepMax("text_coverage"), Field(ge=0, le=1)] | None = 0.1
+    """Largest share of a frame that text may cover, 0..1; Emu3 does not publish its own."""
+    detector: str = _RAPIDOCR_DETECTOR
+    """PP-OCR text detector as an ONNX file."""
+    fps: Annotated[float, Field(gt=0)] = 2.0
+    """Frames per second that are looked at in a clip."""
+    short_side: Annotated[int, Field(ge=32)] = 256
+    """Short side in pixels at which a clip's frames are looked at."""
+    image_short_side: Annotated[int, Field(ge=32)] = 512
+    """Short side in pixels at which images are looked at."""
+    min_box_score: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """Boxes that the detector is less sure of do not count."""
+
+
+class TextStage(Stage[TextConfig]):
+    """Measures how much of a picture is covered by text.
+
+    Columns:
+        text_coverage: Largest over the frames of (area under the union of text boxes / frame area), 0..1.
+        text_coverage_mean: Mean over the frames, 0..1.
+        text_frame_fraction: Share of frames with any text, 0..1.
+        num_text_boxes: Boxes in all frames together.
+    """
+
+    name = "text"
+    columns = {
+        "text_coverage": pa.float32(),
+        "text_coverage_mean": pa.float32(),
+        "text_frame_fraction": pa.float32(),
+        "num_text_boxes": pa.int32(),
+    }
+    Config = TextConfig
+
+    def view(self, kind: SampleKind) -> View:
+        if kind == "image":
+            return View(short_side=self.config.image_short_side)
+        return View(fps=self.config.fps, short_side=self.config.short_side)
+
+    def models(self) -> Sequence[ModelRef]:
+        return (ModelRef("detector", self.config.detector),)
+
+    def setup(self, setup: Setup) -> None:
+        path = fetch(self.models()[0], setup.revisions["detector"])
+        self._detector = _Detector(str(path), self.config.min_box_score)
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        return [self._measure_one(item.pixels) for item in media]
+
+    def _measure_one(self, frames: NDArray[np.uint8]) -> dict[str, Any]:
+        boxes = [self._detector.boxes(frame) for frame in frames]
+        coverage = [
+            union_coverage(found, *frame.shape[:2]) for found, frame in zip(boxes, frames, strict=True)
+        ]
+        return {
+            "text_coverage": max(coverage),
+            "text_coverage_mean": float(np.mean(coverage)),
+            "text_frame_fraction": float(np.mean([len(found) > 0 for found in boxes])),
+            "num_text_boxes": sum(len(found) for found in boxes),
+        }
+
+
+def union_coverage(boxes: Sequence[NDArray[Any]], height: int, width: int) -> float:
+    """Share of a height x width frame under at least one of the polygons ([N, 2] x, y), 0..1."""
+    import cv2
+
+    mask = np.zeros((height, width), np.uint8)
+    for box in boxes:
+        cv2.fillPoly(mask, [np.rint(box).astype(np.int32)], 1)
+    return float(mask.mean())
+
+
+class _Detector:
+    """PP-OCR text detection on one thread: workers are the parallelism."""
+
+    def __init__(self, model_path: str, min_box_score: float) -> None:
+        from rapidocr import RapidOCR
+
+        engine = RapidOCR(
+            params={
+                "Global.use_cls": False,
+                "Global.use_rec": False,
+                "Global.log_level": "error",
+                "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+                "Det.model_path": model_path,
+                "Det.box_thresh": min_box_score,
+                # Only sides below this are enlarged, and the smallest view allowed has it.
+                "Det.limit_side_len": 32,
+                "Det.limit_type": "min",
+            }
+        )
+        engine(np.zeros((64, 64, 3), np.uint8))  # the detector is built at the first call
+        self._detect = engine.text_det
+
+    def boxes(self, frame: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        """Text boxes of a [H, W, 3] RGB frame as [4, 2] arrays of x, y."""
+        found = self._detect(np.ascontiguousarray(frame[..., ::-1])).boxes
+        return [] if found is None else list(found)

@@ -1,0 +1,1 @@
+"""From pixels and captions to ids, and from ids to training shards."""

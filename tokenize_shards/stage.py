@@ -1,0 +1,97 @@
+"""The token stage: the frames of an image or a window in, a token grid out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from curation.models import STAND_IN, fetch
+from curation.records import Sample, SampleKind
+from curation.stage import Media, ModelRef, Setup, Stage, StageConfig, View
+from tokenize_shards.vision import SPATIAL_FACTOR, TEMPORAL_FACTOR, load_tokenizer, stand_in_tokenizer
+
+
+class TokenConfig(StageConfig):
+    """Settings of the vision tokenizer. Emu3: area 512 * 512 in pre-training, 720 * 720 later."""
+
+    weights: str
+    """Emu3's vision tokenizer in transformers' format: hub name, folder, or `stand-in`."""
+    revision: str | None = None
+    """Revision of the hub name; its newest by default."""
+    area: Annotated[int, Field(ge=64 * 64, le=2048 * 2048)] = 512 * 512
+    """Pixels of a frame; the aspect ratio stays, both sides become multiples of 8."""
+    fps: Annotated[float, Field(gt=0, le=60)] = 4.0
+    """Frames per second that are taken from a window."""
+    max_frames: Annotated[int, Field(ge=4)] = 64
+    """Most frames of a window, a multiple of 4."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> TokenConfig:
+        if self.max_frames % TEMPORAL_FACTOR:
+            raise ValueError("max_frames must be a multiple of 4")
+        return self
+
+
+class TokenStage(Stage[TokenConfig]):
+    """Encodes pixels.
+
+    Columns:
+        codes: Little-endian uint16, row-major [grid_t, grid_h, grid_w], each 0..32,767.
+        grid_t, grid_h, grid_w: Size of the grid: frames / 4 (1 for an image), height / 8, width / 8.
+        fps: Frames per second that were encoded; null for an image.
+    """
+
+    name = "tokens"
+    columns = {
+        "codes": pa.binary(),
+        "grid_t": pa.int32(),
+        "grid_h": pa.int32(),
+        "grid_w": pa.int32(),
+        "fps": pa.float32(),
+    }
+    batch_size = 4
+    uses_gpu = True
+    Config = TokenConfig
+
+    def view(self, kind: SampleKind) -> View:
+        image = View(area=self.config.area, multiple=SPATIAL_FACTOR)
+        if kind == "image":
+            return image
+        return replace(image, fps=self.config.fps, max_frames=self.config.max_frames, exact=True)
+
+    def models(self) -> Sequence[ModelRef]:
+        is_stand_in = self.config.weights == STAND_IN
+        return (ModelRef("tokenizer", self.config.weights, self.config.revision, stand_in=is_stand_in),)
+
+    def setup(self, setup: Setup) -> None:
+        if self.config.weights == STAND_IN:
+            self._tokenizer = stand_in_tokenizer(setup.device)
+        else:
+            folder = fetch(self.models()[0], setup.revisions["tokenizer"])
+            self._tokenizer = load_tokenizer(folder, setup.device)
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        return [self._encode(sample, item.pixels) for sample, item in zip(samples, media, strict=True)]
+
+    def _encode(self, sample: Sample, frames: NDArray[np.uint8]) -> dict[str, Any]:
+        grid = self._tokenizer.encode(frames if sample.kind == "image" else _whole_groups(frames))
+        return {
+            "codes": grid.astype("<u2").tobytes(),
+            "grid_t": grid.shape[0],
+            "grid_h": grid.shape[1],
+            "grid_w": grid.shape[2],
+            "fps": None if sample.kind == "image" else self.config.fps,
+        }
+
+
+def _whole_groups(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Groups of four frames: what is over is dropped, a clip of fewer than four holds its last frame."""
+    if len(frames) < TEMPORAL_FACTOR:
+        return np.concatenate([frames, np.repeat(frames[-1:], TEMPORAL_FACTOR - len(frames), axis=0)])
+    return frames[: len(frames) // TEMPORAL_FACTOR * TEMPORAL_FACTOR]
