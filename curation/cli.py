@@ -142,28 +142,26 @@ def _choices(config: Config) -> list[Any]:
 
 
 def _run(config: Config, order: Any) -> int:
-    from rich.console import Console
-
     from curation.report.funnel import print_funnel
     from curation.run import open_pipeline
     from curation.run import run as run_pipeline
-    from curation.watch import ConsoleWatcher
+    from curation.watch import ConsoleWatcher, console
 
-    console = Console(soft_wrap=True)
-    watcher = ConsoleWatcher(console)
+    out = console()
+    watcher = ConsoleWatcher(out)
     try:
         result = run_pipeline(config, order, watcher)
     finally:
         watcher.end()
     pipeline, _ = open_pipeline(config, accept_new_models=order.accept_new_models)
-    print_funnel(console, pipeline, result.books)
+    print_funnel(out, pipeline, result.books)
     if not result.did_work:
-        console.print("nothing was missing: no media was opened")
+        out.print("nothing was missing: no media was opened")
     for name, place in result.paths.items():
-        console.print(f"{name:>7}: {place}", highlight=False)
+        out.print(f"{name:>7}: {place}", highlight=False)
     failed, limit = result.books.failed_fraction(), config.run.max_failed_fraction
     if failed > limit:
-        console.print(f"[red]{failed:.1%} failed, more than run.max_failed_fraction: {limit:g}[/]")
+        out.print(f"[red]{failed:.1%} failed, more than run.max_failed_fraction: {limit:g}[/]")
         return 1
     return 0
 
@@ -172,14 +170,13 @@ def _run(config: Config, order: Any) -> int:
 @_config_options
 def status(path: str, overrides: tuple[str, ...], inputs: tuple[str, ...], output: str | None) -> int:
     """Show the funnel as the ledger has it."""
-    from rich.console import Console
-
     from curation.report.books import keep_books
     from curation.report.funnel import print_funnel
     from curation.run import open_pipeline
+    from curation.watch import console
 
     pipeline, ledger = open_pipeline(_load(path, overrides, inputs, output))
-    print_funnel(Console(soft_wrap=True), pipeline, keep_books(ledger, pipeline))
+    print_funnel(console(), pipeline, keep_books(ledger, pipeline))
     return 0
 
 
@@ -224,13 +221,12 @@ def explain(
     wanted: str, path: str, overrides: tuple[str, ...], inputs: tuple[str, ...], output: str | None
 ) -> int:
     """Tell everything about one source or sample: an id, the start of one, a URI or a file name."""
-    from rich.console import Console
-
     from curation.report.explain import explain as explain_one
     from curation.run import open_pipeline
+    from curation.watch import console
 
     pipeline, ledger = open_pipeline(_load(path, overrides, inputs, output))
-    explain_one(Console(soft_wrap=True), ledger, pipeline, wanted)
+    explain_one(console(), ledger, pipeline, wanted)
     return 0
 
 

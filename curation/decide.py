@@ -118,5 +118,5 @@ def _decide_any(rule: AnyOf, rows: Rows) -> Verdict:
         verdicts.append(verdict)
     failed = [verdict for verdict in verdicts if verdict.outcome is Outcome.FAILED]
     ended = failed or verdicts
-    reason = "+".join(verdict.reason or "" for verdict in ended)
+    reason = "+".join(dict.fromkeys(verdict.reason or "" for verdict in ended))
     return Verdict(ended[-1].outcome, reason, ended[-1].step)

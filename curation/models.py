@@ -11,6 +11,7 @@ A revision is the hub's commit, or the sha256 of the file or folder; it is never
 from __future__ import annotations
 
 import hashlib
+import http.client
 import importlib.util
 import os
 import re
@@ -99,7 +100,6 @@ def _checked(ref: ModelRef, digest: str) -> str:
 def _hub_commit(ref: ModelRef) -> str:
     """The commit that the hub, or out of its reach the local cache, has for the revision asked for."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     asked = ref.revision or "main"
     if _COMMIT.match(asked):
@@ -107,22 +107,28 @@ def _hub_commit(ref: ModelRef) -> str:
     try:
         # Resolves the revision and downloads nothing; a snapshot's folder has its commit as name.
         return Path(snapshot_download(ref.name, revision=asked, allow_patterns=[])).name
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except _hub_errors() as error:
         raise MissingDependencyError(
             f"{ref.role}: {ref.name} is no file or folder here, and as a hub name it is neither on the "
             "hub nor in the local cache; download it first, or name a folder or a file"
         ) from error
 
 
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """What the hub's client raises; a connection that breaks off is an error of the HTTP library below it."""
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+    return HTTPError, OSError
+
+
 def _hub_files(ref: ModelRef, revision: str) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         if ref.file:
             return Path(hf_hub_download(ref.name, ref.file, revision=revision))
         return Path(snapshot_download(ref.name, revision=revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except _hub_errors() as error:
         raise MissingDependencyError(f"{ref.role}: cannot download {ref.name}@{revision}: {error}") from error
 
 
@@ -135,7 +141,7 @@ def _download(url: str, sha256: str) -> Path:
     try:
         with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310  the scheme is checked by the caller
             data = response.read()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise MissingDependencyError(f"cannot download {url}: {error}") from error
     digest = hashlib.sha256(data).hexdigest()
     if digest != sha256:

@@ -15,6 +15,15 @@ PHASE_NAMES = {
 _LINE_EVERY_S = 10.0
 
 
+_WIDTH_OF_FILES = 200
+
+
+def console() -> Console:
+    """Standard output; where that is no terminal, wide enough that no table is folded."""
+    out = Console(soft_wrap=True)
+    return out if out.is_terminal else Console(soft_wrap=True, width=_WIDTH_OF_FILES)
+
+
 class ConsoleWatcher:
     """Watches a run on a console."""
 

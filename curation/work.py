@@ -335,7 +335,7 @@ class _Clock:
 
     @property
     def end_s(self) -> float:
-        return (self._last_s or 0.0) + self._interval_s
+        return round((self._last_s or 0.0) + self._interval_s, 6)
 
 
 class _KnownSpans(CutFinder):

@@ -47,17 +47,22 @@ def probe_image(path: Path) -> tuple[int, int, str, int]:
     try:
         with _opened(path) as image:
             width, height = image.size
+            _check_size(width, height)
+            # Of a PNG this decodes the pixels: its EXIF may stand behind them.
             orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
             codec = (image.format or "unknown").lower()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ProbeError(_without_path(error, path)) from error
+    if orientation in _QUARTER_TURNS:
+        width, height = height, width
+    return width, height, codec, _ROTATION.get(orientation, 0)
+
+
+def _check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise ProbeError(f"the header says {width}x{height} pixels")
     if width * height > MAX_PIXELS:
         raise ProbeError(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS}")
-    if orientation in _QUARTER_TURNS:
-        width, height = height, width
-    return width, height, codec, _ROTATION.get(orientation, 0)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

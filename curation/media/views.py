@@ -101,6 +101,8 @@ class GridCollector:
         inside = [pick for pick in self._held[view] if sample.start_s <= pick.target_s < sample.end_s]
         if view.count is not None:
             inside = _nearest(inside, _centers(sample, view.count))
+        elif view.fps is None:
+            inside = inside[:1]
         return _as_media(source, inside, view)
 
 

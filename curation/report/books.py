@@ -132,9 +132,9 @@ class _Keeper:
         self.books.samples.setdefault(leaf.sample.kind, Counter())[verdict.outcome] += 1
         if verdict.reason and verdict.step:
             self.books.reasons[leaf.sample.kind, verdict.step.key, verdict.reason] += 1
-        for key, row in leaf.rows.items():
-            if not row.ok:
-                self._failure(judged.source.uri, leaf.sample.sample_id, key, row.error_type, row.error)
+        failed = {(row.error_type, row.error): (key, row) for key, row in leaf.rows.items() if not row.ok}
+        for key, row in failed.values():
+            self._failure(judged.source.uri, leaf.sample.sample_id, key, row.error_type, row.error)
 
     def _count_steps(self, sample: JudgedSample) -> None:
         for step in self._pipeline.steps():

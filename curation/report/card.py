@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -17,7 +18,7 @@ def render_card(pipeline: Pipeline, books: Books, written: Any) -> str:
     general = pipeline.config.general
     header = yaml.safe_dump(
         {
-            "license": general.license,
+            **_license(general.license),
             "pretty_name": general.name,
             "task_categories": ["text-to-image", "text-to-video", "image-to-text"],
             "configs": [
@@ -51,6 +52,15 @@ def render_card(pipeline: Pipeline, books: Books, written: Any) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _license(name: str) -> dict[str, str]:
+    """The hub knows licences by short identifiers; anything else goes under "other"."""
+    return (
+        {"license": name}
+        if re.fullmatch(r"[a-z0-9.-]+", name)
+        else {"license": "other", "license_name": name}
+    )
+
+
 def _outcomes(books: Books) -> str:
     lines = ["| | in | kept | rejected | failed | pending |", "|---|---|---|---|---|---|"]
     for kind, counts in books.outcome_totals().items():
@@ -63,7 +73,9 @@ def _steps(pipeline: Pipeline, books: Books) -> str:
     lines = ["| step | settings | measured | reasons |", "|---|---|---|---|"]
     for key, step in {step.key: step for step in pipeline.steps()}.items():
         limits = {name: getattr(step.stage.config, name) for name in step.stage.thresholds()}
-        settings = ", ".join(f"`{name}: {value}`" for name, value in limits.items())
+        settings = ", ".join(
+            f"`{name}: {'off' if value is None else value}`" for name, value in limits.items()
+        )
         reasons = ", ".join(f"{reason} {number}" for reason, number in books.steps[key].reasons.most_common())
         lines.append(f"| {key} | {settings} | {books.steps[key].measured} | {reasons} |")
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from curation.decide import Rule, Step
+from curation.decide import AllOf, Rule, Step
 from curation.judge import JudgedSample, JudgedSource, walk
 from curation.ledger import Ledger
 from curation.pipeline import Pipeline
@@ -74,13 +74,13 @@ def render_page(ledger: Ledger, pipeline: Pipeline, books: Books, run: dict[str,
     )
 
 
-def describe_rule(rule: Rule) -> str:
+def describe_rule(rule: Rule, *, nested: bool = False) -> str:
     """A rule as people write it: resolution, then (aesthetic or (color and text))."""
     if isinstance(rule, Step):
         return rule.name
-    words = [describe_rule(part) for part in rule.rules]
-    joined = (" then " if type(rule).__name__ == "AllOf" else " or ").join(words)
-    return f"({joined})" if len(words) > 1 else joined
+    words = [describe_rule(part, nested=True) for part in rule.rules]
+    joined = (" then " if isinstance(rule, AllOf) else " or ").join(words)
+    return f"({joined})" if nested and len(words) > 1 else joined
 
 
 def _thresholds(step: Step) -> list[str]:

@@ -1,0 +1,202 @@
+"""What every registered stage must keep to. A new stage is covered by its line in the registry."""
+
+from __future__ import annotations
+
+import ast
+import math
+import pickle
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import ROOT
+from pydantic import ValidationError
+
+from curation.measure import isolate
+from curation.models import STAND_IN, resolve_revision
+from curation.records import Sample, Source
+from curation.registry import STAGES, stage_class
+from curation.stage import GRID_FPS, Media, Setup, Splitter, Stage, StageConfig, View
+
+REQUIRED: dict[str, dict[str, Any]] = {
+    "aesthetic": {"weights": STAND_IN, "head": STAND_IN, "head_sha256": None},
+    "captions": {"engine": STAND_IN},
+    "tokens": {"weights": STAND_IN, "area": 64 * 64},
+}
+"""Settings without which a stage can't run here; everything else is tried with its defaults."""
+
+HEAVY = {
+    "torch",
+    "cv2",
+    "av",
+    "ray",
+    "transformers",
+    "vllm",
+    "open_clip",
+    "rapidocr",
+    "scenedetect",
+    "onnxruntime",
+}
+
+MEASURING = sorted(name for name in STAGES if not issubclass(stage_class(name, {}), Splitter))
+
+
+def build(name: str, **changes: Any) -> Stage[Any]:
+    stage = stage_class(name, {})
+    return stage(stage.Config(**REQUIRED.get(name, {}), **changes))
+
+
+def ready(name: str) -> Stage[Any]:
+    stage = build(name)
+    stage.setup(Setup("cpu", {ref.role: resolve_revision(ref) for ref in stage.models()}))
+    return stage
+
+
+def example(kind: str, seed: int) -> tuple[Sample, Source]:
+    video = kind == "clip"
+    source = Source(
+        source_id=f"source{seed}",
+        uri=f"{seed}.any",
+        kind="video" if video else "image",
+        size_bytes=1,
+        etag="e",
+        width=160,
+        height=96,
+    )
+    if video:
+        return Sample.of_span(source.source_id, 0.0, 3.0), source
+    return Sample.of_image(source), source
+
+
+def frames_for(view: View | None, kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures as the view asks for them: smooth noise that moves."""
+    if view is None:
+        return np.empty((0, 0, 0, 3), np.uint8), np.empty(0)
+    number = 1 if kind == "image" else view.count or math.ceil(3 * (view.fps or GRID_FPS))
+    height, width = (64, 64) if view.area else (96, 160)
+    base = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3)).astype(np.uint8)
+    still = base.repeat(8, 0).repeat(8, 1)
+    return np.stack([np.roll(still, 3 * step, axis=1) for step in range(number)]), np.arange(number) / 4
+
+
+def media_of(stage: Stage[Any], kind: str, seeds: Sequence[int]) -> tuple[list[Sample], list[Media]]:
+    samples, media = [], []
+    for seed in seeds:
+        sample, source = example(kind, seed)
+        pixels, times = frames_for(stage.view(sample.kind), kind, seed)
+        pixels.setflags(write=False)
+        samples.append(sample)
+        media.append(Media(source, pixels, times))
+    return samples, media
+
+
+KINDS = [
+    (name, kind) for name in MEASURING for kind in ("image", "clip") if (name, kind) != ("flow", "image")
+]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_name_in_the_registry_is_the_stages_own(name: str) -> None:
+    assert stage_class(name, {}).name == name
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_pickles_before_setup(name: str) -> None:
+    stage = build(name)
+    again = pickle.loads(pickle.dumps(stage))  # noqa: S301  our own bytes
+    assert again.config == stage.config
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_module_imports_nothing_heavy(name: str) -> None:
+    path = ROOT / (STAGES[name].partition(":")[0].replace(".", "/") + ".py")
+    top_level = [
+        node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    names = {alias.name for node in top_level if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in top_level if isinstance(node, ast.ImportFrom)}
+    assert not {name.partition(".")[0] for name in names} & HEAVY
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_unknown_settings_are_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="extra_forbidden"):
+        build(name, no_such_setting=1)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_settings_are_frozen(name: str) -> None:
+    config = build(name).config
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(config, next(iter(type(config).model_fields)), None)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_setting_says_what_it_is(name: str) -> None:
+    """A string follows each field, as the house style asks."""
+    config = stage_class(name, {}).Config
+    path = Path(sys.modules[config.__module__].__file__ or "")
+    body = next(
+        node.body
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == config.__name__
+    )
+    for field, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(field, ast.AnnAssign):
+            assert isinstance(after, ast.Expr), f"{ast.unparse(field.target)} has no docstring"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_column_is_explained(name: str) -> None:
+    stage = stage_class(name, {})
+    for column in stage.columns:
+        assert column in (stage.__doc__ or ""), f"{column} is missing from the class docstring"
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_rows_hold_exactly_the_declared_columns(name: str, kind: str) -> None:
+    stage = ready(name)
+    samples, media = media_of(stage, kind, [1, 2, 3])
+    rows = isolate(stage, samples, lambda sample, _: media[samples.index(sample)])
+    assert [row.error for row in rows] == [None, None, None]
+    assert all(set(row.values) == set(stage.columns) for row in rows)
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_batch_equals_singles(name: str, kind: str) -> None:
+    stage = ready(name)
+    samples, media = media_of(stage, kind, [1, 2, 3])
+    singles = [stage.measure([sample], [item])[0] for sample, item in zip(samples, media, strict=True)]
+    assert stage.measure(samples, media) == singles
+
+
+THRESHOLDS = [(name, setting) for name in STAGES for setting in stage_class(name, {}).thresholds()]
+
+
+@pytest.mark.parametrize(("name", "setting"), THRESHOLDS)
+def test_threshold_keeps_its_own_value_rejects_beyond_and_can_be_off(name: str, setting: str) -> None:
+    stage_type = stage_class(name, {})
+    mark = stage_type.thresholds()[setting]
+    others = dict.fromkeys(set(stage_type.thresholds()) - {setting})
+    value, step = (1, 1) if pa.types.is_integer(stage_type.columns[mark.column]) else (0.5, 0.01)
+    beyond = -step if mark.suffix == "below_min" else step
+    assert mark.column in stage_type.columns
+    stage = build(name, **others, **{setting: value})
+    row = dict.fromkeys(stage.columns)
+    assert stage.reject_reason(row | {mark.column: value}) is None
+    assert stage.reject_reason(row | {mark.column: value + beyond}) == f"{mark.column}_{mark.suffix}"
+    assert build(name, **others, **{setting: None}).reject_reason(row | {mark.column: value + beyond}) is None
+
+
+@pytest.mark.parametrize(("name", "setting"), THRESHOLDS)
+def test_threshold_is_no_measure_setting(name: str, setting: str) -> None:
+    assert setting not in build(name).measure_settings()
+
+
+def test_configs_base_is_strict() -> None:
+    assert StageConfig.model_config["extra"] == "forbid"
+    assert StageConfig.model_config["strict"] is True

@@ -1,0 +1,136 @@
+"""A small dataset of generated media, a configuration for it, and the CLI as users run it."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import yaml
+from PIL import Image
+
+from curation.config import Config, parse_config
+from curation.pipeline import Pipeline, build_pipeline
+
+TESTS = Path(__file__).parent
+
+
+def write_video(path: Path, scenes: list[tuple[int, int]], *, size: int = 64, fps: int = 10) -> None:
+    """A video of `scenes` (number of frames, color seed): noise of one hue that drifts to the right."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "10", "g": "10"})
+        stream.width, stream.height, stream.pix_fmt = size * 2, size, "yuv420p"
+        index = 0
+        for number, seed in scenes:
+            random = np.random.default_rng(seed)
+            base = random.integers(40, 200, 3)
+            texture = random.integers(0, 56, (size // 4, size // 2, 1)).repeat(4, 0).repeat(4, 1)
+            for shift in range(number):
+                pixels = (base + np.roll(texture, 2 * shift, axis=1)).astype(np.uint8)
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts, frame.time_base = index, Fraction(1, fps)
+                container.mux(stream.encode(frame))
+                index += 1
+        container.mux(stream.encode())
+
+
+def write_photo(path: Path, seed: int, *, size: tuple[int, int] = (96, 80), gray: bool = False) -> None:
+    """A smooth picture; with `gray`, without color."""
+    random = np.random.default_rng(seed)
+    small = random.integers(0, 256, (5, 6, 1 if gray else 3)).astype(np.uint8)
+    picture = Image.fromarray(small.repeat(3, 2) if gray else small).resize(size, Image.Resampling.BICUBIC)
+    picture.save(path, quality=95)
+
+
+def write_media(folder: Path) -> Path:
+    """Six photos, one of them cut off, one small, one gray; two videos; two files that are none."""
+    folder.mkdir(parents=True)
+    for seed in range(3):
+        write_photo(folder / f"photo{seed}.jpg", seed)
+    write_photo(folder / "gray.jpg", 7, gray=True)
+    write_photo(folder / "small.jpg", 8, size=(30, 90))
+    write_photo(folder / "cut_off.jpg", 9, size=(300, 300))
+    whole = (folder / "cut_off.jpg").read_bytes()
+    (folder / "cut_off.jpg").write_bytes(whole[: len(whole) // 2])
+    write_video(folder / "two_scenes.mp4", [(30, 1), (30, 2)])
+    write_video(folder / "long.mp4", [(210, 3)])
+    (folder / "text.mp4").write_text("this is no video")
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "notes.txt").write_text("ignored")
+    return folder
+
+
+def write_vocabulary(path: Path) -> Path:
+    """Ranks of the 256 single bytes: every text can be encoded."""
+    lines = [f"{base64.b64encode(bytes([byte])).decode()} {byte}\n" for byte in range(256)]
+    path.write_text("".join(lines))
+    return path
+
+
+def config_data(media: Path, output: Path, vocabulary: Path, **changes: Any) -> dict[str, Any]:
+    """Every kind of step, with stand-ins, small enough for tests."""
+    data: dict[str, Any] = {
+        "name": "small",
+        "input": [str(media)],
+        "output": str(output),
+        "stand_ins": "allow",
+        "images": {
+            "filters": ["resolution", {"any_of": ["aesthetic", {"all_of": ["color", "text"]}]}],
+            "resolution": {"min_width": 64, "min_height": 64},
+            "aesthetic": {"weights": "stand-in", "head": "stand-in", "head_sha256": None, "min_score": 9.9},
+        },
+        "videos": {
+            "scenes": {"min_clip_s": 0.5},
+            "filters": ["flow", "color"],
+            "flow": {"min_score": 0.0, "max_score": None},
+        },
+        "captions": {"engine": "stand-in"},
+        "tokens": {"weights": "stand-in", "area": 4096, "fps": 1, "max_frames": 8},
+        "shards": {"vocabulary": str(vocabulary), "samples_per_shard": 4},
+        "run": {"unit_images": 4, "unit_videos": 1, "workers": 2, "max_failed_fraction": 0.9},
+    }
+    return data | changes
+
+
+def built(data: dict[str, Any]) -> tuple[Config, Pipeline]:
+    """The configuration and its pipeline."""
+    config = parse_config(data)
+    return config, build_pipeline(config)
+
+
+def write_config(path: Path, data: dict[str, Any]) -> Path:
+    """The configuration as a file."""
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return path
+
+
+def environment() -> dict[str, str]:
+    """For commands: stages of the tests can be imported, and nothing is downloaded."""
+    return os.environ | {"PYTHONPATH": str(TESTS), "HF_HUB_OFFLINE": "1"}
+
+
+def command(*args: str | Path) -> list[str]:
+    """`curation` as a command of this environment."""
+    return [sys.executable, "-m", "curation", *map(str, args)]
+
+
+def curation(*args: str | Path, cwd: Path | None = None, code: int | None = 0) -> str:
+    """Run `curation`, expect the exit code, return what it said."""
+    done = subprocess.run(
+        command(*args), capture_output=True, text=True, env=environment(), cwd=cwd, timeout=300, check=False
+    )
+    said = done.stdout + done.stderr
+    assert code is None or done.returncode == code, f"exit {done.returncode}\n{said}"
+    return said
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, except locks."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

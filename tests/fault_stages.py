@@ -1,0 +1,72 @@
+"""Stages that count their calls, kill their process or hang; chosen by `stages:` in a configuration."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from curation.records import Sample
+from curation.stage import Media
+from stages.color import ColorStage
+
+CALLS = "CURATION_TEST_CALLS"
+"""Environment variable: the file that calls are noted in, one sample id a line."""
+
+
+class CountingColor(ColorStage):
+    """Notes every sample that its model is called for."""
+
+    name = "counting_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        with Path(os.environ[CALLS]).open("a") as file:
+            file.writelines(f"{sample.sample_id}\n" for sample in samples)
+        return super().measure(samples, media)
+
+
+class DeadlyColor(ColorStage):
+    """Dies with its process, as of a decoder's segmentation fault, on one file."""
+
+    name = "deadly_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        if any("photo1" in item.source.uri for item in media):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().measure(samples, media)
+
+
+class OnceDeadlyColor(ColorStage):
+    """Dies once: the first worker that comes here."""
+
+    name = "once_deadly_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        mark = Path(os.environ[CALLS])
+        if not mark.exists():
+            mark.write_text("died")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().measure(samples, media)
+
+
+class HangingColor(ColorStage):
+    """Never comes back from one file."""
+
+    name = "hanging_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        if any("photo1" in item.source.uri for item in media):
+            time.sleep(3600)
+        return super().measure(samples, media)
+
+
+class NotANumberColor(ColorStage):
+    """Breaks the contract."""
+
+    name = "not_a_number_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        return [row | {"colorfulness": float("nan")} for row in super().measure(samples, media)]

@@ -1,0 +1,141 @@
+"""Workers that die or hang, runs that are killed: nothing is lost, and the right one is blamed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from datasets_media import command, config_data, contents, curation, environment, write_config
+
+pytestmark = pytest.mark.slow
+
+
+def images_only(media: Path, tmp_path: Path, stage: str, **run: Any) -> Path:
+    """One stage of `fault_stages` on the images, nothing else."""
+    name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in stage).lstrip("_")
+    data = {
+        "name": "faults",
+        "input": [str(media)],
+        "output": str(tmp_path / "out"),
+        "images": {"filters": [name]},
+        "stages": {name: f"fault_stages:{stage}"},
+        "run": {"workers": 2, "unit_images": 3, "max_failed_fraction": 1.0, **run},
+    }
+    return write_config(tmp_path / "c.yaml", data)
+
+
+def outcomes(config: Path, tmp_path: Path) -> dict[str, tuple[str, str | None]]:
+    curation("table", "-c", config, "--to", tmp_path / "t.parquet")
+    rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    return {
+        Path(row["uri"]).name: (row["outcome"], row["error_type"])
+        for row in rows
+        if row["level"] == "sample" or row["error_type"]
+    }
+
+
+FINE = {
+    "cut_off.jpg": ("failed", "DecodeError"),
+    "gray.jpg": ("rejected", None),
+    "photo0.jpg": ("kept", None),
+    "photo1.jpg": ("kept", None),
+    "photo2.jpg": ("kept", None),
+    "small.jpg": ("kept", None),
+}
+
+
+def images(found: dict[str, tuple[str, str | None]]) -> dict[str, tuple[str, str | None]]:
+    return {name: value for name, value in found.items() if name.endswith(".jpg")}
+
+
+def test_source_that_kills_its_worker_is_failed_and_the_others_come_through(
+    media: Path, tmp_path: Path
+) -> None:
+    config = images_only(media, tmp_path, "DeadlyColor")
+    said = curation("run", "-c", config)
+    assert "photo1.jpg killed its worker" in said
+    assert images(outcomes(config, tmp_path)) == FINE | {"photo1.jpg": ("failed", "PoisonSource")}
+    assert "nothing was missing" in curation("run", "-c", config)
+
+
+def test_worker_that_dies_once_costs_nothing(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CURATION_TEST_CALLS", str(tmp_path / "mark"))
+    config = images_only(media, tmp_path, "OnceDeadlyColor", workers=1)
+    assert "a worker died" in curation("run", "-c", config)
+    assert images(outcomes(config, tmp_path)) == FINE
+
+
+def test_source_that_hangs_is_killed_and_failed(media: Path, tmp_path: Path) -> None:
+    config = images_only(media, tmp_path, "HangingColor", stall_timeout_s=4.0, max_kills=1)
+    assert "no progress on" in curation("run", "-c", config)
+    assert images(outcomes(config, tmp_path)) == FINE | {"photo1.jpg": ("failed", "PoisonSource")}
+
+
+def test_stage_that_breaks_its_contract_stops_the_run(media: Path, tmp_path: Path) -> None:
+    said = curation("run", "-c", images_only(media, tmp_path, "NotANumberColor"), code=1)
+    assert "ContractError: stage not_a_number_color returned nan as colorfulness" in said
+
+
+def started(config: Path) -> subprocess.Popen[bytes]:
+    """A run in a process group of its own, so that all of it can be killed."""
+    return subprocess.Popen(
+        command("run", "-c", config),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def wait_for(output: Path, pattern: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not list(output.glob(pattern)):
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    media: Path, vocabulary: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    config = write_config(folder / "c.yaml", config_data(media, folder / "out", vocabulary))
+    curation("run", "-c", config)
+    return contents(folder / "out/shards")
+
+
+@pytest.mark.parametrize("moment", ["sources/unit-000001*", "ledger/flow/*/*", "ledger/tokens/*/*"])
+def test_killed_run_goes_on_to_the_same_shards(
+    media: Path, vocabulary: Path, tmp_path: Path, uninterrupted: dict[str, bytes], moment: str
+) -> None:
+    config = write_config(tmp_path / "c.yaml", config_data(media, tmp_path / "out", vocabulary))
+    process = started(config)
+    wait_for(tmp_path / "out", moment, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "out/shards").exists()
+    curation("run", "-c", config)
+    assert contents(tmp_path / "out/shards") == uninterrupted
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
+    media: Path, vocabulary: Path, tmp_path: Path, uninterrupted: dict[str, bytes]
+) -> None:
+    config = write_config(tmp_path / "c.yaml", config_data(media, tmp_path / "out", vocabulary))
+    process = started(config)
+    wait_for(tmp_path / "out", "sources/*", process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert b"the same command goes on from there" in said
+    assert b"Traceback" not in said
+    curation("run", "-c", config)
+    assert contents(tmp_path / "out/shards") == uninterrupted

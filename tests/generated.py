@@ -1,0 +1,199 @@
+"""Media made on the spot, so that tests know every pixel and need no files from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from curation.media.decode import decode_video, probe_video
+from curation.media.frame import Frame
+from curation.records import Sample, Source
+from curation.stage import CutFinder, Media, Setup, Span, Stage, View
+
+Pixels = NDArray[np.uint8]
+
+
+def expected(shared_data: Path) -> dict[str, Any]:
+    """The published and hand-checked values that lie beside the real media."""
+    values: dict[str, Any] = json.loads((shared_data / "expected.json").read_text())
+    return values
+
+
+def a_source(path: Path | None = None, **header: Any) -> Source:
+    """A source: of a video file with what its header says, else with the fields given."""
+    if path is not None:
+        found = probe_video(path)
+        header = {
+            "width": found.width,
+            "height": found.height,
+            "frame_rate": found.frame_rate,
+            "duration_s": found.duration_s,
+            "num_frames": found.num_frames,
+        } | header
+    kind = header.pop("kind", "video")
+    return Source(source_id="s" * 20, uri="file:///a", kind=kind, size_bytes=1, etag="", **header)
+
+
+def a_sample(start_s: float = 0.0, end_s: float = 1.0) -> Sample:
+    return Sample.of_span("s" * 20, start_s, end_s)
+
+
+def media_of(frames: Sequence[Pixels] | Pixels, fps: float = 2.0, **header: Any) -> Media:
+    """What a stage gets for a sample with these frames."""
+    pixels = np.stack(list(frames))
+    return Media(a_source(**header), pixels, np.arange(len(pixels)) / fps)
+
+
+def measured(stage: Stage[Any], *media: Media) -> list[dict[str, Any]]:
+    """The rows of one batch."""
+    samples = [a_sample(float(number), number + 1.0) for number in range(len(media))]
+    return stage.measure(samples, media)
+
+
+def no_models(device: str = "cpu") -> Setup:
+    return Setup(device="cpu", revisions={})
+
+
+def raises(error: Exception) -> Callable[[Sample, View | None], Media]:
+    """A `media_of` for the core, of a sample whose pixels cannot be had."""
+
+    def media_of_sample(sample: Sample, view: View | None) -> Media:
+        raise error
+
+    return media_of_sample
+
+
+# Frames
+
+
+def numbered(number: int, height: int = 6, width: int = 8) -> Pixels:
+    """A flat frame whose color is `number`."""
+    return np.full((height, width, 3), (number % 256, number // 256, 7), np.uint8)
+
+
+def numbers_in(frames: Pixels) -> list[int]:
+    """The numbers of `numbered` frames."""
+    return [int(frame[0, 0, 0]) + 256 * int(frame[0, 0, 1]) for frame in frames]
+
+
+def frames_at(times_s: Iterable[float]) -> Iterator[Frame]:
+    """Frames that begin at these times, numbered in order."""
+    for number, time_s in enumerate(times_s):
+        yield Frame(time_s, number, lambda number=number: numbered(number))
+
+
+def texture(height: int, width: int, seed: int = 0, cell: int = 8) -> Pixels:
+    """Smooth colored blobs of about `cell` pixels, as dense flow needs them."""
+    import cv2
+
+    coarse = np.random.default_rng(seed).integers(
+        0, 256, (-(-height // cell), -(-width // cell), 3), np.uint8
+    )
+    return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def moving_square(num_frames: int, step_px: int, side: int = 256, square: int = 96) -> Pixels:
+    """A textured square that moves right over a still textured ground: [T, side, side, 3]."""
+    ground, thing = texture(side, side, seed=1), texture(square, square, seed=2)
+    frames = np.repeat(ground[np.newaxis], num_frames, axis=0)
+    top = (side - square) // 2
+    for number, frame in enumerate(frames):
+        left = 8 + number * step_px
+        frame[top : top + square, left : left + square] = thing
+    return frames
+
+
+def scenes_of(lengths: Sequence[int], height: int = 48, width: int = 64) -> list[Pixels]:
+    """Still scenes of so many frames each, every one in another color."""
+    colors = [(200, 40, 40), (40, 60, 220), (60, 200, 60), (220, 220, 40), (200, 60, 200)]
+    return [
+        np.full((height, width, 3), colors[scene % len(colors)], np.uint8)
+        for scene, length in enumerate(lengths)
+        for _ in range(length)
+    ]
+
+
+# Files
+
+
+def write_video(
+    path: Path,
+    frames: Iterable[Pixels],
+    *,
+    codec: str = "ffv1",
+    pix_fmt: str = "bgr0",
+    rate: Fraction | int = 25,
+    times_ms: Sequence[int] | None = None,
+    aspect: Fraction | None = None,
+    **options: str,
+) -> Path:
+    """Encode, without loss by default; `times_ms` are presentation times in place of a constant rate."""
+    with av.open(
+        str(path), "w", options={key: options.pop(key) for key in ("movflags",) if key in options}
+    ) as file:
+        stream: Any = None
+        for number, frame in enumerate(frames):
+            if stream is None:
+                stream = file.add_stream(codec, rate=rate, options=options)
+                stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], pix_fmt
+                stream.codec_context.sample_aspect_ratio = aspect or Fraction(1)
+                if times_ms is not None:
+                    stream.codec_context.time_base = Fraction(1, 1000)
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            if times_ms is not None:
+                picture.pts, picture.time_base = times_ms[number], Fraction(1, 1000)
+            file.mux(stream.encode(picture))
+        file.mux(stream.encode())
+    return path
+
+
+TURNS = {
+    0: (1, 0, 0, 1),
+    90: (0, 1, -1, 0),
+    180: (-1, 0, 0, -1),
+    270: (0, -1, 1, 0),
+}
+"""Clockwise degrees -> a, b, c, d of an MP4 track matrix: x' = ax + cy, y' = bx + dy (ISO/IEC 14496-12)."""
+
+
+def turn(path: Path, degrees: int) -> Path:
+    """Write a clockwise turn into the track header of an MP4 file."""
+    data = bytearray(path.read_bytes())
+    matrix_at = data.index(b"tkhd") + 44
+    a, b, c, d = (value * 65536 for value in TURNS[degrees])
+    data[matrix_at : matrix_at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path
+
+
+def cut_off(path: Path, fraction: float) -> Path:
+    """Keep the first part of a file."""
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * fraction)])
+    return path
+
+
+# Splitting
+
+
+def spans_of(finder: CutFinder, frames: Iterable[Frame], interval_s: float) -> list[Span]:
+    """All spans of a source: the driver that the core is, without the core."""
+    spans: list[Span] = []
+    last_s = 0.0
+    for frame in frames:
+        spans += finder.push(frame)
+        last_s = frame.pts_s
+    return [*spans, *finder.finish(last_s + interval_s)]
+
+
+def spans_of_file(stage: Any, path: Path) -> list[Span]:
+    source = a_source(path)
+    return spans_of(stage.start(source), decode_video(path), float(1 / (source.frame_rate or 25)))

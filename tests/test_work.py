@@ -1,0 +1,252 @@
+"""Units worked on in this process: what comes out, what is missing afterwards, what is done again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets_media import built, config_data, write_photo
+
+from curation.judge import PROBE, Redo, walk
+from curation.ledger import Ledger
+from curation.measure import Tally
+from curation.plan import Task, list_inputs, plan_pass, plan_probes
+from curation.report.books import keep_books
+from curation.storage import open_storage
+from curation.work import UnitWorker, record_poison
+
+
+class Bench:
+    """An output folder, and runs on it without Ray."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.config, self.pipeline = built(data)
+        self.ledger = Ledger(open_storage(self.config.general.output))
+
+    def tasks(self, phase: Any, redo: Redo | None = None) -> list[Task]:
+        redo = redo or Redo()
+        if phase == "probe":
+            return plan_probes(self.ledger, list_inputs(self.config), self.config, redo=redo)
+        steps = {step.key for step in self.pipeline.steps()}
+        return list(plan_pass(self.ledger, self.pipeline, phase, steps, redo=redo))
+
+    def run(self, redo: Redo | None = None) -> Tally:
+        tally = Tally()
+        worker = UnitWorker(self.pipeline, "cpu")
+        for phase in ("probe", "filter", "finish"):
+            for task in self.tasks(phase, redo):
+                tally.add(worker.work(task))
+        return tally
+
+    def outcomes(self) -> dict[str, str]:
+        return {
+            judged.source.uri.rpartition("/")[
+                2
+            ]: f"{judged.verdict.outcome} {judged.verdict.reason or ''}".strip()
+            for _, unit in walk(self.ledger, self.pipeline)
+            for judged in unit
+        }
+
+    def rows(self, key: str) -> dict[str, Any]:
+        step = self.pipeline.step_of(key)
+        assert step is not None
+        units = self.ledger.measured_units(step.name, step.fingerprint)
+        rows = [
+            row
+            for unit in units
+            for row in self.ledger.rows(step.name, step.fingerprint, unit, with_big=True)
+        ]
+        return {row.sample_id: (row.values, row.error) for row in rows}
+
+
+@pytest.fixture
+def data(media: Path, vocabulary: Path, tmp_path: Path) -> dict[str, Any]:
+    return config_data(media, tmp_path / "out", vocabulary)
+
+
+@pytest.fixture(scope="module")
+def finished(media: Path, vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("finished") / "out"
+    Bench(config_data(media, output, vocabulary)).run()
+    return output
+
+
+@pytest.fixture
+def copy(finished: Path, data: dict[str, Any]) -> dict[str, Any]:
+    shutil.copytree(finished, data["output"])
+    return data
+
+
+EXPECTED = {
+    "cut_off.jpg": "failed DecodeError",
+    "empty.mp4": "failed ProbeError",
+    "gray.jpg": "rejected aesthetic_score_below_min+colorfulness_below_min",
+    "long.mp4": "kept",
+    "photo0.jpg": "kept",
+    "photo1.jpg": "kept",
+    "photo2.jpg": "kept",
+    "small.jpg": "rejected width_below_min",
+    "text.mp4": "failed ProbeError",
+    "two_scenes.mp4": "kept",
+}
+
+
+def test_every_source_ends_as_it_should(copy: dict[str, Any]) -> None:
+    assert Bench(copy).outcomes() == EXPECTED
+
+
+def test_nothing_is_missing_after_a_run(copy: dict[str, Any]) -> None:
+    bench = Bench(copy)
+    assert [bench.tasks(phase) for phase in ("probe", "filter", "finish")] == [[], [], []]
+
+
+def test_books_balance(copy: dict[str, Any]) -> None:
+    bench = Bench(copy)
+    books = keep_books(bench.ledger, bench.pipeline)
+    totals = books.outcome_totals()
+    assert totals["image sources"] == {"in": 6, "kept": 3, "rejected": 2, "failed": 1, "pending": 0}
+    assert totals["video sources"] == {"in": 4, "kept": 2, "rejected": 0, "failed": 2, "pending": 0}
+    assert totals["clips"] == {"in": 4, "kept": 4, "rejected": 0, "failed": 0, "pending": 0}
+    assert books.num_failures == 3
+    assert books.failed_fraction() == pytest.approx(0.3)
+
+
+def test_each_frame_is_decoded_once_for_all_filters(data: dict[str, Any]) -> None:
+    tally = Bench(data).run()
+    assert tally.frames_held == 270
+    assert tally.frames_decoded["filter"] == 270
+
+
+def test_long_clip_is_captioned_in_windows_a_short_one_whole(copy: dict[str, Any]) -> None:
+    captions = [values for values, _ in Bench(copy).rows("captions").values()]
+    spans = sorted((c["start_s"], c["end_s"], c["parent_id"] is None) for c in captions if c["end_s"])
+    assert spans == [(0.0, 3.0, True), (0.0, 10.5, False), (3.0, 6.0, True), (10.5, 21.0, False)]
+    assert all("stand-in" in c["caption"] for c in captions)
+    assert {c["num_frames"] for c in captions} == {1, 12}
+
+
+def test_other_stages_settings_leave_the_rest_measured(copy: dict[str, Any]) -> None:
+    before = Bench(copy)
+    kept = {key: before.rows(key) for key in ("videos.scenes", "videos.color", "tokens")}
+    copy["videos"]["flow"]["fps"] = 4.0
+    after = Bench(copy)
+    tally = after.run()
+    assert dict(tally.rows) == {"videos.flow": 3}
+    assert {key: after.rows(key) for key in kept} == kept
+
+
+def test_threshold_is_moved_without_measuring(copy: dict[str, Any]) -> None:
+    copy["images"]["color"] = {"min_colorfulness": 200.0}
+    bench = Bench(copy)
+    assert bench.tasks("filter") == []
+    assert bench.outcomes()["photo0.jpg"] == "rejected aesthetic_score_below_min+colorfulness_below_min"
+
+
+def test_looser_threshold_measures_only_what_comes_through(copy: dict[str, Any]) -> None:
+    copy["images"]["resolution"] = {"min_width": 20, "min_height": 64}
+    bench = Bench(copy)
+    assert dict(bench.run().rows) == {
+        "images.aesthetic": 1,
+        "images.color": 1,
+        "images.text": 1,
+        "captions": 1,
+        "tokens": 1,
+    }
+    assert bench.outcomes()["small.jpg"] == "kept"
+
+
+@pytest.mark.parametrize("key", ["videos.scenes", "videos.flow", "images.color", "captions", "tokens"])
+def test_lost_unit_files_are_measured_again_to_the_same_rows(copy: dict[str, Any], key: str) -> None:
+    bench = Bench(copy)
+    before = bench.rows(key)
+    step = bench.pipeline.step_of(key)
+    assert step is not None
+    shutil.rmtree(Path(copy["output"]) / "ledger" / step.name / step.fingerprint)
+    bench.run()
+    assert bench.rows(key) == before
+    assert bench.outcomes() == EXPECTED
+
+
+def test_failed_rows_are_tried_again_only_when_asked(
+    copy: dict[str, Any], media: Path, tmp_path: Path
+) -> None:
+    mended = tmp_path / "in"
+    shutil.copytree(media, mended)
+    copy = copy | {"input": [str(mended)], "output": str(tmp_path / "other")}
+    bench = Bench(copy)
+    bench.run()
+    broken, status = mended / "cut_off.jpg", (mended / "cut_off.jpg").stat()
+    write_photo(broken, 9)
+    padding = status.st_size - broken.stat().st_size
+    broken.write_bytes(broken.read_bytes() + bytes(padding))
+    os.utime(broken, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert bench.run().rows.total() == 0
+    stages = frozenset([PROBE, *(step.name for step in bench.pipeline.steps())])
+    bench.run(Redo(stages))
+    assert bench.outcomes()["cut_off.jpg"] == "kept"
+    assert bench.outcomes()["empty.mp4"] == "failed ProbeError"
+
+
+def test_recompute_replaces_rows_and_nothing_else(copy: dict[str, Any]) -> None:
+    bench = Bench(copy)
+    before, others = bench.rows("videos.scenes"), bench.rows("videos.flow")
+    tally = bench.run(Redo(frozenset(["scenes"]), only_failed=False))
+    assert dict(tally.rows) == {"videos.scenes": 3}
+    assert bench.rows("videos.scenes") == before
+    assert bench.rows("videos.flow") == others
+
+
+def test_replaced_file_is_another_source_and_the_old_one_is_gone(
+    copy: dict[str, Any], media: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    shutil.copytree(media, folder)
+    copy = copy | {"input": [str(folder)], "output": str(tmp_path / "other")}
+    bench = Bench(copy)
+    bench.run()
+    write_photo(folder / "photo0.jpg", 5, gray=True)
+    tally = bench.run()
+    assert tally.rows[PROBE] == 1
+    assert bench.outcomes() == EXPECTED | {"photo0.jpg": EXPECTED["gray.jpg"]}
+    assert keep_books(bench.ledger, bench.pipeline).outcome_totals()["image sources"]["in"] == 6
+
+
+def test_new_files_get_units_of_their_own(copy: dict[str, Any], media: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    shutil.copytree(media, folder)
+    copy = copy | {"input": [str(folder)], "output": str(tmp_path / "other")}
+    bench = Bench(copy)
+    bench.run()
+    units = bench.ledger.units()
+    write_photo(folder / "another.jpg", 11)
+    assert bench.run().rows[PROBE] == 1
+    assert bench.ledger.units() == [*units, max(units) + 1]
+    assert bench.outcomes() == EXPECTED | {"another.jpg": "kept"}
+
+
+def test_lost_units_get_their_old_numbers(data: dict[str, Any]) -> None:
+    bench = Bench(data)
+    planned = bench.tasks("probe")
+    worker = UnitWorker(bench.pipeline, "cpu")
+    for task in planned[1::2]:
+        worker.work(task)
+    assert bench.tasks("probe") == planned[0::2]
+
+
+def test_poisonous_source_fails_where_it_waits(data: dict[str, Any]) -> None:
+    bench = Bench(data)
+    worker = UnitWorker(bench.pipeline, "cpu")
+    for task in bench.tasks("probe"):
+        worker.work(task)
+    for task in bench.tasks("filter"):
+        for source in bench.ledger.sources(task.unit):
+            if source.source_id in (task.only or ()) and source.uri.endswith(("long.mp4", "photo1.jpg")):
+                record_poison(bench.pipeline, bench.ledger, task, source.source_id, kills=2)
+    bench.run()
+    assert bench.outcomes() == EXPECTED | {
+        "long.mp4": "failed PoisonSource",
+        "photo1.jpg": "failed PoisonSource",
+    }
