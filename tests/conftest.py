@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import datasets_media as datasets
 import pytest
+
+import datasets_media as datasets
 
 ROOT = Path(__file__).parent.parent
 

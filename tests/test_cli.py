@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from datasets_media import config_data, contents, curation, write_config
 
 from curation import __version__
+from datasets_media import config_data, contents, curation, write_config
 
 
 @pytest.fixture(scope="module")

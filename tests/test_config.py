@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT
 
+from conftest import ROOT
 from curation.config import load_config, parse_config
 from curation.errors import ConfigError
 

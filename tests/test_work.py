@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets_media import built, config_data, write_photo
 
 from curation.judge import PROBE, Redo, walk
 from curation.ledger import Ledger
@@ -17,6 +16,7 @@ from curation.plan import Task, list_inputs, plan_pass, plan_probes
 from curation.report.books import keep_books
 from curation.storage import open_storage
 from curation.work import UnitWorker, record_poison
+from datasets_media import built, config_data, write_photo
 
 
 class Bench:

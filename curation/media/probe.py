@@ -10,7 +10,23 @@ from curation.media.decode import probe_video
 from curation.media.image import probe_image
 from curation.records import Source, SourceKind
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".ico",
+        ".pgm",
+        ".ppm",
+    }
+)
 IMAGE_SUFFIXES_WITH_PLUGIN = frozenset({".heic", ".heif"})
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".ts", ".ps", ".mpg", ".mpeg", ".wmv", ".3gp"}

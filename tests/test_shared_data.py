@@ -1,0 +1,92 @@
+"""All real files, whole or broken: the run completes, the books balance, every outcome is as expected."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from datasets_media import config_data, curation, write_config
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def rows(
+    shared_data: Path, vocabulary: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[dict[str, Any]]]:
+    """File name -> its rows of the flat table; the source's comes first."""
+    folder = tmp_path_factory.mktemp("shared")
+    data = config_data(shared_data, folder / "out", vocabulary)
+    data["input"] = [str(shared_data / "image"), str(shared_data / "video")]
+    data["images"]["resolution"] = {"min_width": 1, "min_height": 1}
+    data["videos"]["filters"] = ["text", "flow"]
+    data["run"] = {"unit_images": 16, "unit_videos": 4, "max_failed_fraction": 0.5}
+    config = write_config(folder / "c.yaml", data)
+    said = curation("run", "-c", config)
+    assert "pending" in said
+    curation("table", "-c", config, "--to", folder / "t.parquet")
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in pq.read_table(folder / "t.parquet").to_pylist():
+        found.setdefault(Path(row["uri"]).name, []).append(row)
+    return found
+
+
+def expected(shared_data: Path, section: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((shared_data / "expected.json").read_text())[section]["values"]
+    return values
+
+
+def test_nothing_is_left_pending(rows: dict[str, list[dict[str, Any]]]) -> None:
+    assert {row["outcome"] for found in rows.values() for row in found} == {"kept", "rejected", "failed"}
+
+
+def test_images_fail_exactly_if_they_cannot_be_loaded(
+    shared_data: Path, rows: dict[str, list[dict[str, Any]]]
+) -> None:
+    unreadable = {
+        name
+        for name, found in rows.items()
+        if {row["error_type"] for row in found} & {"ProbeError", "DecodeError"}
+    }
+    matrix = expected(shared_data, "image_open_matrix")
+    assert unreadable & set(matrix) == {name for name, how in matrix.items() if how.get("load") != "ok"}
+
+
+def test_videos_fail_exactly_if_they_cannot_be_decoded_to_the_end(
+    shared_data: Path, rows: dict[str, list[dict[str, Any]]]
+) -> None:
+    matrix = expected(shared_data, "decode_matrix")
+    failed = {name for name in matrix if rows[name][0]["outcome"] == "failed"}
+    assert failed == {
+        name
+        for name, how in matrix.items()
+        if not how.get("frames") or "open_error" in how or "decode_error" in how
+    }
+
+
+def test_every_frame_is_seen_and_clips_follow_each_other(
+    shared_data: Path, rows: dict[str, list[dict[str, Any]]]
+) -> None:
+    for name, how in expected(shared_data, "decode_matrix").items():
+        source, *samples = rows[name]
+        clips = sorted((row for row in samples if row["level"] == "sample"), key=lambda row: row["start_s"])
+        if source["outcome"] == "failed" or source["kind"] == "image":
+            continue
+        assert clips[-1]["end_frame"] == how["frames"], name
+        assert clips[0]["start_s"] == pytest.approx(how["first_pts"], abs=1e-4), name
+        for clip, following in pairwise(clips):
+            assert (clip["end_s"], clip["end_frame"]) == (following["start_s"], following["start_frame"]), (
+                name
+            )
+
+
+def test_broken_files_say_what_is_wrong(rows: dict[str, list[dict[str, Any]]]) -> None:
+    assert rows["made_zero_length.mp4"][0]["error"] == "the file is empty"
+    assert rows["made_text_named.mp4"][0]["error"].startswith("not a video")
+    assert rows["made_trunc60_moov_first.mp4"][0]["error"].startswith("stopped after 140 of 250 frames")
+    assert "is truncated" in rows["made_trunc_rocket.jpg"][1]["error"]
