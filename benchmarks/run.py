@@ -8,9 +8,7 @@ from benchmarks import decode_once, image_tokens
 def main() -> None:
     """Print one line per benchmark."""
     for module in (decode_once, image_tokens):
-        print(
-            f"{module.__name__.rpartition('.')[2]}: {module.ratio():.2f}  ({(module.__doc__ or '').splitlines()[0]})"
-        )
+        print(f"{module.ratio():.2f}  {(module.__doc__ or '').splitlines()[0]}")
 
 
 if __name__ == "__main__":
