@@ -38,13 +38,13 @@ class Tally:
 
     def note(self, key: str, *, rows: int = 0, failed: int = 0, seconds: float = 0.0) -> None:
         """Count rows of a step, and the time they took."""
-        self.rows[key] += rows
-        self.failed[key] += failed
+        self.rows.update({key: rows} if rows else {})
+        self.failed.update({key: failed} if failed else {})
         self.seconds[key] = self.seconds.get(key, 0.0) + seconds
 
     def add(self, other: Tally) -> None:
         """Sum up."""
-        for key in other.rows:
+        for key in other.seconds:
             self.note(key, rows=other.rows[key], failed=other.failed[key], seconds=other.seconds[key])
         self.frames_decoded.update(other.frames_decoded)
         self.images_decoded.update(other.images_decoded)

@@ -189,7 +189,7 @@ def _last_work(tally: Tally, seconds: float) -> dict[str, Any]:
                 "seconds": round(tally.seconds[key], 3),
             }
             for key in keys
-            if key in tally.seconds
+            if tally.rows[key]
         ],
         "frames_decoded": decoded.total(),
         "images_decoded": tally.images_decoded.total(),

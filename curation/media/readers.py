@@ -1,0 +1,93 @@
+"""Reads the pixels of sources for one unit, and counts what it decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curation.errors import SampleError
+from curation.media.decode import decode_video
+from curation.media.frame import Frame
+from curation.media.image import read_image
+from curation.media.resize import resize
+from curation.records import Sample, Source
+from curation.stage import Media, View
+from curation.storage import open_storage
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[Path]:
+    """The source as a file on this machine."""
+    root, _, key = source.uri.rpartition("/")
+    with open_storage(root).local_path(key) as path:
+        yield path
+
+
+def without_pixels(source: Source) -> Media:
+    """What a stage without a view gets."""
+    return Media(source, np.empty((0, 0, 0, 3), np.uint8), np.empty(0))
+
+
+class ImageReader:
+    """Decodes each image at most once, and only when a stage wants pixels."""
+
+    def __init__(self, sources: Mapping[str, Source], on_decode: Callable[[str], None]) -> None:
+        """`sources` by sample id; `on_decode` is told the URI before each decode."""
+        self._sources = sources
+        self._on_decode = on_decode
+        self._pixels: dict[str, Any] = {}
+
+    def media(self, sample: Sample, view: View | None) -> Media:
+        """The image at the view's size.
+
+        Raises:
+            DecodeError: it is damaged; said again for every stage that asks.
+        """
+        source = self._sources[sample.sample_id]
+        if view is None:
+            return without_pixels(source)
+        pixels = self._decoded(sample.sample_id, source)
+        if isinstance(pixels, SampleError):
+            raise pixels
+        return Media(source, resize(pixels, view)[np.newaxis], np.zeros(1))
+
+    def _decoded(self, sample_id: str, source: Source) -> Any:
+        if sample_id not in self._pixels:
+            self._on_decode(source.uri)
+            try:
+                with opened(source) as path:
+                    self._pixels[sample_id] = read_image(path)
+            except SampleError as error:
+                self._pixels[sample_id] = error
+        return self._pixels[sample_id]
+
+
+class VideoReader:
+    """The frames of one source in order; knows afterwards how many there were and when the last one ends."""
+
+    def __init__(self, source: Source, on_frame: Callable[[], None]) -> None:
+        self._source = source
+        self._on_frame = on_frame
+        # The last frame lasts as long as the one before it did.
+        self._interval_s = float(1 / source.frame_rate) if source.frame_rate else 0.04
+        self._last_s: float | None = None
+        self.num_frames = 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        with opened(self._source) as path:
+            for frame in decode_video(path):
+                if self._last_s is not None and frame.pts_s > self._last_s:
+                    self._interval_s = frame.pts_s - self._last_s
+                self._last_s = frame.pts_s
+                self.num_frames += 1
+                self._on_frame()
+                yield frame
+
+    @property
+    def end_s(self) -> float:
+        """When the last frame that was seen ends."""
+        return round((self._last_s or 0.0) + self._interval_s, 6)
