@@ -8,6 +8,7 @@ found and the others come through; and a worker that shows no progress is killed
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from curation.pipeline import Pipeline
 
 POLL_S = 0.5
+CONNECT_TIMEOUT_S = 10.0
 CHECK_S = 30.0
 """How often a busy worker is asked whether it gets on; more often if `stall_timeout_s` is short."""
 
@@ -279,11 +281,28 @@ def _connect(address: str | None, workers: int | None) -> bool:
         options["num_cpus"] = max(workers, os.cpu_count() or 1)
     if address is not None:
         options = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is not None:
+        _check_reachable(address)
     try:
         ray.init(address=address or "local", **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise EnvironmentFault(f"cannot connect to Ray at {address or 'this machine'}: {error}") from error
     return True
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for many minutes to reach a cluster that is not there.
+
+    Raises:
+        EnvironmentFault: nobody listens at host:port.
+    """
+    host, separator, port = address.rpartition("://")[2].rpartition(":")
+    if not separator or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise EnvironmentFault(f"there is no Ray cluster at {address}: {error.strerror or error}") from error
 
 
 def _cluster_cpus() -> int:

@@ -264,9 +264,6 @@ def span_row(clip: Sample, span: Span) -> dict[str, Any]:
 class CutFinder(abc.ABC):
     """Looks at the frames of one source in order and says which spans are complete."""
 
-    open_from_s: float = 0.0
-    """Frames before this time belong to spans already returned."""
-
     @abc.abstractmethod
     def push(self, frame: Frame) -> Iterable[Span]:
         """Take the next frame; return the spans that no later frame can change."""

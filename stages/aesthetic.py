@@ -197,7 +197,7 @@ def _stand_in_scorer(device: str) -> Scorer:
             quick_gelu=True,
         )
         head = _mlp(64)
-    stretch = torch.nn.Linear(1, 1)
+        stretch = torch.nn.Linear(1, 1)
     with torch.no_grad():
         stretch.weight.fill_(STAND_IN_SCALE)
         stretch.bias.fill_(5.5 - STAND_IN_SCALE * STAND_IN_CENTER)

@@ -6,6 +6,7 @@ cuts depend on the resize kernel (bilinear without antialiasing).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -64,10 +65,15 @@ class ScenesSplitter(Splitter[ScenesConfig]):
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What is remembered of a frame that may become a cut."""
+    """What is remembered of a frame that may become a cut.
 
-    number: int
+    `number` is its time at the average frame rate, which is how the detectors count: at a variable
+    rate two frames may share one.
+    """
+
     index: int
+    ticks: int
+    number: int
     pts_s: float
 
 
@@ -78,7 +84,7 @@ class _CutFinder(CutFinder):
         self._detect_side = config.detect_side
         self._lag = config.min_scene_frames + 1
         self._seen: list[_Seen] = []
-        self._cuts: list[int] = []
+        self._cuts: set[_Seen] = set()
         self._start: _Seen | None = None
         self._last: _Seen | None = None
 
@@ -88,21 +94,20 @@ class _CutFinder(CutFinder):
 
         ticks = round(frame.pts_s / _TIME_BASE)
         timecode = FrameTimecode(Timecode(pts=ticks, time_base=_TIME_BASE), self._rate)
-        seen = _Seen(timecode.frame_num, frame.index, frame.pts_s)
+        seen = _Seen(frame.index, ticks, timecode.frame_num, frame.pts_s)
         if self._start is None:
             self._start = seen
-            self.open_from_s = frame.pts_s
         self._seen.append(seen)
         self._last = seen
         self._timecode = timecode
         small = self._scaled(frame.pixels)
         for detector in self._detectors:
-            self._cuts += [cut.frame_num for cut in detector.process_frame(timecode, small)]
+            self._cuts |= self._frames_of(detector.process_frame(timecode, small))
         yield from self._settled(self._settled_until(seen.number))
 
     def finish(self, end_s: float) -> Iterator[Span]:
         for detector in self._detectors:
-            self._cuts += [cut.frame_num for cut in detector.post_process(self._timecode)]
+            self._cuts |= self._frames_of(detector.post_process(self._timecode))
         yield from self._settled(None)
         if self._start is not None and self._last is not None:
             yield Span(
@@ -123,6 +128,19 @@ class _CutFinder(CutFinder):
             pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
         return np.ascontiguousarray(pixels[..., ::-1])
 
+    def _frames_of(self, cuts: Sequence[Any]) -> set[_Seen]:
+        """The first frames of new scenes: a content cut is a frame's own time, a fade's only a number."""
+        frames = set()
+        for cut in cuts:
+            is_exact = cut.time_base == _TIME_BASE
+            found = (
+                seen
+                for seen in self._seen
+                if (seen.ticks >= cut.pts if is_exact else seen.number >= cut.frame_num)
+            )
+            frames |= set(itertools.islice(found, 1))
+        return frames
+
     def _settled_until(self, number: int) -> int:
         """No detector will report a cut before this frame number any more."""
         bound = number - self._lag
@@ -134,11 +152,10 @@ class _CutFinder(CutFinder):
 
     def _settled(self, until: int | None) -> Iterator[Span]:
         """Spans up to cuts before `until` (None: all cuts), in order."""
-        due = sorted({cut for cut in self._cuts if until is None or cut < until})
-        self._cuts = [cut for cut in self._cuts if until is not None and cut >= until]
-        for cut in due:
-            frame = next((seen for seen in self._seen if seen.number >= cut), None)
-            if frame is None or self._start is None or frame.index <= self._start.index:
+        due = {cut for cut in self._cuts if until is None or cut.number < until}
+        self._cuts -= due
+        for frame in sorted(due, key=lambda cut: cut.index):
+            if self._start is None or frame.index <= self._start.index:
                 continue
             yield Span(
                 start_s=self._start.pts_s,
@@ -147,7 +164,6 @@ class _CutFinder(CutFinder):
                 end_frame=frame.index,
             )
             self._start = frame
-            self.open_from_s = frame.pts_s
         if until is not None:
             self._seen = [seen for seen in self._seen if seen.number >= until - 1]
 

@@ -226,6 +226,12 @@ def test_gpu_that_is_not_there_ends_with_3(tmp_path: Path, media: Path, vocabula
     assert "Ray sees no GPU" in curation("run", "-c", config, code=3)
 
 
+def test_cluster_that_is_not_there_ends_with_3(tmp_path: Path, media: Path, vocabulary: Path) -> None:
+    config = config_with(tmp_path, media, vocabulary)
+    said = curation("run", "-c", config, "--address", "127.0.0.1:1", code=3)
+    assert "there is no Ray cluster at 127.0.0.1:1" in said
+
+
 def test_misspelt_names_get_a_suggestion(tmp_path: Path, media: Path, vocabulary: Path) -> None:
     assert "Did you mean 'status'?" in curation("statsu", code=2)
     config = config_with(tmp_path, media, vocabulary)

@@ -98,4 +98,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _without_path(error: Exception, path: Path) -> str:
     """The message alone: the row names the file already."""
-    return f"{str(error).replace(repr(str(path)), 'the file') or type(error).__name__}"
+    return str(error).replace(repr(str(path)), "").strip() or type(error).__name__

