@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import time
@@ -76,14 +77,24 @@ class OpenAIEngine:
     """
 
     def __init__(
-        self, url: str, model: str, api_key: str | None, *, max_tokens: int, seed: int, timeout_s: float
+        self,
+        url: str,
+        model: str,
+        api_key: str | None,
+        *,
+        max_tokens: int,
+        seed: int,
+        timeout_s: float,
+        pauses_s: Sequence[float] = (1, 2, 4, 8, 16),
     ) -> None:
+        """`pauses_s` are the seconds before each further attempt."""
         self._url = f"{url.rstrip('/')}/chat/completions"
         self._fixed = {"model": model, "max_tokens": max_tokens, "temperature": 0.0, "seed": seed}
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._timeout_s = timeout_s
+        self._pauses_s = pauses_s
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         return [self._answer(question) for question in questions]
@@ -94,13 +105,15 @@ class OpenAIEngine:
         reply = self._post({**self._fixed, "messages": [message]})
         try:
             choice, usage = reply["choices"][0], reply.get("usage") or {}
+            text = choice["message"]["content"] or ""
+            text.encode()  # half of a surrogate pair is valid JSON and no text
             return Answer(
-                text=choice["message"]["content"] or "",
+                text=text,
                 finish_reason=choice.get("finish_reason") or "unknown",
                 num_prompt_tokens=int(usage.get("prompt_tokens", 0)),
                 num_output_tokens=int(usage.get("completion_tokens", 0)),
             )
-        except (KeyError, IndexError, TypeError) as error:
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise CaptionError(f"the server's reply has no caption: {str(reply)[:200]}") from error
 
     def _post(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -108,16 +121,17 @@ class OpenAIEngine:
             self._url, json.dumps(body).encode(), self._headers
         )
         problem = ""
-        for pause_s in (1, 2, 4, 8, 16, 0):
+        for pause_s in (*self._pauses_s, 0):
             try:
                 with urllib.request.urlopen(request, timeout=self._timeout_s) as response:  # noqa: S310
                     reply: dict[str, Any] = json.load(response)
                     return reply
             except urllib.error.HTTPError as error:
-                problem = f"{error.code}: {error.read(300).decode(errors='replace')}"
+                with error:
+                    problem = f"{error.code}: {error.read(300).decode(errors='replace')}"
                 if error.code not in (408, 429, 500, 502, 503, 504):
                     raise CaptionError(f"the server refused: {problem}") from error
-            except (OSError, json.JSONDecodeError) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 problem = str(error)
             time.sleep(pause_s)
         raise WorkerError(f"no answer from {self._url}: {problem}")

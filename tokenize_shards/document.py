@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.errors import TokenizeError
-from tokenize_shards.text import BOS, EOF, EOL, EOS, EOV, FIRST_VISUAL, SOT, SOV, VOCABULARY_SIZE
+from tokenize_shards.text import BOS, EOF, EOL, EOS, EOV, FIRST_VISUAL, NUM_RANKS, SOT, SOV, VOCABULARY_SIZE
 
 Task = Literal["generation", "understanding"]
 
@@ -60,8 +60,12 @@ def parse(ids: NDArray[np.int32]) -> Document:
     sov, sot, eov = (_only(ids, marker, name) for marker, name in ((SOV, "SOV"), (SOT, "SOT"), (EOV, "EOV")))
     if not sov < sot < eov:
         raise TokenizeError("SOV, SOT and EOV are not in this order")
-    before, after = ids[1:sov].tolist(), ids[eov + 1 : -1].tolist()
-    return Document(before + after, ids[sov + 1 : sot].tolist(), _grid(ids[sot + 1 : eov]))
+    before, after, meta = ids[1:sov], ids[eov + 1 : -1], ids[sov + 1 : sot]
+    if len(before) and len(after):
+        raise TokenizeError("there is text on both sides of the vision tokens")
+    if any(((part < 0) | (part >= NUM_RANKS)).any() for part in (before, after, meta)):
+        raise TokenizeError("there is something else than text where text belongs")
+    return Document([*before.tolist(), *after.tolist()], meta.tolist(), _grid(ids[sot + 1 : eov]))
 
 
 def _only(ids: NDArray[np.int32], marker: int, name: str) -> int:
@@ -75,7 +79,7 @@ def _grid(ids: NDArray[np.int32]) -> NDArray[np.uint16]:
     frames = int(np.count_nonzero(ids == EOF))
     rows, odd_rows = divmod(int(np.count_nonzero(ids == EOL)), max(frames, 1))
     cells = len(ids) - frames - frames * rows
-    if not frames or not rows or odd_rows or cells % (frames * rows):
+    if not frames or not rows or odd_rows or not cells or cells % (frames * rows):
         raise TokenizeError("the vision tokens are no grid")
     columns = cells // (frames * rows)
     body = ids.reshape(frames, -1)

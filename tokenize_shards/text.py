@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import unicodedata
 from pathlib import Path
 
@@ -31,9 +32,10 @@ class TextTokenizer:
     def __init__(self, ranks: Path) -> None:
         """Load a `qwen.tiktoken` file: a byte sequence in base64 and its rank per line."""
         import tiktoken
-        from tiktoken.load import load_tiktoken_bpe
 
-        table = load_tiktoken_bpe(str(ranks))
+        # tiktoken's own loader keeps a copy by path, and would go on with an older file's ranks.
+        lines = (line.split() for line in ranks.read_bytes().splitlines())
+        table = {base64.b64decode(line[0]): int(line[1]) for line in lines if line}
         self._encoding = tiktoken.Encoding("emu3", pat_str=PATTERN, mergeable_ranks=table, special_tokens={})
         self.size = len(table)
 

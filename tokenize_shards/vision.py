@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.errors import TokenizeError
+from curation.errors import ConfigError, TokenizeError
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ class VisionTokenizer:
     """An `Emu3VQVAE` of transformers, in evaluation."""
 
     def __init__(self, model: Any, device: str) -> None:
-        self._model = model.eval().to(device)
+        self.model = model.eval().to(device)
         self._device = device
 
     def encode(self, frames: NDArray[np.uint8]) -> NDArray[np.uint16]:
@@ -61,7 +61,7 @@ class VisionTokenizer:
         pixels = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None]
         if self._device == "cuda":
             pixels = pixels.pin_memory().to(self._device, non_blocking=True)
-        encoder = self._model.encoder
+        encoder = self.model.encoder
         hidden = encoder.conv_in((pixels.float() / 255 - 0.5) / 0.5)
         hidden = encoder.norm_out(encoder.middle_block(encoder.down_block(hidden)))
         latents: torch.Tensor = encoder.conv_out(hidden * torch.sigmoid(hidden))
@@ -71,21 +71,21 @@ class VisionTokenizer:
         """[T/4, H/8, W/8, 4] vectors to be quantized, of [T, C, H/8, W/8] latents."""
         import torch
 
-        encoder = self._model.encoder
+        encoder = self.model.encoder
         hidden = latents.permute(1, 0, 2, 3)[None]
         for convolution in encoder.time_conv:
             hidden = convolution(hidden)
             hidden = hidden * torch.sigmoid(hidden)
         for layer in encoder.time_res_stack:
             hidden = layer(hidden)
-        vectors: torch.Tensor = self._model.quant_conv(hidden)[0].permute(1, 2, 3, 0)
+        vectors: torch.Tensor = self.model.quant_conv(hidden)[0].permute(1, 2, 3, 0)
         return vectors
 
     def _nearest(self, vectors: torch.Tensor) -> torch.Tensor:
         """Indices of the nearest codebook entries, in float32: bfloat16 finds others for one in five."""
         import torch
 
-        codebook = self._model.quantize.embedding.weight.float()
+        codebook = self.model.quantize.embedding.weight.float()
         flat = vectors.reshape(-1, vectors.shape[-1])
         half_norm = (codebook**2).sum(dim=1) / 2
         with torch.inference_mode():
@@ -97,13 +97,26 @@ def load_tokenizer(folder: Path, device: str) -> VisionTokenizer:
     """The tokenizer from a folder in transformers' format, without running any code in it.
 
     Raises:
-        TokenizeError: its codebook is not Emu3's.
+        ConfigError: its codebook is not Emu3's, or weights are missing.
     """
+    import torch
     from transformers import Emu3VQVAE
 
-    model = Emu3VQVAE.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    model, loaded = Emu3VQVAE.from_pretrained(
+        folder,
+        local_files_only=True,
+        trust_remote_code=False,
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
     if model.config.codebook_size != CODEBOOK_SIZE:
-        raise TokenizeError(f"{folder} has {model.config.codebook_size} codes, Emu3 has {CODEBOOK_SIZE}")
+        raise ConfigError(f"{folder} has {model.config.codebook_size} codes, Emu3 has {CODEBOOK_SIZE}")
+    if missing := sorted(loaded["missing_keys"]):
+        # transformers draws them at random and goes on.
+        raise ConfigError(
+            f"{folder} is no Emu3VQVAE in transformers' format: {len(missing)} weights such as "
+            f"{missing[0]} are missing"
+        )
     return VisionTokenizer(model, device)
 
 

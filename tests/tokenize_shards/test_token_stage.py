@@ -1,0 +1,134 @@
+"""The token stage: rows of images and clips, and where its weights come from."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from curation import tables
+from curation.errors import ConfigError, TokenizeError
+from curation.models import resolve_revision
+from curation.records import Row, Sample, Source
+from curation.stage import Media, Setup
+from tokenize_shards.stage import TokenConfig, TokenStage
+from tokenize_shards.vision import VisionTokenizer
+
+SOURCE = Source(source_id="source", uri="file", kind="video", size_bytes=1, etag="1")
+IMAGE = Sample(sample_id="image", source_id="source", kind="image")
+CLIP = Sample.of_span("source", 0.0, 2.0)
+
+
+def noise(count: int, height: int, width: int) -> NDArray[np.uint8]:
+    frames = np.random.default_rng(count).integers(0, 256, (count, height, width, 3)).astype(np.uint8)
+    frames.setflags(write=False)  # as they come out of the object store
+    return frames
+
+
+def media(frames: NDArray[np.uint8]) -> Media:
+    return Media(SOURCE, frames, np.arange(len(frames)) / 4)
+
+
+def grid_of(row: dict[str, Any]) -> NDArray[np.uint16]:
+    return np.frombuffer(row["codes"], "<u2").reshape(row["grid_t"], row["grid_h"], row["grid_w"])
+
+
+@pytest.fixture(scope="module")
+def stage() -> TokenStage:
+    built: TokenStage = pickle.loads(pickle.dumps(TokenStage(TokenConfig(weights="stand-in"))))  # noqa: S301  its own
+    built.setup(Setup("cpu", {"tokenizer": "stand-in"}))
+    return built
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({}, "weights"),
+        ({"weights": "stand-in", "max_frames": 6}, "multiple of 4"),
+        ({"weights": "stand-in", "max_frames": 0}, "max_frames"),
+        ({"weights": "stand-in", "area": 100}, "area"),
+        ({"weights": "stand-in", "fsp": 4.0}, "fsp"),
+    ],
+)
+def test_config_is_refused(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        TokenConfig(**settings)
+
+
+def test_views_fit_the_tokenizer() -> None:
+    stage = TokenStage(TokenConfig(weights="stand-in", area=720 * 720, fps=2.0, max_frames=16))
+    image, clip = stage.view("image"), stage.view("clip")
+    assert (image.area, image.multiple, image.fps) == (518_400, 8, None)
+    assert (clip.area, clip.multiple, clip.fps, clip.max_frames, clip.exact) == (518_400, 8, 2.0, 16, True)
+
+
+def test_image_row(stage: TokenStage, stand_in: VisionTokenizer) -> None:
+    frames = noise(1, 48, 72)
+    (row,) = stage.measure([IMAGE], [media(frames)])
+    assert row.keys() == set(TokenStage.columns)
+    assert (row["grid_t"], row["grid_h"], row["grid_w"], row["fps"]) == (1, 6, 9, None)
+    assert len(row["codes"]) == 2 * 54
+    np.testing.assert_array_equal(grid_of(row), stand_in.encode(frames))
+
+
+def test_clip_row(stage: TokenStage, stand_in: VisionTokenizer) -> None:
+    frames = noise(8, 64, 24)
+    (row,) = stage.measure([CLIP], [media(frames)])
+    assert (row["grid_t"], row["grid_h"], row["grid_w"], row["fps"]) == (2, 8, 3, 4.0)
+    np.testing.assert_array_equal(grid_of(row), stand_in.encode(frames))
+
+
+def test_batch_equals_singles_and_fits_the_ledger(stage: TokenStage) -> None:
+    samples, items = [IMAGE, CLIP], [media(noise(1, 32, 32)), media(noise(4, 32, 40))]
+    rows = stage.measure(samples, items)
+    assert rows == [
+        row for sample, item in zip(samples, items, strict=True) for row in stage.measure([sample], [item])
+    ]
+    stored = tables.rows_to_table([Row(str(at), row) for at, row in enumerate(rows)], TokenStage.columns)
+    assert [row.values for row in tables.table_to_rows(stored)] == rows
+
+
+def test_frames_over_a_group_of_four_are_dropped(stage: TokenStage) -> None:
+    frames = noise(7, 32, 32)
+    (row,), (expected,) = (stage.measure([CLIP], [media(part)]) for part in (frames, frames[:4]))
+    assert row == expected
+    assert row["grid_t"] == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_short_clip_holds_its_last_frame(stage: TokenStage, stand_in: VisionTokenizer, count: int) -> None:
+    frames = noise(count, 32, 32)
+    (row,) = stage.measure([CLIP], [media(frames)])
+    held = np.stack([frames[min(at, count - 1)] for at in range(4)])
+    np.testing.assert_array_equal(grid_of(row), stand_in.encode(held))
+
+
+def test_sizes_that_do_not_fit_fail_the_sample(stage: TokenStage) -> None:
+    with pytest.raises(TokenizeError, match="30x32"):
+        stage.measure([IMAGE], [media(noise(1, 32, 30))])
+
+
+def test_stand_in_is_declared() -> None:
+    (model,) = TokenStage(TokenConfig(weights="stand-in")).models()
+    assert model.stand_in
+    (model,) = TokenStage(TokenConfig(weights="some/tokenizer", revision="v1")).models()
+    assert (model.stand_in, model.name, model.revision) == (False, "some/tokenizer", "v1")
+
+
+def test_weights_from_a_folder(stage: TokenStage, stand_in: VisionTokenizer, tmp_path: Path) -> None:
+    stand_in.model.save_pretrained(tmp_path)
+    from_folder = TokenStage(TokenConfig(weights=str(tmp_path)))
+    (model,) = from_folder.models()
+    planned = Setup("cpu", {"tokenizer": resolve_revision(model)})
+    from_folder.setup(planned)
+    item = media(noise(4, 32, 48))
+    assert from_folder.measure([CLIP], [item]) == stage.measure([CLIP], [item])
+
+    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text() + "\n")
+    with pytest.raises(ConfigError, match="differs from the one that this run was planned with"):
+        TokenStage(TokenConfig(weights=str(tmp_path))).setup(planned)

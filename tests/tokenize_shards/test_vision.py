@@ -1,0 +1,204 @@
+"""The vision tokenizer. The reference is transformers' own `Emu3VQVAE.encode`, on the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from transformers import Emu3VQVAE, Emu3VQVAEConfig
+
+from curation.errors import ConfigError, TokenizeError
+from tokenize_shards.vision import VisionTokenizer, load_tokenizer, stand_in_tokenizer
+
+TIE = 1e-4
+"""Squared distances this close, relatively, are a tie: float32 sums in another order decide it otherwise."""
+
+
+def noise(count: int, height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3)).astype(np.uint8)
+
+
+def shapes(count: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Frames with a gradient and a moving bright square."""
+    down, across = np.mgrid[0:height, 0:width]
+    frames = np.stack([np.stack([down * 2, across * 2, down + across], axis=-1)] * count).clip(0, 255)
+    for index, frame in enumerate(frames):
+        frame[8:24, 4 + 3 * index : 20 + 3 * index] = 250
+    return frames.astype(np.uint8)
+
+
+def reference(model: Any, frames: NDArray[np.uint8]) -> tuple[NDArray[Any], torch.Tensor]:
+    """Codes by transformers, and the vectors that it looks up: [T', H', W'] and [T', H', W', 4]."""
+    pixels = (torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    # Sizes this large switch off the cropping, which takes time for height where there is time.
+    sizes = torch.tensor([[10_000, 10_000]])
+    with torch.inference_mode():
+        encoded = model.encode(pixels if len(frames) == 1 else pixels[None], sizes)
+        vectors = model.quant_conv(encoded.last_hidden_state.permute(0, 2, 1, 3, 4))[0]
+    codes = encoded.image_tokens[0].numpy()
+    return (codes[None] if len(frames) == 1 else codes), vectors.permute(1, 2, 3, 0)
+
+
+def distances(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    """Squared distances [N, 32768] of [N, 4] vectors, one by one and in float64."""
+    return ((vectors.double()[:, None] - codebook.double()[None]) ** 2).sum(dim=-1)
+
+
+def assert_nearest(codes: Any, vectors: torch.Tensor, codebook: torch.Tensor) -> None:
+    """Every code is the nearest entry by brute force, but for ties, which are few."""
+    flat, found = vectors.reshape(-1, 4), torch.as_tensor(np.asarray(codes, np.int64).reshape(-1))
+    num_ties = 0
+    for part, part_found in zip(flat.split(32), found.split(32), strict=True):
+        squared = distances(part, codebook)
+        least = squared.min(dim=1)
+        own = squared.gather(1, part_found[:, None])[:, 0]
+        assert (own <= least.values + TIE * (1 + least.values)).all()
+        num_ties += int((least.indices != part_found).sum())
+    assert num_ties <= 0.03 * len(flat)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        pytest.param(shapes(1, 64, 96), id="image"),
+        pytest.param(noise(1, 72, 40), id="portrait image"),
+        pytest.param(shapes(8, 64, 96), id="landscape clip"),
+        pytest.param(noise(4, 40, 40), id="square clip"),
+    ],
+)
+def test_codes_equal_those_of_transformers(stand_in: VisionTokenizer, frames: NDArray[np.uint8]) -> None:
+    codes = stand_in.encode(frames)
+    expected, vectors = reference(stand_in.model, frames)
+    assert codes.shape == expected.shape
+    assert codes.dtype == np.uint16
+    assert (codes == expected).mean() > 0.95
+    assert_nearest(codes, vectors, stand_in.model.quantize.embedding.weight.detach())
+
+
+@pytest.mark.parametrize(
+    ("frames", "size"), [(shapes(1, 64, 96), (64, 96)), (shapes(8, 64, 96), (64, 96))], ids=["image", "clip"]
+)
+def test_codes_equal_those_of_transformers_with_true_sizes(
+    stand_in: VisionTokenizer, frames: NDArray[np.uint8], size: tuple[int, int]
+) -> None:
+    pixels = (torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    with torch.inference_mode():
+        encoded = stand_in.model.encode(pixels if len(frames) == 1 else pixels[None], torch.tensor([size]))
+    expected = encoded.image_tokens[0].numpy().reshape(-1, 8, 12)
+    assert (stand_in.encode(frames) == expected).mean() > 0.95
+
+
+def test_portrait_clip_keeps_its_rows(stand_in: VisionTokenizer) -> None:
+    frames = shapes(8, 96, 40)
+    codes = stand_in.encode(frames)
+    assert codes.shape == (2, 12, 5)  # transformers' encode crops this to (2, 5, 5) with the true sizes
+    expected, vectors = reference(stand_in.model, frames)
+    assert (codes == expected).mean() > 0.95
+    assert_nearest(codes, vectors, stand_in.model.quantize.embedding.weight.detach())
+
+
+def test_codes_depend_on_the_picture(stand_in: VisionTokenizer) -> None:
+    one, other = stand_in.encode(noise(1, 64, 64, 1)), stand_in.encode(noise(1, 64, 64, 2))
+    assert len(np.unique(one)) > 16
+    assert (one != other).mean() > 0.5
+
+
+def test_frames_are_not_written_to(stand_in: VisionTokenizer) -> None:
+    frames = noise(4, 16, 16)
+    frames.setflags(write=False)
+    before = frames.copy()
+    stand_in.encode(frames)
+    np.testing.assert_array_equal(frames, before)
+
+
+def test_nearest_code_equals_brute_force(stand_in: VisionTokenizer) -> None:
+    codebook = stand_in.model.quantize.embedding.weight.detach()
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.tensor([0.01, 1.0, 3.0, 30.0]).repeat(32)[:, None, None]
+    vectors = torch.randn(128, 1, 4, generator=generator)[:, :, None] * spread[..., None]
+    assert_nearest(stand_in._nearest(vectors), vectors, codebook)
+
+
+def test_nearest_code_of_a_code_is_itself(stand_in: VisionTokenizer) -> None:
+    codebook = stand_in.model.quantize.embedding.weight.detach()
+    number = torch.arange(0, 32_768, 5)  # more than fit into one block of the search
+    found = stand_in._nearest(codebook[number][:, None, None])
+    assert (found[:, 0, 0] == number).float().mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("shape", "problem"),
+    [
+        ((1, 60, 64), "64x60 are not multiples of 8"),
+        ((1, 64, 68), "68x64 are not multiples of 8"),
+        ((3, 16, 16), "3 frames are not a multiple of 4"),
+        ((6, 16, 16), "6 frames are not a multiple of 4"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(
+    stand_in: VisionTokenizer, shape: tuple[int, int, int], problem: str
+) -> None:
+    with pytest.raises(TokenizeError, match=problem):
+        stand_in.encode(noise(*shape))
+
+
+def test_stand_in_is_the_same_each_time_and_leaves_the_seed_alone(stand_in: VisionTokenizer) -> None:
+    torch.manual_seed(123)
+    undisturbed = torch.rand(1)
+    torch.manual_seed(123)
+    again = stand_in_tokenizer("cpu")
+    assert torch.equal(torch.rand(1), undisturbed)
+    ours, theirs = stand_in.model.state_dict(), again.model.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    frames = noise(4, 32, 48)
+    np.testing.assert_array_equal(again.encode(frames), stand_in.encode(frames))
+
+
+class TestSavedFolder:
+    @pytest.fixture
+    def folder(self, stand_in: VisionTokenizer, tmp_path: Path) -> Path:
+        stand_in.model.save_pretrained(tmp_path / "tokenizer")
+        return tmp_path / "tokenizer"
+
+    def test_gives_the_same_codes(self, stand_in: VisionTokenizer, folder: Path) -> None:
+        frames = noise(4, 32, 48)
+        np.testing.assert_array_equal(load_tokenizer(folder, "cpu").encode(frames), stand_in.encode(frames))
+
+    def test_in_half_precision_is_used_in_float32(self, stand_in: VisionTokenizer, folder: Path) -> None:
+        weights = {name: part.half() for name, part in load_file(folder / "model.safetensors").items()}
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        (folder / "config.json").write_text(
+            (folder / "config.json").read_text().replace('"float32"', '"float16"')
+        )
+        frames = shapes(1, 64, 64)
+        codes = load_tokenizer(folder, "cpu").encode(frames)
+        assert (codes == stand_in.encode(frames)).mean() > 0.5  # rounded weights move some codes
+
+    def test_with_missing_weights_is_refused(self, folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        save_file(
+            {name.replace("encoder.down_block.", "encoder."): part for name, part in weights.items()},
+            folder / "model.safetensors",
+            {"format": "pt"},
+        )
+        with pytest.raises(ConfigError, match=r"weights such as encoder\.down_block\..* are missing"):
+            load_tokenizer(folder, "cpu")
+
+    def test_with_another_codebook_is_refused(self, tmp_path: Path) -> None:
+        config = Emu3VQVAEConfig(
+            codebook_size=1024,
+            base_channels=32,
+            channel_multiplier=(1, 1, 1, 1),
+            num_res_blocks=1,
+            attn_resolutions=(),
+            hidden_size=32,
+        )
+        Emu3VQVAE(config).save_pretrained(tmp_path)
+        with pytest.raises(ConfigError, match="has 1024 codes, Emu3 has 32768"):
+            load_tokenizer(tmp_path, "cpu")
