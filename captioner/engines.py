@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from curation.errors import CaptionError, MissingDependencyError, WorkerError
+from curation.errors import CaptionError, EnvironmentFault, MissingDependencyError, WorkerError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,6 +129,8 @@ class OpenAIEngine:
             except urllib.error.HTTPError as error:
                 with error:
                     problem = f"{error.code}: {error.read(300).decode(errors='replace')}"
+                if error.code in (401, 403, 404):
+                    raise EnvironmentFault(f"the caption server refuses everything: {problem}") from error
                 if error.code not in (408, 429, 500, 502, 503, 504):
                     raise CaptionError(f"the server refused: {problem}") from error
             except (OSError, http.client.HTTPException, ValueError) as error:

@@ -14,7 +14,7 @@ from captioner.windows import windows
 from curation.errors import CaptionError
 from curation.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind
-from curation.stage import Media, ModelRef, Setup, Stage, StageConfig, View
+from curation.stage import Media, ModelRef, Setup, Stage, StageConfig, View, check_template
 
 
 class CaptionConfig(StageConfig):
@@ -55,6 +55,7 @@ class CaptionConfig(StageConfig):
             raise ValueError("model is required for this engine")
         if self.engine == "openai" and not self.url:
             raise ValueError("url is required for engine: openai")
+        check_template("clip_prompt", self.clip_prompt, num_frames=1, seconds=1.0)
         return self
 
 

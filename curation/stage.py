@@ -33,6 +33,19 @@ class StageConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def check_template(name: str, template: str, **fields: object) -> None:
+    """Make sure that `template.format(**fields)` works, for validators of settings.
+
+    Raises:
+        ValueError: it does not; the message names the fields that there are.
+    """
+    try:
+        template.format(**fields)
+    except (KeyError, IndexError, ValueError) as error:
+        known = ", ".join(f"{{{field}}}" for field in fields)
+        raise ValueError(f"{name} can't be filled in: it may use {known}") from error
+
+
 @dataclass(frozen=True)
 class KeepMin:
     """Marks a setting as a threshold: keep while `column` >= the setting."""

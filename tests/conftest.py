@@ -8,13 +8,11 @@ import pytest
 
 import datasets_media as datasets
 
-ROOT = Path(__file__).parent.parent
-
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real media and expected values, where there is one."""
-    folder = (ROOT / "../shared/data").resolve()
+    folder = (datasets.ROOT / "../shared/data").resolve()
     if not folder.is_dir():
         pytest.skip("../shared/data is not here")
     return folder

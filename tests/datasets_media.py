@@ -19,6 +19,7 @@ from curation.config import Config, parse_config
 from curation.pipeline import Pipeline, build_pipeline
 
 TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 
 
 def write_video(path: Path, scenes: list[tuple[int, int]], *, size: int = 64, fps: int = 10) -> None:

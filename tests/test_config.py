@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import ROOT
 from curation.config import load_config, parse_config
 from curation.errors import ConfigError
+from datasets_media import ROOT
 
 
 def minimal(**changes: Any) -> dict[str, Any]:
@@ -138,6 +138,19 @@ def test_files_that_hold_no_settings_are_refused(tmp_path: Path, text: str) -> N
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read the configuration"):
         load_config(str(tmp_path / "none.yaml"))
+
+
+def test_templates_with_unknown_fields_are_refused() -> None:
+    message = problems(
+        minimal(
+            captions={"engine": "stand-in", "clip_prompt": "{frames} frames"},
+            tokens={"weights": "stand-in"},
+            shards={"vocabulary": "v", "clip_meta": "{rows}x{columns}"},
+            stand_ins="allow",
+        )
+    )
+    assert "clip_prompt can't be filled in: it may use {num_frames}, {seconds}" in message
+    assert "clip_meta can't be filled in: it may use {rows}, {cols}, {frames}, {fps}, {seconds}" in message
 
 
 def test_own_stage_can_be_named_and_a_wrong_target_is_refused() -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from curation.cli import cli
 from curation.registry import STAGES
-from datasets_media import environment
+from datasets_media import ROOT, environment
 
 BLOCK = re.compile(r"```\w+ file=(\S+)\n(.*?)```", re.DOTALL)
 

@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import ROOT
-from datasets_media import contents, curation
+from datasets_media import ROOT, contents, curation
 from tokenize_shards.document import parse
 from tokenize_shards.text import TextTokenizer
 

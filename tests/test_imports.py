@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from datasets_media import ROOT
 
 PACKAGES = ("curation", "stages", "captioner", "tokenize_shards")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -19,10 +19,10 @@ OWNERS = {
     "scenedetect": {"stages/scenes.py"},
     "rapidocr": {"stages/text.py"},
     "open_clip": {"stages/aesthetic.py"},
-    "transformers": {"tokenize_shards/vision.py"},
+    "transformers": {"tokenize_shards/vision.py", "tokenize_shards/checkpoint.py"},
     "tiktoken": {"tokenize_shards/text.py"},
     "vllm": {"captioner/engines.py"},
-    "torch": {"stages/aesthetic.py", "tokenize_shards/vision.py"},
+    "torch": {"stages/aesthetic.py", "tokenize_shards/vision.py", "tokenize_shards/checkpoint.py"},
     "huggingface_hub": {"curation/models.py"},
 }
 """Heavy libraries, and the modules that may import them."""

@@ -43,7 +43,13 @@ def vision_ids(grid: NDArray[np.uint16]) -> NDArray[np.int32]:
 def build(
     caption_ids: list[int], meta_ids: list[int], grid: NDArray[np.uint16], task: Task = "generation"
 ) -> NDArray[np.int32]:
-    """The document of a captioned token grid, as int32 ids below 184,622."""
+    """The document of a captioned token grid, as int32 ids below 184,622.
+
+    Raises:
+        TokenizeError: a code is none of the codebook's.
+    """
+    if grid.size and grid.max() >= VOCABULARY_SIZE - FIRST_VISUAL:
+        raise TokenizeError(f"code {grid.max()} is beyond the codebook")
     vision = [[SOV], meta_ids, [SOT], vision_ids(grid), [EOV]]
     parts = [caption_ids, *vision] if task == "generation" else [*vision, caption_ids]
     return np.concatenate([np.asarray(part, np.int32) for part in ([BOS], *parts, [EOS])])

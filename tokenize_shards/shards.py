@@ -15,16 +15,17 @@ from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from curation import tables
 from curation.models import fetch, resolve_revision
 from curation.records import stable_id
 from curation.select import Kept
-from curation.stage import ModelRef, StageConfig
+from curation.stage import ModelRef, StageConfig, check_template
 from curation.storage import Storage
 from tokenize_shards.document import Task, build
 from tokenize_shards.text import TextTokenizer
+from tokenize_shards.vision import TEMPORAL_FACTOR
 
 SCHEMA = pa.schema(
     [
@@ -67,13 +68,19 @@ class ShardConfig(StageConfig):
     image_meta: str = "{rows}*{cols}"
     """Text between the caption and an image's tokens."""
     clip_meta: str = "{rows}*{cols}*{frames} {fps}fps {seconds}s"
-    """The same for a clip; Emu3 does not publish its own."""
+    """The same for a clip: grid size, rate and seconds that were encoded; Emu3's is unpublished."""
     samples_per_shard: Annotated[int, Field(ge=1)] = 10_000
     """Rows in a shard, at most."""
     seed: int = 0
     """Seed of the order."""
     units_per_group: Annotated[int, Field(ge=1)] = 64
     """Units that are shuffled together."""
+
+    @model_validator(mode="after")
+    def _templates_can_be_filled(self) -> ShardConfig:
+        check_template("image_meta", self.image_meta, rows=1, cols=1)
+        check_template("clip_meta", self.clip_meta, rows=1, cols=1, frames=1, fps="1", seconds="1.0")
+        return self
 
 
 @dataclass(frozen=True)
@@ -184,7 +191,7 @@ class ShardWriter:
             cols=columns["grid_w"],
             frames=columns["grid_t"],
             fps=f"{columns['fps']:g}",
-            seconds=f"{columns['end_s'] - columns['start_s']:.1f}",
+            seconds=f"{columns['grid_t'] * TEMPORAL_FACTOR / columns['fps']:.1f}",
         )
 
     @staticmethod
@@ -201,7 +208,10 @@ def _present(storage: Storage, folder: str) -> dict[str, Any] | None:
     data = storage.read(f"{folder}/{MANIFEST}")
     if data is None:
         return None
-    manifest: dict[str, Any] = json.loads(data)
+    try:
+        manifest: dict[str, Any] = json.loads(data)
+    except ValueError:
+        return None
     sizes = {Path(item.key).name: item.size_bytes for item in storage.list(folder)}
     whole = all(sizes.get(shard["name"]) == shard["size_bytes"] for shard in manifest["shards"])
     return manifest if whole else None

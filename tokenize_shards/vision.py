@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.errors import ConfigError, TokenizeError
+from curation.errors import TokenizeError
+from tokenize_shards.checkpoint import load_model
 
 if TYPE_CHECKING:
     import torch
 
 SPATIAL_FACTOR = 8
 TEMPORAL_FACTOR = 4
-CODEBOOK_SIZE = 32_768
 
 
 class VisionTokenizer:
@@ -94,30 +94,12 @@ class VisionTokenizer:
 
 
 def load_tokenizer(folder: Path, device: str) -> VisionTokenizer:
-    """The tokenizer from a folder in transformers' format, without running any code in it.
+    """The tokenizer from a folder in transformers' or in BAAI's format.
 
     Raises:
         ConfigError: its codebook is not Emu3's, or weights are missing.
     """
-    import torch
-    from transformers import Emu3VQVAE
-
-    model, loaded = Emu3VQVAE.from_pretrained(
-        folder,
-        local_files_only=True,
-        trust_remote_code=False,
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
-    if model.config.codebook_size != CODEBOOK_SIZE:
-        raise ConfigError(f"{folder} has {model.config.codebook_size} codes, Emu3 has {CODEBOOK_SIZE}")
-    if missing := sorted(loaded["missing_keys"]):
-        # transformers draws them at random and goes on.
-        raise ConfigError(
-            f"{folder} is no Emu3VQVAE in transformers' format: {len(missing)} weights such as "
-            f"{missing[0]} are missing"
-        )
-    return VisionTokenizer(model, device)
+    return VisionTokenizer(load_model(folder), device)
 
 
 def stand_in_tokenizer(device: str) -> VisionTokenizer:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from captioner.engines import OpenAIEngine, Question, StandInEngine, VLLMEngine
-from curation.errors import CaptionError, MissingDependencyError, WorkerError
+from curation.errors import CaptionError, EnvironmentFault, MissingDependencyError, WorkerError
 
 
 def plain_frames(count: int, level: int = 128, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
@@ -131,6 +131,13 @@ class TestServer:
         started = time.perf_counter()
         patient.answer([question(plain_frames(1))])
         assert time.perf_counter() - started >= 0.4
+
+    @pytest.mark.parametrize("status", [401, 403, 404])
+    def test_refusal_of_everything_stops_the_run(self, chat_server: Any, status: int) -> None:
+        chat_server.answers = [(status, b'{"error": "no such key"}')]
+        with pytest.raises(EnvironmentFault, match=f"{status}.*no such key"):
+            engine(chat_server.url).answer([question(plain_frames(1))])
+        assert len(chat_server.asked) == 1
 
     @pytest.mark.parametrize("status", [400, 413, 422])
     def test_refusal_concerns_the_sample(self, chat_server: Any, status: int) -> None:

@@ -15,12 +15,12 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from conftest import ROOT
 from curation.measure import isolate
 from curation.models import STAND_IN, resolve_revision
 from curation.records import Sample, Source
 from curation.registry import STAGES, stage_class
 from curation.stage import GRID_FPS, Media, Setup, Splitter, Stage, StageConfig, View
+from datasets_media import ROOT
 
 REQUIRED: dict[str, dict[str, Any]] = {
     "aesthetic": {"weights": STAND_IN, "head": STAND_IN, "head_sha256": None},

@@ -129,10 +129,10 @@ def test_columns_of_a_row(write: Any, out: Path) -> None:
 
 def test_meta_by_hand(write: Any, out: Path) -> None:
     write([kept_sample(0), kept_sample(1)])
-    # Emu3 gives "rows*columns" for images; a clip of 14.0 - 1.5 s at 4 fps by this project's template.
+    # Emu3 gives "rows*columns" for images; a clip of 2 * 4 frames at 4 fps by this project's template.
     assert {row["sample_id"]: row["meta"] for row in rows_of(out)} == {
         "sample-0": "2*3",
-        "sample-1": "4*5*2 4fps 12.5s",
+        "sample-1": "4*5*2 4fps 2.0s",
     }
 
 
@@ -142,7 +142,7 @@ def test_meta_templates_are_settings(write: Any, out: Path) -> None:
         image_meta="{cols} by {rows}",
         clip_meta="{frames}@{fps}: {seconds}",
     )
-    assert {row["meta"] for row in rows_of(out)} == {"3 by 2", "2@4: 12.5"}
+    assert {row["meta"] for row in rows_of(out)} == {"3 by 2", "2@4: 2.0"}
 
 
 def test_names_and_sizes_of_shards(write: Any, out: Path) -> None:
