@@ -236,6 +236,29 @@ def test_lost_units_get_their_old_numbers(data: dict[str, Any]) -> None:
     assert bench.tasks("probe") == planned[0::2]
 
 
+def test_files_that_vanish_fail_and_the_others_come_through(
+    copy: dict[str, Any], media: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    shutil.copytree(media, folder)
+    bench = Bench(copy | {"input": [str(folder)], "output": str(tmp_path / "other")})
+    worker = UnitWorker(bench.pipeline, "cpu")
+    for task in bench.tasks("probe"):
+        worker.work(task)
+    (folder / "long.mp4").unlink()
+    (folder / "photo1.jpg").unlink()
+    for phase in ("filter", "finish"):
+        for task in bench.tasks(phase):
+            worker.work(task)
+    gone = {"long.mp4": "failed ProbeError", "photo1.jpg": "failed DecodeError"}
+    assert bench.outcomes() == EXPECTED | gone
+    errors = {
+        error for _, error in (*bench.rows("videos.scenes").values(), *bench.rows("images.color").values())
+    }
+    assert "No such file or directory" in errors
+    assert "the file can't be read: No such file or directory" in errors
+
+
 def test_poisonous_source_fails_where_it_waits(data: dict[str, Any]) -> None:
     bench = Bench(data)
     worker = UnitWorker(bench.pipeline, "cpu")

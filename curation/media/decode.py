@@ -27,7 +27,11 @@ def _opened(path: Path) -> Iterator[Any]:
     """
     import av
 
-    if path.stat().st_size == 0:
+    try:
+        size_bytes = path.stat().st_size
+    except OSError as error:
+        raise ProbeError(f"the file can't be read: {error.strerror or error}") from error
+    if size_bytes == 0:
         raise ProbeError("the file is empty")
     av.logging.set_level(av.logging.PANIC)
     try:

@@ -42,9 +42,9 @@ def probe_image(path: Path) -> tuple[int, int, str, int]:
     """
     from PIL import Image
 
-    if path.stat().st_size == 0:
-        raise ProbeError("the file is empty")
     try:
+        if path.stat().st_size == 0:
+            raise ProbeError("the file is empty")
         with _opened(path) as image:
             width, height = image.size
             _check_size(width, height)
@@ -98,4 +98,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _without_path(error: Exception, path: Path) -> str:
     """The message alone: the row names the file already."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error).replace(repr(str(path)), "").strip() or type(error).__name__

@@ -47,8 +47,6 @@ def probe(source: Source, path: Path) -> Source:
         return _probe_image(source, path) if source.kind == "image" else _probe_video(source, path)
     except SampleError as error:
         return replace(source, error_type=type(error).__name__, error=str(error))
-    except OSError as error:
-        return replace(source, error_type="StorageError", error=error.strerror or str(error))
 
 
 def _probe_image(source: Source, path: Path) -> Source:
