@@ -22,7 +22,7 @@ def ratio() -> float:
     """CPU time of four decodes over that of one, 720p H.264, 10 s."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "v.mp4"
-        _write(path)
+        write_video(path)
         return cpu_ratio(
             lambda: [_collect(path, [view]) for view in (SCENES, *VIEWS)],
             lambda: _collect(path, [SCENES, *VIEWS]),
@@ -35,13 +35,18 @@ def _collect(path: Path, views: list[View]) -> None:
         collector.push(frame)
 
 
-def _write(path: Path) -> None:
+def write_video(path: Path, *, num_scenes: int = 1) -> None:
+    """Ten seconds of textures that move, 1280 x 720 at 24 FPS, in scenes of equal length."""
     random = np.random.default_rng(0)
-    texture = random.integers(0, 256, (90, 160, 3)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+    textures = [
+        random.integers(base, base + 16, (90, 160, 3)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+        for base in (100, 10, 190)
+    ]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=24)
         stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
         for index in range(240):
+            texture = textures[index * num_scenes // 240]
             frame = av.VideoFrame.from_ndarray(np.roll(texture, 3 * index, axis=1), format="rgb24")
             frame.pts, frame.time_base = index, Fraction(1, 24)
             container.mux(stream.encode(frame))

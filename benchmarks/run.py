@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks import decode_once, image_tokens
+from benchmarks import decode_once, image_tokens, sampled_scenes
 
 
 def main() -> None:
     """Print one line per benchmark."""
-    for module in (decode_once, image_tokens):
+    for module in (decode_once, image_tokens, sampled_scenes):
         print(f"{module.ratio():.2f}  {(module.__doc__ or '').splitlines()[0]}")
 
 

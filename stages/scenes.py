@@ -6,21 +6,29 @@ cuts depend on the resize kernel (bilinear without antialiasing).
 
 from __future__ import annotations
 
+import bisect
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from curation.media.frame import Frame
-from curation.records import SampleKind, Source
-from curation.stage import CutFinder, KeepMin, Setup, Span, Splitter, StageConfig, View
+from curation.records import Source
+from curation.stage import CutFinder, KeepMin, Setup, Span, Splitter, StageConfig
 
 _TIME_BASE = Fraction(1, 1_000_000)
+_ROUNDING_S = 1e-6
+_LONG_SIDE = 256
+_MIN_FADE_S = "0.1s"
+"""Shorter dark spells are no fades; the default of PySceneDetect's command line."""
+_ADAPTIVE_WINDOW = 3
+"""Frames by which AdaptiveDetector lags behind, and one for good measure."""
 
 
 class ScenesConfig(StageConfig):
@@ -28,14 +36,30 @@ class ScenesConfig(StageConfig):
 
     min_clip_s: Annotated[float, KeepMin("duration_s"), Field(ge=0)] | None = 1.0
     """Least length of a clip in seconds."""
+    max_clip_s: Annotated[float, Field(ge=1)] | None = None
+    """Scenes longer than this many seconds are cut into pieces of this length; null leaves them whole."""
+    margin_frames: Annotated[int, Field(ge=0, le=10)] = 0
+    """Frames left out on both sides of every cut, so that no clip holds a frame of its neighbor."""
     content_threshold: Annotated[float, Field(gt=0, le=255)] | None = 27.0
     """ContentDetector: a cut where the mean change of hue, saturation and luma exceeds this."""
+    adaptive_threshold: Annotated[float, Field(gt=0)] | None = None
+    """AdaptiveDetector: a cut where the change exceeds that of its neighbors by this factor; try 3."""
     fade_threshold: Annotated[int, Field(ge=0, le=255)] | None = 12
     """ThresholdDetector: a cut in the middle of a fade through frames darker than this."""
-    min_scene_frames: Annotated[int, Field(ge=1)] = 15
-    """Cuts that are closer together than this many frames are merged."""
-    detect_side: Annotated[int, Field(ge=64)] = 256
-    """Long side in pixels of the frames that the detectors see."""
+    min_scene_s: Annotated[float, Field(ge=0, le=10)] = 0.6
+    """Cuts that are closer together than this many seconds are merged."""
+    sample_fps: Annotated[float, Field(gt=0, le=60)] | Literal["native"] = "native"
+    """Frames per second that the detectors see at first; `native` is every frame."""
+    refine: bool = True
+    """With a sample rate: where two samples differ, look at every frame between them."""
+    short_side: Annotated[int, Field(ge=32)] | None = None
+    """Short side in pixels of what the detectors see; null: long side 256, as PySceneDetect has it."""
+
+    @model_validator(mode="after")
+    def _can_be_sampled(self) -> ScenesConfig:
+        if self.adaptive_threshold is not None and self.sample_fps != "native":
+            raise ValueError("adaptive_threshold compares neighboring frames and needs sample_fps: native")
+        return self
 
 
 class ScenesSplitter(Splitter[ScenesConfig]):
@@ -43,16 +67,14 @@ class ScenesSplitter(Splitter[ScenesConfig]):
 
     Columns:
         source_id, kind: The video, and "clip".
-        start_s, end_s: Presentation times in seconds; the end is the start of the next clip.
+        start_s, end_s: Presentation times in seconds, end exclusive.
         duration_s: end_s - start_s.
         start_frame, end_frame: Numbers of frames in presentation order, end exclusive.
     """
 
     name = "scenes"
+    version = 2
     Config = ScenesConfig
-
-    def view(self, kind: SampleKind) -> View | None:
-        return None
 
     def setup(self, setup: Setup) -> None:
         import cv2
@@ -60,7 +82,8 @@ class ScenesSplitter(Splitter[ScenesConfig]):
         cv2.setNumThreads(1)
 
     def start(self, source: Source) -> CutFinder:
-        return _CutFinder(self.config, source)
+        rate = source.frame_rate or Fraction(25)
+        return _CutFinder(self.config, _Detection(self.config, rate))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,60 +100,142 @@ class _Seen:
     pts_s: float
 
 
-class _CutFinder(CutFinder):
-    def __init__(self, config: ScenesConfig, source: Source) -> None:
-        self._detectors = _detectors(config)
-        self._rate = source.frame_rate or Fraction(25)
-        self._detect_side = config.detect_side
-        self._lag = config.min_scene_frames + 1
-        self._seen: list[_Seen] = []
-        self._cuts: set[_Seen] = set()
-        self._start: _Seen | None = None
-        self._last: _Seen | None = None
+class _Detection:
+    """PySceneDetect's detectors, fed with every frame or with those where something may have changed."""
 
-    def push(self, frame: Frame) -> Iterator[Span]:
+    def __init__(self, config: ScenesConfig, rate: Fraction) -> None:
+        from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode, ThresholdDetector
+
+        self._config = config
+        self._rate = rate
+        # In frames, as PySceneDetect's command line reckons.
+        merged = FrameTimecode(float(config.min_scene_s), rate).frame_num
+        self._detectors: list[Any] = []
+        if config.content_threshold is not None:
+            self._detectors.append(ContentDetector(config.content_threshold, min_scene_len=merged))
+        if config.adaptive_threshold is not None:
+            self._detectors.append(AdaptiveDetector(config.adaptive_threshold, min_scene_len=merged))
+        if config.fade_threshold is not None:
+            self._detectors.append(
+                ThresholdDetector(
+                    config.fade_threshold,
+                    min_scene_len=merged,
+                    add_final_scene=True,
+                    min_out_length=FrameTimecode(_MIN_FADE_S, rate),
+                )
+            )
+        self._lag = merged + _ADAPTIVE_WINDOW
+        self._fed = 0
+        self._between: list[tuple[Any, Frame]] = []
+        self._next_s = -math.inf
+        self._change = ContentDetector(config.content_threshold or math.inf, min_scene_len=0)
+        self._was_dark: bool | None = None
+        self._last: Any = None
+
+    def timecode(self, frame: Frame) -> Any:
+        """The frame's time as PySceneDetect has it."""
         from scenedetect import FrameTimecode
         from scenedetect.common import Timecode
 
-        ticks = round(frame.pts_s / _TIME_BASE)
-        timecode = FrameTimecode(Timecode(pts=ticks, time_base=_TIME_BASE), self._rate)
-        seen = _Seen(frame.index, ticks, timecode.frame_num, frame.pts_s)
-        if self._start is None:
-            self._start = seen
-        self._seen.append(seen)
-        self._last = seen
-        self._timecode = timecode
-        small = self._scaled(frame.pixels)
-        for detector in self._detectors:
-            self._cuts |= self._frames_of(detector.process_frame(timecode, small))
-        yield from self._settled(self._settled_until(seen.number))
+        return FrameTimecode(Timecode(pts=round(frame.pts_s / _TIME_BASE), time_base=_TIME_BASE), self._rate)
 
-    def finish(self, end_s: float) -> Iterator[Span]:
-        for detector in self._detectors:
-            self._cuts |= self._frames_of(detector.post_process(self._timecode))
-        yield from self._settled(None)
-        if self._start is not None and self._last is not None:
-            yield Span(
-                start_s=self._start.pts_s,
-                end_s=end_s,
-                start_frame=self._start.index,
-                end_frame=self._last.index + 1,
-            )
+    def push(self, timecode: Any, frame: Frame) -> list[Any]:
+        """Cuts that are known now."""
+        self._last = timecode
+        if self._config.sample_fps == "native":
+            return self._feed(timecode, self._scaled(frame))
+        self._between.append((timecode, frame))
+        if frame.pts_s < self._next_s:
+            return []
+        self._next_s = frame.pts_s + 1 / self._config.sample_fps - _ROUNDING_S
+        return self._sample()
 
-    def _scaled(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """BGR, scaled down like SceneManager does."""
+    def finish(self) -> list[Any]:
+        """The cuts that only the end brings out."""
+        cuts = self._sample() if self._between else []
+        for detector in self._detectors:
+            cuts += detector.post_process(self._last)
+        return cuts
+
+    def settled_before(self) -> int:
+        """No cut will be found before this frame number any more."""
+        bound: int = self._fed - self._lag
+        for detector in self._detectors:
+            fade = getattr(detector, "last_fade", None)
+            if fade and fade["type"] == "out" and fade["frame"] is not None:
+                bound = min(bound, int(fade["frame"].frame_num))
+        return bound
+
+    def _sample(self) -> list[Any]:
+        """Look at the newest frame; if it differs from the last sample, at those between them first."""
+        *between, (timecode, frame) = self._between
+        self._between = []
+        small = self._scaled(frame)
+        cuts = []
+        if self._has_changed(timecode, small) and self._config.refine:
+            for earlier, passed in between:
+                cuts += self._feed(earlier, self._scaled(passed))
+        return cuts + self._feed(timecode, small)
+
+    def _has_changed(self, timecode: Any, small: NDArray[np.uint8]) -> bool:
+        is_other = bool(self._change.process_frame(timecode, small))
+        is_dark = bool(small.mean() < (self._config.fade_threshold or 0))
+        crossed = self._was_dark is not None and is_dark != self._was_dark
+        self._was_dark = is_dark
+        return is_other or crossed
+
+    def _feed(self, timecode: Any, small: NDArray[np.uint8]) -> list[Any]:
+        self._fed = timecode.frame_num
+        return [cut for detector in self._detectors for cut in detector.process_frame(timecode, small)]
+
+    def _scaled(self, frame: Frame) -> NDArray[np.uint8]:
+        """BGR, scaled down with the kernel that PySceneDetect uses."""
         import cv2
 
+        pixels = frame.pixels
         height, width = pixels.shape[:2]
-        factor = max(height, width) / self._detect_side
+        if self._config.short_side is None:
+            factor = max(height, width) / _LONG_SIDE
+        else:
+            factor = min(height, width) / self._config.short_side
         if factor > 1:
             size = (max(1, round(width / factor)), max(1, round(height / factor)))
             pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
         return np.ascontiguousarray(pixels[..., ::-1])
 
-    def _frames_of(self, cuts: Sequence[Any]) -> set[_Seen]:
-        """The first frames of new scenes: a content cut is a frame's own time, a fade's only a number."""
-        frames = set()
+
+class _CutFinder(CutFinder):
+    """Turns cuts into spans as soon as no later frame can change them."""
+
+    def __init__(self, config: ScenesConfig, detection: _Detection) -> None:
+        self._config = config
+        self._detection = detection
+        self._seen: list[_Seen] = []
+        self._cuts: set[_Seen] = set()
+        self._start: _Seen | None = None
+
+    def push(self, frame: Frame) -> Iterator[Span]:
+        timecode = self._detection.timecode(frame)
+        self._seen.append(_Seen(frame.index, timecode.pts, timecode.frame_num, frame.pts_s))
+        if self._start is None:
+            self._start = self._seen[0]
+        self._note(self._detection.push(timecode, frame))
+        until = self._detection.settled_before()
+        yield from self._spans_before(until)
+        kept = bisect.bisect_left(self._seen, until, key=lambda seen: seen.number)
+        del self._seen[: max(0, kept - 1 - self._config.margin_frames)]
+
+    def finish(self, end_s: float) -> Iterator[Span]:
+        if self._start is None:
+            return
+        self._note(self._detection.finish())
+        yield from self._spans_before(None)
+        end = _Seen(self._seen[-1].index + 1, 0, 0, end_s)
+        yield from self._pieces_until(end)
+        yield from self._span(self._start, end)
+
+    def _note(self, cuts: Sequence[Any]) -> None:
+        """Keep the first frames of new scenes: a content cut is a frame's time, a fade's only a number."""
         for cut in cuts:
             is_exact = cut.time_base == _TIME_BASE
             found = (
@@ -138,50 +243,39 @@ class _CutFinder(CutFinder):
                 for seen in self._seen
                 if (seen.ticks >= cut.pts if is_exact else seen.number >= cut.frame_num)
             )
-            frames |= set(itertools.islice(found, 1))
-        return frames
+            self._cuts |= set(itertools.islice(found, 1))
 
-    def _settled_until(self, number: int) -> int:
-        """No detector will report a cut before this frame number any more."""
-        bound = number - self._lag
-        for detector in self._detectors:
-            fade = getattr(detector, "last_fade", None)
-            if fade and fade.get("type") == "out" and fade.get("frame") is not None:
-                bound = min(bound, _frame_number(fade["frame"]))
-        return bound
-
-    def _settled(self, until: int | None) -> Iterator[Span]:
-        """Spans up to cuts before `until` (None: all cuts), in order."""
+    def _spans_before(self, until: int | None) -> Iterator[Span]:
+        """Spans that end before frame number `until` (None: at any cut), in order."""
         due = {cut for cut in self._cuts if until is None or cut.number < until}
         self._cuts -= due
-        for frame in sorted(due, key=lambda cut: cut.index):
-            if self._start is None or frame.index <= self._start.index:
-                continue
-            yield Span(
-                start_s=self._start.pts_s,
-                end_s=frame.pts_s,
-                start_frame=self._start.index,
-                end_frame=frame.index,
-            )
-            self._start = frame
-        if until is not None:
-            self._seen = [seen for seen in self._seen if seen.number >= until - 1]
+        for cut in sorted(due, key=lambda seen: seen.index):
+            if self._start is not None and cut.index > self._start.index:
+                yield from self._pieces_until(cut)
+                yield from self._span(self._start, self._moved(cut, -self._config.margin_frames))
+                self._start = self._moved(cut, self._config.margin_frames)
+        settled = [seen for seen in self._seen if until is not None and seen.number < until]
+        if settled:
+            yield from self._pieces_until(settled[-1])
 
+    def _pieces_until(self, end: _Seen) -> Iterator[Span]:
+        """Pieces of `max_clip_s` of a scene that is known to go on at least until `end`."""
+        longest_s = self._config.max_clip_s
+        while longest_s is not None and self._start is not None and end.pts_s - self._start.pts_s > longest_s:
+            due_s = self._start.pts_s + longest_s - _ROUNDING_S
+            cut = next((seen for seen in self._seen if due_s <= seen.pts_s < end.pts_s), None)
+            if cut is None:
+                return
+            yield from self._span(self._start, cut)
+            self._start = cut
 
-def _frame_number(frame: Any) -> int:
-    return int(getattr(frame, "frame_num", frame))
+    def _moved(self, cut: _Seen, frames: int) -> _Seen:
+        """The frame so many frames later, as far as there are any."""
+        wanted = cut.index + frames
+        return min(self._seen, key=lambda seen: abs(seen.index - wanted))
 
-
-def _detectors(config: ScenesConfig) -> Sequence[Any]:
-    from scenedetect import ContentDetector, ThresholdDetector
-
-    detectors = []
-    if config.content_threshold is not None:
-        detectors.append(
-            ContentDetector(threshold=config.content_threshold, min_scene_len=config.min_scene_frames)
-        )
-    if config.fade_threshold is not None:
-        detectors.append(
-            ThresholdDetector(threshold=config.fade_threshold, min_scene_len=config.min_scene_frames)
-        )
-    return detectors
+    @staticmethod
+    def _span(start: _Seen, end: _Seen) -> Iterator[Span]:
+        """The span, unless margins left nothing of it."""
+        if start.index < end.index:
+            yield Span(start_s=start.pts_s, end_s=end.pts_s, start_frame=start.index, end_frame=end.index)
