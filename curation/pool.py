@@ -7,6 +7,7 @@ found and the others come through; and a worker that shows no progress is killed
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -133,8 +134,23 @@ class Pool:
             self._drop_worker(worker)
             self._idle.append(self._new_worker())
             return self._probe_one_by_one(task) if task.phase == "probe" else self._one_by_one(task)
-        self._idle.append(worker)
+        self._idle.append(self._fresh(worker))
         return tally
+
+    def _fresh(self, worker: Any) -> Any:
+        """The worker, or a new one in its place if it holds too much memory."""
+        limit = self._pipeline.config.run.max_rss_bytes
+        if limit is None:
+            return worker
+        try:
+            held = _result(worker.rss_bytes.remote())
+        except _Died:
+            held = math.inf
+        if held <= limit:
+            return worker
+        self._watcher.say(f"a worker holds {held / 1e6:.0f} MB: replacing it")
+        self._drop_worker(worker)
+        return self._new_worker()
 
     def _probe_one_by_one(self, task: Task) -> Tally:
         tally, probed = Tally(), []
@@ -253,6 +269,9 @@ def _worker_class(device: str, gpus_per_worker: float) -> Any:
 
         def probe(self, source: Source) -> Source:
             return self._worker.probe(source)
+
+        def rss_bytes(self) -> int:
+            return self._worker.rss_bytes()
 
         @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
         def silence(self) -> tuple[str, float]:

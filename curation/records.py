@@ -35,8 +35,10 @@ class Outcome(StrEnum):
 class Source:
     """One input file as found, and what its header says.
 
-    `width` and `height` are pixels after rotation; `frame_rate` is the average rate in frames per
-    second, exact; `num_frames` is the header's claim, absent where the header makes none.
+    `width` and `height` are pixels after rotation and with square pixels; `frame_rate` is the average
+    rate in frames per second, exact. Where a header names no believable rate or duration, both and
+    `num_frames` come from the packets' own times. `color_transfer` is FFmpeg's name: `smpte2084` (PQ)
+    and `arib-std-b67` (HLG) are HDR, which is converted without tone mapping.
     """
 
     source_id: str
@@ -51,6 +53,10 @@ class Source:
     num_frames: int | None = None
     codec: str | None = None
     rotation: int | None = None
+    stream_index: int | None = None
+    pixel_format: str | None = None
+    color_transfer: str | None = None
+    sample_aspect_ratio: str | None = None
     error_type: str | None = None
     error: str | None = None
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from curation.decide import Step
@@ -69,6 +71,12 @@ class UnitWorker:
         else:
             self._ledger.commit_sources(task.unit, sources)
         return tally
+
+    @staticmethod
+    def rss_bytes() -> int:
+        """Memory that this process holds, shared pages included."""
+        resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return resident_pages * resource.getpagesize()
 
     def probe(self, source: Source) -> Source:
         """The source with what its header says, or with the error that reading it met."""

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from curation.records import Sample
 from curation.stage import Media
@@ -60,6 +60,17 @@ class HangingColor(ColorStage):
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
         if any("photo1" in item.source.uri for item in media):
             time.sleep(3600)
+        return super().measure(samples, media)
+
+
+class LeakingColor(ColorStage):
+    """Keeps 200 MB more with every batch."""
+
+    name = "leaking_color"
+    kept: ClassVar[list[bytes]] = []
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        self.kept.append(os.urandom(1) * 200_000_000)
         return super().measure(samples, media)
 
 

@@ -22,7 +22,12 @@ OWNERS = {
     "transformers": {"tokenize_shards/vision.py", "tokenize_shards/checkpoint.py"},
     "tiktoken": {"tokenize_shards/text.py"},
     "vllm": {"captioner/engines.py"},
-    "torch": {"stages/aesthetic.py", "tokenize_shards/vision.py", "tokenize_shards/checkpoint.py"},
+    "torch": {
+        "stages/aesthetic.py",
+        "stages/flow.py",
+        "tokenize_shards/vision.py",
+        "tokenize_shards/checkpoint.py",
+    },
     "huggingface_hub": {"curation/models.py"},
 }
 """Heavy libraries, and the modules that may import them."""

@@ -53,11 +53,16 @@ def _reason(error: Exception) -> str:
 class VideoHeader:
     """What the container says, and the first frame confirms.
 
+    Where the container names no frame rate of at most 240, or no duration of at most a day, rate,
+    duration and number of frames are those of the packets instead; None if these have no times.
+
     Attributes:
         width, height: Pixels after rotation and sample aspect ratio.
-        frame_rate: Average frames per second, exact; None where the container names none below 240.
-        duration_s: Seconds, None where the container names none below ten days.
+        frame_rate: Average frames per second, exact.
+        duration_s: Seconds.
         num_frames: The container's count, None where it has none.
+        color_transfer: FFmpeg's name of the transfer function, None where it is not said.
+        sample_aspect_ratio: Width to height of a stored pixel, as "4/3"; None for square pixels.
     """
 
     width: int
@@ -67,8 +72,27 @@ class VideoHeader:
     num_frames: int | None
     codec: str
     rotation: int
+    stream_index: int
+    pixel_format: str
+    color_transfer: str | None
+    sample_aspect_ratio: str | None
 
 
+_TRANSFERS = {
+    1: "bt709",
+    4: "gamma22",
+    5: "gamma28",
+    6: "smpte170m",
+    7: "smpte240m",
+    8: "linear",
+    11: "iec61966-2-4",
+    13: "iec61966-2-1",
+    14: "bt2020-10",
+    15: "bt2020-12",
+    16: "smpte2084",
+    18: "arib-std-b67",
+}
+"""ITU-T H.273 transfer characteristics."""
 MAX_FRAME_RATE = 240
 MAX_DURATION_S = 86_400.0
 
@@ -88,17 +112,57 @@ def probe_video(path: Path) -> VideoHeader:
             raise ProbeError(f"no frame can be decoded: {_reason(error)}") from error
         if first is None:
             raise ProbeError("the file holds no frame")
+        timing = _timing(container, stream) or _timing_of_packets(container, stream)
         width, height = _upright_size(first, stream.sample_aspect_ratio)
-        rate = stream.average_rate
+        aspect = stream.sample_aspect_ratio
         return VideoHeader(
             width=width,
             height=height,
-            frame_rate=Fraction(rate) if rate and 0 < rate <= MAX_FRAME_RATE else None,
-            duration_s=_duration_s(container, stream),
-            num_frames=stream.frames or None,
-            codec=stream.codec_context.name,
+            frame_rate=timing.frame_rate,
+            duration_s=timing.duration_s,
+            num_frames=timing.num_frames,
+            codec=stream.codec_context.codec.canonical_name,
             rotation=-first.rotation % 360,
+            stream_index=stream.index,
+            pixel_format=first.format.name,
+            color_transfer=_TRANSFERS.get(int(first.color_trc)),
+            sample_aspect_ratio=str(aspect) if aspect and aspect not in (0, 1) else None,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Timing:
+    frame_rate: Fraction | None
+    duration_s: float | None
+    num_frames: int | None
+
+
+def _timing(container: Any, stream: Any) -> _Timing | None:
+    """As the header has it, if that can be believed."""
+    rate, duration_s = stream.average_rate, _duration_s(container, stream)
+    if not rate or not 0 < rate <= MAX_FRAME_RATE or duration_s is None:
+        return None
+    return _Timing(Fraction(rate), duration_s, stream.frames or None)
+
+
+def _timing_of_packets(container: Any, stream: Any) -> _Timing:
+    """From the packets' times: reads the file to its end, but decodes nothing."""
+    import av
+
+    times = []
+    try:
+        container.seek(0)
+        for packet in container.demux(stream):
+            if packet.pts is not None:
+                times.append(packet.pts * packet.time_base)
+    except av.FFmpegError:
+        # What breaks off here breaks off in decoding too, where it is reported.
+        pass
+    span = max(times) - min(times) if times else Fraction(0)
+    if not span:
+        return _Timing(None, None, len(times) or None)
+    rate = ((len(times) - 1) / span).limit_denominator(1001)
+    return _Timing(rate, float(span + 1 / rate), len(times))
 
 
 def _duration_s(container: Any, stream: Any) -> float | None:

@@ -65,4 +65,8 @@ def _probe_video(source: Source, path: Path) -> Source:
         num_frames=header.num_frames,
         codec=header.codec,
         rotation=header.rotation,
+        stream_index=header.stream_index,
+        pixel_format=header.pixel_format,
+        color_transfer=header.color_transfer,
+        sample_aspect_ratio=header.sample_aspect_ratio,
     )

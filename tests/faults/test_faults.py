@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import time
@@ -77,6 +78,15 @@ def test_source_that_hangs_is_killed_and_failed(media: Path, tmp_path: Path) -> 
     config = images_only(media, tmp_path, "HangingColor", stall_timeout_s=4.0, max_kills=1)
     assert "no progress on" in curation("run", "-c", config)
     assert images(outcomes(config, tmp_path)) == FINE | {"photo1.jpg": ("failed", "PoisonSource")}
+
+
+def test_worker_that_leaks_is_replaced(media: Path, tmp_path: Path) -> None:
+    config = images_only(media, tmp_path, "LeakingColor", workers=1, unit_images=1, max_rss_bytes=600_000_000)
+    said = curation("run", "-c", config)
+    replaced = [int(number) for number in re.findall(r"a worker holds (\d+) MB: replacing it", said)]
+    assert len(replaced) >= 1
+    assert max(replaced) < 1000  # without, six units would end at 1200 MB and more
+    assert images(outcomes(config, tmp_path)) == FINE
 
 
 def test_stage_that_breaks_its_contract_stops_the_run(media: Path, tmp_path: Path) -> None:

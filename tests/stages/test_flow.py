@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from torchvision.models.optical_flow import raft_small
 
-from curation.errors import DecodeError, UnsupportedMediaError
+from curation.errors import ConfigError, DecodeError, UnsupportedMediaError
 from curation.measure import isolate
 from curation.media.decode import decode_video
 from curation.media.resize import resize
-from curation.stage import View
+from curation.models import resolve_revision
+from curation.stage import Setup, View
 from generated import a_sample, expected, measured, media_of, moving_square, no_models, raises, texture
 from stages.flow import FlowConfig, FlowStage
 
@@ -141,3 +144,52 @@ def test_a_real_pan_moves_more_than_a_stage(stage, shared_data):
             assert farneback / 2 < scores[name] < farneback * 2
     assert scores["skv_bikes.mp4"] > 3 * scores["mpy_chaplin.mp4"]
     assert known["skv_bikes.mp4"][0] / 272 > 3 * known["mpy_chaplin.mp4"][0] / 360
+
+
+class TestRaft:
+    """torchvision's RAFT, untrained: what it is fed and how it is read can be checked all the same."""
+
+    def test_lengths_are_those_of_torchvision(self):
+        frames = np.stack(moving_square(3, step_px=6, side=160, square=64))
+        stage = FlowStage(FlowConfig(method="raft_small", weights="stand-in"))
+        stage.setup(no_models())
+        (row,) = measured(stage, media_of(frames))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = raft_small(weights=None, progress=False).eval()
+        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with torch.inference_mode():
+            flows = [model(pixels[index : index + 1], pixels[index + 1 : index + 2])[-1] for index in (0, 1)]
+        expected = np.mean([np.linalg.norm(flow[0].numpy(), axis=0).mean() for flow in flows]) / 160
+        assert row["flow_score"] == pytest.approx(expected, rel=1e-4)
+
+    @pytest.mark.parametrize("size", [(96, 130), (64, 64), (131, 257)])
+    def test_odd_and_small_sizes_are_measured(self, size):
+        stage = FlowStage(FlowConfig(method="raft_small", weights="stand-in"))
+        stage.setup(no_models())
+        frames = np.random.default_rng(0).integers(0, 256, (2, *size, 3)).astype(np.uint8)
+        (row,) = measured(stage, media_of(frames))
+        assert row["flow_score"] > 0
+
+    def test_weights_from_a_file(self, tmp_path):
+        torch.manual_seed(1)
+        torch.save(raft_small(weights=None).state_dict(), tmp_path / "raft.pth")
+        stage = FlowStage(FlowConfig(method="raft_small", weights=str(tmp_path / "raft.pth")))
+        (ref,) = stage.models()
+        assert not ref.stand_in
+        stage.setup(Setup("cpu", {"raft": resolve_revision(ref)}))
+        other = FlowStage(FlowConfig(method="raft_small", weights="stand-in"))
+        other.setup(no_models())
+        frames = np.stack(moving_square(2, step_px=6, side=128, square=64))
+        assert measured(stage, media_of(frames)) != measured(other, media_of(frames))
+
+    def test_foreign_weights_are_refused(self, tmp_path):
+        torch.save({"weight": torch.zeros(1)}, tmp_path / "raft.pth")
+        stage = FlowStage(FlowConfig(method="raft_small", weights=str(tmp_path / "raft.pth")))
+        with pytest.raises(ConfigError, match="holds no weights of torchvision's raft_small"):
+            stage.setup(Setup("cpu", {"raft": resolve_revision(stage.models()[0])}))
+
+    @pytest.mark.parametrize("settings", [{"method": "raft_small"}, {"weights": "stand-in"}])
+    def test_method_and_weights_must_fit(self, settings):
+        with pytest.raises(ValueError, match="RAFT needs them"):
+            FlowConfig(**settings)
