@@ -6,9 +6,13 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from curation.media.resize import resize, view_size
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from curation.stage import View
 
 
 class Frame:
@@ -23,8 +27,16 @@ class Frame:
         self.pts_s = pts_s
         self.index = index
         self._render = render
+        self._sizes: dict[tuple[int, int], NDArray[np.uint8]] = {}
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
         """[H, W, 3] uint8 RGB, upright, square pixels."""
         return self._render()
+
+    def resized(self, view: View) -> NDArray[np.uint8]:
+        """`pixels` at the size that the view asks for; views of one size share the work."""
+        size = view_size(view, *self.pixels.shape[:2])
+        if size not in self._sizes:
+            self._sizes[size] = resize(self.pixels, view)
+        return self._sizes[size]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curation.media.resize import resize
 from curation.stage import GRID_FPS, Media, View
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class _Sampler:
     def _until(self, end_s: float) -> Iterator[_Picked]:
         if self._shown is None or self._next >= end_s:
             return
-        pixels = resize(self._shown.pixels, self._view)
+        pixels = self._shown.resized(self._view)
         while self._next < end_s:
             yield _Picked(self._next, self._shown.pts_s, pixels)
             self._next = next(self._targets, math.inf)

@@ -111,8 +111,11 @@ def test_the_header_is_read_exactly(tmp_path):
 def test_what_the_header_cannot_know_is_none(tmp_path, noise):
     raw = probe_video(h264(tmp_path / "raw.h264", noise[:5]))
     assert (raw.duration_s, raw.num_frames) == (None, None)
-    # Containers with a time base of 1 ms and no rate claim 1000 frames per second.
-    assert probe_video(h264(tmp_path / "a.mp4", noise[:5], rate=1000)).frame_rate is None
+
+
+def test_a_high_rate_is_believed_if_the_packets_say_the_same(tmp_path, noise):
+    # Containers with a time base of 1 ms and no rate claim 1000 frames per second, too.
+    assert probe_video(h264(tmp_path / "a.mp4", noise[:5], rate=1000)).frame_rate == 1000
     assert probe_video(h264(tmp_path / "b.mp4", noise[:5], rate=240)).frame_rate == 240
 
 
