@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup demo test check fix bench
+.PHONY: setup demo test test-paddle check fix bench
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed
@@ -27,6 +27,12 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest
+
+# PaddleOCR pins its own OpenCV, so its tests have an environment of their own.
+test-paddle:
+	test -x .venv-paddle/bin/python || $(PYTHON) -m venv .venv-paddle
+	.venv-paddle/bin/python -m pip install --quiet --editable '.[dev,paddle]' 'opencv-python-headless==4.10.0.84'
+	.venv-paddle/bin/python -m pytest tests/stages/test_text_paddle.py
 
 # Changes nothing.
 check: $(VENV)/.installed-dev

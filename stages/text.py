@@ -1,24 +1,29 @@
 """Drops what is mostly text: the area under the union of detected text boxes.
 
-The detector is PP-OCR's, as ONNX from the rapidocr package; its weights come with the package. It runs
-at the view's own size: left to itself it enlarges a 256-pixel frame to 736, at ten times the cost.
+The detector is PP-OCR's: as ONNX from the rapidocr package, whose weights come with it, or by PaddleOCR.
+It runs at the view's own size: left to itself it enlarges a 256-pixel frame to 736, at ten times the cost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
+import yaml
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from curation.errors import ConfigError, MissingDependencyError
 from curation.models import fetch
 from curation.records import Sample, SampleKind
 from curation.stage import KeepMax, Media, ModelRef, Setup, Stage, StageConfig, View
 
 _RAPIDOCR_DETECTOR = "package:rapidocr/models/PP-OCRv6_det_small.onnx"
+_SMALLEST_SIDE = 32
+"""Only frames with a smaller side are enlarged, and no view may be smaller."""
 
 
 class TextConfig(StageConfig):
@@ -26,8 +31,14 @@ class TextConfig(StageConfig):
 
     max_text_coverage: Annotated[float, KeepMax("text_coverage"), Field(ge=0, le=1)] | None = 0.1
     """Largest share of a frame that text may cover, 0..1; Emu3 does not publish its own."""
+    backend: Literal["rapidocr", "paddleocr"] = "rapidocr"
+    """Which library runs the detector; PaddleOCR is the extra `paddle`."""
     detector: str = _RAPIDOCR_DETECTOR
-    """PP-OCR text detector as an ONNX file."""
+    """rapidocr: an ONNX file. PaddleOCR: a folder or hub name such as PaddlePaddle/PP-OCRv5_server_det."""
+    revision: str | None = None
+    """Revision of a hub name; its newest by default."""
+    paddle_engine: Literal["paddle", "onnxruntime"] = "paddle"
+    """What PaddleOCR computes with."""
     fps: Annotated[float, Field(gt=0)] = 2.0
     """Frames per second that are looked at in a clip."""
     short_side: Annotated[int, Field(ge=32)] = 256
@@ -36,6 +47,14 @@ class TextConfig(StageConfig):
     """Short side in pixels at which images are looked at."""
     min_box_score: Annotated[float, Field(ge=0, le=1)] = 0.6
     """Boxes that the detector is less sure of do not count."""
+
+    @model_validator(mode="after")
+    def _detector_fits(self) -> TextConfig:
+        if (self.backend == "rapidocr") != self.detector.endswith(".onnx"):
+            raise ValueError(
+                "rapidocr takes a detector that is an .onnx file, paddleocr a folder or a hub name"
+            )
+        return self
 
 
 class TextStage(Stage[TextConfig]):
@@ -63,11 +82,16 @@ class TextStage(Stage[TextConfig]):
         return View(fps=self.config.fps, short_side=self.config.short_side)
 
     def models(self) -> Sequence[ModelRef]:
-        return (ModelRef("detector", self.config.detector),)
+        return (ModelRef("detector", self.config.detector, self.config.revision),)
 
     def setup(self, setup: Setup) -> None:
         path = fetch(self.models()[0], setup.revisions["detector"])
-        self._detector = _Detector(str(path), self.config.min_box_score)
+        self._detector: _Detector
+        if self.config.backend == "rapidocr":
+            self._detector = _RapidDetector(path, self.config.min_box_score)
+        else:
+            engine = self.config.paddle_engine
+            self._detector = _PaddleDetector(path, engine, self.config.min_box_score, setup.device)
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
         return [self._measure_one(item.pixels) for item in media]
@@ -95,10 +119,50 @@ def union_coverage(boxes: Sequence[NDArray[Any]], height: int, width: int) -> fl
     return float(mask.mean())
 
 
-class _Detector:
-    """PP-OCR text detection on one thread: workers are the parallelism."""
+class _Detector(Protocol):
+    def boxes(self, frame: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        """Text boxes of a [H, W, 3] RGB frame as [4, 2] arrays of x, y."""
 
-    def __init__(self, model_path: str, min_box_score: float) -> None:
+
+class _PaddleDetector:
+    """PaddleOCR's text detection."""
+
+    def __init__(self, folder: Path, engine: str, min_box_score: float, device: str) -> None:
+        try:
+            from paddleocr import TextDetection
+        except ImportError as error:
+            raise MissingDependencyError(
+                "backend: paddleocr needs the package paddleocr: pip install 'curation[paddle]'"
+            ) from error
+        on_cpu = {"cpu_threads": 1, "enable_mkldnn": False} if engine == "paddle" and device == "cpu" else {}
+        self._model = TextDetection(
+            model_name=_model_name(folder),
+            model_dir=str(folder),
+            engine=engine,
+            device="gpu" if device == "cuda" else "cpu",
+            box_thresh=min_box_score,
+            limit_side_len=_SMALLEST_SIDE,
+            limit_type="min",
+            **on_cpu,
+        )
+
+    def boxes(self, frame: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        (found,) = self._model.predict(np.ascontiguousarray(frame[..., ::-1]))
+        return list(found["dt_polys"])
+
+
+def _model_name(folder: Path) -> str:
+    """PaddleOCR wants to be told what the folder says."""
+    try:
+        return str(yaml.safe_load((folder / "inference.yml").read_text("utf-8"))["Global"]["model_name"])
+    except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{folder} is no PaddleOCR model: its inference.yml names none") from error
+
+
+class _RapidDetector:
+    """rapidocr's text detection on one thread: workers are the parallelism."""
+
+    def __init__(self, path: Path, min_box_score: float) -> None:
         from rapidocr import RapidOCR
 
         engine = RapidOCR(
@@ -108,10 +172,9 @@ class _Detector:
                 "Global.log_level": "error",
                 "EngineConfig.onnxruntime.intra_op_num_threads": 1,
                 "EngineConfig.onnxruntime.inter_op_num_threads": 1,
-                "Det.model_path": model_path,
+                "Det.model_path": str(path),
                 "Det.box_thresh": min_box_score,
-                # Only sides below this are enlarged, and the smallest view allowed has it.
-                "Det.limit_side_len": 32,
+                "Det.limit_side_len": _SMALLEST_SIDE,
                 "Det.limit_type": "min",
             }
         )
@@ -119,6 +182,5 @@ class _Detector:
         self._detect = engine.text_det
 
     def boxes(self, frame: NDArray[np.uint8]) -> list[NDArray[Any]]:
-        """Text boxes of a [H, W, 3] RGB frame as [4, 2] arrays of x, y."""
         found = self._detect(np.ascontiguousarray(frame[..., ::-1])).boxes
         return [] if found is None else list(found)
