@@ -27,6 +27,8 @@ from curation.stage import CutFinder, Media, Span, Splitter, Stage, View, span_r
 
 CHUNK_IMAGES = 16
 """Images that are held decoded at the same time."""
+SEEK_OVER_S = 10.0
+"""Gaps between kept windows that are not decoded through."""
 CHUNK_CLIPS = 8
 """Finished clips of a video that are measured together."""
 
@@ -201,13 +203,14 @@ class UnitRun:
         judged = judge_source(self._pipeline, self._state, source)
         waiting = [leaf.sample for leaf in judged.leaves() if leaf.verdict.needs in self._finish_steps]
         steps = [step for step in self._finish_steps if step.key in self._task.steps]
-        collector = SpanCollector(waiting, filter(None, (step.stage.view("clip") for step in steps)))
-        last_s = max((window.end_s for window in waiting), default=0.0)
-        for frame in VideoReader(source, self._count_frame):
-            self._finish_windows(source, collector.push(frame), collector)
-            if frame.pts_s >= last_s:
-                break
-        self._finish_windows(source, collector.finish(), collector)
+        views = [view for step in steps if (view := step.stage.view("clip")) is not None]
+        for group in _neighbors(waiting):
+            collector = SpanCollector(group, views)
+            for frame in VideoReader(source, self._count_frame, group[0].start_s):
+                self._finish_windows(source, collector.push(frame), collector)
+                if frame.pts_s >= group[-1].end_s:
+                    break
+            self._finish_windows(source, collector.finish(), collector)
 
     def _finish_windows(self, source: Source, windows: Iterable[Sample], collector: SpanCollector) -> None:
         judge = partial(decide, self._pipeline.finish)
@@ -239,6 +242,18 @@ class UnitRun:
             self._new[key] = [row for row in rows if row.sample_id not in gone]
             for sample_id in gone & set(self._state.rows.get(key, {})):
                 del self._state.rows[key][sample_id]
+
+
+def _neighbors(windows: Sequence[Sample]) -> Iterator[list[Sample]]:
+    """Windows in order of time, grouped where it is cheaper to decode on than to seek."""
+    group: list[Sample] = []
+    for window in sorted(windows, key=lambda window: window.start_s):
+        if group and window.start_s - group[-1].end_s > SEEK_OVER_S:
+            yield group
+            group = []
+        group.append(window)
+    if group:
+        yield group
 
 
 def _splitter(stage: Stage[Any]) -> Splitter[Any]:

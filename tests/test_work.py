@@ -128,6 +128,22 @@ def test_long_clip_is_captioned_in_windows_a_short_one_whole(copy: dict[str, Any
     assert {c["num_frames"] for c in captions} == {1, 12}
 
 
+def test_only_the_windows_that_wait_are_decoded_again(copy: dict[str, Any]) -> None:
+    bench = Bench(copy)
+    before = bench.rows("tokens")
+    tokens, captions = bench.pipeline.step_of("tokens"), bench.rows("captions")
+    assert tokens is not None
+    (late,) = [name for name, (values, _) in captions.items() if values["end_s"] == 21.0]
+    for unit in bench.ledger.measured_units("tokens", tokens.fingerprint):
+        bench.ledger.commit("tokens", tokens.fingerprint, unit, [], tokens.stage.columns, replaces=[late])
+    tally = bench.run()
+    assert dict(tally.rows) == {"tokens": 1}
+    assert (
+        105 <= tally.frames_decoded["finish"] <= 105 + 10 + 10
+    )  # the window, the roll-in, one key frame interval
+    assert bench.rows("tokens") == before
+
+
 def test_other_stages_settings_leave_the_rest_measured(copy: dict[str, Any]) -> None:
     before = Bench(copy)
     kept = {key: before.rows(key) for key in ("videos.scenes", "videos.color", "tokens")}

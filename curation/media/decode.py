@@ -185,11 +185,18 @@ def _square_width(width: int, aspect: Fraction | None) -> int:
     return max(1, round(width * aspect)) if aspect and 0 < aspect != 1 else width
 
 
-def decode_video(path: Path) -> Iterator[Frame]:
-    """Every frame of the main stream in presentation order, rendered on demand.
+SEEKABLE_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1"})
+"""Codecs in which decoding from a key frame was found to give the same frames as from the start."""
+ROLL_IN_S = 1.0
+"""How much earlier than asked decoding begins, so that open groups of pictures are whole by then."""
 
-    A frame is valid as long as the caller keeps it. A frame without a time follows its predecessor
-    by one frame interval.
+
+def decode_video(path: Path, start_s: float = 0.0) -> Iterator[Frame]:
+    """Frames of the main stream in presentation order, rendered on demand: from the key frame before
+    `start_s` on where the codec allows it, else from the first.
+
+    A frame is valid as long as the caller keeps it; `index` counts from the first one given. A frame
+    without a time follows its predecessor by one frame interval.
 
     Raises:
         ProbeError: not a video.
@@ -203,6 +210,7 @@ def decode_video(path: Path) -> Iterator[Frame]:
         interval_s = float(1 / stream.average_rate) if stream.average_rate else 0.04
         promised = stream.frames
         last_s = -interval_s
+        _seek(container, stream, start_s)
         frames = container.decode(stream)
         while True:
             try:
@@ -215,6 +223,22 @@ def decode_video(path: Path) -> Iterator[Frame]:
             pts_s = picture.time if picture.time is not None else last_s + interval_s
             yield Frame(pts_s, index, partial(_render, picture, stream.sample_aspect_ratio))
             index, last_s = index + 1, pts_s
+
+
+def _seek(container: Any, stream: Any, start_s: float) -> None:
+    """Go to a key frame before `start_s`, or stay at the beginning if none is found there."""
+    import av
+
+    target_s = start_s - ROLL_IN_S
+    if target_s <= 0 or stream.codec_context.codec.canonical_name not in SEEKABLE_CODECS:
+        return
+    try:
+        container.seek(int(target_s / stream.time_base), stream=stream)
+        first = next(container.decode(stream), None)
+        found = first is not None and first.time is not None and first.time <= target_s
+        container.seek(int(target_s / stream.time_base) if found else 0, stream=stream)
+    except av.FFmpegError:
+        container.seek(0)
 
 
 def _render(picture: Any, aspect: Fraction | None) -> NDArray[np.uint8]:

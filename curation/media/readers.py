@@ -69,9 +69,11 @@ class ImageReader:
 class VideoReader:
     """The frames of one source in order; knows afterwards how many there were and when the last one ends."""
 
-    def __init__(self, source: Source, on_frame: Callable[[], None]) -> None:
+    def __init__(self, source: Source, on_frame: Callable[[], None], start_s: float = 0.0) -> None:
+        """Frames well before `start_s` may be left out."""
         self._source = source
         self._on_frame = on_frame
+        self._start_s = start_s
         # The last frame lasts as long as the one before it did.
         self._interval_s = float(1 / source.frame_rate) if source.frame_rate else 0.04
         self._last_s: float | None = None
@@ -79,7 +81,7 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[Frame]:
         with opened(self._source) as path:
-            for frame in decode_video(path):
+            for frame in decode_video(path, self._start_s):
                 if self._last_s is not None and frame.pts_s > self._last_s:
                     self._interval_s = frame.pts_s - self._last_s
                 self._last_s = frame.pts_s

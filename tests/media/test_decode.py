@@ -236,3 +236,52 @@ def test_sizes_of_real_files_are_upright_and_square(shared_data):
         header = probe_video(shared_data / "video" / name)
         assert (header.width, header.height) == (width, height), name
         assert header.rotation == -known["rotation"] % 360, name
+
+
+def pixels_from(path, start_s):
+    """Time and pixels of every frame from `start_s` on, decoding from a key frame before it."""
+    return {
+        round(frame.pts_s, 6): frame.pixels for frame in decode_video(path, start_s) if frame.pts_s >= start_s
+    }
+
+
+def assert_seeks_are_exact(path, starts_s):
+    frames = {round(frame.pts_s, 6): frame.pixels for frame in decode_video(path)}
+    for start_s in starts_s:
+        found = pixels_from(path, start_s)
+        assert list(found) == [time_s for time_s in frames if time_s >= start_s], (path.name, start_s)
+        for time_s, pixels in found.items():
+            assert np.array_equal(pixels, frames[time_s]), (path.name, start_s, time_s)
+
+
+def test_decoding_from_the_middle_gives_the_same_frames(tmp_path, noise):
+    path = h264(tmp_path / "a.mp4", noise * 3, rate=10, g="12", bf="3")
+    assert_seeks_are_exact(path, [0.0, 0.35, 2.0, 4.05, 7.3])
+
+
+def test_decoding_from_the_middle_skips_what_is_before(tmp_path, noise):
+    path = h264(tmp_path / "a.mp4", noise * 3, rate=10, g="12")
+    first = next(decode_video(path, 8.0))
+    assert 8.0 - 1.0 - 1.2 <= first.pts_s <= 8.0
+
+
+@pytest.mark.slow
+def test_real_files_from_the_middle(shared_data):
+    """Of every codec that is sought in, and of those that are not."""
+    for name in (
+        "cc_test_clip_10s.mp4",
+        "skv_bikes.mp4",
+        "mpy_video_with_failing_audio.mp4",
+        "tc_nasa_13013.mp4",
+        "iio_test.webm",
+        "mpy_big_buck_bunny_0_30.webm",
+        "exo_roadtrip-vp92-10bit.webm",
+        "tc_h265_video.mp4",
+        "tc_av1_video.mkv",
+        "exo_sample.avi",
+        "exo_sample_h262_mpeg_audio.ps",
+        "exo_sample.flv",
+    ):
+        path = shared_data / "video" / name
+        duration_s = probe_video(path).duration_s
+        assert_seeks_are_exact(path, [duration_s * part for part in (0.3, 0.55, 0.9)])
