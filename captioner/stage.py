@@ -93,7 +93,7 @@ class CaptionStage(Stage[CaptionConfig]):
     def view(self, kind: SampleKind) -> View:
         if kind == "image":
             return View(short_side=self.config.short_side)
-        return View(count=self.config.num_frames, short_side=self.config.short_side, exact=True)
+        return View(count=self.config.num_frames, short_side=self.config.short_side)
 
     def expand(self, sample: Sample) -> Sequence[Sample]:
         return windows(sample, self.config.split_from_s, self.config.max_window_s)

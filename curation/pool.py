@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from curation.errors import EnvironmentFault, WorkerError
 from curation.ledger import Ledger
@@ -24,24 +24,12 @@ from curation.work import UnitWorker, record_poison
 
 if TYPE_CHECKING:
     from curation.pipeline import Pipeline
+    from curation.watch import Watcher
 
 POLL_S = 0.5
 CONNECT_TIMEOUT_S = 10.0
 CHECK_S = 30.0
 """How often a busy worker is asked whether it gets on; more often if `stall_timeout_s` is short."""
-
-
-class Watcher(Protocol):
-    """Is told how a run gets on."""
-
-    def begin(self, phase: str, num_sources: int) -> None:
-        """A pass begins."""
-
-    def advance(self, num_sources: int) -> None:
-        """A unit is done."""
-
-    def say(self, message: str) -> None:
-        """Something worth a line."""
 
 
 class _Died(Exception):
@@ -114,7 +102,8 @@ class Pool:
             self._idle.append(self._new_worker())
 
     def _new_worker(self) -> Any:
-        actor = _worker_class(self._device, self._pipeline.config.run.gpus_per_worker)
+        wants_gpu = self._device == "cuda" and any(step.stage.uses_gpu for step in self._pipeline.steps())
+        actor = _worker_class(self._pipeline.config.run.gpus_per_worker if wants_gpu else 0)
         worker = actor.remote(self._pipeline, self._device)
         self._actors.append(worker)
         return worker
@@ -250,13 +239,13 @@ def _result(ref: Any) -> Any:
         raise _Died(type(error).__name__) from error
 
 
-def _worker_class(device: str, gpus_per_worker: float) -> Any:
+def _worker_class(num_gpus: float) -> Any:
     """`UnitWorker` as a Ray actor with a second thread that tells the watchdog how it is getting on."""
     import ray
 
     @ray.remote(
         num_cpus=1,
-        num_gpus=gpus_per_worker if device == "cuda" else 0,
+        num_gpus=num_gpus,
         max_restarts=0,
         concurrency_groups={"watch": 1},
     )

@@ -24,6 +24,7 @@ from curation.report.funnel import untrained_notice
 from curation.report.page import render_page
 from curation.select import select
 from curation.storage import Storage, open_storage
+from curation.watch import Watcher
 
 PHASES: tuple[Phase, ...] = ("probe", "filter", "finish")
 REPORT = "report/index.html"
@@ -65,7 +66,6 @@ class Result:
 
     books: Books
     tally: Tally
-    shards: Any
     paths: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -86,7 +86,7 @@ def open_pipeline(config: Config, *, accept_new_models: bool = False) -> tuple[P
     return build_pipeline(config, recorded, accept_new_models=accept_new_models), Ledger(storage)
 
 
-def run(config: Config, order: Order, watcher: Any) -> Result:
+def run(config: Config, order: Order, watcher: Watcher) -> Result:
     """Measure what is missing, write shards and report, and check the books.
 
     Raises:
@@ -113,7 +113,7 @@ def run(config: Config, order: Order, watcher: Any) -> Result:
         return _conclude(pipeline, ledger, None if order.only else writer, tally, time.monotonic() - started)
 
 
-def _announce(pipeline: Pipeline, num_sources: int, num_ignored: int, watcher: Any) -> None:
+def _announce(pipeline: Pipeline, num_sources: int, num_ignored: int, watcher: Watcher) -> None:
     ignored = f" ({num_ignored} other files ignored)" if num_ignored else ""
     watcher.say(f"{pipeline.config.general.name}: {num_sources} sources{ignored}")
     notice = untrained_notice(pipeline)
@@ -122,7 +122,7 @@ def _announce(pipeline: Pipeline, num_sources: int, num_ignored: int, watcher: A
 
 
 def _measure(
-    pipeline: Pipeline, ledger: Ledger, plan: Callable[[Phase], list[Task]], order: Order, watcher: Any
+    pipeline: Pipeline, ledger: Ledger, plan: Callable[[Phase], list[Task]], order: Order, watcher: Watcher
 ) -> Tally:
     """The passes. Ray is started by the first pass that has work, so a run without work never does."""
     from curation.pool import Pool
@@ -153,7 +153,7 @@ def _conclude(pipeline: Pipeline, ledger: Ledger, writer: Any, tally: Tally, sec
     paths = {"report": f"{storage.root}/{REPORT}", "run": f"{storage.root}/{RUN}"}
     if written is not None:
         paths |= {"shards": f"{storage.root}/{folder}", "card": f"{storage.root}/{folder}/README.md"}
-    return Result(books, tally, written, paths)
+    return Result(books, tally, paths)
 
 
 def _codes_reader(ledger: Ledger, pipeline: Pipeline) -> Callable[[int], dict[str, bytes]]:

@@ -84,11 +84,9 @@ class View:
     """The pixels that a stage wants of a sample. An image has one frame, whatever is asked in time.
 
     In time: `fps` frames per second, or `count` frames at the centers of `count` equal parts of the
-    clip; neither means the first frame. Two kinds of both:
-
-    - by default on a grid that is fixed to the source (`fps`, or `GRID_FPS` for `count`), so that
-      frames can be taken in the same pass that finds the cuts, when a clip's end is not yet known;
-    - `exact`: relative to the clip's own start, for stages that come after the cuts are known.
+    clip; neither means the first frame. Filters get the frames of a grid that is fixed to the source
+    (`fps`, or `GRID_FPS` for `count`), because theirs are taken in the pass that finds the cuts, when a
+    clip's end is not yet known. Captions and tokens get times relative to the window's own start.
 
     In space: `short_side` pixels at most (never enlarged), or `area` pixels at the same aspect ratio
     with both sides multiples of `multiple`; neither means the size as decoded.
@@ -96,7 +94,6 @@ class View:
 
     fps: float | None = None
     count: int | None = None
-    exact: bool = False
     max_frames: int | None = None
     short_side: int | None = None
     area: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -16,6 +17,25 @@ _LINE_EVERY_S = 10.0
 
 
 _WIDTH_OF_FILES = 200
+
+
+class Watcher(Protocol):
+    """Is told how a run gets on."""
+
+    def say(self, message: str) -> None:
+        """Something worth a line."""
+
+    def warn(self, message: str) -> None:
+        """Something that should not be overlooked."""
+
+    def begin(self, phase: str, num_sources: int) -> None:
+        """A pass over so many sources begins."""
+
+    def advance(self, num_sources: int) -> None:
+        """So many sources are done."""
+
+    def end(self) -> None:
+        """The pass is over, or broken off."""
 
 
 def console() -> Console:
@@ -36,15 +56,12 @@ class ConsoleWatcher:
         self._line_at = 0.0
 
     def say(self, message: str) -> None:
-        """A line of its own."""
         self._console.print(message, highlight=False, markup=False)
 
     def warn(self, message: str) -> None:
-        """A line that should not be overlooked."""
         self._console.print(message, style="bold red", highlight=False, markup=False)
 
     def begin(self, phase: str, num_sources: int) -> None:
-        """A pass over so many sources begins."""
         self._phase, self._done, self._total = PHASE_NAMES[phase], 0, num_sources
         self._line_at = time.monotonic()
         if not self._console.is_terminal:
@@ -56,7 +73,6 @@ class ConsoleWatcher:
         self._progress.start()
 
     def advance(self, num_sources: int) -> None:
-        """So many sources are done."""
         self._done += num_sources
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, num_sources)
@@ -65,7 +81,6 @@ class ConsoleWatcher:
             self.say(f"{self._phase}: {self._done} of {self._total} sources")
 
     def end(self) -> None:
-        """The pass is over."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None

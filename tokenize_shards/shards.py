@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,6 +54,8 @@ SCHEMA = pa.schema(
     ]
 )
 MANIFEST = "manifest.json"
+CodesOf = Callable[[int], Mapping[str, bytes]]
+"""unit -> sample_id -> codes"""
 
 
 class ShardConfig(StageConfig):
@@ -110,14 +112,14 @@ class ShardWriter:
         """
         return resolve_revision(self._ref)
 
-    def write(self, storage: Storage, folder: str, kept: Iterable[Kept], codes_of: Any) -> Written:
+    def write(self, storage: Storage, folder: str, kept: Iterable[Kept], codes_of: CodesOf) -> Written:
         """Write the shards of `kept`, unless exactly they are there.
 
         Args:
             storage: Where to.
             folder: Key of the dataset's folder.
             kept: The samples, in any order.
-            codes_of: unit -> {sample_id: codes}.
+            codes_of: Gives the codes of a unit's samples.
         """
         ordered = sorted(kept, key=self._place)
         vocabulary = self.check()
@@ -156,9 +158,9 @@ class ShardWriter:
         return item.unit // self.config.units_per_group, stable_id(self.config.seed, item.sample_id)
 
     def _shards(
-        self, ordered: Sequence[Kept], tokenizer: TextTokenizer, codes_of: Any
+        self, ordered: Sequence[Kept], tokenizer: TextTokenizer, codes_of: CodesOf
     ) -> Iterator[list[dict[str, Any]]]:
-        held: dict[int, dict[str, bytes]] = {}
+        held: dict[int, Mapping[str, bytes]] = {}
         rows: list[dict[str, Any]] = []
         group = -1
         for item in ordered:

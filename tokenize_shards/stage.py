@@ -63,7 +63,7 @@ class TokenStage(Stage[TokenConfig]):
         image = View(area=self.config.area, multiple=SPATIAL_FACTOR)
         if kind == "image":
             return image
-        return replace(image, fps=self.config.fps, max_frames=self.config.max_frames, exact=True)
+        return replace(image, fps=self.config.fps, max_frames=self.config.max_frames)
 
     def models(self) -> Sequence[ModelRef]:
         is_stand_in = self.config.weights == STAND_IN

@@ -106,7 +106,7 @@ class GridCollector:
 
 
 class SpanCollector:
-    """For spans known beforehand: `exact` views, relative to each span's own start. Spans may touch."""
+    """For spans known beforehand: times relative to each span's own start. Spans may touch."""
 
     def __init__(self, spans: Sequence[Sample], views: Iterable[View]) -> None:
         self._spans = sorted(spans, key=lambda span: span.start_s)

@@ -84,13 +84,13 @@ def test_the_grid_begins_with_the_first_frame():
 def test_a_view_without_time_is_the_first_frame():
     view = View()
     assert picked(on_grid(view, STEADY, 4.0), view, 1.0, 3.0) == [25]
-    assert exactly(View(exact=True), STEADY, (1.0, 3.0)) == [[25]]
+    assert exactly(View(), STEADY, (1.0, 3.0)) == [[25]]
 
 
 def test_no_more_than_max_frames():
     view = View(fps=2, max_frames=3)
     assert picked(on_grid(view, STEADY, 4.0), view, 0.0, 4.0) == [0, 12, 25]
-    assert exactly(View(fps=2, max_frames=3, exact=True), STEADY, (0.0, 4.0)) == [[0, 12, 25]]
+    assert exactly(View(fps=2, max_frames=3), STEADY, (0.0, 4.0)) == [[0, 12, 25]]
 
 
 def test_a_clip_without_a_frame_is_empty():
@@ -131,7 +131,7 @@ def test_only_picked_frames_are_rendered():
         return Frame(number / 25, number, render)
 
     grid = GridCollector([View(fps=1), View(fps=1, short_side=1)])
-    exact = SpanCollector([a_sample(1.0, 3.0)], [View(fps=1, exact=True)])
+    exact = SpanCollector([a_sample(1.0, 3.0)], [View(fps=1)])
     for number in range(100):
         shared = frame(number)
         grid.push(shared)
@@ -146,37 +146,37 @@ def test_only_picked_frames_are_rendered():
 def test_exact_counts_are_the_centers_of_equal_parts():
     # Of [1, 3.4) in twelve: 1.1, 1.3, ... 3.3.
     numbers = [27, 32, 37, 42, 47, 52, 57, 62, 67, 72, 77, 82]
-    assert exactly(View(count=12, exact=True), STEADY, (1.0, 3.4)) == [numbers]
+    assert exactly(View(count=12), STEADY, (1.0, 3.4)) == [numbers]
 
 
 def test_exact_rates_begin_with_the_span():
     # At 0.6, 1.1, 1.6, 2.1: 2.6 is out.
-    assert exactly(View(fps=2, exact=True), STEADY, (0.6, 2.6)) == [[15, 27, 40, 52]]
+    assert exactly(View(fps=2), STEADY, (0.6, 2.6)) == [[15, 27, 40, 52]]
 
 
 def test_float_noise_adds_no_frame():
-    assert exactly(View(fps=2, exact=True), STEADY, (0.6, 2.6 + 1e-9)) == [[15, 27, 40, 52]]
+    assert exactly(View(fps=2), STEADY, (0.6, 2.6 + 1e-9)) == [[15, 27, 40, 52]]
 
 
 def test_a_span_between_two_frames_takes_none_from_before():
     # At 1.01 frame 25 of the neighbor is still on display.
-    assert exactly(View(fps=2, exact=True), STEADY, (1.01, 2.51)) == [[26, 37, 50]]
+    assert exactly(View(fps=2), STEADY, (1.01, 2.51)) == [[26, 37, 50]]
 
 
 def test_the_shortest_span_has_one_frame():
-    assert exactly(View(fps=2, exact=True), STEADY, (1.0, 1.04)) == [[25]]
-    assert exactly(View(count=2, exact=True), STEADY, (1.0, 1.04)) == [[25, 25]]
+    assert exactly(View(fps=2), STEADY, (1.0, 1.04)) == [[25]]
+    assert exactly(View(count=2), STEADY, (1.0, 1.04)) == [[25, 25]]
 
 
 def test_spans_that_touch_or_overlap_are_apart():
-    view = View(fps=1, exact=True)
+    view = View(fps=1)
     found = exactly(view, STEADY, (2.0, 4.0), (0.0, 2.0), (1.0, 3.0))
     assert found == [[50, 75], [0, 25], [25, 50]]
 
 
 def test_a_span_is_complete_when_a_later_frame_is_seen():
     spans = [a_sample(0.0, 1.0), a_sample(1.0, 2.0), a_sample(2.0, 9.0)]
-    view = View(count=1, exact=True)
+    view = View(count=1)
     collector = SpanCollector(spans, [view])
     complete = {frame.index: collector.push(frame) for frame in frames_at(STEADY)}
     assert {index: done for index, done in complete.items() if done} == {25: [spans[0]], 50: [spans[1]]}
@@ -186,7 +186,7 @@ def test_a_span_is_complete_when_a_later_frame_is_seen():
 
 
 def test_a_forgotten_span_is_gone():
-    span, view = a_sample(0.0, 1.0), View(count=1, exact=True)
+    span, view = a_sample(0.0, 1.0), View(count=1)
     collector = SpanCollector([span], [view])
     for frame in frames_at(STEADY):
         collector.push(frame)
