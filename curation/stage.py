@@ -9,10 +9,12 @@ be moved without measuring again. `stages/color.py` is the smallest complete exa
 from __future__ import annotations
 
 import abc
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import pyarrow as pa
@@ -71,6 +73,18 @@ class KeepMax:
 
 
 Threshold = KeepMin | KeepMax
+
+
+@functools.cache
+def _thresholds(config: type[StageConfig]) -> Mapping[str, Threshold]:
+    return MappingProxyType(
+        {
+            name: mark
+            for name, field in config.model_fields.items()
+            for mark in _marks(field)
+            if isinstance(mark, KeepMin | KeepMax)
+        }
+    )
 
 
 def _marks(field: FieldInfo) -> list[Any]:
@@ -216,14 +230,9 @@ class Stage(abc.ABC, Generic[C]):
         return None
 
     @classmethod
-    def thresholds(cls) -> dict[str, Threshold]:
+    def thresholds(cls) -> Mapping[str, Threshold]:
         """The settings that decide about keeping, in order of declaration."""
-        return {
-            name: mark
-            for name, field in cls.Config.model_fields.items()
-            for mark in _marks(field)
-            if isinstance(mark, KeepMin | KeepMax)
-        }
+        return _thresholds(cls.Config)
 
     def measure_settings(self) -> dict[str, Any]:
         """The settings that the numbers depend on: all but thresholds and where to run."""
