@@ -114,10 +114,12 @@ def test_books_balance(copy: dict[str, Any]) -> None:
     assert books.failed_fraction() == pytest.approx(0.3)
 
 
-def test_each_frame_is_decoded_once_for_all_filters(data: dict[str, Any]) -> None:
+def test_each_frame_and_image_is_decoded_once_for_all_filters(data: dict[str, Any]) -> None:
     tally = Bench(data).run()
     assert tally.frames_held == 270
     assert tally.frames_decoded["filter"] == 270
+    # Five of the six images: the header alone rejects the small one. Three are kept.
+    assert dict(tally.images_decoded) == {"filter": 5, "finish": 3}
 
 
 def test_long_clip_is_captioned_in_windows_a_short_one_whole(copy: dict[str, Any]) -> None:
