@@ -212,7 +212,8 @@ class _Detection:
         if factor > 1:
             size = (max(1, round(width / factor)), max(1, round(height / factor)))
             pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
-        return np.ascontiguousarray(pixels[..., ::-1])
+        bgr: NDArray[np.uint8] = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        return bgr
 
 
 class _TransNetDetector:
