@@ -7,11 +7,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import pytest
@@ -19,6 +16,7 @@ import pytest
 from curation.errors import ConfigError, EnvironmentFault, MissingDependencyError
 from curation.models import fetch, resolve_revision
 from curation.stage import ModelRef
+from loopback import LoopbackServer, QuietHandler
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = b"weights" * 1000
@@ -28,7 +26,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-class FileServer:
+class FileServer(LoopbackServer):
     """Serves `files` (path -> bytes), `missing_bytes` of which never come; `asked` are the paths."""
 
     def __init__(self) -> None:
@@ -38,31 +36,17 @@ class FileServer:
         self.hangs_up = False
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_GET(self) -> None:
                 path = self.path.partition("?")[0]
                 server.asked.append(path)
                 if server.hangs_up:
                     return
                 data = server.files.get(path)
-                self.send_response(404 if data is None else 200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data or b"") + server.missing_bytes))
-                self.end_headers()
-                self.wfile.write(data or b"")
+                status = 404 if data is None else 200
+                self.send(status, data or b"", missing_bytes=server.missing_bytes)
 
-            def log_message(self, *args: Any) -> None:
-                """Stay quiet."""
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-
-    def stop(self) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+        super().__init__(Handler)
 
 
 @pytest.fixture

@@ -80,6 +80,14 @@ def copy(finished: Path, data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
+@pytest.fixture
+def own(data: dict[str, Any], media: Path, tmp_path: Path) -> tuple[Bench, Path]:
+    """A bench on a copy of the media that the test may change, and that copy."""
+    folder = tmp_path / "in"
+    shutil.copytree(media, folder)
+    return Bench(data | {"input": [str(folder)]}), folder
+
+
 EXPECTED = {
     "cut_off.jpg": "failed DecodeError",
     "empty.mp4": "failed ProbeError",
@@ -188,13 +196,8 @@ def test_lost_unit_files_are_measured_again_to_the_same_rows(copy: dict[str, Any
     assert bench.outcomes() == EXPECTED
 
 
-def test_failed_rows_are_tried_again_only_when_asked(
-    copy: dict[str, Any], media: Path, tmp_path: Path
-) -> None:
-    mended = tmp_path / "in"
-    shutil.copytree(media, mended)
-    copy = copy | {"input": [str(mended)], "output": str(tmp_path / "other")}
-    bench = Bench(copy)
+def test_failed_rows_are_tried_again_only_when_asked(own: tuple[Bench, Path]) -> None:
+    bench, mended = own
     bench.run()
     broken, status = mended / "cut_off.jpg", (mended / "cut_off.jpg").stat()
     write_photo(broken, 9)
@@ -217,13 +220,8 @@ def test_recompute_replaces_rows_and_nothing_else(copy: dict[str, Any]) -> None:
     assert bench.rows("videos.flow") == others
 
 
-def test_replaced_file_is_another_source_and_the_old_one_is_gone(
-    copy: dict[str, Any], media: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "in"
-    shutil.copytree(media, folder)
-    copy = copy | {"input": [str(folder)], "output": str(tmp_path / "other")}
-    bench = Bench(copy)
+def test_replaced_file_is_another_source_and_the_old_one_is_gone(own: tuple[Bench, Path]) -> None:
+    bench, folder = own
     bench.run()
     write_photo(folder / "photo0.jpg", 5, gray=True)
     tally = bench.run()
@@ -232,11 +230,8 @@ def test_replaced_file_is_another_source_and_the_old_one_is_gone(
     assert keep_books(bench.ledger, bench.pipeline).outcome_totals()["image sources"]["in"] == 6
 
 
-def test_new_files_get_units_of_their_own(copy: dict[str, Any], media: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "in"
-    shutil.copytree(media, folder)
-    copy = copy | {"input": [str(folder)], "output": str(tmp_path / "other")}
-    bench = Bench(copy)
+def test_new_files_get_units_of_their_own(own: tuple[Bench, Path]) -> None:
+    bench, folder = own
     bench.run()
     units = bench.ledger.units()
     write_photo(folder / "another.jpg", 11)
@@ -254,12 +249,8 @@ def test_lost_units_get_their_old_numbers(data: dict[str, Any]) -> None:
     assert bench.tasks("probe") == planned[0::2]
 
 
-def test_files_that_vanish_fail_and_the_others_come_through(
-    copy: dict[str, Any], media: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "in"
-    shutil.copytree(media, folder)
-    bench = Bench(copy | {"input": [str(folder)], "output": str(tmp_path / "other")})
+def test_files_that_vanish_fail_and_the_others_come_through(own: tuple[Bench, Path]) -> None:
+    bench, folder = own
     worker = UnitWorker(bench.pipeline, "cpu")
     for task in bench.tasks("probe"):
         worker.work(task)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+
+from loopback import LoopbackServer, QuietHandler
 
 
 def reply(text: Any, finish_reason: str = "stop") -> bytes:
@@ -18,7 +18,7 @@ def reply(text: Any, finish_reason: str = "stop") -> bytes:
     return json.dumps({"object": "chat.completion", "choices": [choice], "usage": usage}).encode()
 
 
-class ChatServer:
+class ChatServer(LoopbackServer):
     """`answers` are (status, body) in order, the last one for good; `asked` are (path, headers, body)."""
 
     def __init__(self) -> None:
@@ -27,28 +27,14 @@ class ChatServer:
         self.missing_bytes = 0
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 server.asked.append((self.path, dict(self.headers), json.loads(body)))
                 status, data = server.answers[min(len(server.asked), len(server.answers)) - 1]
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data) + server.missing_bytes))
-                self.end_headers()
-                self.wfile.write(data)
+                self.send(status, data, missing_bytes=server.missing_bytes)
 
-            def log_message(self, *args: Any) -> None:
-                """Stay quiet."""
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-
-    def stop(self) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+        super().__init__(Handler, "/v1")
 
 
 @pytest.fixture
