@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import av
 
 from benchmarks.decode_once import write_video
+from benchmarks.measure import cpu_medians
 from curation.media.decode import decode_video
 from curation.media.probe import probe
 from curation.media.views import GridCollector
@@ -26,7 +25,6 @@ VIEWS = {
     "aesthetic": View(count=3, short_side=256),
 }
 SCENES = ScenesConfig(sample_fps=2.0, short_side=256)
-ROUNDS = 3
 
 
 def ratio() -> float:
@@ -34,9 +32,8 @@ def ratio() -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "v.mp4"
         write_video(path, num_scenes=3)
-        _one_pass(path)
-        rounds = [[_cpu_s(work, path) for work in (_apart, _one_pass, _bare)] for _ in range(ROUNDS)]
-    apart_s, pass_s, bare_s = (sorted(times)[ROUNDS // 2] for times in zip(*rounds, strict=True))
+        ways = [partial(way, path) for way in (_apart, _one_pass, _bare)]
+        apart_s, pass_s, bare_s = cpu_medians(*ways)
     print(f"      the pass over bare decoding to a short side of 256: {pass_s / bare_s:.2f}")
     return apart_s / pass_s
 
@@ -70,14 +67,3 @@ def _bare(path: Path) -> None:
         stream.thread_count = 1
         for frame in container.decode(stream):
             frame.reformat(width=456, height=256, format="rgb24").to_ndarray()
-
-
-def _cpu_s(work: Callable[[Path], None], path: Path) -> float:
-    before = time.process_time() + _children_s()
-    work(path)
-    return time.process_time() + _children_s() - before
-
-
-def _children_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime

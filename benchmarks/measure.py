@@ -1,22 +1,35 @@
-"""Process CPU time of two ways of doing the same, in turn, so that both see the same machine."""
+"""CPU time of several ways of doing the same, in turn, so that all see the same machine."""
 
 from __future__ import annotations
 
+import resource
 import statistics
 import time
 from collections.abc import Callable
 
+ROUNDS = 3
 
-def cpu_ratio(slow: Callable[[], object], fast: Callable[[], object], rounds: int = 3) -> float:
-    """Median CPU seconds of `slow` over those of `fast`, after a warm-up of each."""
-    slow()
-    fast()
-    pairs = [(_cpu_s(slow), _cpu_s(fast)) for _ in range(rounds)]
-    slow_s, fast_s = (statistics.median(side) for side in zip(*pairs, strict=True))
+
+def cpu_medians(*ways: Callable[[], object]) -> list[float]:
+    """Median CPU seconds of each way, child processes included, after a warm-up of each."""
+    for way in ways:
+        way()
+    rounds = [[_cpu_s(way) for way in ways] for _ in range(ROUNDS)]
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
+
+
+def cpu_ratio(slow: Callable[[], object], fast: Callable[[], object]) -> float:
+    """Median CPU seconds of `slow` over those of `fast`."""
+    slow_s, fast_s = cpu_medians(slow, fast)
     return slow_s / fast_s
 
 
-def _cpu_s(work: Callable[[], object]) -> float:
-    before = time.process_time()
-    work()
-    return time.process_time() - before
+def _cpu_s(way: Callable[[], object]) -> float:
+    before = _spent_s()
+    way()
+    return _spent_s() - before
+
+
+def _spent_s() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime

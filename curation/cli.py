@@ -143,7 +143,6 @@ def _choices(config: Config) -> list[Any]:
 
 def _run(config: Config, order: Any) -> int:
     from curation.report.funnel import print_funnel
-    from curation.run import open_pipeline
     from curation.run import run as run_pipeline
     from curation.watch import ConsoleWatcher, console
 
@@ -153,8 +152,7 @@ def _run(config: Config, order: Any) -> int:
         result = run_pipeline(config, order, watcher)
     finally:
         watcher.end()
-    pipeline, _ = open_pipeline(config, accept_new_models=order.accept_new_models)
-    print_funnel(out, pipeline, result.books)
+    print_funnel(out, result.pipeline, result.books)
     if not result.did_work:
         out.print("nothing was missing: no media was opened")
     for name, place in result.paths.items():

@@ -13,18 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from curation.errors import ConfigError
 from curation.registry import SHARDS, STAGES, load, stage_class
 from curation.stage import Splitter, Stage, StageConfig
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class General(_Settings):
+class General(StageConfig):
     """What a run is about."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -41,7 +37,7 @@ class General(_Settings):
     """Licence of the media, written to every shard row and to the dataset card."""
 
 
-class RunSettings(_Settings):
+class RunSettings(StageConfig):
     """How a run is carried out; nothing here changes a number."""
 
     workers: Annotated[int, Field(ge=1)] | None = None

@@ -38,8 +38,10 @@ class Tally:
 
     def note(self, key: str, *, rows: int = 0, failed: int = 0, seconds: float = 0.0) -> None:
         """Count rows of a step, and the time they took."""
-        self.rows.update({key: rows} if rows else {})
-        self.failed.update({key: failed} if failed else {})
+        if rows:
+            self.rows[key] += rows
+        if failed:
+            self.failed[key] += failed
         self.seconds[key] = self.seconds.get(key, 0.0) + seconds
 
     def add(self, other: Tally) -> None:

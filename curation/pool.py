@@ -20,7 +20,7 @@ from curation.ledger import Ledger
 from curation.measure import Tally
 from curation.plan import Task
 from curation.records import Source
-from curation.work import UnitWorker, record_poison
+from curation.work import UnitWorker, commit_probed, record_poison
 
 if TYPE_CHECKING:
     from curation.pipeline import Pipeline
@@ -151,10 +151,7 @@ class Pool:
                 )
             probed.append(found)
             tally.note("probe", rows=1, failed=int(not found.ok))
-        if task.redo.stages:
-            self._ledger.replace_sources(task.unit, probed)
-        else:
-            self._ledger.commit_sources(task.unit, probed)
+        commit_probed(self._ledger, task, probed)
         return tally
 
     def _one_by_one(self, task: Task) -> Tally:

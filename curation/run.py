@@ -64,6 +64,7 @@ class Order:
 class Result:
     """What a run left: the books, what it measured, and where things are."""
 
+    pipeline: Pipeline
     books: Books
     tally: Tally
     paths: dict[str, str] = field(default_factory=dict)
@@ -153,7 +154,7 @@ def _conclude(pipeline: Pipeline, ledger: Ledger, writer: Any, tally: Tally, sec
     paths = {"report": f"{storage.root}/{REPORT}", "run": f"{storage.root}/{RUN}"}
     if written is not None:
         paths |= {"shards": f"{storage.root}/{folder}", "card": f"{storage.root}/{folder}/README.md"}
-    return Result(books, tally, paths)
+    return Result(pipeline, books, tally, paths)
 
 
 def _codes_reader(ledger: Ledger, pipeline: Pipeline) -> Callable[[int], dict[str, bytes]]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class StageConfig(BaseModel):
-    """Base of every stage's settings: typed, frozen, unknown keys refused."""
+    """Base of every stage's settings, and of a run's own: typed, frozen, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 

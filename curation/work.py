@@ -66,10 +66,7 @@ class UnitWorker:
             probed = self.probe(source) if again else source
             sources.append(probed)
             tally.note(PROBE, rows=1, failed=int(not probed.ok), seconds=time.perf_counter() - started)
-        if redoes:
-            self._ledger.replace_sources(task.unit, sources)
-        else:
-            self._ledger.commit_sources(task.unit, sources)
+        commit_probed(self._ledger, task, sources)
         return tally
 
     @staticmethod
@@ -83,6 +80,14 @@ class UnitWorker:
         self.pulse.beat(source.uri)
         with opened(source) as path:
             return probe(replace(source, error_type=None, error=None), path)
+
+
+def commit_probed(ledger: Ledger, task: Task, sources: list[Source]) -> None:
+    """Write what a probing task found: a new unit, or over the one whose failures were read again."""
+    if task.redo.stages:
+        ledger.replace_sources(task.unit, sources)
+    else:
+        ledger.commit_sources(task.unit, sources)
 
 
 def record_poison(pipeline: Pipeline, ledger: Ledger, task: Task, source_id: str, kills: int) -> None:

@@ -126,7 +126,7 @@ def probe_video(path: Path) -> VideoHeader:
             stream_index=stream.index,
             pixel_format=first.format.name,
             color_transfer=_TRANSFERS.get(int(first.color_trc)),
-            sample_aspect_ratio=str(aspect) if aspect and aspect not in (0, 1) else None,
+            sample_aspect_ratio=str(aspect) if aspect and aspect != 1 else None,
         )
 
 
