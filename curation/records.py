@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
 from typing import Any, Literal
 
 SourceKind = Literal["image", "video"]
 SampleKind = Literal["image", "clip"]
+Carried = str | int | float | bool
+"""A value that came with a source."""
 
 ID_LENGTH = 20
 """Hex digits of an id: 80 bits, so 1e9 samples collide with probability below 1e-6."""
@@ -38,7 +40,8 @@ class Source:
     `width` and `height` are pixels after rotation and with square pixels; `frame_rate` is the average
     rate in frames per second, exact. Where a header names no believable rate or duration, both and
     `num_frames` come from the packets' own times. `color_transfer` is FFmpeg's name: `smpte2084` (PQ)
-    and `arib-std-b67` (HLG) are HDR, which is converted without tone mapping.
+    and `arib-std-b67` (HLG) are HDR, which is converted without tone mapping. `carried` is what came
+    with the file under its own names: a caption, a licence, scores.
     """
 
     source_id: str
@@ -57,6 +60,7 @@ class Source:
     pixel_format: str | None = None
     color_transfer: str | None = None
     sample_aspect_ratio: str | None = None
+    carried: Mapping[str, Carried] = field(default_factory=dict, hash=False)
     error_type: str | None = None
     error: str | None = None
 

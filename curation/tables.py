@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
@@ -33,6 +34,7 @@ SOURCES = pa.schema(
         ("pixel_format", pa.string()),
         ("color_transfer", pa.string()),
         ("sample_aspect_ratio", pa.string()),
+        ("carried", pa.string()),
         pa.field("status", pa.string(), nullable=False),
         ("error_type", pa.string()),
         ("error", pa.string()),
@@ -107,17 +109,22 @@ def table_to_rows(table: pa.Table) -> list[Row]:
     return rows
 
 
+def source_record(source: Source) -> dict[str, Any]:
+    """The columns of one source."""
+    record = asdict(source)
+    rate = record.pop("frame_rate")
+    record["frame_rate_num"] = rate.numerator if rate else None
+    record["frame_rate_den"] = rate.denominator if rate else None
+    record["carried"] = (
+        json.dumps(source.carried, sort_keys=True, ensure_ascii=False) if source.carried else None
+    )
+    record["status"] = "ok" if source.ok else "failed"
+    return record
+
+
 def sources_to_table(sources: Sequence[Source]) -> pa.Table:
     """One row per source, in the given order."""
-    records = []
-    for source in sources:
-        record = asdict(source)
-        rate = record.pop("frame_rate")
-        record["frame_rate_num"] = rate.numerator if rate else None
-        record["frame_rate_den"] = rate.denominator if rate else None
-        record["status"] = "ok" if source.ok else "failed"
-        records.append(record)
-    return pa.Table.from_pylist(records, schema=SOURCES)
+    return pa.Table.from_pylist([source_record(source) for source in sources], schema=SOURCES)
 
 
 def table_to_sources(table: pa.Table) -> list[Source]:
@@ -128,4 +135,6 @@ def table_to_sources(table: pa.Table) -> list[Source]:
 def _source(record: dict[str, Any]) -> Source:
     numerator, denominator = record.pop("frame_rate_num"), record.pop("frame_rate_den")
     del record["status"]
-    return Source(frame_rate=Fraction(numerator, denominator) if numerator else None, **record)
+    carried = json.loads(record.pop("carried", None) or "{}")
+    rate = Fraction(numerator, denominator) if numerator else None
+    return Source(frame_rate=rate, carried=carried, **record)

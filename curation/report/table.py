@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +11,7 @@ from curation.judge import JudgedSample, JudgedSource, walk
 from curation.ledger import BIG_COLUMNS, Ledger
 from curation.pipeline import Pipeline
 from curation.records import Row
-from curation.tables import SOURCES
+from curation.tables import SOURCES, source_record
 
 _OWN = pa.schema(
     [
@@ -52,13 +51,7 @@ def _schema(pipeline: Pipeline) -> pa.Schema:
 
 
 def _records(judged: JudgedSource) -> list[dict[str, Any]]:
-    source = asdict(judged.source)
-    rate = source.pop("frame_rate")
-    source |= {
-        "frame_rate_num": rate.numerator if rate else None,
-        "frame_rate_den": rate.denominator if rate else None,
-        "status": "ok" if judged.source.ok else "failed",
-    }
+    source = source_record(judged.source)
     error = {"error_type": judged.verdict.reason if judged.error else None, "error": judged.error}
     records = [{**source, **error, "level": "source", **_verdict(judged.verdict)}]
     for sample in judged.samples:
