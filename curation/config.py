@@ -52,6 +52,8 @@ class RunSettings(StageConfig):
     """A source that killed its worker this many times is recorded as FAILED (PoisonSource)."""
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of sources and samples that may fail before the run ends with exit code 1."""
+    max_held_bytes: Annotated[int, Field(ge=1)] = 2**29
+    """Decoded frames of kept samples that a worker holds before captions and tokens are measured together."""
     max_rss_bytes: Annotated[int, Field(ge=2**28)] | None = None
     """A worker that holds more memory than this after a unit is replaced; for libraries that leak."""
     stall_timeout_s: Annotated[float, Field(gt=0)] = 1800.0

@@ -142,11 +142,15 @@ def failed_row(sample_id: str, error: Exception) -> Row:
     return Row(sample_id, {}, type(error).__name__, str(error) or type(error).__name__)
 
 
-def _checked(stage: Stage[Any], batch: Sequence[Sample], measured: Sequence[Mapping[str, Any]]) -> list[Row]:
+def _checked(
+    stage: Stage[Any], batch: Sequence[Sample], measured: Sequence[Mapping[str, Any] | SampleError]
+) -> list[Row]:
     if len(measured) != len(batch):
         raise ContractError(f"stage {stage.name} returned {len(measured)} rows for {len(batch)} samples")
     declared = set(stage.columns)
     for values in measured:
+        if isinstance(values, SampleError):
+            continue
         if set(values) != declared:
             odd = sorted(set(values) ^ declared)
             raise ContractError(
@@ -155,7 +159,12 @@ def _checked(stage: Stage[Any], batch: Sequence[Sample], measured: Sequence[Mapp
         for column, value in values.items():
             if not _is_finite(value):
                 raise ContractError(f"stage {stage.name} returned {value} as {column}")
-    return [Row(sample.sample_id, values) for sample, values in zip(batch, measured, strict=True)]
+    return [
+        failed_row(sample.sample_id, values)
+        if isinstance(values, SampleError)
+        else Row(sample.sample_id, values)
+        for sample, values in zip(batch, measured, strict=True)
+    ]
 
 
 def _is_finite(value: Any) -> bool:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from curation.errors import SampleError
     from curation.media.frame import Frame
     from curation.records import Sample, SampleKind, Source
 
@@ -210,8 +211,12 @@ class Stage(abc.ABC, Generic[C]):
         return (sample,)
 
     @abc.abstractmethod
-    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+    def measure(
+        self, samples: Sequence[Sample], media: Sequence[Media]
+    ) -> Sequence[dict[str, Any] | SampleError]:
         """One dict per sample, in order, holding exactly `columns`.
+
+        Where repeating the others would be dear, a sample's error can stand in its place.
 
         Raises:
             SampleError: a sample cannot be measured. The core repeats the batch one by one and

@@ -14,6 +14,7 @@ from typing import Any
 
 from curation.decide import Rows, Step, Verdict, decide, steps_of
 from curation.errors import ContractError, DecodeError, SampleError
+from curation.hold import Hold, Pixels
 from curation.judge import JudgedSample, branch_steps, decide_sample, judge_source, load_unit
 from curation.ledger import Ledger
 from curation.measure import Measurer, MediaOf, Tally, failed_row
@@ -68,6 +69,7 @@ class UnitRun:
         self._new: dict[str, list[Row]] = {}
         self._measurer = Measurer(task.steps, ready, self._tally, pulse.beat)
         self._finish_steps = list(steps_of(pipeline.finish))
+        self._hold = self._new_hold()
 
     def run(self) -> Tally:
         """Measure what the task allows and the unit needs, and commit it."""
@@ -80,6 +82,7 @@ class UnitRun:
             if source.kind == "video" and source.ok:
                 self._pulse.beat(source.uri)
                 self._measure_video(source)
+        self._measure_held()
         self._commit()
         return self._tally
 
@@ -125,18 +128,29 @@ class UnitRun:
         branch = self._pipeline.branches["image"]
         known = {Sample.of_image(source).sample_id: source for source in sources}
         samples = [Sample.of_image(source) for source in sources]
-        reader = ImageReader(known, self._count_image)
         steps = branch_steps(branch)
         if self._task.phase == "filter":
+            reader = ImageReader(known, self._count_image)
             self._advance(samples, steps, partial(decide_sample, branch), reader.media)
             return
-        kept = [
-            sample
-            for sample in samples
-            if decide_sample(branch, self._state.rows_of(sample.sample_id, steps)).outcome is Outcome.KEPT
-        ]
-        windows = [window for sample in kept for window in self._pipeline.windows(sample)]
-        self._advance(windows, self._finish_steps, partial(decide, self._pipeline.finish), reader.media)
+        for sample in samples:
+            rows = self._state.rows_of(sample.sample_id, steps)
+            if decide_sample(branch, rows).outcome is Outcome.KEPT:
+                for part in self._pipeline.windows(sample):
+                    self._hold_image(known[sample.sample_id], part)
+
+    def _hold_image(self, source: Source, sample: Sample) -> None:
+        needs = decide(self._pipeline.finish, self._state.rows_of(sample.sample_id, self._finish_steps)).needs
+        if needs is None or needs.key not in self._task.steps:
+            return
+        reader = ImageReader({sample.sample_id: source}, self._count_image)
+        pixels: dict[View, Media | SampleError] = {}
+        for view in self._views(sample):
+            try:
+                pixels[view] = reader.media(sample, view)
+            except SampleError as error:
+                pixels[view] = error
+        self._hold_sample(source, sample, pixels)
 
     def _count_image(self, uri: str) -> None:
         self._pulse.beat(uri)
@@ -202,27 +216,49 @@ class UnitRun:
     def _finish_video(self, source: Source) -> None:
         judged = judge_source(self._pipeline, self._state, source)
         waiting = [leaf.sample for leaf in judged.leaves() if leaf.verdict.needs in self._finish_steps]
-        steps = [step for step in self._finish_steps if step.key in self._task.steps]
-        views = [view for step in steps if (view := step.stage.view("clip")) is not None]
         for group in _neighbors(waiting):
-            collector = SpanCollector(group, views)
+            collector = SpanCollector(group, {view for window in group for view in self._views(window)})
             for frame in VideoReader(source, self._count_frame, group[0].start_s):
-                self._finish_windows(source, collector.push(frame), collector)
+                self._hold_windows(source, collector.push(frame), collector)
                 if frame.pts_s >= group[-1].end_s:
                     break
-            self._finish_windows(source, collector.finish(), collector)
+            self._hold_windows(source, collector.finish(), collector)
 
-    def _finish_windows(self, source: Source, windows: Iterable[Sample], collector: SpanCollector) -> None:
-        judge = partial(decide, self._pipeline.finish)
+    def _hold_windows(self, source: Source, windows: Iterable[Sample], collector: SpanCollector) -> None:
         for window in windows:
-            self._advance([window], self._finish_steps, judge, partial(_media_of, source, collector))
+            pixels = {view: collector.media(view, source, window) for view in self._views(window)}
             collector.forget(window)
+            self._hold_sample(source, window, pixels)
+
+    # Captions and tokens: whatever the source, samples are measured in batches as large as memory allows.
+
+    def _new_hold(self) -> Hold:
+        return Hold(self._pipeline.config.run.max_held_bytes)
+
+    def _views(self, sample: Sample) -> list[View]:
+        """What the captioner and the tokenizer still have to see of a kept sample."""
+        known = self._state.rows_of(sample.sample_id, self._finish_steps)
+        steps = [
+            step for step in self._finish_steps if step.key in self._task.steps and step.key not in known
+        ]
+        views = [step.stage.view(sample.kind) for step in steps]
+        return list(dict.fromkeys(view for view in views if view is not None))
+
+    def _hold_sample(self, source: Source, sample: Sample, pixels: Pixels) -> None:
+        self._hold.add(source, sample, pixels)
+        if self._hold.is_full:
+            self._measure_held()
+
+    def _measure_held(self) -> None:
+        held, self._hold = self._hold, self._new_hold()
+        self._advance(held.samples, self._finish_steps, partial(decide, self._pipeline.finish), held.media)
 
     def _fail_video(self, source: Source, splitter: Step, error: SampleError) -> None:
         """A video that breaks off is failed as a whole: half of its clips would look like all of them.
 
         If its clips were known before, what they wait for fails instead.
         """
+        self._measure_held()  # what came before the break is whole
         row = failed_row(source.source_id, error)
         judged = judge_source(self._pipeline, self._state, source)
         new = {row.sample_id for row in self._new.get(splitter.key, ())}
@@ -262,9 +298,7 @@ def _splitter(stage: Stage[Any]) -> Splitter[Any]:
     return stage
 
 
-def _media_of(
-    source: Source, collector: GridCollector | SpanCollector, sample: Sample, view: View | None
-) -> Media:
+def _media_of(source: Source, collector: GridCollector, sample: Sample, view: View | None) -> Media:
     return collector.media(view, source, sample) if view else without_pixels(source)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from captioner.stage import CaptionStage
 from curation.records import Sample
 from curation.stage import Media
 from stages.color import ColorStage
@@ -81,3 +82,12 @@ class NotANumberColor(ColorStage):
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
         return [row | {"colorfulness": float("nan")} for row in super().measure(samples, media)]
+
+
+class NotingCaptions(CaptionStage):
+    """Notes the samples of each batch, one batch a line."""
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        with Path(os.environ[CALLS]).open("a") as file:
+            file.write(" ".join(sample.sample_id for sample in samples) + "\n")
+        return super().measure(samples, media)

@@ -44,6 +44,15 @@ class Answer(Stage[StageConfig]):
         return rows
 
 
+class Polite(Answer):
+    """Puts errors in the place of rows."""
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[Any]:
+        self.calls.append("".join(sample.sample_id for sample in samples))
+        answers = [self.answers.get(sample.sample_id, 1.0) for sample in samples]
+        return [answer if isinstance(answer, Exception) else {"value": answer} for answer in answers]
+
+
 def pixels(sample: Sample, view: View | None) -> Media:
     return Media(SOURCE, np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1))
 
@@ -51,6 +60,17 @@ def pixels(sample: Sample, view: View | None) -> Media:
 def test_batch_that_goes_well_is_measured_in_one_call() -> None:
     stage = Answer({})
     assert [row.values for row in isolate(stage, SAMPLES, pixels)] == [{"value": 1.0}] * 4
+    assert stage.calls == ["abcd"]
+
+
+def test_error_in_the_place_of_a_row_fails_that_sample_and_repeats_nothing() -> None:
+    stage = Polite({"c": DecodeError("gone")})
+    rows = isolate(stage, SAMPLES, pixels)
+    assert [(row.error_type, row.error) for row in rows] == [(None, None)] * 2 + [
+        ("DecodeError", "gone"),
+        (None, None),
+    ]
+    assert [row.values for row in rows] == [{"value": 1.0}, {"value": 1.0}, {}, {"value": 1.0}]
     assert stage.calls == ["abcd"]
 
 

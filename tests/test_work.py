@@ -138,6 +138,50 @@ def test_long_clip_is_captioned_in_windows_a_short_one_whole(copy: dict[str, Any
     assert {c["num_frames"] for c in captions} == {1, 12}
 
 
+def test_windows_of_a_long_clip_share_one_decode(copy: dict[str, Any]) -> None:
+    # 60 frames of two_scenes.mp4 and 210 of long.mp4, whose one clip is captioned in two windows.
+    shutil.rmtree(Path(copy["output"]) / "ledger" / "captions")
+    shutil.rmtree(Path(copy["output"]) / "ledger" / "tokens")
+    tally = Bench(copy).run()
+    assert dict(tally.frames_decoded) == {"finish": 270}
+    assert (tally.rows["captions"], tally.rows["tokens"]) == (7, 7)
+
+
+@pytest.mark.parametrize(
+    ("run", "batches"),
+    [
+        # In order of names, photo0 and photo1 are in the first unit of four images, photo2 is in the next.
+        ({"unit_images": 4, "unit_videos": 4}, [2, 1, 4]),
+        ({"unit_images": 6, "unit_videos": 4}, [3, 4]),
+        ({"unit_images": 6, "unit_videos": 4, "max_held_bytes": 1}, [1, 1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_kept_samples_are_captioned_in_full_batches_across_sources(
+    data: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run: dict[str, Any],
+    batches: list[int],
+) -> None:
+    calls = tmp_path / "calls"
+    monkeypatch.setenv("CURATION_TEST_CALLS", str(calls))
+    data["run"] |= run
+    data["stages"] = {"captions": "fault_stages:NotingCaptions"}
+    Bench(data).run()
+    assert [len(line.split()) for line in calls.read_text().splitlines()] == batches
+
+
+def test_how_much_is_held_does_not_change_what_is_measured(copy: dict[str, Any]) -> None:
+    bench = Bench(copy)
+    before = {key: bench.rows(key) for key in ("captions", "tokens")}
+    for name in before:
+        shutil.rmtree(Path(copy["output"]) / "ledger" / name)
+    copy["run"]["max_held_bytes"] = 1
+    again = Bench(copy)
+    again.run()
+    assert {key: again.rows(key) for key in before} == before
+
+
 def test_only_the_windows_that_wait_are_decoded_again(copy: dict[str, Any]) -> None:
     bench = Bench(copy)
     before = bench.rows("tokens")
