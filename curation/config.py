@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from curation.errors import ConfigError
+from curation.media.decoder import DecoderName
 from curation.registry import SHARDS, STAGES, load, stage_class
 from curation.stage import Splitter, Stage, StageConfig
 
@@ -56,6 +57,10 @@ class RunSettings(StageConfig):
     """Decoded frames of kept samples that a worker holds before captions and tokens are measured together."""
     max_rss_bytes: Annotated[int, Field(ge=2**28)] | None = None
     """A worker that holds more memory than this after a unit is replaced; for libraries that leak."""
+    decoder: DecoderName = "pyav"
+    """Library that decodes videos; what `decord` is known to get wrong is decoded by PyAV all the same."""
+    segment_s: Annotated[float, Field(ge=1)] | None = 900.0
+    """Videos longer than this many seconds are worked on in such parts, by several workers at once."""
     stall_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds without progress after which a worker is killed and its source blamed."""
 

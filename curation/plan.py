@@ -12,9 +12,12 @@ from curation.decide import Step, steps_of
 from curation.errors import ConfigError
 from curation.judge import NO_REDO, PROBE, JudgedSource, Redo, branch_steps, walk
 from curation.ledger import Ledger
+from curation.media.decode import SEEKABLE_CODECS
 from curation.media.probe import kind_of
+from curation.parts import WHOLE, Part, parts_of
 from curation.pipeline import Pipeline
 from curation.records import Source, SourceKind, stable_id
+from curation.stage import Splitter
 from curation.storage import open_storage
 
 Phase = Literal["probe", "filter", "finish"]
@@ -40,6 +43,8 @@ class Task:
         steps: Keys of the steps that may be measured.
         redo: Rows that count as missing.
         only: Work on these source ids alone; None for all.
+        part: Of a video whose cuts are known, only the clips that begin there.
+        parts: The cuts of the only video are looked for in these parts, each by whoever is free.
         num_sources: How many sources will be touched, for progress.
     """
 
@@ -49,6 +54,8 @@ class Task:
     steps: frozenset[str] = frozenset()
     redo: Redo = NO_REDO
     only: frozenset[str] | None = None
+    part: Part = WHOLE
+    parts: tuple[Part, ...] = ()
     num_sources: int = field(default=0, compare=False)
 
 
@@ -128,11 +135,40 @@ def plan_pass(
         return
     for state, judged in walk(ledger, pipeline, redo):
         waiting = [source for source in judged if missing_steps([source]) & of_phase]
-        if waiting:
-            only = frozenset(source.source.source_id for source in waiting)
-            yield Task(
-                phase, state.unit, steps=frozenset(of_phase), redo=redo, only=only, num_sources=len(waiting)
-            )
+        whole = Task(phase, state.unit, steps=frozenset(of_phase), redo=redo)
+        together = []
+        for source in waiting:
+            parts = _parts(pipeline, source)
+            if len(parts) < 2:
+                together.append(source)
+            else:
+                alone = replace(whole, only=frozenset([source.source.source_id]), num_sources=1)
+                yield from _in_parts(pipeline, source, alone, parts)
+        if together:
+            only = frozenset(source.source.source_id for source in together)
+            yield replace(whole, only=only, num_sources=len(together))
+
+
+def _parts(pipeline: Pipeline, judged: JudgedSource) -> tuple[Part, ...]:
+    """The parts in which several workers can look at a source; one or none if it is not worth it."""
+    source, segment_s = judged.source, pipeline.config.run.segment_s
+    if segment_s is None or source.kind != "video" or source.codec not in SEEKABLE_CODECS:
+        return ()
+    return parts_of(source.duration_s or 0.0, segment_s)
+
+
+def _in_parts(
+    pipeline: Pipeline, judged: JudgedSource, alone: Task, parts: tuple[Part, ...]
+) -> Iterator[Task]:
+    splitter = pipeline.branches[judged.source.kind].splitter
+    if judged.verdict.needs is not splitter:
+        # Clips are known: each is some part's, and the parts know nothing of each other.
+        for number, part in enumerate(parts):
+            yield replace(alone, part=part, num_sources=int(number == 0))
+    elif splitter and isinstance(splitter.stage, Splitter) and splitter.stage.lookback_s is not None:
+        yield replace(alone, parts=parts)
+    else:
+        yield alone
 
 
 def phase_steps(pipeline: Pipeline, phase: Phase) -> list[Step]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from curation.errors import EnvironmentFault, WorkerError
+from curation.film import Filmed
 from curation.ledger import Ledger
 from curation.measure import Tally
 from curation.plan import Task
@@ -34,6 +35,52 @@ CHECK_S = 30.0
 
 class _Died(Exception):
     """A worker process is gone."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One call of a worker: a task, one of its parts, or what puts the parts together."""
+
+    task: Task
+    number: int | None = None
+    filmed: tuple[Filmed, ...] = ()
+
+    def start(self, worker: Any) -> Any:
+        """Give it to a worker; the reference to what will come out."""
+        if self.filmed:
+            return worker.join.remote(self.task, self.filmed)
+        if self.number is not None:
+            return worker.film.remote(self.task, self.number)
+        return worker.work.remote(self.task)
+
+
+def _jobs(task: Task) -> list[_Job]:
+    return [_Job(task, number) for number in range(len(task.parts))] or [_Job(task)]
+
+
+class _Films:
+    """The parts of long videos that have been looked at so far."""
+
+    def __init__(self) -> None:
+        self._filmed: dict[Task, dict[int, Filmed]] = {}
+        self._given_up: set[Task] = set()
+
+    def add(self, job: _Job, filmed: Filmed) -> list[_Job]:
+        """Note a part; once all are there, what is to be done with them."""
+        found = self._filmed.setdefault(job.task, {})
+        found[job.number or 0] = filmed
+        if len(found) < len(job.task.parts) or job.task in self._given_up:
+            return []
+        parts = self._filmed.pop(job.task)
+        return [_Job(job.task, filmed=tuple(parts[number] for number in sorted(parts)))]
+
+    def give_up(self, task: Task) -> None:
+        """A part can't be looked at; the others are of no use."""
+        self._given_up.add(task)
+
+    def wants(self, job: _Job) -> bool:
+        """Whether the job is still of use."""
+        return job.task not in self._given_up
 
 
 @dataclass
@@ -57,6 +104,7 @@ class Pool:
         self._device: Literal["cpu", "cuda"] = "cpu"
         self._owns_ray = False
         self._actors: list[Any] = []
+        self._films = _Films()
 
     def __enter__(self) -> Self:
         return self
@@ -76,20 +124,25 @@ class Pool:
         """Do all tasks of a pass, retrying those whose worker died."""
         import ray
 
-        self._start(len(tasks))
-        tally = Tally()
-        waiting = tasks[::-1]
-        busy: dict[Any, tuple[_Busy, Task]] = {}
+        waiting = [job for task in reversed(tasks) for job in reversed(_jobs(task))]
+        self._start(len(waiting))
+        tally, self._films = Tally(), _Films()
+        busy: dict[Any, tuple[_Busy, _Job]] = {}
         while waiting or busy:
             while waiting and self._idle:
-                worker, task = self._idle.pop(), waiting.pop()
-                busy[worker.work.remote(task)] = _Busy(worker), task
+                worker, job = self._idle.pop(), waiting.pop()
+                busy[job.start(worker)] = _Busy(worker), job
             done, _ = ray.wait(list(busy), timeout=POLL_S)
             for ref in done:
-                job, task = busy.pop(ref)
-                tally.add(self._collect(ref, job.worker, task))
-                self._watcher.advance(task.num_sources)
-            self._kill_silent(job for job, _ in busy.values())
+                at, job = busy.pop(ref)
+                result = self._collect(ref, at.worker, job)
+                if isinstance(result, Filmed):
+                    waiting += self._films.add(job, result)
+                else:
+                    tally.add(result)
+                    self._watcher.advance(job.task.num_sources)
+            self._kill_silent(at for at, _ in busy.values())
+            waiting = [job for job in waiting if self._films.wants(job)]
         return tally
 
     def _start(self, num_tasks: int) -> None:
@@ -114,17 +167,20 @@ class Pool:
         ray.kill(worker)
         self._actors.remove(worker)
 
-    def _collect(self, ref: Any, worker: Any, task: Task) -> Tally:
-        """The result of a task; if its worker died, that of the same unit, source by source."""
+    def _collect(self, ref: Any, worker: Any, job: _Job) -> Tally | Filmed:
+        """The result of a job; if its worker died, that of its unit, source by source."""
         try:
-            tally: Tally = _result(ref)
+            result: Tally | Filmed = _result(ref)
         except _Died as died:
+            task = job.task
             self._watcher.say(f"a worker died on unit {task.unit} ({died}); trying its sources one by one")
             self._drop_worker(worker)
             self._idle.append(self._new_worker())
-            return self._probe_one_by_one(task) if task.phase == "probe" else self._one_by_one(task)
+            if task.phase == "probe":
+                return self._probe_one_by_one(task)
+            return self._part_again(job) if task.parts else self._one_by_one(task)
         self._idle.append(self._fresh(worker))
-        return tally
+        return result
 
     def _fresh(self, worker: Any) -> Any:
         """The worker, or a new one in its place if it holds too much memory."""
@@ -156,16 +212,33 @@ class Pool:
 
     def _one_by_one(self, task: Task) -> Tally:
         tally = Tally()
-        uris = {source.source_id: source.uri for source in self._ledger.sources(task.unit)}
-        for source_id in sorted(task.only or uris):
+        for source_id, uri in self._uris(task).items():
             single = replace(task, only=frozenset([source_id]))
-            result = self._alone(uris[source_id], _working(single))
-            if result is None:
-                kills = self._pipeline.config.run.max_kills
-                record_poison(self._pipeline, self._ledger, single, source_id, kills)
-            else:
-                tally.add(result)
+            result = self._alone(uri, _Job(single).start)
+            tally.add(self._blame(single) if result is None else result)
         return tally
+
+    def _part_again(self, job: _Job) -> Tally | Filmed:
+        """The only source is known; a part of it, or the whole put together, is tried alone."""
+        if not self._films.wants(job):
+            return Filmed()
+        (uri,) = self._uris(job.task).values()
+        result: Tally | Filmed | None = self._alone(uri, job.start)
+        if result is None:
+            self._films.give_up(job.task)
+            return self._blame(job.task)
+        return result
+
+    def _uris(self, task: Task) -> dict[str, str]:
+        """Source id -> URI of what a task is about."""
+        uris = {source.source_id: source.uri for source in self._ledger.sources(task.unit)}
+        return {source_id: uris[source_id] for source_id in sorted(task.only or uris)}
+
+    def _blame(self, task: Task) -> Tally:
+        """The task's only source killed every worker that took it."""
+        (source_id,) = self._uris(task)
+        record_poison(self._pipeline, self._ledger, task, source_id, self._pipeline.config.run.max_kills)
+        return Tally()
 
     def _alone(self, uri: str, call: Callable[[Any], Any]) -> Any:
         """The result of a call that concerns one source; None if it killed `max_kills` workers."""
@@ -173,9 +246,9 @@ class Pool:
 
         for _ in range(self._pipeline.config.run.max_kills):
             worker = self._idle.pop() if self._idle else self._new_worker()
-            ref, job = call(worker), _Busy(worker)
+            ref, at = call(worker), _Busy(worker)
             while not ray.wait([ref], timeout=POLL_S)[0]:
-                self._kill_silent([job])
+                self._kill_silent([at])
             try:
                 result = _result(ref)
             except _Died as died:
@@ -213,10 +286,6 @@ def _probing(source: Source) -> Callable[[Any], Any]:
     return lambda worker: worker.probe.remote(source)
 
 
-def _working(task: Task) -> Callable[[Any], Any]:
-    return lambda worker: worker.work.remote(task)
-
-
 def _result(ref: Any) -> Any:
     """The value behind a reference.
 
@@ -252,6 +321,12 @@ def _worker_class(num_gpus: float) -> Any:
 
         def work(self, task: Task) -> Tally:
             return self._worker.work(task)
+
+        def film(self, task: Task, number: int) -> Filmed:
+            return self._worker.film(task, number)
+
+        def join(self, task: Task, filmed: tuple[Filmed, ...]) -> Tally:
+            return self._worker.join(task, filmed)
 
         def probe(self, source: Source) -> Source:
             return self._worker.probe(source)

@@ -15,7 +15,7 @@ STAGES = {
     "color": "stages.color:ColorStage",
     "flow": "stages.flow:FlowStage",
     "resolution": "stages.resolution:ResolutionStage",
-    "scenes": "stages.scenes:ScenesSplitter",
+    "scenes": "stages.scenes.splitter:ScenesSplitter",
     "text": "stages.text:TextStage",
     "thumbnail": "stages.thumbnail:ThumbnailStage",
     "captions": "captioner.stage:CaptionStage",

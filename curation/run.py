@@ -15,6 +15,7 @@ from curation.config import Config
 from curation.judge import NO_REDO, PROBE, Redo
 from curation.ledger import Ledger
 from curation.measure import Tally
+from curation.media.decoder import check_decoder
 from curation.pipeline import Pipeline, build_pipeline
 from curation.plan import Phase, Task, list_inputs, plan_pass, plan_probes
 from curation.registry import SHARDS, load
@@ -98,6 +99,7 @@ def run(config: Config, order: Order, watcher: Watcher) -> Result:
     writer = load(SHARDS)(config.shards) if config.shards is not None else None
     if writer is not None:
         writer.check()
+    check_decoder(config.run.decoder)
     listing = list_inputs(config)
     with ledger.storage.exclusive():
         _announce(pipeline, len(listing.sources), listing.num_ignored, watcher)

@@ -286,7 +286,18 @@ def span_row(clip: Sample, span: Span) -> dict[str, Any]:
 
 
 class CutFinder(abc.ABC):
-    """Looks at the frames of one source in order and says which spans are complete."""
+    """Looks at the frames of one source in order and says which spans are complete.
+
+    Attributes:
+        readings: What was read off each frame, in order; filled only where the splitter was told to.
+    """
+
+    readings: Sequence[Any] = ()
+
+    @property
+    @abc.abstractmethod
+    def open_from_s(self) -> float | None:
+        """Where the span that is not yet complete begins; None before the first frame."""
 
     @abc.abstractmethod
     def push(self, frame: Frame) -> Iterable[Span]:
@@ -298,13 +309,26 @@ class CutFinder(abc.ABC):
 
 
 class Splitter(Stage[C]):
-    """A stage that turns a source into samples: a row per span, found while the frames pass by."""
+    """A stage that turns a source into samples: a row per span, found while the frames pass by.
+
+    A long source may be looked at in parts, by several workers at once. Each keeps what it read off its
+    frames, and `replay` of all readings gives the spans of the whole.
+    """
 
     columns = SPAN_COLUMNS
 
+    @property
+    def lookback_s(self) -> float | None:
+        """Seconds of frames before a part that its readings depend on; None: only the whole will do."""
+        return None
+
     @abc.abstractmethod
-    def start(self, source: Source) -> CutFinder:
-        """Begin with a source."""
+    def start(self, source: Source, *, keeps_readings: bool = False) -> CutFinder:
+        """Begin with a source, or with a part of one."""
+
+    def replay(self, source: Source, readings: Sequence[Any], end_s: float) -> Iterable[Span]:
+        """The spans of a source from the readings of all its frames."""
+        raise NotImplementedError("this splitter takes a source in one piece")
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
         raise NotImplementedError("a splitter works on the frames of a source, by start()")

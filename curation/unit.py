@@ -7,31 +7,28 @@ none, and doing it again meets the same samples in the same batches and gives th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from curation.decide import Rows, Step, Verdict, decide, steps_of
-from curation.errors import ContractError, DecodeError, SampleError
+from curation.errors import ContractError, SampleError
+from curation.film import Film, Filmed
 from curation.hold import Hold, Pixels
 from curation.judge import JudgedSample, branch_steps, decide_sample, judge_source, load_unit
 from curation.ledger import Ledger
 from curation.measure import Measurer, MediaOf, Tally, failed_row
-from curation.media.frame import Frame
-from curation.media.readers import ImageReader, VideoReader, without_pixels
-from curation.media.views import GridCollector, SpanCollector
-from curation.pipeline import Branch, Pipeline
+from curation.media.readers import ImageReader, VideoReader
+from curation.media.views import SpanCollector
+from curation.parts import Part, neighbors
+from curation.pipeline import Pipeline
 from curation.plan import Task, in_groups
 from curation.records import Outcome, Row, Sample, Source
-from curation.stage import CutFinder, Media, Span, Splitter, Stage, View, span_row
+from curation.stage import Media, Splitter, Stage, View
 
 CHUNK_IMAGES = 16
 """Images that are held decoded at the same time."""
-SEEK_OVER_S = 10.0
-"""Gaps between kept windows that are not decoded through."""
-CHUNK_CLIPS = 8
-"""Finished clips of a video that are measured together."""
 
 
 @dataclass
@@ -62,19 +59,18 @@ class UnitRun:
         self._pipeline = pipeline
         self._ledger = ledger
         self._task = task
-        self._ready = ready
+        self.ready = ready
         self._pulse = pulse
-        self._tally = Tally()
-        self._state = load_unit(ledger, pipeline, task.unit, redo=task.redo)
+        self.tally = Tally()
+        self.state = load_unit(ledger, pipeline, task.unit, redo=task.redo)
         self._new: dict[str, list[Row]] = {}
-        self._measurer = Measurer(task.steps, ready, self._tally, pulse.beat)
+        self._measurer = Measurer(task.steps, ready, self.tally, pulse.beat)
         self._finish_steps = list(steps_of(pipeline.finish))
         self._hold = self._new_hold()
 
     def run(self) -> Tally:
         """Measure what the task allows and the unit needs, and commit it."""
-        only = self._task.only
-        sources = [source for source in self._state.sources if only is None or source.source_id in only]
+        sources = self._sources()
         images = [source for source in sources if source.kind == "image" and source.ok]
         for chunk in in_groups(images, CHUNK_IMAGES):
             self._measure_images(chunk)
@@ -84,23 +80,31 @@ class UnitRun:
                 self._measure_video(source)
         self._measure_held()
         self._commit()
-        return self._tally
+        return self.tally
 
-    def _advance(
+    @property
+    def allowed(self) -> frozenset[str]:
+        """Keys of the steps that may be measured."""
+        return self._task.steps
+
+    def advance(
         self,
         samples: Sequence[Sample],
         steps: Sequence[Step],
         judge: Callable[[Rows], Verdict],
         media_of: MediaOf,
     ) -> None:
+        """Measure what the samples need."""
+
         def rows_of(sample: Sample) -> Rows:
-            return self._state.rows_of(sample.sample_id, steps)
+            return self.state.rows_of(sample.sample_id, steps)
 
         for step, row in self._measurer.advance(samples, rows_of, judge, media_of):
-            self._take(step, row)
+            self.take(step, row)
 
-    def _take(self, step: Step, row: Row) -> None:
-        self._state.add(step, row)
+    def take(self, step: Step, row: Row) -> None:
+        """Note a new row."""
+        self.state.add(step, row)
         self._new.setdefault(step.key, []).append(row)
 
     def _commit(self) -> None:
@@ -131,16 +135,16 @@ class UnitRun:
         steps = branch_steps(branch)
         if self._task.phase == "filter":
             reader = ImageReader(known, self._count_image)
-            self._advance(samples, steps, partial(decide_sample, branch), reader.media)
+            self.advance(samples, steps, partial(decide_sample, branch), reader.media)
             return
         for sample in samples:
-            rows = self._state.rows_of(sample.sample_id, steps)
+            rows = self.state.rows_of(sample.sample_id, steps)
             if decide_sample(branch, rows).outcome is Outcome.KEPT:
                 for part in self._pipeline.windows(sample):
                     self._hold_image(known[sample.sample_id], part)
 
     def _hold_image(self, source: Source, sample: Sample) -> None:
-        needs = decide(self._pipeline.finish, self._state.rows_of(sample.sample_id, self._finish_steps)).needs
+        needs = decide(self._pipeline.finish, self.state.rows_of(sample.sample_id, self._finish_steps)).needs
         if needs is None or needs.key not in self._task.steps:
             return
         reader = ImageReader({sample.sample_id: source}, self._count_image)
@@ -154,71 +158,66 @@ class UnitRun:
 
     def _count_image(self, uri: str) -> None:
         self._pulse.beat(uri)
-        self._tally.images_decoded[self._task.phase] += 1
+        self.tally.images_decoded[self._task.phase] += 1
 
-    # Videos: the frames pass by once; cuts and views are found on the way.
+    # Videos: `Film` filters them; kept clips are decoded again.
+
+    def film(self, part: Part) -> Filmed:
+        """Look at one part of the task's only video. Nothing is committed."""
+        (source,) = self._sources()
+        self._pulse.beat(source.uri)
+        try:
+            filmed = self._film(source).film(part)
+        except SampleError as error:
+            return Filmed(error=error, tally=self.tally)
+        return replace(filmed, rows=self._new, tally=self.tally)
+
+    def join(self, filmed: Sequence[Filmed]) -> Tally:
+        """Put the parts of the task's only video together, measure what is left, and commit."""
+        (source,) = self._sources()
+        self._pulse.beat(source.uri)
+        error = next((item.error for item in filmed if item.error is not None), None)
+        try:
+            if error is not None:
+                raise error
+            self._film(source).join(filmed)
+        except SampleError as broken:
+            self._fail_video(source, broken)
+        self._commit()
+        return self.tally
+
+    def _film(self, source: Source) -> Film:
+        return Film(self, source, self._pipeline.branches["video"], self._pipeline.config.run.decoder)
+
+    def _sources(self) -> list[Source]:
+        only = self._task.only
+        return [source for source in self.state.sources if only is None or source.source_id in only]
 
     def _measure_video(self, source: Source) -> None:
-        branch = self._pipeline.branches["video"]
-        if branch.splitter is None:
-            raise ContractError("videos need a splitter")
         try:
             if self._task.phase == "filter":
-                self._filter_video(source, branch, branch.splitter)
+                self._film(source).filter(self._task.part)
             else:
                 self._finish_video(source)
         except SampleError as error:
-            self._fail_video(source, branch.splitter, error)
+            self._fail_video(source, error)
 
-    def _filter_video(self, source: Source, branch: Branch, splitter: Step) -> None:
-        known = self._state.spans_of(source, splitter)
-        if not known and splitter.key not in self._task.steps:
-            return
-        steps = [step for step in steps_of(branch.rule) if step.key in self._task.steps]
-        collector = GridCollector(filter(None, (step.stage.view("clip") for step in steps)))
-        finder = _KnownSpans(known) if known else _splitter(self._ready(splitter)).start(source)
-        judge = partial(decide_sample, branch)
-        media_of = partial(_media_of, source, collector)
-        clips: list[Sample] = []
-        for span in self._spans(source, splitter, finder, collector):
-            clip = Sample.of_span(source.source_id, span.start_s, span.end_s)
-            if not known:
-                self._tally.note(splitter.key, rows=1)
-                self._take(splitter, Row(clip.sample_id, span_row(clip, span)))
-            clips.append(clip)
-            if len(clips) == CHUNK_CLIPS:
-                self._advance(clips, branch_steps(branch), judge, media_of)
-                clips = []
-                collector.forget_before(span.end_s)
-        self._advance(clips, branch_steps(branch), judge, media_of)
-
-    def _spans(
-        self, source: Source, splitter: Step, finder: CutFinder, collector: GridCollector
-    ) -> Iterator[Span]:
-        """Decode once; yield each span when the collector holds all of its frames."""
-        reader = VideoReader(source, self._count_frame)
-        for frame in reader:
-            collector.push(frame)
-            started = time.perf_counter()
-            spans = list(finder.push(frame))
-            self._tally.note(splitter.key, seconds=time.perf_counter() - started)
-            yield from spans
-        if reader.num_frames == 0:
-            raise DecodeError("not one frame could be decoded")
-        self._tally.frames_held += reader.num_frames
-        collector.finish(reader.end_s)
-        yield from finder.finish(reader.end_s)
-
-    def _count_frame(self) -> None:
+    def count_frame(self) -> None:
+        """A frame has been decoded."""
         self._pulse.beat()
-        self._tally.frames_decoded[self._task.phase] += 1
+        self.tally.frames_decoded[self._task.phase] += 1
 
     def _finish_video(self, source: Source) -> None:
-        judged = judge_source(self._pipeline, self._state, source)
-        waiting = [leaf.sample for leaf in judged.leaves() if leaf.verdict.needs in self._finish_steps]
-        for group in _neighbors(waiting):
+        judged = judge_source(self._pipeline, self.state, source)
+        waiting = [
+            leaf.sample
+            for leaf in judged.leaves()
+            if leaf.verdict.needs in self._finish_steps and self._task.part.holds(leaf.sample.start_s)
+        ]
+        decoder = self._pipeline.config.run.decoder
+        for group in neighbors(waiting):
             collector = SpanCollector(group, {view for window in group for view in self._views(window)})
-            for frame in VideoReader(source, self._count_frame, group[0].start_s):
+            for frame in VideoReader(source, decoder, self.count_frame, group[0].start_s):
                 self._hold_windows(source, collector.push(frame), collector)
                 if frame.pts_s >= group[-1].end_s:
                     break
@@ -237,7 +236,7 @@ class UnitRun:
 
     def _views(self, sample: Sample) -> list[View]:
         """What the captioner and the tokenizer still have to see of a kept sample."""
-        known = self._state.rows_of(sample.sample_id, self._finish_steps)
+        known = self.state.rows_of(sample.sample_id, self._finish_steps)
         steps = [
             step for step in self._finish_steps if step.key in self._task.steps and step.key not in known
         ]
@@ -251,68 +250,33 @@ class UnitRun:
 
     def _measure_held(self) -> None:
         held, self._hold = self._hold, self._new_hold()
-        self._advance(held.samples, self._finish_steps, partial(decide, self._pipeline.finish), held.media)
+        self.advance(held.samples, self._finish_steps, partial(decide, self._pipeline.finish), held.media)
 
-    def _fail_video(self, source: Source, splitter: Step, error: SampleError) -> None:
+    def _fail_video(self, source: Source, error: SampleError) -> None:
         """A video that breaks off is failed as a whole: half of its clips would look like all of them.
 
         If its clips were known before, what they wait for fails instead.
         """
         self._measure_held()  # what came before the break is whole
+        splitter = self._pipeline.branches["video"].splitter
+        if splitter is None:
+            raise ContractError("videos need a splitter")
         row = failed_row(source.source_id, error)
-        judged = judge_source(self._pipeline, self._state, source)
+        judged = judge_source(self._pipeline, self.state, source)
         new = {row.sample_id for row in self._new.get(splitter.key, ())}
         if not judged.samples or any(sample.sample.sample_id in new for sample in judged.samples):
             self._drop(judged.samples)
-            self._tally.note(splitter.key, rows=1, failed=1)
-            self._take(splitter, row)
+            self.tally.note(splitter.key, rows=1, failed=1)
+            self.take(splitter, row)
             return
         for leaf in judged.leaves():
             if leaf.verdict.needs is not None and leaf.verdict.needs.key in self._task.steps:
-                self._take(leaf.verdict.needs, replace(row, sample_id=leaf.sample.sample_id))
+                self.take(leaf.verdict.needs, replace(row, sample_id=leaf.sample.sample_id))
 
     def _drop(self, samples: Iterable[JudgedSample]) -> None:
         """Forget rows that were measured before the video broke off."""
         gone = {judged.sample.sample_id for judged in samples}
         for key, rows in self._new.items():
             self._new[key] = [row for row in rows if row.sample_id not in gone]
-            for sample_id in gone & set(self._state.rows.get(key, {})):
-                del self._state.rows[key][sample_id]
-
-
-def _neighbors(windows: Sequence[Sample]) -> Iterator[list[Sample]]:
-    """Windows in order of time, grouped where it is cheaper to decode on than to seek."""
-    group: list[Sample] = []
-    for window in sorted(windows, key=lambda window: window.start_s):
-        if group and window.start_s - group[-1].end_s > SEEK_OVER_S:
-            yield group
-            group = []
-        group.append(window)
-    if group:
-        yield group
-
-
-def _splitter(stage: Stage[Any]) -> Splitter[Any]:
-    if not isinstance(stage, Splitter):
-        raise ContractError(f"{stage.name} is no splitter")
-    return stage
-
-
-def _media_of(source: Source, collector: GridCollector, sample: Sample, view: View | None) -> Media:
-    return collector.media(view, source, sample) if view else without_pixels(source)
-
-
-class _KnownSpans(CutFinder):
-    """Replays cuts that were found earlier, when only other stages are missing."""
-
-    def __init__(self, clips: Sequence[Sample]) -> None:
-        self._left = [
-            Span(start_s=clip.start_s, end_s=clip.end_s, start_frame=0, end_frame=0) for clip in clips
-        ]
-
-    def push(self, frame: Frame) -> Iterator[Span]:
-        while self._left and self._left[0].end_s <= frame.pts_s:
-            yield self._left.pop(0)
-
-    def finish(self, end_s: float) -> list[Span]:
-        return self._left
+            for sample_id in gone & set(self.state.rows.get(key, {})):
+                del self.state.rows[key][sample_id]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from curation.decide import Step
 from curation.errors import PoisonSource
+from curation.film import Filmed
 from curation.judge import PROBE, judge_source, load_unit
 from curation.ledger import Ledger
 from curation.measure import Tally, failed_row
@@ -40,13 +42,27 @@ class UnitWorker:
         Raises:
             CurationError: nothing that concerns one sample alone; those end as failed rows.
         """
+        self._enter(task)
+        return self._probe(task) if task.phase == "probe" else self._unit(task).run()
+
+    def film(self, task: Task, number: int) -> Filmed:
+        """Look at one of the task's parts; nothing is committed."""
+        self._enter(task)
+        return self._unit(task).film(task.parts[number])
+
+    def join(self, task: Task, filmed: Sequence[Filmed]) -> Tally:
+        """Put the task's parts together and commit what came out."""
+        self._enter(task)
+        return self._unit(task).join(filmed)
+
+    def _enter(self, task: Task) -> None:
         if task.phase != self._phase:
             self._ready.clear()
             self._phase = task.phase
         self.pulse.beat("")
-        if task.phase == "probe":
-            return self._probe(task)
-        return UnitRun(self._pipeline, self._ledger, task, self._stage, self.pulse).run()
+
+    def _unit(self, task: Task) -> UnitRun:
+        return UnitRun(self._pipeline, self._ledger, task, self._stage, self.pulse)
 
     def _stage(self, step: Step) -> Stage[Any]:
         """The step's stage with its weights loaded; loaded once per pass."""

@@ -37,6 +37,8 @@ def a_source(path: Path | None = None, **header: Any) -> Source:
             "frame_rate": found.frame_rate,
             "duration_s": found.duration_s,
             "num_frames": found.num_frames,
+            "codec": found.codec,
+            "pixel_format": found.pixel_format,
         } | header
     kind = header.pop("kind", "video")
     return Source(source_id="s" * 20, uri="file:///a", kind=kind, size_bytes=1, etag="", **header)

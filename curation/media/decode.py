@@ -1,4 +1,4 @@
-"""Opens videos and decodes them from front to back. The only module that imports PyAV."""
+"""Opens videos with PyAV and decodes them from front to back. The only module that imports it."""
 
 from __future__ import annotations
 
@@ -147,6 +147,15 @@ def _timing(container: Any, stream: Any) -> _Timing | None:
 
 def _timing_of_packets(container: Any, stream: Any) -> _Timing:
     """From the packets' times: reads the file to its end, but decodes nothing."""
+    times = _times_of_packets(container, stream)
+    span = times[-1] - times[0] if times else Fraction(0)
+    if not span:
+        return _Timing(None, None, len(times) or None)
+    rate = ((len(times) - 1) / span).limit_denominator(1001)
+    return _Timing(rate, float(span + 1 / rate), len(times))
+
+
+def _times_of_packets(container: Any, stream: Any) -> list[Fraction]:
     import av
 
     times = []
@@ -158,11 +167,40 @@ def _timing_of_packets(container: Any, stream: Any) -> _Timing:
     except av.FFmpegError:
         # What breaks off here breaks off in decoding too, where it is reported.
         pass
-    span = max(times) - min(times) if times else Fraction(0)
-    if not span:
-        return _Timing(None, None, len(times) or None)
-    rate = ((len(times) - 1) / span).limit_denominator(1001)
-    return _Timing(rate, float(span + 1 / rate), len(times))
+    return sorted(times)
+
+
+@dataclass(frozen=True, slots=True)
+class PacketTimes:
+    """What a decoder without them needs to know of a video.
+
+    Attributes:
+        times_s: Presentation times in seconds, rising.
+        rotation: Clockwise degrees by which pictures must be turned.
+        aspect: Width to height of a stored pixel.
+    """
+
+    times_s: list[float]
+    rotation: int
+    aspect: Fraction | None
+
+
+def packet_times(path: Path) -> PacketTimes:
+    """Times of all frames, from the packets; only the first frame is decoded.
+
+    Raises:
+        ProbeError: not a video.
+    """
+    import av
+
+    with _opened(path) as (container, stream):
+        try:
+            first = next(container.decode(stream), None)
+        except (av.FFmpegError, ValueError) as error:
+            raise ProbeError(f"no frame can be decoded: {_reason(error)}") from error
+        rotation = 0 if first is None else -first.rotation % 360
+        times = _times_of_packets(container, stream)
+        return PacketTimes([float(time) for time in times], rotation, stream.sample_aspect_ratio)
 
 
 def _duration_s(container: Any, stream: Any) -> float | None:
@@ -216,8 +254,9 @@ def decode_video(path: Path, start_s: float = 0.0) -> Iterator[Frame]:
             try:
                 picture = next(frames, None)
             except (av.FFmpegError, ValueError) as error:
-                whole = f" of {promised}" if promised else ""
-                raise DecodeError(f"stopped after {index}{whole} frames: {_reason(error)}") from error
+                after = f"after {index} of {promised} frames" if promised else f"after {index} frames"
+                where = f"at {last_s:.3f} s" if start_s > 0 else after
+                raise DecodeError(f"stopped {where}: {_reason(error)}") from error
             if picture is None:
                 return
             pts_s = picture.time if picture.time is not None else last_s + interval_s
@@ -246,10 +285,23 @@ def _render(picture: Any, aspect: Fraction | None) -> NDArray[np.uint8]:
     import numpy as np
 
     pixels: NDArray[np.uint8] = picture.to_ndarray(format="rgb24")
-    width = _square_width(picture.width, aspect)
-    if width != picture.width:
-        import cv2
-
-        pixels = cv2.resize(pixels, (width, picture.height), interpolation=cv2.INTER_LINEAR)
+    pixels = with_square_pixels(pixels, aspect)
     turns = round(picture.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def with_square_pixels(
+    pixels: NDArray[np.uint8], aspect: Fraction | None, *, sideways: bool = False
+) -> NDArray[np.uint8]:
+    """Stretched so that pixels of this width to height become square.
+
+    `sideways`: the picture has been turned by a quarter already, so that stored width is height now.
+    """
+    height, width = pixels.shape[:2]
+    size = (width, _square_width(height, aspect)) if sideways else (_square_width(width, aspect), height)
+    if size == (width, height):
+        return pixels
+    import cv2
+
+    stretched: NDArray[np.uint8] = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
+    return stretched

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from curation.errors import SampleError
-from curation.media.decode import decode_video
+from curation.media.decoder import DecoderName, decoder_for
 from curation.media.frame import Frame
 from curation.media.image import read_image
 from curation.media.resize import resize
@@ -69,25 +69,35 @@ class ImageReader:
 class VideoReader:
     """The frames of one source in order; knows afterwards how many there were and when the last one ends."""
 
-    def __init__(self, source: Source, on_frame: Callable[[], None], start_s: float = 0.0) -> None:
+    def __init__(
+        self, source: Source, decoder: DecoderName, on_frame: Callable[[], None], start_s: float = 0.0
+    ) -> None:
         """Frames well before `start_s` may be left out."""
         self._source = source
+        self._decoder = decoder_for(decoder, source)
         self._on_frame = on_frame
         self._start_s = start_s
         # The last frame lasts as long as the one before it did.
         self._interval_s = float(1 / source.frame_rate) if source.frame_rate else 0.04
         self._last_s: float | None = None
         self.num_frames = 0
+        self.broke_off = False
+        """Whether the caller stopped before the last frame."""
 
     def __iter__(self) -> Iterator[Frame]:
         with opened(self._source) as path:
-            for frame in decode_video(path, self._start_s):
+            for frame in self._decoder.frames(path, self._start_s):
                 if self._last_s is not None and frame.pts_s > self._last_s:
                     self._interval_s = frame.pts_s - self._last_s
                 self._last_s = frame.pts_s
                 self.num_frames += 1
                 self._on_frame()
                 yield frame
+
+    def first_s(self) -> float:
+        """When the source's first frame is shown, wherever this reader begins."""
+        with opened(self._source) as path:
+            return next((frame.pts_s for frame in self._decoder.frames(path)), 0.0)
 
     @property
     def end_s(self) -> float:

@@ -57,8 +57,11 @@ class _Sampler:
             self._next = next(self._targets, math.inf)
 
 
-def _grid(first_s: float, fps: float) -> Iterator[float]:
-    step = 0
+def _grid(first_s: float, fps: float, from_s: float) -> Iterator[float]:
+    """The times first_s + k / fps that are not before `from_s`."""
+    step = max(0, math.floor((from_s - first_s) * fps) - 1)
+    while first_s + step / fps < from_s:
+        step += 1
     while True:
         yield first_s + step / fps
         step += 1
@@ -70,7 +73,9 @@ class GridCollector:
     Frames are held only from the start of the oldest clip that is still open.
     """
 
-    def __init__(self, views: Iterable[View]) -> None:
+    def __init__(self, views: Iterable[View], first_s: float | None = None) -> None:
+        """`first_s` is the time of the source's first frame, if that is not the first one pushed."""
+        self._first_s = first_s
         self._views = tuple(dict.fromkeys(views))
         self._samplers: dict[View, _Sampler] = {}
         self._held: dict[View, deque[_Picked]] = {view: deque() for view in self._views}
@@ -78,8 +83,10 @@ class GridCollector:
     def push(self, frame: Frame) -> None:
         """Take the next frame of the source."""
         if not self._samplers:
+            first_s = frame.pts_s if self._first_s is None else self._first_s
             self._samplers = {
-                view: _Sampler(view, _grid(frame.pts_s, view.fps or GRID_FPS)) for view in self._views
+                view: _Sampler(view, _grid(first_s, view.fps or GRID_FPS, frame.pts_s))
+                for view in self._views
             }
         for view, sampler in self._samplers.items():
             self._held[view].extend(sampler.push(frame))

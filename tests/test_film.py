@@ -1,0 +1,211 @@
+"""Long videos in parts: the same rows as in one piece, whatever happens at the seams."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from curation.film import OVERRUN_S, RUN_UP_S
+from curation.judge import walk
+from curation.ledger import Ledger
+from curation.measure import Tally
+from curation.parts import WHOLE, Part, neighbors, parts_of
+from curation.plan import Task, list_inputs, plan_pass, plan_probes
+from curation.records import Sample
+from curation.storage import open_storage
+from curation.work import UnitWorker
+from datasets_media import built, write_video
+
+SCENES = [(17, 1), (60, 2), (33, 3), (4, 4), (5, 5), (80, 6), (25, 7), (90, 8), (41, 9), (52, 10), (38, 11)]
+"""44.5 seconds at 10 FPS; two scenes are too short to stand alone."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("long")
+    write_video(folder / "film.mp4", SCENES)
+    return folder
+
+
+def data_of(folder: Path, output: Path, segment_s: float | None, **scenes: Any) -> dict[str, Any]:
+    return {
+        "name": "film",
+        "input": [str(folder)],
+        "output": str(output),
+        "videos": {
+            "scenes": {"min_clip_s": 0.3, **scenes},
+            "filters": ["flow", "color"],
+            "flow": {"min_score": None, "max_score": None},
+        },
+        "run": {"segment_s": segment_s, "max_failed_fraction": 1.0},
+    }
+
+
+class Run:
+    """A pass without Ray: the parts of a task one after the other, in any order."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.config, self.pipeline = built(data)
+        self.ledger = Ledger(open_storage(self.config.general.output))
+        self.tally = Tally()
+        self.joined = Tally()
+        self.tasks: list[Task] = []
+
+    def all(self, *, backwards: bool = False) -> Run:
+        worker = UnitWorker(self.pipeline, "cpu")
+        for task in plan_probes(self.ledger, list_inputs(self.config), self.config):
+            worker.work(task)
+        steps = {step.key for step in self.pipeline.steps()}
+        for task in list(plan_pass(self.ledger, self.pipeline, "filter", steps)):
+            self.tasks.append(task)
+            order = range(len(task.parts))
+            filmed = {
+                number: worker.film(task, number) for number in (reversed(order) if backwards else order)
+            }
+            for part in filmed.values():
+                self.tally.add(part.tally)
+            if filmed:
+                self.joined = worker.join(task, [filmed[number] for number in order])
+            self.tally.add(self.joined if filmed else worker.work(task))
+        return self
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for step in self.pipeline.steps():
+            for unit in self.ledger.measured_units(step.name, step.fingerprint):
+                for row in self.ledger.rows(step.name, step.fingerprint, unit):
+                    found.setdefault(step.key, {})[row.sample_id] = (dict(row.values), row.error)
+        return found
+
+    def clips(self) -> list[tuple[float, float]]:
+        return sorted((row["start_s"], row["end_s"]) for row, _ in self.rows()["videos.scenes"].values())
+
+    def outcomes(self) -> set[str]:
+        return {judged.verdict.outcome for _, unit in walk(self.ledger, self.pipeline) for judged in unit}
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "native": {},
+    "samples": {"sample_fps": 2.0, "short_side": 32},
+    "margins": {"margin_frames": 2},
+    "adaptive": {"content_threshold": None, "adaptive_threshold": 3.0},
+    "pieces": {"max_clip_s": 3.3},
+    "few samples": {"sample_fps": 0.5},
+    "no cut at all": {"content_threshold": None, "fade_threshold": None},
+    "pieces of one scene": {"content_threshold": None, "fade_threshold": None, "max_clip_s": 3.3},
+}
+
+
+@pytest.mark.parametrize("segment_s", [4.0, 7.3, 30.0])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_parts_give_the_same_rows_as_one_piece(
+    folder: Path, tmp_path: Path, name: str, segment_s: float
+) -> None:
+    whole = Run(data_of(folder, tmp_path / "whole", None, **SETTINGS[name])).all()
+    parted = Run(data_of(folder, tmp_path / "parts", segment_s, **SETTINGS[name])).all(backwards=True)
+    assert len(parted.tasks[0].parts) == -(-44.5 // segment_s)
+    assert parted.rows() == whole.rows()
+    clips = whole.clips()
+    assert len(clips) == 1 if name == "no cut at all" else len(clips) >= 9
+    assert "pieces" not in name or max(end_s - start_s for start_s, end_s in clips) == pytest.approx(3.3)
+    assert parted.outcomes() == {"kept"}
+
+
+def test_parts_share_the_frames(folder: Path, tmp_path: Path) -> None:
+    """Each part reads its own frames, what it needs before and behind them, and its last clip to the end."""
+    run = Run(data_of(folder, tmp_path / "out", 22.3)).all()
+    assert run.tally.frames_held == 445
+    assert run.joined.frames_decoded.total() == 0
+    key_frames_s = 1.0
+    extra_s = RUN_UP_S + OVERRUN_S + 1.0 + 1.0 + key_frames_s
+    assert 445 <= run.tally.frames_decoded["filter"] <= 445 + 10 * (extra_s + 9.0) + 2
+
+
+def test_rows_near_the_seams_are_not_measured_twice(folder: Path, tmp_path: Path) -> None:
+    run = Run(data_of(folder, tmp_path / "out", 7.3)).all()
+    assert run.tally.rows["videos.scenes"] == len(run.clips())
+    assert run.tally.rows["videos.flow"] == len(run.clips())
+
+
+def test_video_that_breaks_off_in_one_part_fails_as_a_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    path = folder / "film.mp4"
+    write_video(path, SCENES)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 4000] = np.random.default_rng(0).bytes(4000)
+    path.write_bytes(data)
+    run = Run(data_of(folder, tmp_path / "out", 10.0)).all()
+    assert len(run.tasks[0].parts) == 5
+    assert run.outcomes() == {"failed"}
+    ((_, error),) = run.rows()["videos.scenes"].values()
+    assert error is not None
+    assert error.startswith("stopped")
+
+
+def test_new_filter_on_known_cuts_is_measured_in_parts_that_need_no_joining(
+    folder: Path, tmp_path: Path
+) -> None:
+    data = data_of(folder, tmp_path / "out", 10.0)
+    Run(data).all()
+    changed = data | {"videos": data["videos"] | {"flow": {"min_score": None, "max_score": None, "fps": 3.0}}}
+    again = Run(changed).all()
+    assert [task.parts for task in again.tasks] == [()] * 5
+    assert len({task.part for task in again.tasks}) == 5
+    whole = Run(changed | {"output": str(tmp_path / "whole"), "run": {"segment_s": None}}).all()
+    assert again.rows() == whole.rows()
+
+
+def test_only_what_is_missing_is_decoded_again(folder: Path, tmp_path: Path) -> None:
+    """Of the clips that a rejected neighbor leaves waiting, not the whole video."""
+    data = data_of(folder, tmp_path / "out", None)
+    data["videos"]["flow"]["max_score"] = 0.0
+    first = Run(data).all()
+    assert first.tally.frames_decoded["filter"] == 445
+    scores = sorted(row["flow_score"] for row, _ in first.rows()["videos.flow"].values())
+    data["videos"]["flow"]["max_score"] = scores[0]
+    second = Run(data).all()
+    assert 0 < second.tally.frames_decoded["filter"] < 150
+
+
+def test_codecs_that_cannot_be_sought_are_taken_whole(tmp_path: Path) -> None:
+    from generated import texture
+    from generated import write_video as write
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write(folder / "a.avi", [texture(48, 64, seed=k) for k in range(60)], codec="mpeg4", pix_fmt="yuv420p")
+    run = Run(data_of(folder, tmp_path / "out", 1.0)).all()
+    assert [task.parts for task in run.tasks] == [()]
+
+
+def test_parts_cover_all_times_once() -> None:
+    parts = parts_of(100.0, 30.0)
+    assert parts[0].start_s == -np.inf
+    assert parts[-1].end_s == np.inf
+    assert [part.end_s for part in parts[:-1]] == [part.start_s for part in parts[1:]] == [25.0, 50.0, 75.0]
+    assert parts_of(10.0, 30.0) == (WHOLE,)
+    assert Part(1.0, 2.0).holds(1.0)
+    assert not Part(1.0, 2.0).holds(2.0)
+
+
+def test_neighbors_are_joined_over_short_gaps() -> None:
+    def span(start_s: float, end_s: float) -> Sample:
+        return Sample.of_span("s", start_s, end_s)
+
+    spans = [span(30.1, 31.0), span(0.0, 5.0), span(15.0, 20.0)]
+    assert [[clip.start_s for clip in group] for group in neighbors(spans)] == [[0.0, 15.0], [30.1]]
+
+
+def test_join_needs_the_end(folder: Path, tmp_path: Path) -> None:
+    run = Run(data_of(folder, tmp_path / "out", 10.0))
+    worker = UnitWorker(run.pipeline, "cpu")
+    for task in plan_probes(run.ledger, list_inputs(run.config), run.config):
+        worker.work(task)
+    (task,) = plan_pass(run.ledger, run.pipeline, "filter", {"videos.scenes"})
+    worker.join(task, [worker.film(task, 0)])
+    assert run.outcomes() == {"failed"}
