@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curation.film import OVERRUN_S, RUN_UP_S
 from curation.judge import walk
 from curation.ledger import Ledger
 from curation.measure import Tally
@@ -115,13 +114,16 @@ def test_parts_give_the_same_rows_as_one_piece(
 
 
 def test_parts_share_the_frames(folder: Path, tmp_path: Path) -> None:
-    """Each part reads its own frames, what it needs before and behind them, and its last clip to the end."""
-    run = Run(data_of(folder, tmp_path / "out", 22.3)).all()
+    """By hand: the seams are at 14.83 and 29.67 s, key frames at every cut and every second
+    after it, a cut is settled 9 frames later.
+
+    A part begins at the key frame a second before 5 s before its seam: at 8.7 and 23.4 s. It ends when
+    the clip that crosses its end is complete: those that end with frames 199 and 314, so at 210 and 325.
+    """
+    run = Run(data_of(folder, tmp_path / "out", 15.0)).all()
     assert run.tally.frames_held == 445
     assert run.joined.frames_decoded.total() == 0
-    key_frames_s = 1.0
-    extra_s = RUN_UP_S + OVERRUN_S + 1.0 + 1.0 + key_frames_s
-    assert 445 <= run.tally.frames_decoded["filter"] <= 445 + 10 * (extra_s + 9.0) + 2
+    assert run.tally.frames_decoded["filter"] == 210 + (325 - 87) + (445 - 234)
 
 
 def test_rows_near_the_seams_are_not_measured_twice(folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from datasets_media import command, config_data, contents, curation, environment, write_config
+from datasets_media import command, config_data, contents, curation, environment, write_config, write_video
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +72,47 @@ def test_worker_that_dies_once_costs_nothing(
     config = images_only(media, tmp_path, "OnceDeadlyColor", workers=1)
     assert "a worker died" in curation("run", "-c", config)
     assert images(outcomes(config, tmp_path)) == FINE
+
+
+def film_in_parts(tmp_path: Path, stage: str) -> Path:
+    """A video of three scenes, looked at in four parts by two workers."""
+    (tmp_path / "in").mkdir()
+    write_video(tmp_path / "in/photo1.mp4", [(80, 1), (60, 2), (60, 3)])
+    data = {
+        "name": "faults",
+        "input": [str(tmp_path / "in")],
+        "output": str(tmp_path / "out"),
+        "videos": {"filters": [stage], "scenes": {"min_clip_s": 0.5}},
+        "stages": {stage: f"fault_stages:{stage.title().replace('_', '')}"},
+        "run": {"workers": 2, "segment_s": 5.0, "max_failed_fraction": 1.0},
+    }
+    return write_config(tmp_path / "c.yaml", data)
+
+
+def clips_of(config: Path, tmp_path: Path) -> list[tuple[float, float, str]]:
+    curation("table", "-c", config, "--to", tmp_path / "t.parquet")
+    rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    clips = [(row["start_s"], row["end_s"], row["outcome"]) for row in rows if row["level"] == "sample"]
+    return sorted(clips)
+
+
+def test_part_of_a_long_video_whose_worker_dies_once_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CURATION_TEST_CALLS", str(tmp_path / "mark"))
+    config = film_in_parts(tmp_path, "once_deadly_color")
+    assert "a worker died" in curation("run", "-c", config)
+    assert clips_of(config, tmp_path) == [(0.0, 8.0, "kept"), (8.0, 14.0, "kept"), (14.0, 20.0, "kept")]
+    assert "nothing was missing" in curation("run", "-c", config)
+
+
+def test_long_video_that_kills_the_workers_of_its_parts_is_failed(tmp_path: Path) -> None:
+    config = film_in_parts(tmp_path, "deadly_color")
+    said = curation("run", "-c", config)
+    assert "photo1.mp4 killed its worker" in said
+    assert clips_of(config, tmp_path) == []
+    assert "PoisonSource" in curation("explain", "-c", config, "photo1.mp4")
+    assert "nothing was missing" in curation("run", "-c", config)
 
 
 def test_source_that_hangs_is_killed_and_failed(media: Path, tmp_path: Path) -> None:

@@ -220,6 +220,38 @@ def test_samples_with_refinement_find_the_same_cuts(name):
     assert split(MIXTURES[name], sample_fps=2.0) == split(MIXTURES[name])
 
 
+@pytest.mark.parametrize("settings", [{}, {"sample_fps": 2.0}, {"sample_fps": 0.7}], ids=str)
+def test_readings_depend_on_no_more_than_the_lookback(settings):
+    pictures = scenes_of([31, 40, 12, 155]) + FADE
+    stage = splitter(**settings)
+
+    def readings(frames):
+        finder = stage.start(a_source(frame_rate=Fraction(FPS)), keeps_readings=True)
+        spans_of(finder, frames, 1 / FPS)
+        return finder.readings
+
+    frames = list(as_frames(pictures))
+    whole = readings(frames)
+    assert any(reading.change is None for reading in whole) == bool(settings)
+    for first in range(0, len(frames), 3):
+        start_s = frames[first].pts_s - stage.lookback_s
+        part = readings([frame for frame in frames if frame.pts_s >= start_s])
+        assert part[-len(frames[first:]) :] == whole[first:]
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_replayed_readings_give_the_same_spans(name):
+    pictures = MIXTURES[name]
+    stage, source = splitter(sample_fps=2.0), a_source(frame_rate=Fraction(FPS))
+    finder = stage.start(source, keeps_readings=True)
+    spans = spans_of(finder, as_frames(pictures), 1 / FPS)
+    assert list(stage.replay(source, finder.readings, spans[-1].end_s)) == spans
+
+
+def test_transnet_takes_a_video_in_one_piece():
+    assert splitter(transnet_threshold=0.5).lookback_s is None
+
+
 def test_samples_without_refinement_find_cuts_within_a_sample():
     pictures = scenes_of([37, 60, 40])
     coarse = cuts_in(split(pictures, sample_fps=2.0, refine=False))
