@@ -199,7 +199,6 @@ class _Sampling:
         self._change = _Change()
         self._step: int | None = None
         self._was_dim = False
-        self._was_other = False
 
     def is_due(self, pts_s: float) -> bool:
         step = math.floor((pts_s + _ROUNDING_S) * self._fps)
@@ -209,10 +208,8 @@ class _Sampling:
     def has_changed(self, timecode: Any, small: NDArray[np.uint8]) -> bool:
         """Whether something between this sample and the one before may be a cut or the edge of a fade.
 
-        A dark spell may be shorter than the time between samples. It shows in samples that are dim, or
-        in that the picture has been changing fast just before.
+        A dark spell may be shorter than the time between samples: dim ones are looked at closely.
         """
-        was_other, was_dim = self._was_other, self._was_dim
-        self._was_other = self._change.since_last(timecode, small) >= self._content_threshold
-        self._was_dim = bool(small.mean() < _DIM * self._fade_threshold)
-        return was_other or self._was_other or was_dim or self._was_dim
+        is_other = self._change.since_last(timecode, small) >= self._content_threshold
+        was_dim, self._was_dim = self._was_dim, bool(small.mean() < _DIM * self._fade_threshold)
+        return is_other or was_dim or self._was_dim

