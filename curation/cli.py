@@ -229,6 +229,36 @@ def explain(
 
 
 @cli.command()
+@click.argument("candidates", metavar="CANDIDATES")
+@click.argument("votes", metavar="VOTES")
+@click.option("--vocabulary", required=True, metavar="FILE", help="The text vocabulary, as in shards.")
+@click.option("--to", "target", required=True, metavar="FILE", help="Parquet file for the triplets.")
+@click.option("--min-voters", type=click.IntRange(1), help="Voters a prompt needs.")
+@click.option("--min-agreement", type=click.FloatRange(0, 1), help="Share of them that must agree.")
+def preference(
+    candidates: str,
+    votes: str,
+    vocabulary: str,
+    target: str,
+    min_voters: int | None,
+    min_agreement: float | None,
+) -> int:
+    """Choose the best and worst of several token grids per prompt by votes: (prompt, chosen, rejected)."""
+    from curation.registry import PREFERENCE, load
+
+    asked = {"min_voters": min_voters, "min_agreement": min_agreement}
+    settings = {name: value for name, value in asked.items() if value is not None}
+    made = load(PREFERENCE)(candidates, votes, target, vocabulary, **settings)
+    click.echo(f"{target}: triplets of {made.num_triplets} of {made.num_prompts} prompts")
+    for reason, number in made.left_out.items():
+        click.echo(f"left out: {reason} {number}")
+    if made.num_partial_votes:
+        voters = "1 voter" if made.num_partial_votes == 1 else f"{made.num_partial_votes} voters"
+        click.echo(f"{voters} had not scored all candidates of a prompt and did not count for it")
+    return 0
+
+
+@cli.command()
 @click.option("--folder", default="demo", show_default=True, metavar="FOLDER", help="For media and output.")
 @click.option("--fetch-only", is_flag=True, help="Fetch the media, run nothing.")
 def demo(folder: str, fetch_only: bool) -> int:

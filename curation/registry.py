@@ -23,6 +23,7 @@ STAGES = {
 }
 
 SHARDS = "tokenize_shards.shards:ShardWriter"
+PREFERENCE = "tokenize_shards.preference:make_triplets"
 
 
 def load(target: str) -> Any:
