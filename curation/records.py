@@ -41,7 +41,8 @@ class Source:
     rate in frames per second, exact. Where a header names no believable rate or duration, both and
     `num_frames` come from the packets' own times. `color_transfer` is FFmpeg's name: `smpte2084` (PQ)
     and `arib-std-b67` (HLG) are HDR, which is converted without tone mapping. `carried` is what came
-    with the file under its own names: a caption, a licence, scores.
+    with the file under its own names: a caption, a licence, scores. `content_hash` is the sha256 of the
+    file's bytes, in hex; None where they could not be read, or the source was probed before hashes were.
     """
 
     source_id: str
@@ -60,6 +61,7 @@ class Source:
     pixel_format: str | None = None
     color_transfer: str | None = None
     sample_aspect_ratio: str | None = None
+    content_hash: str | None = None
     carried: Mapping[str, Carried] = field(default_factory=dict, hash=False)
     error_type: str | None = None
     error: str | None = None

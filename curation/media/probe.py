@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,11 +43,21 @@ def kind_of(name: str) -> SourceKind | None:
 
 
 def probe(source: Source, path: Path) -> Source:
-    """`source` with its header fields, or with `error_type` and `error` where it can't be read."""
+    """`source` with its content hash and header fields; `error_type` and `error` where it has no header."""
+    source = replace(source, content_hash=_sha256(path))
     try:
         return _probe_image(source, path) if source.kind == "image" else _probe_video(source, path)
     except SampleError as error:
         return replace(source, error_type=type(error).__name__, error=str(error))
+
+
+def _sha256(path: Path) -> str | None:
+    """In hex; None if the file can't be read, which the prober reports."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _probe_image(source: Source, path: Path) -> Source:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from curation.media.probe import kind_of, probe
 from curation.records import Source
+from curation.tables import sources_to_table, table_to_sources
 from generated import expected, scenes_of, write_video
 
 
@@ -38,6 +41,25 @@ def test_not_media_is_an_error_of_the_source(tmp_path: Path) -> None:
     path.write_text("no video")
     source = probed(path)
     assert (source.ok, source.error_type) == (False, "ProbeError")
+
+
+def test_the_hash_of_the_bytes_is_kept_even_of_what_is_no_media(tmp_path: Path) -> None:
+    """The digest of "abc" is the example of FIPS 180-2, appendix B.1."""
+    path = tmp_path / "a.jpg"
+    path.write_text("abc")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert probed(path).content_hash == digest
+    again = write_video(tmp_path / "a.mkv", scenes_of([5], 48, 64))
+    assert probed(again).content_hash == hashlib.sha256(again.read_bytes()).hexdigest()
+    path.unlink()
+    assert (probed(path).content_hash, probed(path).ok) == (None, False)
+
+
+def test_sources_of_a_ledger_from_before_hashes_are_read() -> None:
+    source = Source(source_id="s", uri="a.jpg", kind="image", size_bytes=1, etag="e", content_hash="ab")
+    table = sources_to_table([source])
+    assert table_to_sources(table) == [source]
+    assert table_to_sources(table.drop_columns("content_hash")) == [replace(source, content_hash=None)]
 
 
 def test_true_rate_and_duration_of_every_file(shared_data: Path) -> None:
