@@ -12,9 +12,10 @@ import av
 import numpy as np
 
 from curation.config import parse_config
+from curation.ingest.listing import list_inputs
 from curation.ledger import Ledger
 from curation.pipeline import build_pipeline
-from curation.plan import list_inputs, plan_pass, plan_probes
+from curation.plan import plan_pass, plan_probes
 from curation.storage import open_storage
 from curation.work import UnitWorker
 

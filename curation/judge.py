@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from curation.decide import KEPT, Rows, Step, Verdict, decide, steps_of
+from curation.ingest.place import version_of
 from curation.ledger import Ledger
 from curation.pipeline import Branch, Pipeline
 from curation.records import Outcome, Row, Sample, Source
@@ -132,15 +133,23 @@ def measured_units(ledger: Ledger, pipeline: Pipeline) -> dict[str, frozenset[in
 
 
 def superseded_ids(ledger: Ledger) -> frozenset[str]:
-    """Sources whose file was replaced by another one under the same URI since they were listed."""
+    """Sources whose file was replaced since they were listed, by another one of the same name.
+
+    Of a container that was replaced, all that was in the old one.
+    """
     newest: dict[str, str] = {}
-    old = set()
+    newest_version: dict[str, str] = {}
+    versions: dict[str, tuple[str, str]] = {}
     for unit in ledger.units():
         for source in ledger.sources(unit):
-            if source.uri in newest:
-                old.add(newest[source.uri])
-            newest[source.uri] = source.source_id
-    return frozenset(old)
+            file, version = versions[source.source_id] = version_of(source)
+            newest[source.uri], newest_version[file] = source.source_id, version
+    current = set(newest.values())
+    return frozenset(
+        source_id
+        for source_id, (file, version) in versions.items()
+        if source_id not in current or newest_version[file] != version
+    )
 
 
 def walk(

@@ -1,4 +1,4 @@
-"""What is there and what is to do: listing, units, required minus present. Never opens media."""
+"""What is to do: units, required minus present. Never opens media."""
 
 from __future__ import annotations
 
@@ -9,27 +9,17 @@ from typing import Literal, TypeVar
 
 from curation.config import Config
 from curation.decide import Step, steps_of
-from curation.errors import ConfigError
+from curation.ingest.listing import Listing
 from curation.judge import NO_REDO, PROBE, JudgedSource, Redo, branch_steps, walk
 from curation.ledger import Ledger
 from curation.media.decode import SEEKABLE_CODECS
-from curation.media.probe import kind_of
 from curation.parts import WHOLE, Part, parts_of
 from curation.pipeline import Pipeline
 from curation.records import Source, SourceKind, stable_id
 from curation.stage import Splitter
-from curation.storage import open_storage
 
 Phase = Literal["probe", "filter", "finish"]
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The media below the inputs, sorted by URI, and how many other files lie there."""
-
-    sources: list[Source]
-    num_ignored: int
 
 
 @dataclass(frozen=True)
@@ -42,6 +32,7 @@ class Task:
         sources: For probing, the sources as listed.
         steps: Keys of the steps that may be measured.
         redo: Rows that count as missing.
+        rewrites: For probing: the unit is there already, and is written anew.
         only: Work on these source ids alone; None for all.
         part: Of a video whose cuts are known, only the clips that begin there.
         parts: The cuts of the only video are looked for in these parts, each by whoever is free.
@@ -53,54 +44,30 @@ class Task:
     sources: tuple[Source, ...] = ()
     steps: frozenset[str] = frozenset()
     redo: Redo = NO_REDO
+    rewrites: bool = False
     only: frozenset[str] | None = None
     part: Part = WHOLE
     parts: tuple[Part, ...] = ()
     num_sources: int = field(default=0, compare=False)
 
 
-def list_inputs(config: Config) -> Listing:
-    """List the configured inputs.
-
-    Raises:
-        ConfigError: an input is missing or holds no media.
-    """
-    sources: dict[str, Source] = {}
-    num_ignored = 0
-    for root in config.general.input:
-        listed = open_storage(root).list("")
-        before = len(sources)
-        for item in listed:
-            kind = kind_of(item.key)
-            if kind is None:
-                num_ignored += 1
-                continue
-            uri = f"{root.rstrip('/')}/{item.key}"
-            sources[uri] = Source(
-                source_id=stable_id(uri), uri=uri, kind=kind, size_bytes=item.size_bytes, etag=item.etag
-            )
-        if len(sources) == before:
-            raise ConfigError(f"input {root}: {_nothing_found(root, len(listed))}")
-    return Listing([sources[uri] for uri in sorted(sources)], num_ignored)
-
-
-def _nothing_found(root: str, num_files: int) -> str:
-    if num_files:
-        return f"none of its {num_files} files is an image or a video"
-    return "there is no such folder, or nothing is in it"
-
-
 def plan_probes(
     ledger: Ledger, listing: Listing, config: Config, *, limit: int | None = None, redo: Redo = NO_REDO
 ) -> list[Task]:
-    """Units for the sources that no unit holds yet, and those whose failed headers are read again."""
+    """Units for the sources that no unit holds yet; those whose failed headers are read again; those with
+    sources that carry something else than before.
+    """
     known: dict[str, Source] = {}
+    listed = {source.uri: source for source in listing.sources}
     tasks = []
     for unit in ledger.units():
         sources = ledger.sources(unit)
         known.update((source.uri, source) for source in sources)
-        if any(redo.drops(PROBE, not source.ok) for source in sources):
-            tasks.append(Task("probe", unit, tuple(sources), redo=redo, num_sources=len(sources)))
+        updated = [_with_carried(source, listed.get(source.uri)) for source in sources]
+        if updated != sources or any(redo.drops(PROBE, not source.ok) for source in sources):
+            tasks.append(
+                Task("probe", unit, tuple(updated), redo=redo, rewrites=True, num_sources=len(sources))
+            )
     fresh = [
         source if source.uri not in known else _changed(source)
         for source in listing.sources[:limit]
@@ -108,7 +75,11 @@ def plan_probes(
     ]
     used = set(ledger.units())
     free = (number for number in count() if number not in used)
-    sizes: dict[SourceKind, int] = {"image": config.run.unit_images, "video": config.run.unit_videos}
+    sizes: dict[SourceKind, int] = {
+        "image": config.run.unit_images,
+        "video": config.run.unit_videos,
+        "container": config.run.unit_images,
+    }
     for kind, size in sizes.items():
         for group in in_groups([source for source in fresh if source.kind == kind], size):
             tasks.append(Task("probe", next(free), group, num_sources=len(group)))
@@ -119,6 +90,13 @@ def in_groups(items: Sequence[Item], size: int) -> Iterator[tuple[Item, ...]]:
     """`items` in order, `size` at a time."""
     for start in range(0, len(items), size):
         yield tuple(items[start : start + size])
+
+
+def _with_carried(source: Source, listed: Source | None) -> Source:
+    """A known source with what it carries now; nothing is measured again for that."""
+    if listed is None or listed.etag != source.etag:
+        return source
+    return replace(source, carried=listed.carried)
 
 
 def _changed(source: Source) -> Source:

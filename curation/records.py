@@ -9,7 +9,7 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Any, Literal
 
-SourceKind = Literal["image", "video"]
+SourceKind = Literal["image", "video", "container"]
 SampleKind = Literal["image", "clip"]
 Carried = str | int | float | bool
 """A value that came with a source."""
@@ -35,7 +35,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One input file as found, and what its header says.
+    """One input file, or part of a container file, as found, and what its header says.
+
+    A source of kind `container` is a tar or Parquet file that could not be listed to its end, and always
+    failed. `etag` changes with the file; of a part it also says where in the container it begins.
 
     `width` and `height` are pixels after rotation and with square pixels; `frame_rate` is the average
     rate in frames per second, exact. Where a header names no believable rate or duration, both and

@@ -12,12 +12,13 @@ from typing import Any
 
 from curation import __version__
 from curation.config import Config
+from curation.ingest.listing import list_inputs
 from curation.judge import NO_REDO, PROBE, Redo
 from curation.ledger import Ledger
 from curation.measure import Tally
 from curation.media.decoder import check_decoder
 from curation.pipeline import Pipeline, build_pipeline
-from curation.plan import Phase, Task, list_inputs, plan_pass, plan_probes
+from curation.plan import Phase, Task, plan_pass, plan_probes
 from curation.registry import SHARDS, load
 from curation.report.books import Books, keep_books
 from curation.report.card import render_card

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from curation.decide import Step
-from curation.errors import PoisonSource
+from curation.errors import PoisonSource, SampleError
 from curation.film import Filmed
+from curation.ingest.sources import list_again, open_source
 from curation.judge import PROBE, judge_source, load_unit
 from curation.ledger import Ledger
 from curation.measure import Tally, failed_row
-from curation.media.probe import probe
-from curation.media.readers import opened
+from curation.media.probe import failed, probe
 from curation.pipeline import Pipeline
 from curation.plan import Task
 from curation.records import Source
@@ -74,14 +74,14 @@ class UnitWorker:
 
     def _probe(self, task: Task) -> Tally:
         """Read the headers of a new unit, or those of an old one that failed."""
-        redoes = bool(task.redo.stages)
         tally, sources = Tally(), []
         for source in task.sources:
             started = time.perf_counter()
-            again = not redoes or task.redo.drops(PROBE, not source.ok)
+            again = not task.rewrites or task.redo.drops(PROBE, not source.ok)
             probed = self.probe(source) if again else source
             sources.append(probed)
-            tally.note(PROBE, rows=1, failed=int(not probed.ok), seconds=time.perf_counter() - started)
+            if again:
+                tally.note(PROBE, rows=1, failed=int(not probed.ok), seconds=time.perf_counter() - started)
         commit_probed(self._ledger, task, sources)
         return tally
 
@@ -94,14 +94,23 @@ class UnitWorker:
     def probe(self, source: Source) -> Source:
         """The source with what its header says, or with the error that reading it met."""
         self.pulse.beat(source.uri)
-        with opened(source) as path:
-            return probe(replace(source, error_type=None, error=None), path)
+        if source.kind == "container":
+            return list_again(source)
+        try:
+            with open_source(source) as path:
+                return probe(replace(source, error_type=None, error=None), path)
+        except SampleError as error:
+            return failed(source, error)
 
 
 def commit_probed(ledger: Ledger, task: Task, sources: list[Source]) -> None:
-    """Write what a probing task found: a new unit, or over the one whose failures were read again."""
-    if task.redo.stages:
-        ledger.replace_sources(task.unit, sources)
+    """Write what a probing task found: a new unit, or over the one whose failures were read again.
+
+    A container that can be listed now is dropped: its contents are sources of their own.
+    """
+    if task.rewrites:
+        mended = [source for source in sources if source.kind == "container" and source.ok]
+        ledger.replace_sources(task.unit, [source for source in sources if source not in mended])
     else:
         ledger.commit_sources(task.unit, sources)
 

@@ -6,6 +6,7 @@ import base64
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,14 @@ import yaml
 from PIL import Image
 
 from curation.config import Config, parse_config
+from curation.ingest.listing import Listing, list_inputs
+from curation.judge import Redo, walk
+from curation.ledger import Ledger
+from curation.measure import Tally
 from curation.pipeline import Pipeline, build_pipeline
+from curation.plan import Task, plan_pass, plan_probes
+from curation.storage import open_storage
+from curation.work import UnitWorker
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -67,6 +75,10 @@ def write_media(folder: Path) -> Path:
     return folder
 
 
+List = Callable[..., Listing]
+"""Lists the input folder of a test, or others; tests/ingest/conftest.py."""
+
+
 def write_vocabulary(path: Path) -> Path:
     """Ranks of the 256 single bytes: every text can be encoded."""
     lines = [f"{base64.b64encode(bytes([byte])).decode()} {byte}\n" for byte in range(256)]
@@ -103,6 +115,49 @@ def built(data: dict[str, Any]) -> tuple[Config, Pipeline]:
     """The configuration and its pipeline."""
     config = parse_config(data)
     return config, build_pipeline(config)
+
+
+class Bench:
+    """An output folder, and runs on it without Ray."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.config, self.pipeline = built(data)
+        self.ledger = Ledger(open_storage(self.config.general.output))
+
+    def tasks(self, phase: Any, redo: Redo | None = None) -> list[Task]:
+        redo = redo or Redo()
+        if phase == "probe":
+            return plan_probes(self.ledger, list_inputs(self.config), self.config, redo=redo)
+        steps = {step.key for step in self.pipeline.steps()}
+        return list(plan_pass(self.ledger, self.pipeline, phase, steps, redo=redo))
+
+    def run(self, redo: Redo | None = None) -> Tally:
+        tally = Tally()
+        worker = UnitWorker(self.pipeline, "cpu")
+        for phase in ("probe", "filter", "finish"):
+            for task in self.tasks(phase, redo):
+                tally.add(worker.work(task))
+        return tally
+
+    def outcomes(self) -> dict[str, str]:
+        return {
+            judged.source.uri.rpartition("/")[
+                2
+            ]: f"{judged.verdict.outcome} {judged.verdict.reason or ''}".strip()
+            for _, unit in walk(self.ledger, self.pipeline)
+            for judged in unit
+        }
+
+    def rows(self, key: str) -> dict[str, Any]:
+        step = self.pipeline.step_of(key)
+        assert step is not None
+        units = self.ledger.measured_units(step.name, step.fingerprint)
+        rows = [
+            row
+            for unit in units
+            for row in self.ledger.rows(step.name, step.fingerprint, unit, with_big=True)
+        ]
+        return {row.sample_id: (row.values, row.error) for row in rows}
 
 
 def write_config(path: Path, data: dict[str, Any]) -> Path:

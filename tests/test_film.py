@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from curation.ingest.listing import list_inputs
 from curation.judge import walk
 from curation.ledger import Ledger
 from curation.measure import Tally
 from curation.parts import WHOLE, Part, neighbors, parts_of
-from curation.plan import Task, list_inputs, plan_pass, plan_probes
+from curation.plan import Task, plan_pass, plan_probes
 from curation.records import Sample
 from curation.storage import open_storage
 from curation.work import UnitWorker

@@ -9,57 +9,10 @@ from typing import Any
 
 import pytest
 
-from curation.judge import PROBE, Redo, walk
-from curation.ledger import Ledger
-from curation.measure import Tally
-from curation.plan import Task, list_inputs, plan_pass, plan_probes
+from curation.judge import PROBE, Redo
 from curation.report.books import keep_books
-from curation.storage import open_storage
 from curation.work import UnitWorker, record_poison
-from datasets_media import built, config_data, write_photo
-
-
-class Bench:
-    """An output folder, and runs on it without Ray."""
-
-    def __init__(self, data: dict[str, Any]) -> None:
-        self.config, self.pipeline = built(data)
-        self.ledger = Ledger(open_storage(self.config.general.output))
-
-    def tasks(self, phase: Any, redo: Redo | None = None) -> list[Task]:
-        redo = redo or Redo()
-        if phase == "probe":
-            return plan_probes(self.ledger, list_inputs(self.config), self.config, redo=redo)
-        steps = {step.key for step in self.pipeline.steps()}
-        return list(plan_pass(self.ledger, self.pipeline, phase, steps, redo=redo))
-
-    def run(self, redo: Redo | None = None) -> Tally:
-        tally = Tally()
-        worker = UnitWorker(self.pipeline, "cpu")
-        for phase in ("probe", "filter", "finish"):
-            for task in self.tasks(phase, redo):
-                tally.add(worker.work(task))
-        return tally
-
-    def outcomes(self) -> dict[str, str]:
-        return {
-            judged.source.uri.rpartition("/")[
-                2
-            ]: f"{judged.verdict.outcome} {judged.verdict.reason or ''}".strip()
-            for _, unit in walk(self.ledger, self.pipeline)
-            for judged in unit
-        }
-
-    def rows(self, key: str) -> dict[str, Any]:
-        step = self.pipeline.step_of(key)
-        assert step is not None
-        units = self.ledger.measured_units(step.name, step.fingerprint)
-        rows = [
-            row
-            for unit in units
-            for row in self.ledger.rows(step.name, step.fingerprint, unit, with_big=True)
-        ]
-        return {row.sample_id: (row.values, row.error) for row in rows}
+from datasets_media import Bench, config_data, write_photo
 
 
 @pytest.fixture

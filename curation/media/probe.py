@@ -44,20 +44,26 @@ def kind_of(name: str) -> SourceKind | None:
 
 def probe(source: Source, path: Path) -> Source:
     """`source` with its content hash and header fields; `error_type` and `error` where it has no header."""
-    source = replace(source, content_hash=_sha256(path))
+    source = _weighed(source, path)
     try:
         return _probe_image(source, path) if source.kind == "image" else _probe_video(source, path)
     except SampleError as error:
-        return replace(source, error_type=type(error).__name__, error=str(error))
+        return failed(source, error)
 
 
-def _sha256(path: Path) -> str | None:
-    """In hex; None if the file can't be read, which the prober reports."""
+def failed(source: Source, error: SampleError) -> Source:
+    """`source` as one that can't be used."""
+    return replace(source, error_type=type(error).__name__, error=str(error))
+
+
+def _weighed(source: Source, path: Path) -> Source:
+    """With size and hash of the bytes; unchanged if they can't be read, which the prober reports."""
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return replace(source, content_hash=digest, size_bytes=file.tell())
     except OSError:
-        return None
+        return source
 
 
 def _probe_image(source: Source, path: Path) -> Source:

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from curation.errors import SampleError
+from curation.ingest.sources import open_source
 from curation.media.decoder import DecoderName, decoder_for
 from curation.media.frame import Frame
 from curation.media.image import read_image
 from curation.media.resize import resize
 from curation.records import Sample, Source
 from curation.stage import Media, View
-from curation.storage import open_storage
-
-
-@contextmanager
-def opened(source: Source) -> Iterator[Path]:
-    """The source as a file on this machine."""
-    root, _, key = source.uri.rpartition("/")
-    with open_storage(root).local_path(key) as path:
-        yield path
 
 
 def without_pixels(source: Source) -> Media:
@@ -59,7 +49,7 @@ class ImageReader:
         if sample_id not in self._pixels:
             self._on_decode(source.uri)
             try:
-                with opened(source) as path:
+                with open_source(source) as path:
                     self._pixels[sample_id] = read_image(path)
             except SampleError as error:
                 self._pixels[sample_id] = error
@@ -85,7 +75,7 @@ class VideoReader:
         """Whether the caller stopped before the last frame."""
 
     def __iter__(self) -> Iterator[Frame]:
-        with opened(self._source) as path:
+        with open_source(self._source) as path:
             for frame in self._decoder.frames(path, self._start_s):
                 if self._last_s is not None and frame.pts_s > self._last_s:
                     self._interval_s = frame.pts_s - self._last_s
@@ -96,7 +86,7 @@ class VideoReader:
 
     def first_s(self) -> float:
         """When the source's first frame is shown, wherever this reader begins."""
-        with opened(self._source) as path:
+        with open_source(self._source) as path:
             return next((frame.pts_s for frame in self._decoder.frames(path)), 0.0)
 
     @property

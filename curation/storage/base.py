@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 ABSENT = ""
 """The version of an object that does not exist."""
@@ -30,6 +30,16 @@ class Storage(Protocol):
 
     def list(self, prefix: str) -> list[Listed]:
         """Objects under the folder `prefix` ("" = all), sorted by key. An absent folder is empty."""
+
+    def find(self, key: str) -> Listed | None:
+        """One object as a listing shows it, or None where there is none."""
+
+    def open(self, key: str) -> IO[bytes]:
+        """The object as a file to read and to seek in.
+
+        Raises:
+            StorageError: there is none.
+        """
 
     def read(self, key: str) -> bytes | None:
         """The whole object, or None where there is none."""

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from curation.errors import StorageError, WriteConflict
 from curation.storage.base import ABSENT, Listed
@@ -43,6 +44,16 @@ class LocalStorage:
         status = path.stat()
         etag = f"{status.st_size:x}-{status.st_mtime_ns:x}"
         return Listed(path.relative_to(self._folder).as_posix(), status.st_size, etag)
+
+    def find(self, key: str) -> Listed | None:
+        path = self._folder / key
+        with _named_errors(path):
+            return self._listed(path) if path.is_file() else None
+
+    def open(self, key: str) -> IO[bytes]:
+        path = self._folder / key
+        with _named_errors(path):
+            return path.open("rb")
 
     def read(self, key: str) -> bytes | None:
         path = self._folder / key

@@ -1,0 +1,91 @@
+"""The URIs of sources: a file's own path, or the container's path and what is meant in it.
+
+    photos/a.jpg                    a file
+    tar://photos/0001.tar#a.jpg     a member of a tar
+    parquet://photos/0001.parquet#7   a row of a Parquet file, the first being 0
+    tar://photos/0001.tar           a container as a whole, listed only if something is wrong with it
+
+In a container's path `#` and `%` are written %23 and %25. A part's etag is that of its container,
+`@`, and its position there, so that replacing the container replaces all of its parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from curation.errors import ProbeError
+from curation.records import Source
+from curation.storage import Storage, open_storage
+
+CONTAINER_SCHEMES = ("tar", "parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a source is: scheme ("" for a file), path of the file, and the part of it that is meant."""
+
+    scheme: str
+    path: str
+    part: str = ""
+
+    @property
+    def uri(self) -> str:
+        """As it stands in the ledger."""
+        if not self.scheme:
+            return self.path
+        part = f"#{self.part}" if self.part else ""
+        return f"{self.scheme}://{self.path.replace('%', '%25').replace('#', '%23')}{part}"
+
+    def open_storage(self) -> tuple[Storage, str]:
+        """The storage that the file lies in, and its key there."""
+        root, _, key = self.path.rpartition("/")
+        return open_storage(root or "/"), key
+
+
+def place_of(uri: str) -> Place:
+    """Inverse of `Place.uri`."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme not in CONTAINER_SCHEMES:
+        return Place("", uri)
+    path, _, part = rest.partition("#")
+    return Place(scheme, unquote(path), part)
+
+
+def printable(uri: str) -> str:
+    r"""`uri` as text that can be stored: bytes of a name that are not UTF-8 are spelled out, as \xff.
+
+    A file of such a name can't be opened by its URI, and fails with that.
+    """
+    return uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def part_etag(container_etag: str, position: int) -> str:
+    """The etag of the part of a container that begins at this byte, or is this row."""
+    return f"{container_etag}@{position}"
+
+
+def position_of(source: Source) -> int:
+    """Where in its container a part begins."""
+    return int(source.etag.rpartition("@")[2])
+
+
+def version_of(source: Source) -> tuple[str, str]:
+    """The file that a source is or is in, and the etag of that file."""
+    place = place_of(source.uri)
+    if not place.part:
+        return source.uri, source.etag
+    return Place(place.scheme, place.path).uri, source.etag.rpartition("@")[0]
+
+
+def check_unchanged(source: Source, storage: Storage, key: str) -> None:
+    """Make sure that positions still hold.
+
+    Raises:
+        ProbeError: the container is gone, or is not the one that was listed.
+    """
+    found = storage.find(key)
+    if found is None:
+        raise ProbeError(f"{key} is not there any more")
+    if found.etag != version_of(source)[1]:
+        raise ProbeError(f"{key} was changed since it was listed; another run lists it anew")

@@ -1,0 +1,170 @@
+"""Whole units on containers, in this process: the same outcomes as on plain files, and balanced books."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from curation.ingest.place import place_of
+from curation.judge import PROBE, Redo, walk
+from curation.ledger import Ledger
+from curation.report.books import keep_books
+from datasets_media import Bench, config_data
+
+EXPECTED = {
+    "cut_off.jpg": "failed DecodeError",
+    "gray.jpg": "rejected aesthetic_score_below_min+colorfulness_below_min",
+    "photo0.jpg": "kept",
+    "small.jpg": "rejected width_below_min",
+    "text.mp4": "failed ProbeError",
+    "two_scenes.mp4": "kept",
+}
+NAMES = sorted(EXPECTED)
+
+
+def pack(media: Path, path: Path, names: list[str]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name in names:
+            archive.add(media / name, name)
+
+
+def embed(media: Path, path: Path, names: list[str]) -> None:
+    rows = [{"bytes": (media / name).read_bytes(), "path": name} for name in names]
+    pq.write_table(pa.table({"media": rows, "name": names}), path, row_group_size=2)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def bench(folder: Path, vocabulary: Path, tmp_path: Path) -> Bench:
+    data = config_data(folder, tmp_path / "out", vocabulary)
+    del data["captions"], data["tokens"], data["shards"]
+    return Bench(data)
+
+
+def outcomes(bench: Bench) -> dict[tuple[str, str], str]:
+    """(Container, name) -> outcome."""
+    found = {}
+    for _, unit in walk(bench.ledger, bench.pipeline):
+        for judged in unit:
+            place = place_of(judged.source.uri)
+            name = str(judged.source.carried.get("name") or place.part or "whole")
+            verdict = judged.verdict
+            found[Path(place.path).name, name] = f"{verdict.outcome} {verdict.reason or ''}".strip()
+    return found
+
+
+def hashes(ledger: Ledger) -> dict[str, set[tuple[str | None, int]]]:
+    found: dict[str, set[tuple[str | None, int]]] = {}
+    for unit in ledger.units():
+        for source in ledger.sources(unit):
+            place = place_of(source.uri)
+            name = str(source.carried.get("name") or place.part or Path(place.path).name)
+            found.setdefault(name, set()).add((source.content_hash, source.size_bytes))
+    return found
+
+
+def test_files_tar_and_parquet_end_alike(bench: Bench, folder: Path, media: Path) -> None:
+    for name in NAMES:
+        (folder / name).write_bytes((media / name).read_bytes())
+    pack(media, folder / "a.tar", NAMES)
+    embed(media, folder / "b.parquet", NAMES)
+    bench.run()
+    found = outcomes(bench)
+    assert {name: outcome for (file, name), outcome in found.items() if file == "a.tar"} == EXPECTED
+    assert {name: outcome for (file, name), outcome in found.items() if file == "b.parquet"} == EXPECTED
+    assert {file: outcome for (file, name), outcome in found.items() if name == "whole"} == EXPECTED
+    assert all(len(seen) == 1 for seen in hashes(bench.ledger).values())
+    books = keep_books(bench.ledger, bench.pipeline).outcome_totals()
+    assert books["image sources"] == {"in": 12, "kept": 3, "rejected": 6, "failed": 3, "pending": 0}
+    assert books["video sources"] == {"in": 6, "kept": 3, "rejected": 0, "failed": 3, "pending": 0}
+    assert bench.run().rows.total() == 0
+
+
+def test_a_damaged_container_is_in_the_books_and_its_rest_is_worked_on(
+    bench: Bench, folder: Path, media: Path
+) -> None:
+    pack(media, folder / "a.tar", ["gray.jpg", "photo0.jpg", "photo1.jpg"])
+    data = (folder / "a.tar").read_bytes()
+    with tarfile.open(folder / "a.tar") as archive:
+        last = archive.getmembers()[2]
+    (folder / "a.tar").write_bytes(data[: last.offset_data + 5])
+    (folder / "b.parquet").write_bytes(b"PAR1 and no more")
+    bench.run()
+    assert outcomes(bench) == {
+        ("a.tar", "whole"): "failed ProbeError",
+        ("a.tar", "gray.jpg"): EXPECTED["gray.jpg"],
+        ("a.tar", "photo0.jpg"): "kept",
+        ("a.tar", "photo1.jpg"): "failed ProbeError",
+        ("b.parquet", "whole"): "failed ProbeError",
+    }
+    books = keep_books(bench.ledger, bench.pipeline)
+    totals = books.outcome_totals()
+    assert totals["container sources"] == {"in": 2, "kept": 0, "rejected": 0, "failed": 2, "pending": 0}
+    assert {failure.uri for failure in books.failures} >= {
+        f"tar://{folder}/a.tar",
+        f"parquet://{folder}/b.parquet",
+    }
+    assert bench.run().rows.total() == 0
+
+
+def test_a_replaced_container_replaces_all_that_was_in_it(bench: Bench, folder: Path, media: Path) -> None:
+    pack(media, folder / "a.tar", ["gray.jpg", "photo0.jpg"])
+    (folder / "b.tar").write_bytes(b"no tar")
+    bench.run()
+    assert outcomes(bench)["b.tar", "whole"] == "failed ProbeError"
+    pack(media, folder / "a.tar", ["photo0.jpg", "photo1.jpg", "photo2.jpg"])
+    pack(media, folder / "b.tar", ["small.jpg"])
+    bench.run()
+    assert outcomes(bench) == {
+        ("a.tar", "photo0.jpg"): "kept",
+        ("a.tar", "photo1.jpg"): "kept",
+        ("a.tar", "photo2.jpg"): "kept",
+        ("b.tar", "small.jpg"): EXPECTED["small.jpg"],
+    }
+
+
+def test_a_container_that_could_not_be_read_for_a_while_is_listed_on_retry(
+    bench: Bench, folder: Path, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack(media, folder / "a.tar", ["photo0.jpg"])
+    (folder / "plain.jpg").write_bytes((media / "photo1.jpg").read_bytes())
+
+    def out_of_reach(*args: Any, **options: Any) -> Any:
+        raise OSError("the disk is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tarfile, "open", out_of_reach)
+        bench.run()
+    assert outcomes(bench)["a.tar", "whole"] == "failed ProbeError"
+    bench.run(Redo(frozenset([PROBE])))
+    assert outcomes(bench) == {("a.tar", "photo0.jpg"): "kept", ("plain.jpg", "whole"): "kept"}
+    assert bench.run().rows.total() == 0
+
+
+def test_another_caption_is_taken_over_without_measuring(bench: Bench, folder: Path, media: Path) -> None:
+    (folder / "a.jpg").write_bytes((media / "photo0.jpg").read_bytes())
+    (folder / "b.jpg").write_bytes((media / "photo1.jpg").read_bytes())
+    (folder / "a.txt").write_text("before")
+    bench.run()
+    (folder / "a.txt").write_text("after")
+    (folder / "b.json").write_text(json.dumps({"score": 1.5}))
+    assert bench.run().rows.total() == 0
+    carried = {
+        source.uri.rpartition("/")[2]: source.carried
+        for unit in bench.ledger.units()
+        for source in bench.ledger.sources(unit)
+    }
+    assert carried == {"a.jpg": {"caption": "after"}, "b.jpg": {"score": 1.5}}
+    assert bench.tasks("probe") == []

@@ -1,0 +1,107 @@
+"""Folders: which files are sources, what comes with them, what is counted and what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from curation.errors import ConfigError
+from curation.ingest.carried import MAX_SIDECAR_BYTES
+from curation.ingest.place import Place, place_of
+from curation.ingest.sources import open_source
+from datasets_media import List
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        Place("", "in/a#b.jpg"),
+        Place("tar", "in/a.tar", "x/0001.jpg"),
+        Place("tar", "/data/100%/no#1.tar", "a#b%20.jpg"),
+        Place("parquet", "in/a.parquet", "17/image"),
+        Place("tar", "in/a.tar"),
+    ],
+)
+def test_a_place_survives_being_a_uri(place: Place) -> None:
+    assert place_of(place.uri) == place
+
+
+def test_sidecars_are_carried_and_not_counted_as_other_files(listed: List, folder: Path) -> None:
+    for name in ("a.jpg", "b.png", "sub/c.webp"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    (folder / "a.txt").write_text("\ufeffa red house\n", encoding="utf-8")
+    (folder / "a.json").write_text(
+        '{"caption": "other", "similarity": 0.31, "nested": {"a": 1}, "none": null}'
+    )
+    (folder / "sub/c.json").write_text('{"NSFW": "UNLIKELY", "w": 20, "ok": true, "bad": NaN}')
+    (folder / "readme.txt").write_text("about all of them")
+    found = listed()
+    carried = {source.uri.removeprefix(f"{folder}/"): source.carried for source in found.sources}
+    assert carried == {
+        "a.jpg": {"caption": "a red house", "similarity": 0.31},
+        "b.png": {},
+        "sub/c.webp": {"NSFW": "UNLIKELY", "w": 20, "ok": True},
+    }
+    assert found.num_ignored == 1
+
+
+@pytest.mark.parametrize("text", ["{broken", "[1, 2]", '"text"', "[" * 100_000])
+def test_a_sidecar_that_can_not_be_used_says_so(listed: List, folder: Path, text: str) -> None:
+    (folder / "a.jpg").write_bytes(b"x")
+    (folder / "a.json").write_text(text)
+    (source,) = listed().sources
+    assert list(source.carried) == ["carried_error"]
+
+
+def test_large_files_are_no_sidecars(listed: List, folder: Path) -> None:
+    (folder / "a.jpg").write_bytes(b"x")
+    (folder / "a.txt").write_bytes(b"t" * (MAX_SIDECAR_BYTES + 1))
+    found = listed()
+    assert (found.sources[0].carried, found.num_ignored) == ({}, 1)
+
+
+def test_the_output_of_a_run_is_no_input(listed: List, folder: Path) -> None:
+    (folder / "a.jpg").write_bytes(b"x")
+    inside = ("run.json", "sources/unit-000000.parquet", "shards/s/train-00000.parquet", "report/a.png")
+    for name in inside:
+        (folder / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "out" / name).write_bytes(b"x")
+    found = listed()
+    assert [source.uri for source in found.sources] == [f"{folder}/a.jpg"]
+    assert found.num_ignored == len(inside)
+    with pytest.raises(ConfigError, match="is the output of a run"):
+        listed(folder / "out")
+
+
+def test_a_folder_that_only_looks_a_little_like_an_output_is_read(listed: List, folder: Path) -> None:
+    (folder / "run.json").write_text("{}")
+    (folder / "sources").mkdir()
+    (folder / "sources/a.jpg").write_bytes(b"x")
+    assert len(listed().sources) == 1
+
+
+def test_overlapping_inputs_list_a_file_once_per_spelling(listed: List, folder: Path) -> None:
+    (folder / "a.jpg").write_bytes(b"x")
+    assert len(listed(folder, folder).sources) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [([], "no such folder"), (["a.md", "b.csv"], "none of its 2 files")]
+)
+def test_an_input_without_media_is_refused(listed: List, folder: Path, names: list[str], said: str) -> None:
+    for name in names:
+        (folder / name).write_bytes(b"x")
+    with pytest.raises(ConfigError, match=said):
+        listed()
+
+
+def test_a_name_that_is_not_utf8_is_a_source_that_fails(listed: List, folder: Path) -> None:
+    with open(os.fsencode(folder) + b"/\xff.jpg", "wb") as file:  # noqa: PTH123  a Path can't be bytes
+        file.write(b"x")
+    (source,) = listed().sources
+    assert source.uri == f"{folder}/\\xff.jpg"
+    with open_source(source) as path:
+        assert not path.exists()

@@ -1,0 +1,200 @@
+"""WebDataset tars, written by Python's tarfile and by GNU tar."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from curation.errors import ProbeError
+from curation.ingest.sources import open_source
+from curation.records import Source
+from datasets_media import List
+
+
+def write_tar(path: Path, files: Mapping[str, bytes], pax: bool = False) -> Path:
+    form = tarfile.PAX_FORMAT if pax else tarfile.GNU_FORMAT
+    with tarfile.open(path, "w", format=form) as archive:
+        for name, data in files.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            archive.addfile(header, io.BytesIO(data))
+    return path
+
+
+def content(source: Source) -> bytes:
+    with open_source(source) as path:
+        return path.read_bytes()
+
+
+def names(sources: list[Source]) -> list[str]:
+    return [source.uri.partition("#")[2] for source in sources]
+
+
+@pytest.mark.parametrize("pax", [False, True])
+def test_members_are_sources_with_their_own_bytes(
+    listed: List, folder: Path, photos: list[bytes], pax: bool
+) -> None:
+    long = "deep/" * 30 + "name-äöü.jpg"  # longer than the 100 bytes of a plain header
+    files = {"0001.jpg": photos[0], "0002.jpg": photos[1], long: photos[2]}
+    path = write_tar(folder / "a.tar", files, pax)
+    found = listed()
+    assert [source.uri for source in found.sources] == [f"tar://{path}#{name}" for name in files]
+    assert [source.size_bytes for source in found.sources] == [len(data) for data in photos]
+    assert [content(source) for source in found.sources] == photos
+    assert found.num_ignored == 0
+
+
+def test_text_and_json_of_a_key_are_carried(listed: List, folder: Path) -> None:
+    """Keys end at the first dot, as WebDataset has them; the longer name goes first."""
+    files = {
+        "0001.jpg": b"x",
+        "0001.txt": b"a red house",
+        "0001.json": b'{"caption": "other", "similarity": 0.25, "exif": {"a": 1}}',
+        "0002.json": b'{"key": "0002"}',
+        "0002.seg.png": b"x",
+        "0002.png": b"x",
+        "sub.dir/0003.webp": b"x",
+        "sub.dir/0003.txt": b"three",
+        "0004.cls": b"7",
+    }
+    write_tar(folder / "a.tar", files)
+    found = listed()
+    assert {
+        name: source.carried for name, source in zip(names(found.sources), found.sources, strict=True)
+    } == {
+        "0001.jpg": {"caption": "a red house", "similarity": 0.25},
+        "0002.seg.png": {"key": "0002"},
+        "0002.png": {"key": "0002"},
+        "sub.dir/0003.webp": {"caption": "three"},
+    }
+    assert found.num_ignored == 1
+
+
+def test_what_gnu_tar_packs_is_read(listed: List, folder: Path, photos: list[bytes], tmp_path: Path) -> None:
+    tar = shutil.which("tar")
+    assert tar is not None
+    subprocess.run([tar, "-C", tmp_path, "-cf", folder / "a.tar", "./0.jpg", "./1.jpg"], check=True)
+    sources = listed().sources
+    assert names(sources) == ["./0.jpg", "./1.jpg"]
+    assert [content(source) for source in sources] == photos[:2]
+
+
+def test_of_two_members_of_one_name_the_last_counts(listed: List, folder: Path, photos: list[bytes]) -> None:
+    path = write_tar(folder / "a.tar", {"a.jpg": photos[0], "b.jpg": photos[1]})
+    with tarfile.open(path, "a") as archive:
+        header = tarfile.TarInfo("a.jpg")
+        header.size = len(photos[2])
+        archive.addfile(header, io.BytesIO(photos[2]))
+    found = listed()
+    assert {
+        name: content(source) for name, source in zip(names(found.sources), found.sources, strict=True)
+    } == {
+        "a.jpg": photos[2],
+        "b.jpg": photos[1],
+    }
+    assert found.num_ignored == 1
+
+
+def test_links_folders_and_hidden_files_are_no_sources(listed: List, folder: Path) -> None:
+    with tarfile.open(folder / "a.tar", "w") as archive:
+        for name, kind in (
+            ("dir.jpg", tarfile.DIRTYPE),
+            ("link.jpg", tarfile.SYMTYPE),
+            ("._a.jpg", tarfile.REGTYPE),
+        ):
+            header = tarfile.TarInfo(name)
+            header.type, header.linkname = kind, "a.jpg"
+            archive.addfile(header)
+        archive.addfile(tarfile.TarInfo("a.jpg"))
+    assert names(listed().sources) == ["a.jpg"]
+
+
+BLOCK = tarfile.BLOCKSIZE
+
+
+def damaged(path: Path, how: str) -> None:
+    data = path.read_bytes()
+    with tarfile.open(path) as archive:
+        members = archive.getmembers()
+        end = archive.offset
+    if how == "cut in a member":
+        data = data[: members[2].offset_data + 10]
+    elif how == "cut between members":
+        data = data[: members[2].offset]
+    elif how == "cut before the end mark":
+        data = data[:end]
+    elif how == "a header overwritten":
+        at = members[2].offset
+        data = data[:at] + b"\x55" * BLOCK + data[at + BLOCK :]
+    elif how == "joined":
+        data = data + data
+    elif how == "no tar at all":
+        data = b"this is no tar" * 100
+    elif how == "empty":
+        data = b""
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("how", "num_found", "said"),
+    [
+        ("cut in a member", 3, "damaged after 3 files"),
+        ("cut between members", 2, "damaged after 2 files: it breaks off"),
+        ("cut before the end mark", 3, "it breaks off"),
+        ("a header overwritten", 2, "damaged after 2 files: a header can't be read"),
+        ("joined", 3, "more follows behind its end"),
+        ("no tar at all", 0, "damaged after 0 files"),
+        ("empty", 0, "damaged after 0 files: empty file"),
+    ],
+)
+def test_a_damaged_tar_is_a_failed_source_and_the_rest_is_there(
+    listed: List, folder: Path, photos: list[bytes], how: str, num_found: int, said: str
+) -> None:
+    (folder / "plain.jpg").write_bytes(photos[0])
+    path = write_tar(folder / "a.tar", {f"{number}.jpg": data for number, data in enumerate(photos)})
+    damaged(path, how)
+    (plain, whole, *members) = listed().sources
+    assert plain.uri == f"{folder}/plain.jpg"
+    assert (whole.uri, whole.kind, whole.error_type) == (f"tar://{path}", "container", "ProbeError")
+    assert said in (whole.error or "")
+    assert len(members) == num_found
+    assert [content(member) for member in members[:2]] == photos[: min(2, num_found)]
+
+
+def test_a_member_that_is_cut_off_fails(listed: List, folder: Path, photos: list[bytes]) -> None:
+    damaged(write_tar(folder / "a.tar", {f"{n}.jpg": d for n, d in enumerate(photos)}), "cut in a member")
+    with pytest.raises(ProbeError, match=f"ends {len(photos[2]) - 10} bytes before"):
+        content(listed().sources[-1])
+
+
+def test_a_compressed_tar_is_refused_with_a_word(listed: List, folder: Path) -> None:
+    with tarfile.open(folder / "a.tar.gz", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("a.jpg"))
+    (source,) = listed().sources
+    assert "unpack it, or repack it as .tar" in (source.error or "")
+
+
+def test_a_tar_that_changes_after_listing_is_not_read_at_old_positions(
+    listed: List, folder: Path, photos: list[bytes]
+) -> None:
+    path = write_tar(folder / "a.tar", {"0.jpg": photos[0], "1.jpg": photos[1]})
+    (_, second) = listed().sources
+    write_tar(path, {"1.jpg": photos[1]})
+    with pytest.raises(ProbeError, match="was changed since it was listed"):
+        content(second)
+    path.unlink()
+    with pytest.raises(ProbeError, match="is not there any more"):
+        content(second)
+
+
+def test_a_tar_without_media_is_ignored(listed: List, folder: Path) -> None:
+    (folder / "plain.jpg").write_bytes(b"x")
+    write_tar(folder / "a.tar", {"code.py": b"x", "readme.txt": b"y"})
+    found = listed()
+    assert (len(found.sources), found.num_ignored) == (1, 2)
