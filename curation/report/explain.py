@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from curation.errors import ConfigError
+from curation.ingest.place import place_of
 from curation.judge import JudgedSample, JudgedSource, walk
 from curation.ledger import BIG_COLUMNS, Ledger
 from curation.pipeline import Pipeline
@@ -35,7 +36,9 @@ def explain(console: Console, ledger: Ledger, pipeline: Pipeline, wanted: str) -
 
 def _is_source(judged: JudgedSource, wanted: str) -> bool:
     source = judged.source
-    return wanted in (source.uri, source.uri.rpartition("/")[2]) or _is_prefix(source.source_id, wanted)
+    place = place_of(source.uri)
+    names = (source.uri, source.uri.rpartition("/")[2], place.part)
+    return (bool(wanted) and wanted in names) or _is_prefix(source.source_id, wanted)
 
 
 def _is_meant(judged: JudgedSample, wanted: str) -> bool:
@@ -62,6 +65,9 @@ def _print_source(console: Console, judged: JudgedSource) -> None:
     console.print(
         "  " + ", ".join(f"{name} {value}" for name, value in facts.items() if value), highlight=False
     )
+    if source.carried:
+        carried = ", ".join(f"{name} {_shown(value)}" for name, value in sorted(source.carried.items()))
+        console.print(f"  carries {carried}", highlight=False, markup=False)
     if judged.verdict.reason:
         console.print(f"  {judged.verdict.outcome} by {judged.verdict.reason}", highlight=False)
     if judged.error:

@@ -11,6 +11,7 @@ from curation.judge import JudgedSample, JudgedSource, walk
 from curation.ledger import BIG_COLUMNS, Ledger
 from curation.pipeline import Pipeline
 from curation.records import Row
+from curation.report.carried import CarriedColumns
 from curation.tables import SOURCES, source_record
 
 _OWN = pa.schema(
@@ -30,19 +31,24 @@ _OWN = pa.schema(
 def flat_table(ledger: Ledger, pipeline: Pipeline, source_ids: frozenset[str] | None = None) -> pa.Table:
     """The table; `level` is source, sample or window. Pixels and codes are left out.
 
+    What sources carry stands in columns of its own names, at the end; with `carried_` before names that
+    are taken.
     `source_ids` limits it to these sources.
     """
     schema = _schema(pipeline)
-    records = []
+    records: list[dict[str, Any]] = []
+    carried = CarriedColumns(schema.names)
     for _, judged in walk(ledger, pipeline):
         for source in judged:
             if source_ids is None or source.source.source_id in source_ids:
-                records += list(_records(source))
-    return pa.Table.from_pylist(records, schema=schema)
+                rows = _records(source)
+                carried.add(source.source, len(rows))
+                records += rows
+    return carried.append_to(pa.Table.from_pylist(records, schema=schema))
 
 
 def _schema(pipeline: Pipeline) -> pa.Schema:
-    fields = {field.name: field.with_nullable(True) for field in (*_OWN, *SOURCES)}
+    fields = {field.name: field.with_nullable(True) for field in (*_OWN, *SOURCES) if field.name != "carried"}
     for step in pipeline.steps():
         for name, kind in step.stage.columns.items():
             if name not in BIG_COLUMNS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from curation.ingest.place import place_of
 from curation.judge import PROBE, Redo, walk
 from curation.ledger import Ledger
 from curation.report.books import keep_books
+from curation.report.explain import explain
+from curation.report.table import flat_table
 from datasets_media import Bench, config_data
 
 EXPECTED = {
@@ -168,3 +172,35 @@ def test_another_caption_is_taken_over_without_measuring(bench: Bench, folder: P
     }
     assert carried == {"a.jpg": {"caption": "after"}, "b.jpg": {"score": 1.5}}
     assert bench.tasks("probe") == []
+
+
+def test_table_and_explain_show_what_is_carried(bench: Bench, folder: Path, media: Path) -> None:
+    said: list[dict[str, Any]] = [
+        {"caption": "red", "width": 7, "score": 1},
+        {"caption": "blue", "score": 0.5, "mixed": True},
+        {"mixed": "text", "huge": 2**70},
+    ]
+    for number, values in enumerate(said):
+        (folder / f"{number}.jpg").write_bytes((media / "small.jpg").read_bytes())
+        (folder / f"{number}.json").write_text(json.dumps(values))
+    bench.run()
+    table = flat_table(bench.ledger, bench.pipeline)
+    rows = {Path(row["uri"]).name: row for row in table.to_pylist() if row["level"] == "sample"}
+    names = ("caption", "width", "carried_width", "score", "mixed", "huge")
+    assert {name: [row[column] for column in names] for name, row in rows.items()} == {
+        "0.jpg": ["red", 30, 7, 1.0, None, None],
+        "1.jpg": ["blue", 30, None, 0.5, "True", None],
+        "2.jpg": [None, 30, None, None, "text", str(2**70)],
+    }
+    assert (table.num_rows, "carried" in table.column_names) == (6, False)
+    with io.StringIO() as text:
+        explain(Console(file=text, width=200), bench.ledger, bench.pipeline, "0.jpg")
+        assert "carries caption red, score 1, width 7" in text.getvalue()
+
+
+def test_explain_finds_a_member_by_its_name(bench: Bench, folder: Path, media: Path) -> None:
+    pack(media, folder / "a.tar", ["small.jpg"])
+    bench.run()
+    with io.StringIO() as text:
+        explain(Console(file=text, width=200), bench.ledger, bench.pipeline, "small.jpg")
+        assert f"tar://{folder}/a.tar#small.jpg" in text.getvalue()
