@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 from curation.config import Config
 from curation.errors import ConfigError
+from curation.ingest.index import ListingIndex
 from curation.ingest.place import Place, place_of, position_of
 from curation.ingest.reader import Contents, Folder
-from curation.ingest.sources import contents_of, reader_of
+from curation.ingest.sources import reader_of
 from curation.records import Source, stable_id
 from curation.storage import Listed, open_storage
 
@@ -34,13 +35,14 @@ def list_inputs(config: Config) -> Listing:
     """
     sources: dict[str, Source] = {}
     num_ignored = 0
+    index = ListingIndex(open_storage(config.general.output))
     for root in config.general.input:
         folder, num_skipped = _folder(root)
         used: set[str] = set()
         unread = [key for key in folder.items if reader_of(key) is None]
         found_any = False
         for item in folder.items.values():
-            contents = contents_of(folder, item)
+            contents = index.contents(folder, item)
             used |= contents.used
             num_ignored += contents.num_ignored
             for source in (*contents.sources, *_problem(folder, item, contents)):

@@ -197,7 +197,7 @@ def _named(parquet: pq.ParquetFile, folder: Folder, item: Listed) -> Contents:
             sources.append(_source(folder, item, str(row), row, kind_of(said or "") or "image", carried))
         else:
             sources.append(replace(source, carried={**source.carried, **carried}))
-    return Contents(tuple(sources))
+    return Contents(tuple(sources), stands_alone=False)
 
 
 def _path_column(parquet: pq.ParquetFile) -> str | None:

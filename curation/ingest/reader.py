@@ -40,12 +40,14 @@ class Contents:
         num_ignored: What else it holds; a file without media counts as one.
         used: Keys of other files that told something about the sources.
         error: Why it could not be listed, or not to its end.
+        stands_alone: Whether all this follows from the file alone.
     """
 
     sources: tuple[Source, ...] = ()
     num_ignored: int = 0
     used: frozenset[str] = frozenset()
     error: str | None = None
+    stands_alone: bool = True
 
 
 class Reader(Protocol):

@@ -6,11 +6,12 @@ damaged header for the end of the archive, so the end is looked at too.
 
 from __future__ import annotations
 
+import posixpath
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 
 from curation.errors import ProbeError
@@ -89,7 +90,7 @@ def _walk(file: IO[bytes], walk: _Walk) -> None:
     with tarfile.open(fileobj=file, mode="r:") as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header
-            if not member.isreg() or PurePosixPath(member.name).name.startswith("."):
+            if not member.isreg() or posixpath.basename(member.name).startswith("."):
                 continue
             walk.num_files += 1
             _note(file, walk, member)
@@ -97,17 +98,16 @@ def _walk(file: IO[bytes], walk: _Walk) -> None:
 
 
 def _note(file: IO[bytes], walk: _Walk, member: tarfile.TarInfo) -> None:
-    name = PurePosixPath(member.name)
     kind = kind_of(member.name)
+    stem, suffix = posixpath.splitext(member.name)
     if kind is not None:
         if member.issparse():
             raise tarfile.ReadError(f"{member.name} is stored as a sparse file")
         walk.members.pop(member.name, None)
         walk.members[member.name] = _Member(member.name, kind, member.offset_data, member.size)
-    elif name.suffix in SIDECAR_SUFFIXES and member.size <= MAX_SIDECAR_BYTES:
+    elif suffix in SIDECAR_SUFFIXES and member.size <= MAX_SIDECAR_BYTES:
         file.seek(member.offset_data)
-        values = from_sidecar(name.suffix, file.read(member.size))
-        walk.carried.setdefault(name.with_suffix("").as_posix(), {})[name.suffix] = values
+        walk.carried.setdefault(stem, {})[suffix] = from_sidecar(suffix, file.read(member.size))
 
 
 def _check_end(file: IO[bytes], offset_bytes: int) -> None:
@@ -128,9 +128,8 @@ def _check_end(file: IO[bytes], offset_bytes: int) -> None:
 
 def _stem(walk: _Walk, member: _Member) -> str | None:
     """The name under which sidecars of a member stand: without its suffix, or up to the first dot."""
-    name = PurePosixPath(member.name)
-    first_dot = name.with_name(name.name.partition(".")[0] or name.name)
-    stems = (name.with_suffix("").as_posix(), first_dot.as_posix())
+    folder, name = posixpath.split(member.name)
+    stems = (posixpath.splitext(member.name)[0], posixpath.join(folder, name.partition(".")[0]))
     return next((stem for stem in stems if stem in walk.carried), None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +37,7 @@ VIDEO_SUFFIXES = frozenset(
 
 def kind_of(name: str) -> SourceKind | None:
     """What a file of this name should hold; None for files that are no media."""
-    suffix = Path(name).suffix.lower()
+    suffix = posixpath.splitext(name)[1].lower()
     if suffix in IMAGE_SUFFIXES | IMAGE_SUFFIXES_WITH_PLUGIN:
         return "image"
     return "video" if suffix in VIDEO_SUFFIXES else None

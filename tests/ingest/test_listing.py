@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import ConfigError
+from curation.ingest import index
 from curation.ingest.carried import MAX_SIDECAR_BYTES
 from curation.ingest.place import Place, place_of
-from curation.ingest.sources import open_source
+from curation.ingest.reader import Contents, Folder
+from curation.ingest.sources import contents_of, open_source
+from curation.storage import Listed
 from datasets_media import List
 
 
@@ -96,6 +102,42 @@ def test_an_input_without_media_is_refused(listed: List, folder: Path, names: li
         (folder / name).write_bytes(b"x")
     with pytest.raises(ConfigError, match=said):
         listed()
+
+
+def test_a_container_that_did_not_change_is_listed_once(
+    listed: List, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another etag lists it again; a damaged one, and one that names files, is listed each time."""
+    (folder / "a.jpg").write_bytes(b"x")
+    with tarfile.open(folder / "a.tar", "w") as archive:
+        archive.add(folder / "a.jpg", "b.jpg")
+    (folder / "broken.tar").write_bytes(b"x")
+    pq.write_table(pa.table({"image": [b"x"], "TEXT": ["red"]}), folder / "a.parquet")
+    pq.write_table(pa.table({"file_name": ["a.jpg"]}), folder / "names.parquet")
+    seen: list[str] = []
+
+    def noting(folder: Folder, item: Listed) -> Contents:
+        seen.append(item.key)
+        return contents_of(folder, item)
+
+    monkeypatch.setattr(index, "contents_of", noting)
+    first = listed()
+    assert sorted(seen) == ["a.jpg", "a.parquet", "a.tar", "broken.tar", "names.parquet"]
+    seen.clear()
+    assert listed() == first
+    assert sorted(seen) == ["a.jpg", "broken.tar", "names.parquet"]
+    os.utime(folder / "a.tar", ns=(1, 1))
+    seen.clear()
+    assert [source.etag for source in listed().sources] != [source.etag for source in first.sources]
+    assert "a.tar" in seen
+
+
+def test_a_damaged_index_is_made_anew(listed: List, folder: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [b"x"]}), folder / "a.parquet")
+    first = listed()
+    (kept,) = (tmp_path / "out/listing").iterdir()
+    kept.write_bytes(b"damaged")
+    assert listed() == first
 
 
 def test_a_name_that_is_not_utf8_is_a_source_that_fails(listed: List, folder: Path) -> None:
