@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from curation.errors import ConfigError
 from curation.media.decoder import DecoderName
+from curation.media.image import MAX_PIXELS
 from curation.registry import SHARDS, STAGES, load, stage_class
 from curation.stage import Splitter, Stage, StageConfig
 
@@ -34,6 +35,8 @@ class General(StageConfig):
     """Whether untrained stand-in models may be used."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run; `auto` takes a GPU where there is one."""
+    max_pixels: Annotated[int, Field(ge=1)] = MAX_PIXELS
+    """Images of more pixels are FAILED, by their header alone; with a new limit use `--retry-failed`."""
     license: str = "unknown"
     """Licence of the media, written to every shard row and to the dataset card."""
 

@@ -7,7 +7,7 @@ none, and doing it again meets the same samples in the same batches and gives th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -134,7 +134,7 @@ class UnitRun:
         samples = [Sample.of_image(source) for source in sources]
         steps = branch_steps(branch)
         if self._task.phase == "filter":
-            reader = ImageReader(known, self._count_image)
+            reader = self._image_reader(known)
             self.advance(samples, steps, partial(decide_sample, branch), reader.media)
             return
         for sample in samples:
@@ -147,7 +147,7 @@ class UnitRun:
         needs = decide(self._pipeline.finish, self.state.rows_of(sample.sample_id, self._finish_steps)).needs
         if needs is None or needs.key not in self._task.steps:
             return
-        reader = ImageReader({sample.sample_id: source}, self._count_image)
+        reader = self._image_reader({sample.sample_id: source})
         pixels: dict[View, Media | SampleError] = {}
         for view in self._views(sample):
             try:
@@ -155,6 +155,10 @@ class UnitRun:
             except SampleError as error:
                 pixels[view] = error
         self._hold_sample(source, sample, pixels)
+
+    def _image_reader(self, sources: Mapping[str, Source]) -> ImageReader:
+        """`sources` by sample id."""
+        return ImageReader(sources, self._count_image, self._pipeline.config.general.max_pixels)
 
     def _count_image(self, uri: str) -> None:
         self._pulse.beat(uri)

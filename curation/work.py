@@ -98,7 +98,8 @@ class UnitWorker:
             return list_again(source)
         try:
             with open_source(source) as path:
-                return probe(replace(source, error_type=None, error=None), path)
+                fresh = replace(source, error_type=None, error=None)
+                return probe(fresh, path, self._pipeline.config.general.max_pixels)
         except SampleError as error:
             return failed(source, error)
 

@@ -17,6 +17,7 @@ OWNERS = {
     "av": {"curation/media/decode.py"},
     "decord": {"curation/media/decord.py"},
     "PIL": {"curation/media/image.py", "stages/thumbnail.py", "stages/aesthetic.py", "captioner/engines.py"},
+    "pillow_heif": {"curation/media/image.py"},
     "scenedetect": {"stages/scenes/detection.py"},
     "rapidocr": {"stages/text.py"},
     "open_clip": {"stages/aesthetic.py"},

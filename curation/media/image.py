@@ -1,14 +1,29 @@
-"""Opens still images: header first, then upright RGB. The only module that decodes with Pillow."""
+"""Opens still images: header first, then upright sRGB. The only module that decodes with Pillow.
+
+What becomes of the many ways to store a picture:
+
+- the first frame of an animation, the first page of a TIFF, the largest picture of an icon;
+- turned upright by EXIF or XMP orientation; broken EXIF is ignored;
+- an ICC profile is applied (perceptual intent), unless it says that it is sRGB, is broken, or is for
+  another kind of pixels than those that are there: then the pixels count as sRGB;
+- CMYK without a profile by Pillow's formula; CMYK JPEGs are taken as inverted, as Adobe writes them;
+- 16 bits become the upper 8; integers beyond 16 bits and floats have no known white, and are refused;
+- palettes give their colors; transparency is composited on white.
+"""
 
 from __future__ import annotations
 
+import functools
+import io
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
-from curation.errors import DecodeError, ProbeError
+from curation.errors import DecodeError, ProbeError, SampleError, UnsupportedMediaError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,84 +31,229 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 178_956_970
-"""Images above this are refused from the header: decoded they would take more than half a gigabyte."""
+"""Images above this are refused by default: decoded they would take more than half a gigabyte."""
 
 _EXIF_ORIENTATION = 0x0112
 _QUARTER_TURNS = {5, 6, 7, 8}
 _ROTATION = {3: 180, 6: 90, 8: 270}
+_TRANSPOSE = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""Orientation -> what turns the stored picture upright (EXIF 2.32, tag 274)."""
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's readers raise on damaged files: they check little, and fail wherever nonsense leads."""
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, max_pixels: int, damaged: type[SampleError]) -> Iterator[Image.Image]:
+    """The image; what it makes Pillow raise while it is open becomes `damaged`."""
     from PIL import Image
 
-    with warnings.catch_warnings():
-        # Broken metadata warns and is ignored; oversized images are refused below.
-        warnings.simplefilter("ignore")
-        with Image.open(path) as image:
-            yield image
+    _add_plugins()
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        # Pillow looks at the limit wherever a format names a size, also behind the header.
+        Image.MAX_IMAGE_PIXELS = max_pixels
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # broken metadata
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                width, height = image.size
+                if width < 1 or height < 1:
+                    raise damaged(f"the header says {width}x{height} pixels")
+                yield image
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise damaged(f"it has more pixels than max_pixels: {max_pixels}") from error
+    except _DAMAGED as error:
+        raise damaged(_hint(path) or _without_path(error, path)) from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
-def probe_image(path: Path) -> tuple[int, int, str, int]:
+@functools.cache
+def _add_plugins() -> None:
+    """HEIC, where pillow-heif is installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return
+    register_heif_opener()
+
+
+def probe_image(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int, str, int]:
     """Upright width, upright height, format name and clockwise rotation in degrees, from the header.
 
     Raises:
-        ProbeError: not an image, or more than `MAX_PIXELS`.
+        ProbeError: not an image, or more than `max_pixels`.
     """
-    from PIL import Image
-
-    try:
-        if path.stat().st_size == 0:
-            raise ProbeError("the file is empty")
-        with _opened(path) as image:
-            width, height = image.size
-            _check_size(width, height)
-            # Of a PNG this decodes the pixels: its EXIF may stand behind them.
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-            codec = (image.format or "unknown").lower()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ProbeError(_without_path(error, path)) from error
+    with _opened(path, max_pixels, ProbeError) as image:
+        width, height = image.size
+        if image.format == "PNG" and not _may_have_exif(image, path):
+            image.info["exif"] = b""  # Pillow would decode the pixels to see whether any follows them
+        orientation = _orientation(image)
+        codec = (image.format or "unknown").lower()
     if orientation in _QUARTER_TURNS:
         width, height = height, width
     return width, height, codec, _ROTATION.get(orientation, 0)
 
 
-def _check_size(width: int, height: int) -> None:
-    if width < 1 or height < 1:
-        raise ProbeError(f"the header says {width}x{height} pixels")
-    if width * height > MAX_PIXELS:
-        raise ProbeError(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS}")
+def _orientation(image: Image.Image) -> int:
+    """1 to 8; 1 where there is none that can be read."""
+    try:
+        found = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except _DAMAGED:
+        return 1
+    return found if isinstance(found, int) and found in _TRANSPOSE else 1
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def _may_have_exif(image: Image.Image, path: Path) -> bool:
+    """Whether there is EXIF before a PNG's pixels, or behind them chunks that may hold EXIF or XMP."""
+    if "exif" in image.info or "Raw profile type exif" in image.info:
+        return True
+    with path.open("rb") as file:
+        file.seek(8)
+        in_pixels = False
+        for name in _png_chunks(file):
+            if in_pixels and name in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            in_pixels = in_pixels or name == b"IDAT"
+    return False
+
+
+def _png_chunks(file: IO[bytes]) -> Iterator[bytes]:
+    while len(head := file.read(8)) == 8:
+        size_bytes, name = struct.unpack(">I4s", head)
+        yield name
+        file.seek(size_bytes + 4, io.SEEK_CUR)
+
+
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """The first frame as [H, W, 3] uint8 sRGB, upright; transparency is composited on white.
 
     Raises:
-        DecodeError: the pixels are damaged or cut off.
+        DecodeError: the pixels are damaged, cut off, or more than `max_pixels`.
+        UnsupportedMediaError: nobody knows which number is white.
     """
     import numpy as np
-    from PIL import Image, ImageOps
-
-    try:
-        with _opened(path) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            return np.asarray(_to_rgb(upright))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DecodeError(_without_path(error, path)) from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
     from PIL import Image
 
-    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
-        # Pillow clips 16-bit gray to 8 bits instead of scaling it.
-        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
+    with _opened(path, max_pixels, DecodeError) as image:
+        image.load()
+        turn = _TRANSPOSE.get(_orientation(image))
+        upright = image.transpose(Image.Transpose[turn]) if turn else image
+        return np.asarray(_to_srgb(upright))
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    if image.mode == "F":
+        raise UnsupportedMediaError("of pixels that are floats, white is not known")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = _upper_bits(image)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+        alpha = image.convert("RGBA").getchannel("A")
+        rgba = _color_managed(_without_alpha(image))
+        rgba.putalpha(alpha)
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return _color_managed(image)
+
+
+def _upper_bits(image: Image.Image) -> Image.Image:
+    """16-bit gray as 8-bit gray; Pillow would clip it instead of scaling it."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(image.convert("I"))
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise UnsupportedMediaError("of pixels of more than 16 bits, white is not known")
+    gray = Image.fromarray((values >> 8).astype(np.uint8))
+    gray.info = {key: image.info[key] for key in ("icc_profile",) if key in image.info}
+    if "transparency" in image.info:
+        gray.putalpha(Image.fromarray((values != image.info["transparency"]).astype(np.uint8) * 255))
+    return gray
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    """The colors alone, in a mode that a profile can be for."""
+    is_gray = image.mode in ("LA", "La", "L", "1")
+    bare = image.convert("RGBA").convert("RGB").convert("L" if is_gray else "RGB")
+    bare.info = {key: image.info[key] for key in ("icc_profile",) if key in image.info}
+    return bare
+
+
+def _color_managed(image: Image.Image) -> Image.Image:
+    """RGB, through the image's profile where it has one that applies."""
+    from PIL import ImageCms
+
+    profile = image.info.get("icc_profile")
+    if image.mode == "P":
+        image = image.convert("RGB")
+    if image.mode == "LAB":
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    transform = _transform(profile, image.mode) if isinstance(profile, bytes) and profile else None
+    managed = ImageCms.applyTransform(image, transform) if transform is not None else None
+    return managed if managed is not None else image.convert("RGB")
+
+
+_PIXELS_OF_PROFILE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
+"""ICC's name of a color space -> mode of the images that have such pixels."""
+
+
+@functools.lru_cache(maxsize=16)
+def _transform(profile: bytes, mode: str) -> Any:
+    """What makes sRGB of pixels under this profile; None where it changes nothing or can't be used."""
+    from PIL import ImageCms
+
+    try:
+        parsed = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if _PIXELS_OF_PROFILE.get(parsed.profile.xcolor_space.strip()) != mode:
+            return None
+        if "sRGB" in (parsed.profile.profile_description or ""):
+            return None
+        srgb = ImageCms.createProfile("sRGB")
+        return ImageCms.buildTransform(parsed, srgb, mode, "RGB", ImageCms.Intent.PERCEPTUAL)
+    except (ImageCms.PyCMSError, *_DAMAGED):
+        return None
+
+
+def _hint(path: Path) -> str | None:
+    """What is wrong with a file that Pillow doesn't know, where that can be told."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError:
+        return None
+    if not start:
+        return "the file is empty"
+    if start[4:8] == b"ftyp" and start[8:] in (b"heic", b"heix", b"mif1", b"msf1") and not _has_heif():
+        return "HEIC needs the package pillow-heif: pip install 'curation[heic]'"
+    return None
+
+
+def _has_heif() -> bool:
+    from PIL import Image
+
+    return "HEIF" in Image.OPEN
 
 
 def _without_path(error: Exception, path: Path) -> str:

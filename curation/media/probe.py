@@ -9,7 +9,7 @@ from pathlib import Path
 
 from curation.errors import SampleError
 from curation.media.decode import probe_video
-from curation.media.image import probe_image
+from curation.media.image import MAX_PIXELS, probe_image
 from curation.records import Source, SourceKind
 
 IMAGE_SUFFIXES = frozenset(
@@ -43,11 +43,13 @@ def kind_of(name: str) -> SourceKind | None:
     return "video" if suffix in VIDEO_SUFFIXES else None
 
 
-def probe(source: Source, path: Path) -> Source:
+def probe(source: Source, path: Path, max_pixels: int = MAX_PIXELS) -> Source:
     """`source` with its content hash and header fields; `error_type` and `error` where it has no header."""
     source = _weighed(source, path)
     try:
-        return _probe_image(source, path) if source.kind == "image" else _probe_video(source, path)
+        if source.kind == "image":
+            return _probe_image(source, path, max_pixels)
+        return _probe_video(source, path)
     except SampleError as error:
         return failed(source, error)
 
@@ -67,8 +69,8 @@ def _weighed(source: Source, path: Path) -> Source:
         return source
 
 
-def _probe_image(source: Source, path: Path) -> Source:
-    width, height, codec, rotation = probe_image(path)
+def _probe_image(source: Source, path: Path, max_pixels: int) -> Source:
+    width, height, codec, rotation = probe_image(path, max_pixels)
     return replace(source, width=width, height=height, codec=codec, rotation=rotation)
 
 

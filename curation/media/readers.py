@@ -25,9 +25,12 @@ def without_pixels(source: Source) -> Media:
 class ImageReader:
     """Decodes each image at most once, and only when a stage wants pixels."""
 
-    def __init__(self, sources: Mapping[str, Source], on_decode: Callable[[str], None]) -> None:
+    def __init__(
+        self, sources: Mapping[str, Source], on_decode: Callable[[str], None], max_pixels: int
+    ) -> None:
         """`sources` by sample id; `on_decode` is told the URI before each decode."""
         self._sources = sources
+        self._max_pixels = max_pixels
         self._on_decode = on_decode
         self._pixels: dict[str, Any] = {}
 
@@ -50,7 +53,7 @@ class ImageReader:
             self._on_decode(source.uri)
             try:
                 with open_source(source) as path:
-                    self._pixels[sample_id] = read_image(path)
+                    self._pixels[sample_id] = read_image(path, self._max_pixels)
             except SampleError as error:
                 self._pixels[sample_id] = error
         return self._pixels[sample_id]
