@@ -36,6 +36,8 @@ MAX_PIXELS = 178_956_970
 _EXIF_ORIENTATION = 0x0112
 _QUARTER_TURNS = {5, 6, 7, 8}
 _ROTATION = {3: 180, 6: 90, 8: 270}
+_SIZED_UPRIGHT = {"tiff"}
+"""Formats that Pillow turns itself on loading, and whose size it gives as upright before."""
 _TRANSPOSE = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -111,7 +113,7 @@ def probe_image(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int, str
             image.info["exif"] = b""  # Pillow would decode the pixels to see whether any follows them
         orientation = _orientation(image)
         codec = (image.format or "unknown").lower()
-    if orientation in _QUARTER_TURNS:
+    if orientation in _QUARTER_TURNS and codec not in _SIZED_UPRIGHT:
         width, height = height, width
     return width, height, codec, _ROTATION.get(orientation, 0)
 

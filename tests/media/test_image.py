@@ -51,16 +51,18 @@ def png_header(width, height):
     )
 
 
+@pytest.mark.parametrize("name", ["turned.png", "turned.tif", "turned.webp"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_exif_orientation_is_applied(save, orientation):
+def test_exif_orientation_is_applied(save, orientation, name):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = save("turned.png", Image.fromarray(STORED), exif=exif)
+    lossless = {"lossless": True, "exact": True} if name.endswith(".webp") else {}
+    path = save(name, Image.fromarray(STORED), exif=exif, **lossless)
     upright = UPRIGHT[orientation]
     assert np.array_equal(read_image(path), upright)
     width, height, codec, rotation = probe_image(path)
     assert (height, width) == upright.shape[:2]
-    assert codec == "png"
+    assert codec == {"png": "png", "tif": "tiff", "ebp": "webp"}[name[-3:]]
     assert rotation == {3: 180, 6: 90, 8: 270}.get(orientation, 0)
 
 
