@@ -85,12 +85,16 @@ def mutations(number: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
     files = list(small_images().items())
     for count in range(number):
         name, data = files[count % len(files)]
-        damaged = bytearray(data)
-        for _ in range(draw.choice((1, 1, 1, 2, 4))):
-            draw.choice((_flip, _flip, _edit_header, _edit_header, _cut, _insert, _zero, _repeat))(
-                draw, damaged
-            )
-        yield f"{count:04d}-{name}", bytes(damaged)
+        yield f"{count:04d}-{name}", damage(draw, data)
+
+
+def damage(draw: random.Random, data: bytes) -> bytes:
+    """A copy with one to four kinds of damage."""
+    damaged = bytearray(data)
+    for _ in range(draw.choice((1, 1, 1, 2, 4))):
+        way = draw.choice((_flip, _flip, _edit_header, _edit_header, _cut, _insert, _zero, _repeat))
+        way(draw, damaged)
+    return bytes(damaged)
 
 
 def _flip(draw: random.Random, data: bytearray) -> None:

@@ -159,7 +159,10 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     from PIL import Image
 
     with _opened(path, max_pixels, DecodeError) as image:
+        promised = image.size
         image.load()
+        if image.size != promised:
+            raise DecodeError(f"the header says {promised}, the pixels are {image.size}")
         turn = _TRANSPOSE.get(_orientation(image))
         upright = image.transpose(Image.Transpose[turn]) if turn else image
         return np.asarray(_to_srgb(upright))

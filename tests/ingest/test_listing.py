@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import random
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation.errors import ConfigError
+from curation.errors import ConfigError, ProbeError
 from curation.ingest import index
 from curation.ingest.carried import MAX_SIDECAR_BYTES
 from curation.ingest.place import Place, place_of
@@ -18,6 +22,7 @@ from curation.ingest.reader import Contents, Folder
 from curation.ingest.sources import contents_of, open_source
 from curation.storage import Listed
 from datasets_media import List
+from mutated import damage
 
 
 @pytest.mark.parametrize(
@@ -138,6 +143,42 @@ def test_a_damaged_index_is_made_anew(listed: List, folder: Path, tmp_path: Path
     (kept,) = (tmp_path / "out/listing").iterdir()
     kept.write_bytes(b"damaged")
     assert listed() == first
+
+
+def test_damaged_containers_never_stop_the_listing(listed: List, folder: Path, photos: list[bytes]) -> None:
+    """Whatever happens to one: sources that open or fail as samples, or one that says why there are none."""
+    draw = random.Random(0)
+    (folder / "a.jpg").write_bytes(b"x")
+    files = {"a.tar": tar_of(photos), "a.parquet": parquet_of(photos)}
+    counts: Counter[str] = Counter()
+    for count in range(200):
+        for name, data in files.items():
+            (folder / name).write_bytes(damage(draw, data))
+            os.utime(folder / name, ns=(count, count))
+        for source in listed().sources:
+            counts[source.kind] += 1
+            if source.kind == "image":
+                with contextlib.suppress(ProbeError), open_source(source) as path:
+                    counts["opened"] += path.stat().st_size >= 0
+    assert min(counts["container"], counts["opened"]) > 100
+
+
+def tar_of(photos: list[bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for number, data in enumerate(photos):
+            for name, content in ((f"{number}.jpg", data), (f"{number}.json", b'{"a": 1}')):
+                header = tarfile.TarInfo(name)
+                header.size = len(content)
+                archive.addfile(header, io.BytesIO(content))
+    return file.getvalue()
+
+
+def parquet_of(photos: list[bytes]) -> bytes:
+    file = io.BytesIO()
+    rows = [{"bytes": data, "path": f"{number}.jpg"} for number, data in enumerate(photos * 4)]
+    pq.write_table(pa.table({"image": rows, "TEXT": ["red"] * len(rows)}), file, row_group_size=5)
+    return file.getvalue()
 
 
 def test_a_name_that_is_not_utf8_is_a_source_that_fails(listed: List, folder: Path) -> None:
