@@ -1,0 +1,87 @@
+"""The filters of images without CLIP, decoding included, over plain decoding by Pillow of the same files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from benchmarks.measure import cpu_medians
+from curation.media.probe import probe
+from curation.media.readers import ImageReader
+from curation.models import resolve_revision
+from curation.records import Sample, Source
+from curation.stage import Setup, Stage, View
+from stages.color import ColorConfig, ColorStage
+from stages.resolution import ResolutionConfig, ResolutionStage
+from stages.text import TextConfig, TextStage
+from stages.thumbnail import ThumbnailConfig, ThumbnailStage
+
+NUM_IMAGES = 12
+SIZE = (1600, 1200)
+"""Pixels, as photos on the web have them."""
+
+
+def ratio() -> float:
+    """CPU time with resolution, color and thumbnail; also prints images/s of each, and what text adds."""
+    cv2.setNumThreads(1)
+    light: list[Stage] = [
+        ResolutionStage(ResolutionConfig()),
+        ColorStage(ColorConfig()),
+        ThumbnailStage(ThumbnailConfig()),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [_write(Path(folder) / f"{seed}.jpg", seed) for seed in range(NUM_IMAGES)]
+        ways: dict[str, Callable[[], object]] = {
+            "plain decoding by Pillow": partial(_decode, paths),
+            "header, hash and decoding": partial(_measure, paths, []),
+            "with resolution, color, thumbnail": partial(_measure, paths, light),
+        }
+        for stage in light:
+            ways[f"with {stage.name} alone"] = partial(_measure, paths, [stage])
+        for short_side in (512, 256):
+            text = TextStage(TextConfig(image_short_side=short_side))
+            text.setup(Setup("cpu", {"detector": resolve_revision(text.models()[0])}))
+            ways[f"with all these and text at {short_side}"] = partial(_measure, paths, [*light, text])
+        times_s = dict(zip(ways, cpu_medians(*ways.values()), strict=True))
+    plain_s = times_s["plain decoding by Pillow"]
+    for name, seconds in times_s.items():
+        print(f"      {name}: {NUM_IMAGES / seconds:.1f} images per CPU second, {seconds / plain_s:.2f}")
+    return times_s["with resolution, color, thumbnail"] / plain_s
+
+
+def _write(path: Path, seed: int) -> Path:
+    """A smooth picture with some grain, at about the bytes per pixel of a photo."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (30, 40, 3), np.uint8)
+    smooth = cv2.resize(coarse, SIZE, interpolation=cv2.INTER_CUBIC).astype(np.int16)
+    grain = random.integers(-6, 7, smooth.shape, np.int16)
+    Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8)).save(path, quality=88)
+    return path
+
+
+def _decode(paths: Sequence[Path]) -> None:
+    for path in paths:
+        with Image.open(path) as image:
+            np.asarray(image.convert("RGB"))
+
+
+def _measure(paths: Sequence[Path], stages: Sequence[Stage]) -> None:
+    """As a unit does it, without Ray and ledger: probed, then decoded once for all stages."""
+    for path in paths:
+        source = probe(Source(source_id=path.name, uri=str(path), kind="image", size_bytes=1, etag="e"), path)
+        sample = Sample.of_image(source)
+        reader = ImageReader({sample.sample_id: source}, lambda uri: None, 10**9)
+        for stage in stages:
+            stage.measure([sample], [reader.media(sample, stage.view("image"))])
+        if not stages:
+            reader.media(sample, View())
+
+
+if __name__ == "__main__":
+    print(f"{ratio():.2f}")
