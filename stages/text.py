@@ -2,6 +2,9 @@
 
 The detector is PP-OCR's: as ONNX from the rapidocr package, whose weights come with it, or by PaddleOCR.
 It runs at the view's own size: left to itself it enlarges a 256-pixel frame to 736, at ten times the cost.
+
+What it gets wrong: handwriting is missed as a rule, a saucer, a globe or one large digit may be taken for
+text, and small print vanishes below its size in pixels.
 """
 
 from __future__ import annotations

@@ -132,3 +132,19 @@ def test_real_monochrome_and_colored_images_fall_on_both_sides(shared_data):
     }.items():
         row = row_of(read_image(shared_data / "image" / name))
         assert (STAGE.reject_reason(row) is None) == is_kept, name
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (480, 641), (3000, 4000)])
+def test_the_sums_are_those_of_the_formula(size):
+    """Hasler and Süsstrunk's definition, written out in float64; also of frames that can't be written to."""
+    frame = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    frame[..., 2] //= 2
+    frame.flags.writeable = False
+    red, green, blue = np.moveaxis(frame.astype(np.float64), -1, 0)
+    red_green, yellow_blue = red - green, (red + green) / 2 - blue
+    spread = np.hypot(red_green.std(), yellow_blue.std())
+    wanted = spread + 0.3 * np.hypot(red_green.mean(), yellow_blue.mean())
+    row = row_of(frame)
+    assert row["colorfulness"] == pytest.approx(wanted, rel=1e-9)
+    assert row["channel_spread"] == (frame.max(axis=-1) - frame.min(axis=-1)).max()
+    assert row["mean_luma"] == pytest.approx((0.299 * red + 0.587 * green + 0.114 * blue).mean(), rel=1e-9)
