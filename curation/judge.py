@@ -159,9 +159,15 @@ def walk(
     measured = measured_units(ledger, pipeline)
     superseded = superseded_ids(ledger)
     for unit in ledger.units():
-        state = load_unit(ledger, pipeline, unit, redo=redo, measured=measured)
-        state.sources = [source for source in state.sources if source.source_id not in superseded]
-        yield state, judge_unit(pipeline, state)
+        yield judged(load_unit(ledger, pipeline, unit, redo=redo, measured=measured), pipeline, superseded)
+
+
+def judged(
+    state: UnitState, pipeline: Pipeline, superseded: Collection[str]
+) -> tuple[UnitState, list[JudgedSource]]:
+    """A unit without its superseded sources, and its verdicts."""
+    state.sources = [source for source in state.sources if source.source_id not in superseded]
+    return state, judge_unit(pipeline, state)
 
 
 def _distinct(steps: Iterable[Step]) -> Iterator[Step]:

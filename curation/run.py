@@ -24,7 +24,7 @@ from curation.report.books import Books, keep_books
 from curation.report.card import render_card
 from curation.report.funnel import untrained_notice
 from curation.report.page import render_page
-from curation.select import select
+from curation.select import Selection
 from curation.storage import Storage, open_storage
 from curation.watch import Watcher
 
@@ -149,7 +149,7 @@ def _conclude(pipeline: Pipeline, ledger: Ledger, writer: Any, tally: Tally, sec
     folder = f"shards/{name}"
     written = None
     if writer is not None:
-        written = writer.write(storage, folder, select(ledger, pipeline), _codes_reader(ledger, pipeline))
+        written = writer.write(storage, folder, Selection(ledger, pipeline))
         _write_if_changed(storage, f"{folder}/README.md", render_card(pipeline, books, written))
     last_work = _last_work(tally, seconds) if tally.rows.total() else _read_run(storage).get("last_work")
     run_record = _write_run(storage, pipeline, last_work)
@@ -158,18 +158,6 @@ def _conclude(pipeline: Pipeline, ledger: Ledger, writer: Any, tally: Tally, sec
     if written is not None:
         paths |= {"shards": f"{storage.root}/{folder}", "card": f"{storage.root}/{folder}/README.md"}
     return Result(pipeline, books, tally, paths)
-
-
-def _codes_reader(ledger: Ledger, pipeline: Pipeline) -> Callable[[int], dict[str, bytes]]:
-    step = pipeline.step_of("tokens")
-
-    def codes_of(unit: int) -> dict[str, bytes]:
-        if step is None:
-            return {}
-        rows = ledger.rows(step.name, step.fingerprint, unit, with_big=True)
-        return {row.sample_id: row.values["codes"] for row in rows if row.ok}
-
-    return codes_of
 
 
 def write_report(pipeline: Pipeline, ledger: Ledger) -> tuple[Books, str]:

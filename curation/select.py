@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from curation.decide import Step
-from curation.judge import JudgedSample, JudgedSource, walk
+from curation.judge import JudgedSample, JudgedSource, judged, load_unit, measured_units, superseded_ids
 from curation.ledger import Ledger
 from curation.pipeline import Pipeline
-from curation.records import Outcome
+from curation.records import Carried, Outcome
 
 SCORES = ("aesthetic_score", "text_coverage", "flow_score")
+LICENSE_NAMES = ("license", "licence")
+ALT_TEXT_NAMES = ("alt_text", "alt", "caption", "text", "txt")
+"""What others call the license and the text of a source; the first that a source carries counts."""
 
 
 @dataclass(frozen=True)
@@ -25,27 +28,46 @@ class Kept:
     """
 
     sample_id: str
-    unit: int
     columns: dict[str, Any] = field(compare=False)
     measured_by: tuple[str, ...]
 
 
-def select(ledger: Ledger, pipeline: Pipeline) -> Iterator[Kept]:
-    """Every sample that is kept, captioned and tokenized."""
-    captions, tokens = pipeline.step_of("captions"), pipeline.step_of("tokens")
-    if captions is None or tokens is None:
-        return
-    for state, judged in walk(ledger, pipeline):
-        for source in judged:
+class Selection:
+    """The samples that are kept, captioned and tokenized, unit by unit."""
+
+    def __init__(self, ledger: Ledger, pipeline: Pipeline) -> None:
+        self._ledger, self._pipeline = ledger, pipeline
+        self._ends = pipeline.step_of("captions"), pipeline.step_of("tokens")
+        self._measured = measured_units(ledger, pipeline)
+        self._superseded = superseded_ids(ledger)
+
+    def units(self) -> list[int]:
+        """The units, in order."""
+        return self._ledger.units()
+
+    def kept(self, unit: int) -> Iterator[Kept]:
+        """The samples of a unit."""
+        captions, tokens = self._ends
+        if captions is None or tokens is None:
+            return
+        state = load_unit(self._ledger, self._pipeline, unit, measured=self._measured)
+        for source in judged(state, self._pipeline, self._superseded)[1]:
             for sample in source.samples:
                 for leaf in sample.leaves():
                     if leaf.verdict.outcome is Outcome.KEPT:
-                        yield _kept(pipeline, state.unit, source, sample, leaf, (captions, tokens))
+                        yield _kept(self._pipeline, source, sample, leaf, (captions, tokens))
+
+    def codes(self, unit: int) -> Mapping[str, bytes]:
+        """sample_id -> codes of a unit's samples."""
+        _, tokens = self._ends
+        if tokens is None:
+            return {}
+        rows = self._ledger.rows(tokens.name, tokens.fingerprint, unit, with_big=True)
+        return {row.sample_id: row.values["codes"] for row in rows if row.ok}
 
 
 def _kept(
     pipeline: Pipeline,
-    unit: int,
     source: JudgedSource,
     sample: JudgedSample,
     leaf: JudgedSample,
@@ -58,6 +80,7 @@ def _kept(
         scores.update({name: row.values[name] for name in SCORES if name in row.values})
     tokenizer = next(model for model in pipeline.models if model.step == tokens.key)
     is_clip = leaf.sample.kind == "clip"
+    carried = source.source.carried
     columns = {
         "source_id": source.source.source_id,
         "source_uri": source.source.uri,
@@ -69,6 +92,13 @@ def _kept(
         **{name: grid[name] for name in ("grid_t", "grid_h", "grid_w", "fps")},
         **{name: scores.get(name) for name in SCORES},
         "tokenizer": f"{tokenizer.name}@{tokenizer.revision}",
-        "license": pipeline.config.general.license,
+        "license": carried_text(carried, LICENSE_NAMES) or pipeline.config.general.license,
+        "alt_text": carried_text(carried, ALT_TEXT_NAMES),
     }
-    return Kept(leaf.sample.sample_id, unit, columns, (captions.fingerprint, tokens.fingerprint))
+    return Kept(leaf.sample.sample_id, columns, (captions.fingerprint, tokens.fingerprint))
+
+
+def carried_text(carried: Mapping[str, Carried], names: tuple[str, ...]) -> str | None:
+    """The first text that a source carries under one of these names, in upper or lower case."""
+    known = {name.lower(): value for name, value in carried.items()}
+    return next((str(known[name]) for name in names if known.get(name) not in (None, "")), None)

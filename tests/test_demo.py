@@ -12,6 +12,7 @@ import pytest
 
 from datasets_media import ROOT, contents, curation
 from tokenize_shards.document import parse
+from tokenize_shards.rows import document_of
 from tokenize_shards.text import TextTokenizer
 
 pytestmark = pytest.mark.slow
@@ -72,7 +73,7 @@ def test_ids_give_caption_and_grid_back(demo: Path, shard_rows: list[dict[str, A
     tokenizer = TextTokenizer(demo / "demo/qwen.tiktoken")
     assert tokenizer.size == 151_643
     for row in shard_rows:
-        document = parse(np.array(row["input_ids"], np.int32))
+        document = parse(document_of(row))
         assert tokenizer.decode(document.caption_ids) == row["caption"]
         assert tokenizer.decode(document.meta_ids) == row["meta"]
         grid = np.frombuffer(row["codes"], "<u2").reshape(row["grid_t"], row["grid_h"], row["grid_w"])

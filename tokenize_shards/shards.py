@@ -1,61 +1,49 @@
 """Training shards: Parquet files of what was kept, with a manifest that is written last.
 
-The same samples give the same bytes: the order is a hash of seed and sample id inside groups of
-consecutive units, and a group is all that is held in memory at a time.
+The ledger is gone over twice: first to learn how much there is, so that every file's name can tell how
+many there are, then to write. The same samples give the same bytes: the order is a hash of seed and
+sample id inside groups of consecutive units, and a group is all that is held in memory at a time,
+beside one unfinished file per split.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Protocol
 
-import numpy as np
-import pyarrow as pa
 from pydantic import Field, model_validator
 
-from curation import tables
+from curation.errors import LedgerError
 from curation.models import fetch, resolve_revision
-from curation.records import stable_id
+from curation.records import ID_LENGTH, stable_id
 from curation.select import Kept
 from curation.stage import ModelRef, StageConfig, check_template
 from curation.storage import Storage
-from tokenize_shards.document import Task, build
+from tokenize_shards.document import Task
+from tokenize_shards.manifest import (
+    MANIFEST,
+    SPLITS,
+    Manifest,
+    Shard,
+    add_digests,
+    digest_ids,
+    key_in,
+    read_manifest,
+    write_manifest,
+)
+from tokenize_shards.rows import REPEATED, SCHEMA, document_of
+from tokenize_shards.shardfile import ShardFile
 from tokenize_shards.text import TextTokenizer
 from tokenize_shards.vision import TEMPORAL_FACTOR
 
-SCHEMA = pa.schema(
-    [
-        ("sample_id", pa.string()),
-        ("source_id", pa.string()),
-        ("source_uri", pa.string()),
-        ("kind", pa.string()),
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),
-        ("split", pa.string()),
-        ("caption", pa.string()),
-        ("meta", pa.string()),
-        ("codes", pa.binary()),
-        ("grid_t", pa.int32()),
-        ("grid_h", pa.int32()),
-        ("grid_w", pa.int32()),
-        ("fps", pa.float32()),
-        ("text_ids", pa.list_(pa.int32())),
-        ("aesthetic_score", pa.float32()),
-        ("text_coverage", pa.float32()),
-        ("flow_score", pa.float32()),
-        ("caption_model", pa.string()),
-        ("tokenizer", pa.string()),
-        ("license", pa.string()),
-        ("input_ids", pa.list_(pa.int32())),
-    ]
-)
-MANIFEST = "manifest.json"
-CodesOf = Callable[[int], Mapping[str, bytes]]
-"""unit -> sample_id -> codes"""
+FORMAT = 2
+"""Raise it when the same samples and settings give other files; they are then written anew."""
+_ROW_BYTES = 256
+"""What a row takes beside its codes and texts, about."""
 
 
 class ShardConfig(StageConfig):
@@ -71,18 +59,35 @@ class ShardConfig(StageConfig):
     """Text between the caption and an image's tokens."""
     clip_meta: str = "{rows}*{cols}*{frames} {fps}fps {seconds}s"
     """The same for a clip: grid size, rate and seconds that were encoded; Emu3's is unpublished."""
-    samples_per_shard: Annotated[int, Field(ge=1)] = 10_000
-    """Rows in a shard, at most."""
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of sources, 0..1, whose samples go to validation shards; a source is never in both splits."""
+    shard_bytes: Annotated[int, Field(ge=1)] = 256_000_000
+    """Size of a shard in bytes, about; a larger one holds a single sample."""
+    row_group_bytes: Annotated[int, Field(ge=1)] = 16_000_000
+    """Size of a row group in bytes, about: what a reader loads at a time."""
+    shuffle_bytes: Annotated[int, Field(ge=1)] = 1_000_000_000
+    """Bytes of samples that are shuffled together and held in memory, about; at least one unit."""
     seed: int = 0
-    """Seed of the order."""
-    units_per_group: Annotated[int, Field(ge=1)] = 64
-    """Units that are shuffled together."""
+    """Seed of the order and of the split."""
 
     @model_validator(mode="after")
     def _templates_can_be_filled(self) -> ShardConfig:
         check_template("image_meta", self.image_meta, rows=1, cols=1)
         check_template("clip_meta", self.clip_meta, rows=1, cols=1, frames=1, fps="1", seconds="1.0")
         return self
+
+
+class Samples(Protocol):
+    """Where samples come from, unit by unit; `curation.select.Selection` is one."""
+
+    def units(self) -> Iterable[int]:
+        """The units, in order."""
+
+    def kept(self, unit: int) -> Iterable[Kept]:
+        """The samples of a unit, in any order."""
+
+    def codes(self, unit: int) -> Mapping[str, bytes]:
+        """sample_id -> codes."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,34 @@ class Written:
     num_shards: int
     num_samples: int
     num_tokens: int
+    splits: tuple[str, ...]
     changed: bool
+
+    @staticmethod
+    def of(manifest: Manifest, *, changed: bool) -> Written:
+        """What a manifest says."""
+        splits = tuple(name for name in SPLITS if manifest.of_split(name))
+        return Written(
+            len(manifest.shards), manifest.num_samples, manifest.num_tokens, splits, changed=changed
+        )
+
+
+@dataclass
+class _Plan:
+    """What the first pass over the samples found.
+
+    Attributes:
+        groups: Units that are shuffled together.
+        num_samples, num_bytes: Of each split; bytes are estimated.
+        selection: Digest of settings and samples.
+        samples: Digest of the sample ids.
+    """
+
+    groups: list[list[int]] = field(default_factory=list)
+    num_samples: Counter[str] = field(default_factory=Counter)
+    num_bytes: Counter[str] = field(default_factory=Counter)
+    selection: str = ""
+    samples: str = digest_ids(())
 
 
 class ShardWriter:
@@ -112,78 +144,80 @@ class ShardWriter:
         """
         return resolve_revision(self._ref)
 
-    def write(self, storage: Storage, folder: str, kept: Iterable[Kept], codes_of: CodesOf) -> Written:
-        """Write the shards of `kept`, unless exactly they are there.
+    def write(self, storage: Storage, folder: str, samples: Samples) -> Written:
+        """Write the shards of `samples` into `folder`, unless exactly they are there.
 
-        Args:
-            storage: Where to.
-            folder: Key of the dataset's folder.
-            kept: The samples, in any order.
-            codes_of: Gives the codes of a unit's samples.
+        Raises:
+            TokenizeError: a sample's codes are no grid of the codebook's.
         """
-        ordered = sorted(kept, key=self._place)
         vocabulary = self.check()
-        selection = stable_id(
-            self.config.model_dump_json(exclude={"vocabulary"}),
-            vocabulary,
-            *(
-                json.dumps([item.sample_id, item.measured_by, item.columns], sort_keys=True)
-                for item in ordered
-            ),
-        )
+        plan = self._plan(samples, vocabulary)
         present = _present(storage, folder)
-        if present is not None and present["selection"] == selection:
-            return Written(
-                len(present["shards"]), present["num_samples"], present["num_tokens"], changed=False
-            )
+        if present is not None and present.selection == plan.selection:
+            return Written.of(present, changed=False)
         # Without its manifest a half-replaced folder is no dataset.
-        storage.delete(f"{folder}/{MANIFEST}")
-        tokenizer = TextTokenizer(fetch(self._ref, vocabulary))
-        number = -(-len(ordered) // self.config.samples_per_shard)
-        shards = []
-        for index, rows in enumerate(self._shards(ordered, tokenizer, codes_of)):
-            shards.append(_write_shard(storage, f"{folder}/train-{index:05d}-of-{number:05d}.parquet", rows))
-        self._remove_others(storage, folder, {shard["name"] for shard in shards})
-        manifest = {
-            "selection": selection,
-            "num_samples": len(ordered),
-            "num_tokens": sum(shard["num_tokens"] for shard in shards),
-            "vocabulary_sha256": vocabulary,
-            "shards": shards,
+        storage.delete(key_in(folder, MANIFEST))
+        rows = self._rows(plan, samples, TextTokenizer(fetch(self._ref, vocabulary)))
+        files = {
+            split: _Files(self.config, storage, folder, split, plan.num_samples[split], plan.num_bytes[split])
+            for split in SPLITS
         }
-        storage.write(f"{folder}/{MANIFEST}", (json.dumps(manifest, indent=2) + "\n").encode())
-        return Written(len(shards), len(ordered), manifest["num_tokens"], changed=True)
+        for row in rows:
+            files[row["split"]].add(row)
+        shards = tuple(shard for split in SPLITS for shard in files[split].finish())
+        _remove_others(storage, folder, {shard.name for shard in shards})
+        manifest = Manifest(
+            selection=plan.selection, samples=plan.samples, vocabulary_sha256=vocabulary, shards=shards
+        )
+        write_manifest(storage, folder, manifest)
+        return Written.of(manifest, changed=True)
 
-    def _place(self, item: Kept) -> tuple[int, str]:
-        return item.unit // self.config.units_per_group, stable_id(self.config.seed, item.sample_id)
+    def _plan(self, samples: Samples, vocabulary: str) -> _Plan:
+        plan = _Plan(
+            selection=stable_id(FORMAT, self.config.model_dump_json(exclude={"vocabulary"}), vocabulary)
+        )
+        group_bytes = 0
+        for unit in samples.units():
+            kept = sorted(samples.kept(unit), key=lambda item: item.sample_id)
+            unit_bytes = sum(map(_estimated_bytes, kept))
+            if not plan.groups or group_bytes + unit_bytes > self.config.shuffle_bytes:
+                plan.groups.append([])
+                group_bytes = 0
+            plan.groups[-1].append(unit)
+            group_bytes += unit_bytes
+            for item in kept:
+                split = self._split(item)
+                plan.num_samples[split] += 1
+                plan.num_bytes[split] += _estimated_bytes(item)
+            plan.samples = add_digests(plan.samples, digest_ids(item.sample_id for item in kept))
+            plan.selection = stable_id(plan.selection, *map(_described, kept))
+        return plan
 
-    def _shards(
-        self, ordered: Sequence[Kept], tokenizer: TextTokenizer, codes_of: CodesOf
-    ) -> Iterator[list[dict[str, Any]]]:
-        held: dict[int, Mapping[str, bytes]] = {}
-        rows: list[dict[str, Any]] = []
-        group = -1
-        for item in ordered:
-            if (own := self._place(item)[0]) != group:
-                group, held = own, {}
-            if item.unit not in held:
-                held[item.unit] = codes_of(item.unit)
-            rows.append(self._row(item, held[item.unit][item.sample_id], tokenizer))
-            if len(rows) == self.config.samples_per_shard:
-                yield rows
-                rows = []
-        if rows:
-            yield rows
+    def _split(self, item: Kept) -> str:
+        draw = int(stable_id("split", self.config.seed, item.columns["source_id"]), 16) / 16**ID_LENGTH
+        return "validation" if draw < self.config.validation_fraction else "train"
+
+    def _rows(self, plan: _Plan, samples: Samples, tokenizer: TextTokenizer) -> Iterator[dict[str, Any]]:
+        for group in plan.groups:
+            found = [(unit, item) for unit in group for item in samples.kept(unit)]
+            found.sort(key=lambda pair: stable_id(self.config.seed, pair[1].sample_id))
+            codes = {unit: samples.codes(unit) for unit in sorted({unit for unit, _ in found})}
+            for unit, item in found:
+                yield self._row(item, codes[unit][item.sample_id], tokenizer)
 
     def _row(self, item: Kept, codes: bytes, tokenizer: TextTokenizer) -> dict[str, Any]:
-        columns = item.columns
-        shape = (columns["grid_t"], columns["grid_h"], columns["grid_w"])
-        meta = self._meta(columns)
-        text_ids = tokenizer.encode(columns["caption"])
-        grid = np.frombuffer(codes, "<u2").reshape(shape)
-        input_ids = build(text_ids, tokenizer.encode(meta), grid, self.config.task)
-        made = {"meta": meta, "codes": codes, "text_ids": text_ids, "input_ids": input_ids, "split": "train"}
-        return {"sample_id": item.sample_id, **columns, **made}
+        meta = self._meta(item.columns)
+        row = {
+            "sample_id": item.sample_id,
+            **item.columns,
+            "split": self._split(item),
+            "meta": meta,
+            "codes": codes,
+            "task": self.config.task,
+            "text_ids": tokenizer.encode(item.columns["caption"]),
+            "meta_ids": tokenizer.encode(meta),
+        }
+        return {**row, "num_tokens": len(document_of(row))}
 
     def _meta(self, columns: dict[str, Any]) -> str:
         if columns["kind"] == "image":
@@ -196,36 +230,93 @@ class ShardWriter:
             seconds=f"{columns['grid_t'] * TEMPORAL_FACTOR / columns['fps']:.1f}",
         )
 
-    @staticmethod
-    def _remove_others(storage: Storage, folder: str, names: set[str]) -> None:
-        """Shards of an earlier selection."""
-        for item in storage.list(folder):
-            name = Path(item.key).name
-            if name.startswith("train-") and name.endswith(".parquet") and name not in names:
-                storage.delete(item.key)
+
+class _Files:
+    """The shards of one split, cut so that they are of about equal size and as many as planned."""
+
+    def __init__(
+        self,
+        config: ShardConfig,
+        storage: Storage,
+        folder: str,
+        split: str,
+        num_samples: int,
+        num_bytes: int,
+    ) -> None:
+        self._storage, self._folder, self._split = storage, folder, split
+        self._row_group_bytes = config.row_group_bytes
+        self._num_bytes, self._rows_left = num_bytes, num_samples
+        self._number = min(num_samples, -(-num_bytes // config.shard_bytes))
+        self._done: list[Shard] = []
+        self._file: ShardFile | None = None
+        self._bytes_before = self._group_bytes = 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Take in the next row, in a new file if the present one has its share."""
+        size = _row_bytes(row)
+        if self._file is None or self._is_full():
+            self._close()
+            index = len(self._done)
+            name = f"{self._split}-{index:05d}-of-{self._number:05d}.parquet"
+            self._file = ShardFile(name, self._split, SCHEMA, REPEATED)
+            self._group_bytes = 0
+        elif self._group_bytes + size > self._row_group_bytes:
+            self._file.end_row_group()
+            self._group_bytes = 0
+        self._file.add(row, media_s=(row["end_s"] or 0.0) - (row["start_s"] or 0.0))
+        self._group_bytes += size
+        self._bytes_before += size
+        self._rows_left -= 1
+
+    def _is_full(self) -> bool:
+        """Whether the open file has its share of the bytes, or the rows left are needed one per file."""
+        files_left = self._number - len(self._done) - 1
+        has_share = self._bytes_before * self._number >= self._num_bytes * (len(self._done) + 1)
+        return files_left > 0 and (has_share or self._rows_left <= files_left)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._done.append(self._file.write(self._storage, self._folder))
+            self._file = None
+
+    def finish(self) -> list[Shard]:
+        """Write the last file; all of them."""
+        self._close()
+        return self._done
 
 
-def _present(storage: Storage, folder: str) -> dict[str, Any] | None:
+def _estimated_bytes(item: Kept) -> int:
+    """Bytes of a sample in a shard: codes hardly compress, text ids take about as much as the text."""
+    columns = item.columns
+    num_codes: int = columns["grid_t"] * columns["grid_h"] * columns["grid_w"]
+    return 2 * num_codes + 2 * len(columns["caption"].encode()) + _ROW_BYTES
+
+
+def _row_bytes(row: Mapping[str, Any]) -> int:
+    return len(row["codes"]) + 2 * len(row["caption"].encode()) + _ROW_BYTES
+
+
+def _described(item: Kept) -> str:
+    return json.dumps([item.sample_id, item.measured_by, item.columns], sort_keys=True)
+
+
+def _present(storage: Storage, folder: str) -> Manifest | None:
     """The manifest, if every shard that it names is there in its size."""
-    data = storage.read(f"{folder}/{MANIFEST}")
-    if data is None:
-        return None
     try:
-        manifest: dict[str, Any] = json.loads(data)
-    except ValueError:
+        manifest = read_manifest(storage, folder)
+    except LedgerError:
         return None
-    sizes = {Path(item.key).name: item.size_bytes for item in storage.list(folder)}
-    whole = all(sizes.get(shard["name"]) == shard["size_bytes"] for shard in manifest["shards"])
+    if manifest is None:
+        return None
+    sizes = {PurePosixPath(item.key).name: item.size_bytes for item in storage.list(folder)}
+    whole = all(sizes.get(shard.name) == shard.size_bytes for shard in manifest.shards)
     return manifest if whole else None
 
 
-def _write_shard(storage: Storage, key: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    data = tables.to_bytes(pa.Table.from_pylist(rows, schema=SCHEMA))
-    storage.write(key, data)
-    return {
-        "name": Path(key).name,
-        "num_samples": len(rows),
-        "num_tokens": sum(len(row["input_ids"]) for row in rows),
-        "size_bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
+def _remove_others(storage: Storage, folder: str, names: set[str]) -> None:
+    """Shards of an earlier selection."""
+    for item in storage.list(folder):
+        name = PurePosixPath(item.key).name
+        is_shard = name.endswith(".parquet") and name.startswith(tuple(f"{split}-" for split in SPLITS))
+        if is_shard and name not in names:
+            storage.delete(item.key)

@@ -22,7 +22,13 @@ def render_card(pipeline: Pipeline, books: Books, written: Any) -> str:
             "pretty_name": general.name,
             "task_categories": ["text-to-image", "text-to-video", "image-to-text"],
             "configs": [
-                {"config_name": "default", "data_files": [{"split": "train", "path": "train-*.parquet"}]}
+                {
+                    "config_name": "default",
+                    "data_files": [
+                        {"split": split, "path": f"{split}-*.parquet"}
+                        for split in written.splits or ("train",)
+                    ],
+                }
             ],
         },
         sort_keys=False,
@@ -46,8 +52,12 @@ def render_card(pipeline: Pipeline, books: Books, written: Any) -> str:
         "## Use",
         "```python\nfrom datasets import load_dataset\n\n"
         'dataset = load_dataset("parquet", data_files="train-*.parquet", split="train")\n'
-        'dataset[0]["input_ids"]  # one document, ready for packing\n```',
-        "`manifest.json` holds every shard's sha256, rows and tokens.",
+        "from tokenize_shards.rows import document_of\n"
+        "document_of(dataset[0])  # ids of one document, ready for packing\n```",
+        "Documents are built from `codes` when they are read (`tokenize_shards.loader` packs them for "
+        "training); "
+        "`curation export datasets` writes them out as `input_ids`. `manifest.json` holds every shard's "
+        "sha256, rows, tokens and seconds of video; `curation verify` checks them.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -96,7 +106,8 @@ _COLUMNS = """| column | means |
 | caption, caption_model | text, and who wrote it |
 | meta | the text between caption and vision tokens |
 | codes, grid_t, grid_h, grid_w, fps | little-endian uint16 [T, H, W], each 0..32,767 |
-| text_ids | the caption in the Emu3 vocabulary |
-| input_ids | the whole document in the Emu3 vocabulary (184,622 ids) |
+| task, text_ids, meta_ids | what the document is made of, beside the codes: order, ids of caption and meta |
+| num_tokens | ids of the whole document |
 | aesthetic_score, text_coverage, flow_score | as measured; null where not measured |
-| tokenizer, license, split | provenance |"""
+| tokenizer, split | provenance |
+| license, alt_text | as the source brought them; the license is the dataset's where it brought none |"""

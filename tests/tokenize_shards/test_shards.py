@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +14,27 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from curation.errors import ConfigError
 from curation.select import Kept
 from curation.storage import open_storage
 from tokenize_shards.document import parse
+from tokenize_shards.rows import document_of
 from tokenize_shards.shards import ShardConfig, ShardWriter, Written
 from tokenize_shards.text import TextTokenizer
 
 FOLDER = "shards/demo"
-COLUMNS = (  # DESIGN.md, section 11, and the document itself
+COLUMNS = (  # DESIGN.md, section 11, and what a document is made of
     "sample_id source_id source_uri kind start_s end_s split caption meta codes grid_t grid_h grid_w fps "
-    "text_ids aesthetic_score text_coverage flow_score caption_model tokenizer license input_ids"
+    "task text_ids meta_ids num_tokens aesthetic_score text_coverage flow_score caption_model tokenizer "
+    "license alt_text"
 )
 
 
-def kept_sample(number: int, *, unit: int = 0, **changed: Any) -> Kept:
+def kept_sample(number: int, **changed: Any) -> Kept:
     """Even numbers are images of 2 x 3 codes, odd ones clips of 2 x 4 x 5."""
     is_clip = number % 2 == 1
     columns = {
@@ -48,8 +54,9 @@ def kept_sample(number: int, *, unit: int = 0, **changed: Any) -> Kept:
         "flow_score": 0.25 if is_clip else None,
         "tokenizer": "tokenizer@1",
         "license": "CC0",
+        "alt_text": None,
     }
-    return Kept(f"sample-{number}", unit, {**columns, **changed}, ("captions-1", "tokens-1"))
+    return Kept(f"sample-{number}", {**columns, **changed}, ("captions-1", "tokens-1"))
 
 
 def grid_of(item: Kept) -> Any:
@@ -58,16 +65,23 @@ def grid_of(item: Kept) -> Any:
     return np.random.default_rng(seed).integers(0, 32_768, shape).astype("<u2")
 
 
-class Codes:
-    """Reads a unit's codes from what was kept, and remembers which units were asked for."""
+class FakeLedger:
+    """Samples in units of `per_unit`; remembers of which units the codes were asked for."""
 
-    def __init__(self, kept: list[Kept]) -> None:
-        self._kept = kept
+    def __init__(self, kept: Iterable[Kept], per_unit: int = 100) -> None:
+        kept = list(kept)
+        self._units = [kept[start : start + per_unit] for start in range(0, len(kept), per_unit)]
         self.asked: list[int] = []
 
-    def __call__(self, unit: int) -> dict[str, bytes]:
+    def units(self) -> range:
+        return range(len(self._units))
+
+    def kept(self, unit: int) -> list[Kept]:
+        return self._units[unit]
+
+    def codes(self, unit: int) -> dict[str, bytes]:
         self.asked.append(unit)
-        return {item.sample_id: grid_of(item).tobytes() for item in self._kept if item.unit == unit}
+        return {item.sample_id: grid_of(item).tobytes() for item in self._units[unit]}
 
 
 @pytest.fixture
@@ -77,9 +91,10 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def write(tmp_path: Path, small_vocabulary: Path) -> Any:
-    def _write(kept: list[Kept], **settings: Any) -> Written:
+    def _write(samples: list[Kept] | FakeLedger, **settings: Any) -> Written:
         writer = ShardWriter(ShardConfig(vocabulary=str(small_vocabulary), **settings))
-        return writer.write(open_storage(str(tmp_path / "out")), FOLDER, kept, Codes(kept))
+        ledger = samples if isinstance(samples, FakeLedger) else FakeLedger(samples)
+        return writer.write(open_storage(str(tmp_path / "out")), FOLDER, ledger)
 
     return _write
 
@@ -108,12 +123,14 @@ def test_documents_parse_back_to_caption_and_grid(
     assert rows.keys() == {item.sample_id for item in SIX}
     for item in SIX:
         row = rows[item.sample_id]
-        document = parse(np.array(row["input_ids"], np.int32))
+        ids = document_of(row)
+        document = parse(ids)
         np.testing.assert_array_equal(document.grid, grid_of(item))
         assert text.decode(document.caption_ids) == row["caption"] == item.columns["caption"]
         assert text.decode(document.meta_ids) == row["meta"]
         assert row["text_ids"] == document.caption_ids
-        caption_is_first = row["input_ids"][1 : 1 + len(row["text_ids"])] == row["text_ids"]
+        assert row["num_tokens"] == len(ids)
+        caption_is_first = ids[1 : 1 + len(row["text_ids"])].tolist() == row["text_ids"]
         assert caption_is_first == (task == "generation")
 
 
@@ -146,7 +163,7 @@ def test_meta_templates_are_settings(write: Any, out: Path) -> None:
 
 
 def test_names_and_sizes_of_shards(write: Any, out: Path) -> None:
-    written = write(SIX[:5], samples_per_shard=2)
+    written = write(SIX[:5], shard_bytes=800)
     names = [f"train-0000{index}-of-00003.parquet" for index in range(3)]
     assert sorted(path.name for path in out.iterdir()) == ["manifest.json", *names]
     assert [pq.read_metadata(out / name).num_rows for name in names] == [2, 2, 1]
@@ -154,7 +171,7 @@ def test_names_and_sizes_of_shards(write: Any, out: Path) -> None:
 
 
 def test_manifest_tells_the_truth(write: Any, out: Path, small_vocabulary: Path) -> None:
-    written = write(SIX[:5], samples_per_shard=2)
+    written = write(SIX[:5], shard_bytes=800)
     manifest = json.loads((out / "manifest.json").read_text())
     shards = {shard["name"]: shard for shard in manifest["shards"]}
     assert shards.keys() == {path.name for path in out.glob("*.parquet")}
@@ -163,7 +180,10 @@ def test_manifest_tells_the_truth(write: Any, out: Path, small_vocabulary: Path)
         assert shard["sha256"] == hashlib.sha256((out / name).read_bytes()).hexdigest()
         assert shard["size_bytes"] == (out / name).stat().st_size
         assert shard["num_samples"] == table.num_rows
-        assert shard["num_tokens"] == sum(len(ids) for ids in table["input_ids"].to_pylist())
+        assert shard["num_tokens"] == sum(len(document_of(row)) for row in table.to_pylist())
+        # By hand: clips are of 12.5 s.
+        assert shard["media_s"] == 12.5 * table["kind"].to_pylist().count("clip")
+        assert shard["split"] == "train"
     # By hand: vision ids are 2 * (3 + 1) + 1 and 2 * (4 * (5 + 1) + 1); no merge shortens the metas.
     texts = sum(len(row["text_ids"]) + len(row["meta"]) for row in rows_of(out))
     assert manifest["num_tokens"] == written.num_tokens == texts + 3 * (9 + 5) + 2 * (50 + 5)
@@ -172,11 +192,11 @@ def test_manifest_tells_the_truth(write: Any, out: Path, small_vocabulary: Path)
 
 
 def test_same_samples_in_any_order_give_the_same_bytes(write: Any, out: Path) -> None:
-    kept = [kept_sample(number, unit=number // 3) for number in range(12)]
+    kept = [kept_sample(number) for number in range(12)]
     found = []
     for seed in range(3):
         shuffled = random.Random(seed).sample(kept, len(kept))
-        assert write(shuffled, samples_per_shard=5).changed
+        assert write(shuffled, shard_bytes=1000).changed
         found.append(contents(out))
         (out / "manifest.json").unlink()
     assert found[0] == found[1] == found[2]
@@ -192,37 +212,90 @@ def test_seed_changes_the_order_alone(write: Any, out: Path) -> None:
     assert orders[0] != sorted(orders[0])
 
 
-def test_groups_of_units_follow_each_other_and_each_unit_is_read_once(
-    small_vocabulary: Path, tmp_path: Path, out: Path
-) -> None:
-    kept = [kept_sample(number, unit=number % 4) for number in range(16)]
-    codes = Codes(kept)
-    writer = ShardWriter(ShardConfig(vocabulary=str(small_vocabulary), units_per_group=2))
-    writer.write(open_storage(str(tmp_path / "out")), FOLDER, kept, codes)
-    units = [int(row["sample_id"].removeprefix("sample-")) % 4 for row in rows_of(out)]
+def test_groups_of_units_follow_each_other_and_each_unit_is_read_once(write: Any, out: Path) -> None:
+    # Four samples of 350 to 420 bytes in a unit: two units fit into 3500 bytes, three do not.
+    ledger = FakeLedger([kept_sample(number) for number in range(16)], per_unit=4)
+    write(ledger, shuffle_bytes=3500)
+    units = [int(row["sample_id"].removeprefix("sample-")) // 4 for row in rows_of(out)]
     assert set(units[:8]) == {0, 1}
     assert set(units[8:]) == {2, 3}
     assert units[:8] != sorted(units[:8])
-    assert sorted(codes.asked) == [0, 1, 2, 3]
+    assert ledger.asked == [0, 1, 2, 3]
 
 
-def test_nothing_new_leaves_the_files_alone(
-    write: Any, out: Path, tmp_path: Path, small_vocabulary: Path
+def test_unit_larger_than_a_group_and_units_of_nothing(write: Any, out: Path) -> None:
+    ledger = FakeLedger([kept_sample(number) for number in range(8)], per_unit=4)
+    ledger._units = [[], *ledger._units, []]
+    write(ledger, shuffle_bytes=1)
+    units = [int(row["sample_id"].removeprefix("sample-")) // 4 for row in rows_of(out)]
+    assert units == [0] * 4 + [1] * 4
+
+
+def test_sizes_come_near_the_target(write: Any, out: Path) -> None:
+    """The target is in bytes of the file: random codes can't be made smaller than 15 of 16 bits."""
+    kept = [kept_sample(number, grid_t=1, grid_h=64, grid_w=64) for number in range(300)]
+    write(kept, shard_bytes=900_000, row_group_bytes=300_000)
+    paths = sorted(out.glob("*.parquet"))
+    assert len(paths) == 3  # 300 * 8.5 kB
+    for path in paths:
+        assert 0.9 * 850_000 <= path.stat().st_size <= 900_000
+        file = pq.ParquetFile(path)
+        rows = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
+        assert rows[:2] == [35, 35]  # 35 * 8.53 kB are 299 kB
+        assert sum(rows) == file.metadata.num_rows
+
+
+@given(
+    sides=st.lists(st.integers(1, 60), min_size=1, max_size=30),
+    shard_bytes=st.integers(1, 20_000),
+)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_as_many_shards_as_their_names_say_and_none_empty(
+    write: Any, out: Path, sides: list[int], shard_bytes: int
 ) -> None:
-    first = write(SIX, samples_per_shard=4)
+    written = write(
+        [kept_sample(number, grid_t=1, grid_h=side, grid_w=side) for number, side in enumerate(sides)],
+        shard_bytes=shard_bytes,
+    )
+    names = sorted(path.name for path in out.glob("*.parquet"))
+    number = written.num_shards
+    assert names == [f"train-{index:05d}-of-{number:05d}.parquet" for index in range(number)]
+    assert all(pq.read_metadata(out / name).num_rows for name in names)
+    assert len(rows_of(out)) == len(sides)
+
+
+def test_sources_are_split_as_a_whole(write: Any, out: Path) -> None:
+    kept = [kept_sample(number, source_id=f"source-{number // 5}") for number in range(1000)]
+    written = write(kept, validation_fraction=0.3, shard_bytes=50_000)
+    assert written.splits == ("train", "validation")
+    splits: dict[str, set[str]] = {"train": set(), "validation": set()}
+    for path in out.glob("*.parquet"):
+        for row in pq.read_table(path).to_pylist():
+            assert path.name.startswith(row["split"])
+            splits[row["split"]].add(row["source_id"])
+    assert not splits["train"] & splits["validation"]
+    # 200 draws of probability 0.3: 60 +- 6.5, here within five of that.
+    assert 28 <= len(splits["validation"]) <= 92
+    before = splits["validation"]
+    write(kept[:500], validation_fraction=0.3)
+    left = {row["source_id"] for row in rows_of(out) if row["split"] == "validation"}
+    assert left == {name for name in before if int(name.removeprefix("source-")) < 100}
+
+
+def test_nothing_new_leaves_the_files_alone(write: Any, out: Path) -> None:
+    first = write(SIX, shard_bytes=1200)
     before = times(out)
-    codes = Codes(SIX)
-    writer = ShardWriter(ShardConfig(vocabulary=str(small_vocabulary), samples_per_shard=4))
-    second = writer.write(open_storage(str(tmp_path / "out")), FOLDER, SIX[::-1], codes)
+    ledger = FakeLedger(SIX[::-1])
+    second = write(ledger, shard_bytes=1200)
     assert times(out) == before
-    assert codes.asked == []
-    assert second == Written(first.num_shards, first.num_samples, first.num_tokens, changed=False)
+    assert ledger.asked == []
+    assert second == replace(first, changed=False)
 
 
 def test_fewer_samples_replace_the_shards_and_nothing_else(write: Any, out: Path) -> None:
-    write(SIX, samples_per_shard=2)
+    write(SIX, shard_bytes=800)
     (out / "README.md").write_text("the card")
-    assert write(SIX[:3], samples_per_shard=2).changed
+    assert write(SIX[:3], shard_bytes=800).changed
     assert sorted(path.name for path in out.iterdir()) == [
         "README.md",
         "manifest.json",
@@ -238,7 +311,7 @@ def test_fewer_samples_replace_the_shards_and_nothing_else(write: Any, out: Path
         pytest.param(lambda: ([*SIX[1:], kept_sample(0, caption="another")], {}), id="caption"),
         pytest.param(lambda: ([*SIX[1:], kept_sample(0, license="MIT")], {}), id="license"),
         pytest.param(
-            lambda: ([*SIX[1:], Kept("sample-0", 0, SIX[0].columns, ("captions-1", "tokens-2"))], {}),
+            lambda: ([*SIX[1:], Kept("sample-0", SIX[0].columns, ("captions-1", "tokens-2"))], {}),
             id="other tokens",
         ),
         pytest.param(lambda: (SIX, {"task": "understanding"}), id="task"),
@@ -263,36 +336,32 @@ def test_missing_manifest_is_written_again(write: Any, out: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["truncated", "gone"])
 def test_damaged_shard_is_written_again(write: Any, out: Path, damage: str) -> None:
-    write(SIX, samples_per_shard=3)
+    write(SIX, shard_bytes=1200)
     before = contents(out)
     shard = out / "train-00001-of-00002.parquet"
     if damage == "gone":
         shard.unlink()
     else:
         shard.write_bytes(before[shard.name][:-1])
-    assert write(SIX, samples_per_shard=3).changed
+    assert write(SIX, shard_bytes=1200).changed
     assert contents(out) == before
 
 
-def test_write_that_breaks_off_leaves_no_manifest(
-    write: Any, out: Path, tmp_path: Path, small_vocabulary: Path
-) -> None:
-    write(SIX, samples_per_shard=2)
-    more = [*SIX, kept_sample(6, unit=1)]
-
-    def codes_of(unit: int) -> dict[str, bytes]:
+class BrokenLedger(FakeLedger):
+    def codes(self, unit: int) -> dict[str, bytes]:
         if unit == 1:
             raise ConnectionError("the bucket is gone")
-        return Codes(more)(unit)
+        return super().codes(unit)
 
-    writer = ShardWriter(
-        ShardConfig(vocabulary=str(small_vocabulary), samples_per_shard=2, units_per_group=1)
-    )
+
+def test_write_that_breaks_off_leaves_no_manifest(write: Any, out: Path) -> None:
+    write(SIX, shard_bytes=800)
+    more = [*SIX, kept_sample(6)]
     with pytest.raises(ConnectionError):
-        writer.write(open_storage(str(tmp_path / "out")), FOLDER, more, codes_of)
+        write(BrokenLedger(more, per_unit=6), shard_bytes=800, shuffle_bytes=1)
     assert (out / "train-00000-of-00004.parquet").exists()
     assert not (out / "manifest.json").exists()
-    assert write(more, samples_per_shard=2, units_per_group=1).changed
+    assert write(more, shard_bytes=800).changed
     assert len(rows_of(out)) == 7
 
 
@@ -316,13 +385,13 @@ def test_vocabulary_is_checked(small_vocabulary: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{"vocabulary": "v", "samples_per_shard": 0}, {"vocabulary": "v", "shuffle": True}, {}],
+    "chosen",
+    [{"vocabulary": "v", "shard_bytes": 0}, {"vocabulary": "v", "shuffle": True}, {}],
     ids=["no rows", "unknown key", "no vocabulary"],
 )
-def test_config_is_refused(settings: dict[str, Any]) -> None:
+def test_config_is_refused(chosen: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        ShardConfig(**settings)
+        ShardConfig(**chosen)
 
 
 @pytest.fixture
@@ -332,20 +401,20 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("offline")
 def test_load_dataset_reads_them(write: Any, out: Path, tmp_path: Path) -> None:
-    write(SIX, samples_per_shard=4)
+    write(SIX, shard_bytes=1200)
     loaded = datasets.load_dataset(
         "parquet", data_files=str(out / "*.parquet"), split="train", cache_dir=str(tmp_path / "cache")
     )
     assert loaded.column_names == COLUMNS.split()
     expected = rows_of(out)
     assert [row["sample_id"] for row in loaded] == [row["sample_id"] for row in expected]
-    assert [row["input_ids"] for row in loaded] == [row["input_ids"] for row in expected]
+    assert [document_of(row).tolist() for row in loaded] == [document_of(row).tolist() for row in expected]
     assert loaded[0]["codes"] == expected[0]["codes"]
 
 
 @pytest.mark.usefixtures("offline")
 def test_load_dataset_reads_the_folder(write: Any, out: Path, tmp_path: Path) -> None:
-    write(SIX, samples_per_shard=4)
+    write(SIX, shard_bytes=1200)
     loaded = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
     assert list(loaded) == ["train"]
     assert len(loaded["train"]) == 6

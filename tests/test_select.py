@@ -1,0 +1,27 @@
+"""What a sample takes along from its source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from curation.select import ALT_TEXT_NAMES, LICENSE_NAMES, carried_text
+
+
+@pytest.mark.parametrize(
+    ("carried", "license_", "alt_text"),
+    [
+        ({}, None, None),
+        ({"license": "CC-BY-4.0", "caption": "a cat"}, "CC-BY-4.0", "a cat"),
+        ({"LICENSE": "MIT", "TEXT": "LAION's name for it"}, "MIT", "LAION's name for it"),
+        ({"licence": "CC0", "alt": "short", "text": "long"}, "CC0", "short"),
+        ({"license": "", "similarity": 0.3}, None, None),
+        ({"license": 4}, "4", None),
+    ],
+)
+def test_license_and_text_under_the_names_that_others_use(
+    carried: dict[str, Any], license_: str | None, alt_text: str | None
+) -> None:
+    assert carried_text(carried, LICENSE_NAMES) == license_
+    assert carried_text(carried, ALT_TEXT_NAMES) == alt_text

@@ -1,0 +1,115 @@
+"""The manifest of a folder of shards: which files it holds, and what must be in them.
+
+It is written last, so a folder without one is not finished. Nothing in it depends on when or where it
+was made: the same samples give the same manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from curation.errors import LedgerError
+from curation.storage import Storage
+
+MANIFEST = "manifest.json"
+SPLITS = ("train", "validation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One Parquet file. `media_s` is the length of its clips in seconds of video."""
+
+    name: str
+    split: str
+    num_samples: int
+    num_tokens: int
+    media_s: float
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a folder of shards holds.
+
+    Attributes:
+        selection: Digest of samples and settings that the shards were made of.
+        samples: `digest_ids` of the sample ids, taken from the ledger before the shards were written.
+        vocabulary_sha256: sha256 of the text vocabulary.
+        shards: In the order of their names.
+    """
+
+    selection: str
+    samples: str
+    vocabulary_sha256: str
+    shards: tuple[Shard, ...]
+
+    @property
+    def num_samples(self) -> int:
+        """Rows of all shards."""
+        return sum(shard.num_samples for shard in self.shards)
+
+    @property
+    def num_tokens(self) -> int:
+        """Ids of all documents."""
+        return sum(shard.num_tokens for shard in self.shards)
+
+    def of_split(self, split: str) -> list[Shard]:
+        """The shards of one split."""
+        return [shard for shard in self.shards if shard.split == split]
+
+
+def digest_ids(ids: Iterable[str]) -> str:
+    """A digest of a collection of ids that does not depend on their order, but on how often each is there."""
+    total = sum(int.from_bytes(hashlib.sha256(name.encode()).digest()) for name in ids)
+    return f"{total % 2**256:064x}"
+
+
+def add_digests(one: str, other: str) -> str:
+    """The digest of two collections together."""
+    return f"{(int(one, 16) + int(other, 16)) % 2**256:064x}"
+
+
+def read_manifest(storage: Storage, folder: str) -> Manifest | None:
+    """The manifest of a folder; None where there is none.
+
+    Raises:
+        LedgerError: it is damaged, or of another version of this program.
+    """
+    key = key_in(folder, MANIFEST)
+    data = storage.read(key)
+    if data is None:
+        return None
+    try:
+        record: dict[str, Any] = json.loads(data)
+        shards = tuple(Shard(**shard) for shard in record["shards"])
+        fields = {name: record[name] for name in ("selection", "samples", "vocabulary_sha256")}
+    except (ValueError, TypeError, KeyError) as error:
+        raise LedgerError(f"{storage.root}/{key} is no manifest of this version: {error!r}") from error
+    return Manifest(shards=shards, **fields)
+
+
+def write_manifest(storage: Storage, folder: str, manifest: Manifest) -> None:
+    """Put the manifest into its folder, with the totals of each split for people."""
+    splits = {name: _totals(manifest.of_split(name)) for name in SPLITS if manifest.of_split(name)}
+    record = {"num_samples": manifest.num_samples, "num_tokens": manifest.num_tokens, "splits": splits}
+    text = json.dumps({**record, **asdict(manifest)}, indent=2)
+    storage.write(key_in(folder, MANIFEST), f"{text}\n".encode())
+
+
+def _totals(shards: list[Shard]) -> dict[str, Any]:
+    totals: Counter[str] = Counter()
+    for shard in shards:
+        totals.update(num_shards=1, num_samples=shard.num_samples, num_tokens=shard.num_tokens)
+    return {**totals, "media_s": round(sum(shard.media_s for shard in shards), 3)}
+
+
+def key_in(folder: str, name: str) -> str:
+    """The key of a file in a folder, which may be the root ("")."""
+    return (PurePosixPath(folder) / name).as_posix()
