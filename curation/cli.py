@@ -228,6 +228,49 @@ def explain(
     return 0
 
 
+def _shards_options(command: F) -> F:
+    options = [
+        click.argument("folder", required=False),
+        click.option("--config", "-c", "path", metavar="FILE", help="Take the shards of this configuration."),
+        click.option("--output", metavar="FOLDER", help="With --config: its output is there instead."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _shards_folder(folder: str | None, path: str | None, output: str | None) -> str:
+    """Where the shards are: as named, or where the configuration writes them."""
+    from curation.storage import open_storage
+
+    if path is not None and folder is None:
+        general = _load(path, (), (), output).general
+        folder = f"{general.output}/shards/{general.name}"
+    elif folder is None or path is not None:
+        raise ConfigError("name either a folder of shards or, with --config, the configuration of their run")
+    if not open_storage(folder).list(""):
+        raise ConfigError(f"{folder}: there is no such folder, or nothing is in it")
+    return folder
+
+
+@cli.command()
+@_shards_options
+def verify(folder: str | None, path: str | None, output: str | None) -> int:
+    """Check the shards in FOLDER: files, sha256, rows, documents, splits, and that no sample is missing."""
+    from curation.registry import VERIFY, load
+    from curation.storage import open_storage
+
+    place = _shards_folder(folder, path, output)
+    found = load(VERIFY)(open_storage(place), "")
+    for problem in found.problems:
+        click.echo(problem)
+    sound = f"{found.num_shards} shards, {found.num_samples} samples, {found.num_tokens} tokens"
+    click.echo(
+        f"{place}: {len(found.problems)} problems; sound: {sound}" if found.problems else f"{place}: {sound}"
+    )
+    return 1 if found.problems else 0
+
+
 @cli.command()
 @click.argument("candidates", metavar="CANDIDATES")
 @click.argument("votes", metavar="VOTES")

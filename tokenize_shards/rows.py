@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,9 +53,9 @@ def grid_of(row: Mapping[str, Any]) -> NDArray[np.uint16]:
         TokenizeError: the codes are fewer or more than the grid has cells.
     """
     shape = (row["grid_t"], row["grid_h"], row["grid_w"])
+    if len(row["codes"]) != 2 * math.prod(shape):
+        raise TokenizeError(f"{len(row['codes'])} bytes are no grid of {shape[0]} x {shape[1]} x {shape[2]}")
     codes = np.frombuffer(row["codes"], "<u2")
-    if codes.size != np.prod(shape):
-        raise TokenizeError(f"{codes.size} codes are no grid of {shape[0]} x {shape[1]} x {shape[2]}")
     return codes.reshape(shape).astype(np.uint16, copy=False)
 
 

@@ -41,6 +41,12 @@ class Storage(Protocol):
             StorageError: there is none.
         """
 
+    def leftovers(self, prefix: str) -> tuple[str, ...]:
+        """Keys under `prefix` of what killed writers left half-written, which `list` does not show.
+
+        Empty for storages where an object appears whole or not at all.
+        """
+
     def read(self, key: str) -> bytes | None:
         """The whole object, or None where there is none."""
 

@@ -40,6 +40,12 @@ class LocalStorage:
         visible = (item for item in found if not Path(item.key).name.startswith("."))
         return sorted(visible, key=lambda item: item.key)
 
+    def leftovers(self, prefix: str) -> tuple[str, ...]:
+        top = self._folder / prefix
+        with _named_errors(top):
+            found = [path.relative_to(self._folder).as_posix() for path in top.rglob(f"{_TEMP_PREFIX}*")]
+        return tuple(sorted(found))
+
     def _listed(self, path: Path) -> Listed:
         status = path.stat()
         etag = f"{status.st_size:x}-{status.st_mtime_ns:x}"
@@ -107,9 +113,8 @@ class LocalStorage:
 
     def _remove_leftovers(self) -> None:
         """Half-written files of a run that was killed; nobody else writes while the lock is held."""
-        with _named_errors(self._folder):
-            for path in self._folder.rglob(f"{_TEMP_PREFIX}*"):
-                path.unlink(missing_ok=True)
+        for key in self.leftovers(""):
+            self.delete(key)
 
 
 def _version(data: bytes) -> str:
