@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from benchmarks import decode_once, filter_pass, flat_memory, image_filters, image_tokens, sampled_scenes
+from benchmarks import (
+    decode_once,
+    filter_pass,
+    flat_memory,
+    image_filters,
+    image_tokens,
+    packing,
+    sampled_scenes,
+)
 
 
 def main() -> None:
     """Print one line per benchmark."""
-    for module in (decode_once, filter_pass, image_filters, image_tokens, sampled_scenes, flat_memory):
+    modules = (
+        decode_once,
+        filter_pass,
+        image_filters,
+        image_tokens,
+        sampled_scenes,
+        packing,
+        flat_memory,
+    )
+    for module in modules:
         print(f"{module.ratio():.2f}  {(module.__doc__ or '').splitlines()[0]}")
 
 
