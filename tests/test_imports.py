@@ -30,6 +30,7 @@ OWNERS = {
         "stages/scenes/transnet.py",
         "tokenize_shards/vision.py",
         "tokenize_shards/checkpoint.py",
+        "tokenize_shards/loader.py",
     },
     "huggingface_hub": {"curation/models.py"},
 }

@@ -23,12 +23,16 @@ SPLITS = ("train", "validation")
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One Parquet file. `media_s` is the length of its clips in seconds of video."""
+    """One Parquet file.
+
+    `num_samples` counts documents, `media_s` is the length of their clips in seconds of video.
+    """
 
     name: str
     split: str
     num_samples: int
     num_tokens: int
+    num_row_groups: int
     media_s: float
     size_bytes: int
     sha256: str
@@ -42,6 +46,7 @@ class Manifest:
         selection: Digest of samples and settings that the shards were made of.
         samples: `digest_ids` of the sample ids, taken from the ledger before the shards were written.
         vocabulary_sha256: sha256 of the text vocabulary.
+        context: Ids of a pack, where rows are packs; None where they are samples.
         shards: In the order of their names.
     """
 
@@ -49,6 +54,7 @@ class Manifest:
     samples: str
     vocabulary_sha256: str
     shards: tuple[Shard, ...]
+    context: int | None = None
 
     @property
     def num_samples(self) -> int:
@@ -89,7 +95,7 @@ def read_manifest(storage: Storage, folder: str) -> Manifest | None:
     try:
         record: dict[str, Any] = json.loads(data)
         shards = tuple(Shard(**shard) for shard in record["shards"])
-        fields = {name: record[name] for name in ("selection", "samples", "vocabulary_sha256")}
+        fields = {name: record[name] for name in ("selection", "samples", "vocabulary_sha256", "context")}
     except (ValueError, TypeError, KeyError) as error:
         raise LedgerError(f"{storage.root}/{key} is no manifest of this version: {error!r}") from error
     return Manifest(shards=shards, **fields)

@@ -25,7 +25,7 @@ class ShardFile:
             self._sink, schema, compression="zstd", use_dictionary=list(dictionary), write_statistics=False
         )
         self._rows: list[dict[str, Any]] = []
-        self._num_samples = self._num_tokens = 0
+        self._num_samples = self._num_tokens = self._num_row_groups = 0
         self._media_s = 0.0
 
     def add(self, row: dict[str, Any], *, media_s: float) -> None:
@@ -40,6 +40,7 @@ class ShardFile:
         if self._rows:
             self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
             self._rows = []
+            self._num_row_groups += 1
 
     def write(self, storage: Storage, folder: str) -> Shard:
         """Put the file into its folder as a whole."""
@@ -52,6 +53,7 @@ class ShardFile:
             split=self._split,
             num_samples=self._num_samples,
             num_tokens=self._num_tokens,
+            num_row_groups=self._num_row_groups,
             media_s=round(self._media_s, 3),
             size_bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
