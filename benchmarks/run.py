@@ -8,6 +8,7 @@ from benchmarks import (
     flat_memory,
     image_filters,
     image_tokens,
+    loader,
     packing,
     sampled_scenes,
 )
@@ -22,6 +23,7 @@ def main() -> None:
         image_tokens,
         sampled_scenes,
         packing,
+        loader,
         flat_memory,
     )
     for module in modules:

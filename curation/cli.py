@@ -302,6 +302,31 @@ def preference(
 
 
 @cli.command()
+@click.argument("format_name", metavar="FORMAT")
+@_shards_options
+@click.option("--to", "target", required=True, metavar="FOLDER", help="Empty folder to write into.")
+@click.option(
+    "--context",
+    type=click.IntRange(min=1),
+    default=5120,
+    show_default=True,
+    help="Ids of a pack; for `packed`.",
+)
+def export(
+    format_name: str, folder: str | None, path: str | None, output: str | None, target: str, context: int
+) -> int:
+    """Copy the shards in FOLDER into another layout: emu3, webdataset, datasets or packed."""
+    from curation.registry import EXPORT, load
+
+    done = load(EXPORT)(format_name, _shards_folder(folder, path, output), target, context=context)
+    click.echo(f"{target}: {done.num_samples} samples in {done.num_files} files, counted again")
+    for reason, number in done.left_out.items():
+        if number:
+            click.echo(f"left out: {number} {reason}")
+    return 0
+
+
+@cli.command()
 @click.option("--folder", default="demo", show_default=True, metavar="FOLDER", help="For media and output.")
 @click.option("--fetch-only", is_flag=True, help="Fetch the media, run nothing.")
 def demo(folder: str, fetch_only: bool) -> int:

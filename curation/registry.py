@@ -24,6 +24,7 @@ STAGES = {
 
 SHARDS = "tokenize_shards.shards:ShardWriter"
 PREFERENCE = "tokenize_shards.preference:make_triplets"
+EXPORT = "tokenize_shards.export:export"
 VERIFY = "tokenize_shards.verify:verify"
 
 

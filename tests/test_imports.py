@@ -31,6 +31,7 @@ OWNERS = {
         "tokenize_shards/vision.py",
         "tokenize_shards/checkpoint.py",
         "tokenize_shards/loader.py",
+        "tokenize_shards/export.py",
     },
     "huggingface_hub": {"curation/models.py"},
 }

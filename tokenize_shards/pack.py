@@ -87,11 +87,11 @@ def assemble(
     segments = [*lengths, context - total] if total < context else lengths
     cu_seqlens = np.concatenate([[0], np.cumsum(segments)]).astype(np.int32)
     starts = cu_seqlens[:-1]
-    loss_weight = np.where(input_ids >= FIRST_VISUAL, vision_weight, 1.0).astype(np.float32)
+    loss_weight = np.where(input_ids >= FIRST_VISUAL, np.float32(vision_weight), np.float32(1.0))
     loss_weight[total:] = 0.0
     loss_weight[starts] = 0.0
     position_ids = np.arange(context, dtype=np.int32) - np.repeat(starts, segments)
-    return Pack(input_ids, loss_weight, position_ids.astype(np.int32), cu_seqlens, len(documents))
+    return Pack(input_ids, loss_weight, position_ids, cu_seqlens, len(documents))
 
 
 def plan_packs(lengths: Sequence[int] | Ints, context: int) -> list[list[int]]:

@@ -42,6 +42,15 @@ SCHEMA = pa.schema(
         ("alt_text", pa.string()),
     ]
 )
+PACK_SCHEMA = pa.schema(
+    [
+        ("sample_ids", pa.list_(pa.string())),
+        ("input_ids", pa.list_(pa.int32())),
+        ("lengths", pa.list_(pa.int32())),
+        ("num_tokens", pa.int32()),
+    ]
+)
+"""A row of packed shards: documents one after the other without padding, and how long each is."""
 REPEATED = ("kind", "split", "meta", "task", "caption_model", "tokenizer", "license")
 """Columns of few values, which Parquet keeps in a dictionary."""
 

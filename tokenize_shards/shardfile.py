@@ -29,9 +29,9 @@ class ShardFile:
         self._media_s = 0.0
 
     def add(self, row: dict[str, Any], *, media_s: float) -> None:
-        """Take in a row, which holds `num_tokens`."""
+        """Take in a row of `num_tokens`, of a sample or of the `sample_ids` of a pack."""
         self._rows.append(row)
-        self._num_samples += 1
+        self._num_samples += len(row.get("sample_ids", (None,)))
         self._num_tokens += row["num_tokens"]
         self._media_s += media_s
 

@@ -145,6 +145,11 @@ class ShardStream:
                 )
             self.set_epoch(self.position.epoch + 1)
 
+    def count_packs(self) -> int:
+        """How many packs the present epoch has, from the lengths of documents alone."""
+        epoch = self.position.epoch
+        return sum(1 for _ in self._packs(_Held(self, self._blocks(epoch)), epoch))
+
     def _epoch(self) -> Iterator[Example]:
         start = self.position
         blocks = _Held(self, self._blocks(start.epoch))

@@ -21,7 +21,7 @@ from curation.errors import LedgerError, TokenizeError
 from curation.storage import Storage
 from tokenize_shards.document import parse
 from tokenize_shards.manifest import MANIFEST, SPLITS, Manifest, Shard, digest_ids, key_in, read_manifest
-from tokenize_shards.rows import SCHEMA, document_of, grid_of
+from tokenize_shards.rows import PACK_SCHEMA, SCHEMA, document_of, grid_of
 
 COMPANIONS = frozenset({MANIFEST, "README.md", "croissant.json", "LICENSE"})
 """Files that may lie beside the shards."""
@@ -59,7 +59,7 @@ def verify(storage: Storage, folder: str) -> Verification:
         data = storage.read(key_in(folder, shard.name))
         if data is None:
             continue  # named among the wrong files
-        contents = _read_shard(shard, data, found.problems)
+        contents = _read_shard(shard, data, manifest.context, found.problems)
         if contents is not None:
             samples.append(contents.sample_ids)
             sources.append(contents.source_ids)
@@ -92,7 +92,7 @@ class _Contents:
     source_ids: set[str]
 
 
-def _read_shard(shard: Shard, data: bytes, problems: list[str]) -> _Contents | None:
+def _read_shard(shard: Shard, data: bytes, context: int | None, problems: list[str]) -> _Contents | None:
     """Ids of a shard's samples and sources; None if it is damaged."""
     if hashlib.sha256(data).hexdigest() != shard.sha256:
         size = "" if len(data) == shard.size_bytes else f", {len(data)} bytes instead of {shard.size_bytes}"
@@ -100,16 +100,16 @@ def _read_shard(shard: Shard, data: bytes, problems: list[str]) -> _Contents | N
         return None
     try:
         file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
-        if not file.schema_arrow.equals(SCHEMA):
+        if not file.schema_arrow.equals(SCHEMA if context is None else PACK_SCHEMA):
             problems.append(f"{shard.name} has other columns than this version writes")
             return None
-        return _read_rows(shard, file, problems)
+        return _read_rows(shard, file, context, problems)
     except (pa.ArrowException, OSError) as error:
         problems.append(f"{shard.name} is no readable Parquet file: {error}")
         return None
 
 
-def _read_rows(shard: Shard, file: pq.ParquetFile, problems: list[str]) -> _Contents:
+def _read_rows(shard: Shard, file: pq.ParquetFile, context: int | None, problems: list[str]) -> _Contents:
     wrong: list[str] = []
     totals: Counter[str] = Counter()
     media_s = 0.0
@@ -117,11 +117,14 @@ def _read_rows(shard: Shard, file: pq.ParquetFile, problems: list[str]) -> _Cont
     source_ids: set[str] = set()
     for index in range(file.num_row_groups):
         for row in file.read_row_group(index, use_threads=False).to_pylist():
-            totals.update(num_samples=1, num_tokens=row["num_tokens"])
-            media_s += (row["end_s"] or 0.0) - (row["start_s"] or 0.0)
-            sample_ids.append(row["sample_id"])
-            source_ids.add(row["source_id"])
-            wrong += (f"{row['sample_id']}: {what}" for what in _wrong_row(row, shard.split))
+            names = [row["sample_id"]] if context is None else row["sample_ids"]
+            totals.update(num_samples=len(names), num_tokens=row["num_tokens"])
+            sample_ids += names
+            if context is None:
+                media_s += (row["end_s"] or 0.0) - (row["start_s"] or 0.0)
+                source_ids.add(row["source_id"])
+            about = _wrong_row(row, shard.split) if context is None else _wrong_pack(row, context)
+            wrong += (f"{', '.join(names)}: {what}" for what in about)
     for name in ("num_samples", "num_tokens"):
         if totals[name] != getattr(shard, name):
             said = getattr(shard, name)
@@ -149,6 +152,20 @@ def _wrong_row(row: dict[str, Any], split: str) -> Iterator[str]:
         yield "gives another token grid back than it has"
     if len(ids) != row["num_tokens"]:
         yield f"has {len(ids)} tokens, its row says {row['num_tokens']}"
+
+
+def _wrong_pack(row: dict[str, Any], context: int) -> Iterator[str]:
+    ids, lengths = np.array(row["input_ids"], np.int32), row["lengths"]
+    if not len(ids) == sum(lengths) == row["num_tokens"] <= context:
+        yield f"{len(ids)} ids, lengths of {sum(lengths)}, num_tokens {row['num_tokens']}, context {context}"
+        return
+    if len(lengths) != len(row["sample_ids"]):
+        yield f"{len(lengths)} documents of {len(row['sample_ids'])} samples"
+    for document in np.split(ids, np.cumsum(lengths)[:-1]):
+        try:
+            parse(document)
+        except TokenizeError as error:
+            yield f"is no document: {error}"
 
 
 def _wrong_samples(manifest: Manifest, shards: list[list[str]]) -> Iterator[str]:
