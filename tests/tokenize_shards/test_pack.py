@@ -136,6 +136,13 @@ def test_packer_yields_each_document_once_and_soon(lengths: list[int], window: i
     assert packer.fill.num_too_long == sum(size > 20 for size in lengths)
 
 
+def test_document_that_fits_nowhere_waits_for_one_window_only() -> None:
+    packer = Packer[str](20)
+    full = [(f"full {number}", 20) for number in range(10)]
+    assert ["odd"] not in packer.plan([("odd", 11), *full], is_last=False)
+    assert ["odd"] in packer.plan(full, is_last=False)
+
+
 def test_second_chance_fills_better() -> None:
     """Sizes of 512 x 512 images and of short texts, in windows of 50: against each window for itself."""
     rng = np.random.default_rng(0)

@@ -96,6 +96,13 @@ def test_order_follows_from_seed_and_epoch(shards: Path) -> None:
     assert names(list(itertools.islice(endless, len(both)))) == names(both)
 
 
+def test_readers_get_another_share_in_the_next_epoch(shards: Path) -> None:
+    stream = ShardStream(str(shards), reader=0, num_readers=2, **SETTINGS)
+    first, second = set(flat(list(stream))), set(flat(list(stream)))
+    # Of two random halves, a half of the one is in the other.
+    assert 0.2 < len(first & second) / len(first) < 0.8
+
+
 def test_neighbors_in_a_shard_are_far_apart(shards: Path) -> None:
     stored = [
         name
