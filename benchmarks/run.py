@@ -1,34 +1,29 @@
-"""Runs every benchmark: python -m benchmarks.run"""
+"""Runs every benchmark, or those that are named: python -m benchmarks.run [NAME ...]"""
 
 from __future__ import annotations
 
-from benchmarks import (
-    decode_once,
-    filter_pass,
-    flat_memory,
-    image_filters,
-    image_tokens,
-    loader,
-    packing,
-    sampled_scenes,
+import importlib
+import sys
+
+NAMES = (
+    "decode_once",
+    "filter_pass",
+    "image_filters",
+    "image_tokens",
+    "clip_tokens",
+    "sampled_scenes",
+    "packing",
+    "loader",
+    "flat_memory",
 )
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
     """Print one line per benchmark."""
-    modules = (
-        decode_once,
-        filter_pass,
-        image_filters,
-        image_tokens,
-        sampled_scenes,
-        packing,
-        loader,
-        flat_memory,
-    )
-    for module in modules:
+    for name in names or NAMES:
+        module = importlib.import_module(f"benchmarks.{name}")
         print(f"{module.ratio():.2f}  {(module.__doc__ or '').splitlines()[0]}")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

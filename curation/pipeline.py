@@ -24,6 +24,7 @@ class ResolvedModel:
     asked: str | None
     revision: str
     stand_in: bool
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,15 @@ class _Builder:
         for ref in stage.models():
             revisions[ref.role] = self._revision(choice.key, ref)
             self.models.append(
-                ResolvedModel(choice.key, ref.role, ref.name, ref.revision, revisions[ref.role], ref.stand_in)
+                ResolvedModel(
+                    choice.key,
+                    ref.role,
+                    ref.name,
+                    ref.revision,
+                    revisions[ref.role],
+                    ref.stand_in,
+                    ref.precision,
+                )
             )
         fingerprint = stable_id(
             stage.name,

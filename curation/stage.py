@@ -143,6 +143,7 @@ class ModelRef:
 
     `name` is a hub repository ("org/name"), a file or folder, "package:NAME/path" for a file inside an
     installed package, or a URL with its `sha256`. `revision` is what was asked for, not what it resolves to.
+    `precision` is said on the card where it changes the numbers.
     """
 
     role: str
@@ -151,6 +152,7 @@ class ModelRef:
     file: str | None = None
     sha256: str | None = None
     stand_in: bool = False
+    precision: str | None = None
 
     @property
     def is_on_hub(self) -> bool:

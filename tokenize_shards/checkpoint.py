@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.errors import ConfigError
+from tokenize_shards.vision import CODEBOOK_SIZE
 
 if TYPE_CHECKING:
     import torch
 
-CODEBOOK_SIZE = 32_768
 ORIGINAL_TYPE = "Emu3VisionVQ"
 
 _CONFIG_NAMES = {
@@ -45,18 +46,38 @@ _WEIGHT_NAMES = (
 _ATTENTION_WEIGHT = re.compile(r"\.attn(?:_1|\.\d+)\.\w+_proj\.weight$")
 
 
-def load_model(folder: Path) -> Any:
-    """An `Emu3VQVAE` of transformers in float32.
+def load_model(folder: Path, *, decodes: bool) -> Any:
+    """An `Emu3VQVAE` of transformers in float32; without its decoder unless `decodes`.
 
     Raises:
         ConfigError: its codebook is not Emu3's, or weights are missing.
     """
+    import torch
+    from transformers import Emu3VQVAE
+
     config = _read_config(folder)
     if config.get("codebook_size", CODEBOOK_SIZE) != CODEBOOK_SIZE:
         raise ConfigError(f"{folder} has {config['codebook_size']} codes, Emu3 has {CODEBOOK_SIZE}")
-    return (
-        _from_original(folder, config) if config.get("model_type") == ORIGINAL_TYPE else _from_saved(folder)
-    )
+    is_original = config.get("model_type") == ORIGINAL_TYPE
+    with torch.device("meta"):
+        model = Emu3VQVAE(_original_settings(config) if is_original else _saved_settings(config))
+    if not decodes:
+        drop_decoder(model)
+    state = _read_weights(folder, model.state_dict().keys(), is_original=is_original)
+    # How many batches a norm has seen matters only in training; some files leave it out.
+    counts = {key for key in model.state_dict() if key.endswith("num_batches_tracked")} - state.keys()
+    state |= {key: torch.zeros((), dtype=torch.int64) for key in counts}
+    try:
+        found = model.load_state_dict(state, strict=False, assign=True)
+    except RuntimeError as error:
+        raise ConfigError(f"{folder} holds weights of other sizes than its config.json tells") from error
+    _check_none_missing(folder, found.missing_keys)
+    return model
+
+
+def drop_decoder(model: Any) -> None:
+    """Let go of what only decoding needs: 161 of 271 million weights."""
+    model.decoder = model.post_quant_conv = None
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -67,41 +88,40 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _from_saved(folder: Path) -> Any:
-    import torch
-    from transformers import Emu3VQVAE
+def _saved_settings(config: dict[str, Any]) -> Any:
+    from transformers import Emu3VQVAEConfig
 
-    model, loaded = Emu3VQVAE.from_pretrained(
-        folder,
-        local_files_only=True,
-        trust_remote_code=False,
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
-    # transformers draws missing weights at random and goes on.
-    _check_none_missing(folder, loaded["missing_keys"])
-    return model
+    return Emu3VQVAEConfig.from_dict(config)
 
 
-def _from_original(folder: Path, config: dict[str, Any]) -> Any:
-    from safetensors.torch import load_file
-    from transformers import Emu3VQVAE, Emu3VQVAEConfig
+def _original_settings(config: dict[str, Any]) -> Any:
+    from transformers import Emu3VQVAEConfig
 
     known = {new: config[old] for old, new in _CONFIG_NAMES.items() if old in config}
     settings = Emu3VQVAEConfig(**known)
     settings.hidden_size = settings.base_channels * settings.channel_multiplier[-1]
-    model = Emu3VQVAE(settings)
+    return settings
+
+
+def _read_weights(folder: Path, wanted: Collection[str], *, is_original: bool) -> dict[str, torch.Tensor]:
+    """Those that are wanted, one by one, so that what is not is never in memory."""
+    from safetensors import SafetensorError, safe_open
+
     state: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        state |= {key: value.float() for key, value in load_file(path).items()}
-    found = model.load_state_dict(renamed(state), strict=False)
-    _check_none_missing(folder, found.missing_keys)
-    return model
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118  it is no mapping
+                    name = _new_name(key) if is_original else key
+                    if name in wanted:
+                        state[name] = _new_shape(name, file.get_tensor(key)).float()
+        except (OSError, SafetensorError) as error:
+            raise ConfigError(f"{path} can't be read: {error}") from error
+    return state
 
 
 def _check_none_missing(folder: Path, keys: Any) -> None:
-    # How many batches a norm has seen matters only in training.
-    missing = sorted(key for key in keys if not key.endswith("num_batches_tracked"))
+    missing = sorted(keys)
     if missing:
         raise ConfigError(
             f"{folder} is no Emu3 vision tokenizer: {len(missing)} weights such as {missing[0]} are missing"
@@ -110,9 +130,15 @@ def _check_none_missing(folder: Path, keys: Any) -> None:
 
 def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Weights of BAAI's checkpoint under transformers' names."""
-    new = {}
-    for name, value in state.items():
-        for pattern, replacement in _WEIGHT_NAMES:
-            name = pattern.sub(replacement, name)
-        new[name] = value[:, :, 0, 0] if _ATTENTION_WEIGHT.search(name) and value.ndim == 4 else value
-    return new
+    return {_new_name(name): _new_shape(_new_name(name), value) for name, value in state.items()}
+
+
+def _new_name(name: str) -> str:
+    for pattern, replacement in _WEIGHT_NAMES:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def _new_shape(name: str, value: torch.Tensor) -> torch.Tensor:
+    """A 1 x 1 convolution of attention as the linear layer that it is."""
+    return value[:, :, 0, 0] if _ATTENTION_WEIGHT.search(name) and value.ndim == 4 else value

@@ -9,12 +9,19 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from curation.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind
 from curation.stage import Media, ModelRef, Setup, Stage, StageConfig, View
-from tokenize_shards.vision import SPATIAL_FACTOR, TEMPORAL_FACTOR, load_tokenizer, stand_in_tokenizer
+from tokenize_shards.vision import (
+    SPATIAL_FACTOR,
+    TEMPORAL_FACTOR,
+    TOKENIZERS,
+    Precision,
+    VisionTokenizer,
+    load_tokenizer,
+)
 
 
 class TokenConfig(StageConfig):
@@ -24,12 +31,26 @@ class TokenConfig(StageConfig):
     """Emu3's vision tokenizer in transformers' format: hub name, folder, or `stand-in`."""
     revision: str | None = None
     """Revision of the hub name; its newest by default."""
+    tokenizer: str = "emu3"
+    """Kind of the tokenizer: `emu3`, or `module:function` for another of 4 x 8 x 8 and 32,768 codes."""
+    precision: Precision = "fp32"
+    """Of the encoder. `bf16` is faster on a GPU and changes about one code in eight; Emu3's own preparation
+    of data ran in float32. Codes are searched in float32 either way."""
     area: Annotated[int, Field(ge=64 * 64, le=2048 * 2048)] = 512 * 512
     """Pixels of a frame; the aspect ratio stays, both sides become multiples of 8."""
     fps: Annotated[float, Field(gt=0, le=60)] = 4.0
     """Frames per second that are taken from a window."""
     max_frames: Annotated[int, Field(ge=4)] = 64
     """Most frames of a window, a multiple of 4."""
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _is_known(cls, kind: str) -> str:
+        if kind not in TOKENIZERS and ":" not in kind:
+            raise ValueError(
+                f"there is no tokenizer {kind!r}; known are {', '.join(TOKENIZERS)}, module:function"
+            )
+        return kind
 
     @model_validator(mode="after")
     def _is_whole(self) -> TokenConfig:
@@ -67,20 +88,43 @@ class TokenStage(Stage[TokenConfig]):
 
     def models(self) -> Sequence[ModelRef]:
         is_stand_in = self.config.weights == STAND_IN
-        return (ModelRef("tokenizer", self.config.weights, self.config.revision, stand_in=is_stand_in),)
+        return (
+            ModelRef(
+                "tokenizer",
+                self.config.weights,
+                self.config.revision,
+                stand_in=is_stand_in,
+                precision=self.config.precision,
+            ),
+        )
 
     def setup(self, setup: Setup) -> None:
-        if self.config.weights == STAND_IN:
-            self._tokenizer = stand_in_tokenizer(setup.device)
-        else:
-            folder = fetch(self.models()[0], setup.revisions["tokenizer"])
-            self._tokenizer = load_tokenizer(folder, setup.device)
+        self._tokenizer = self.load(setup)
+
+    def load(self, setup: Setup, *, decodes: bool = False) -> VisionTokenizer:
+        """The tokenizer that the settings name, with its decoder if `decodes`."""
+        ref = self.models()[0]
+        folder = None if ref.stand_in else fetch(ref, setup.revisions["tokenizer"])
+        config = self.config
+        return load_tokenizer(folder, setup.device, config.precision, kind=config.tokenizer, decodes=decodes)
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
-        return [self._encode(sample, item.pixels) for sample, item in zip(samples, media, strict=True)]
+        """Samples of one shape go to the tokenizer together."""
+        frames = [
+            item.pixels if sample.kind == "image" else whole_groups(item.pixels)
+            for sample, item in zip(samples, media, strict=True)
+        ]
+        places: dict[tuple[int, ...], list[int]] = {}
+        for place, item in enumerate(frames):
+            places.setdefault(item.shape, []).append(place)
+        rows: list[dict[str, Any]] = [{}] * len(samples)
+        for group in places.values():
+            grids = self._tokenizer.encode([frames[place] for place in group])
+            for place, grid in zip(group, grids, strict=True):
+                rows[place] = self._row(samples[place], grid)
+        return rows
 
-    def _encode(self, sample: Sample, frames: NDArray[np.uint8]) -> dict[str, Any]:
-        grid = self._tokenizer.encode(frames if sample.kind == "image" else _whole_groups(frames))
+    def _row(self, sample: Sample, grid: NDArray[np.uint16]) -> dict[str, Any]:
         return {
             "codes": grid.astype("<u2").tobytes(),
             "grid_t": grid.shape[0],
@@ -90,7 +134,7 @@ class TokenStage(Stage[TokenConfig]):
         }
 
 
-def _whole_groups(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def whole_groups(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Groups of four frames: what is over is dropped, a clip of fewer than four holds its last frame."""
     if len(frames) < TEMPORAL_FACTOR:
         return np.concatenate([frames, np.repeat(frames[-1:], TEMPORAL_FACTOR - len(frames), axis=0)])

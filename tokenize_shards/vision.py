@@ -1,120 +1,97 @@
-"""Emu3's vision tokenizer: frames to a grid of codebook indices.
+"""What a vision tokenizer is: frames to a grid of codebook indices, and back.
 
-Works on the encoder's parts instead of `Emu3VQVAE.encode`: frames are encoded one by one, an image
-only once instead of four times over, and a clip's grid is not cropped along the wrong axes, as
-transformers does for five-dimensional input.
+Documents and shards are laid out for Emu3's: 4 frames x 8 x 8 pixels to a code, 32,768 codes. Another
+tokenizer of that layout is named in the configuration as `module:function`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curation.errors import TokenizeError
-from tokenize_shards.checkpoint import load_model
-
-if TYPE_CHECKING:
-    import torch
+from curation.registry import load
 
 SPATIAL_FACTOR = 8
 TEMPORAL_FACTOR = 4
+CODEBOOK_SIZE = 32_768
+
+Precision = Literal["fp32", "bf16"]
+"""Of the encoder; nearest codes are searched in float32 always."""
+
+TOKENIZERS = {"emu3": "tokenize_shards.emu3:load_emu3"}
+"""Kind -> what loads it."""
 
 
-class VisionTokenizer:
-    """An `Emu3VQVAE` of transformers, in evaluation."""
+class VisionTokenizer(Protocol):
+    """Frames to codes and back."""
 
-    def __init__(self, model: Any, device: str) -> None:
-        self.model = model.eval().to(device)
-        self._device = device
+    def encode(self, batch: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint16]]:
+        """The token grid [T', H/8, W/8] of each item, [T, H, W, 3] uint8 RGB, all of one shape.
 
-    def encode(self, frames: NDArray[np.uint8]) -> NDArray[np.uint16]:
-        """The token grid [T', H/8, W/8] of [T, H, W, 3] uint8 RGB frames.
-
-        One frame is an image: T' = 1. Otherwise T must be a multiple of 4: T' = T/4.
+        One frame is an image: T' = 1. Otherwise T must be a multiple of 4: T' = T/4. The codes of an
+        item don't depend on what else is in the batch.
 
         Raises:
-            TokenizeError: the sides are not multiples of 8, or the number of frames not of 4.
+            TokenizeError: the frames are not of that kind.
         """
-        import torch
+        ...
 
-        number, height, width = frames.shape[:3]
-        if height % SPATIAL_FACTOR or width % SPATIAL_FACTOR:
-            raise TokenizeError(f"{width}x{height} are not multiples of {SPATIAL_FACTOR}")
-        if number > 1 and number % TEMPORAL_FACTOR:
-            raise TokenizeError(f"{number} frames are not a multiple of {TEMPORAL_FACTOR}")
-        on_gpu = self._device == "cuda"
-        with torch.inference_mode(), torch.autocast(self._device, torch.bfloat16, enabled=on_gpu):
-            latents = torch.cat([self._spatial(frame) for frame in frames])
-            if number == 1:
-                latents = latents.expand(TEMPORAL_FACTOR, -1, -1, -1)
-            encoded = self._temporal(latents)
-        codes = self._nearest(encoded.float())
-        return codes.to(torch.int32).cpu().numpy().astype(np.uint16)
+    def decode(self, grid: NDArray[np.uint16], *, is_image: bool) -> NDArray[np.uint8]:
+        """The frames that a [T', H', W'] grid stands for: [1, 8H', 8W', 3] of an image, else [4T', ...].
 
-    def _spatial(self, frame: NDArray[np.uint8]) -> torch.Tensor:
-        """[1, C, H/8, W/8] latents of one frame, before time is looked at."""
-        import torch
-
-        pixels = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None]
-        if self._device == "cuda":
-            pixels = pixels.pin_memory().to(self._device, non_blocking=True)
-        encoder = self.model.encoder
-        hidden = encoder.conv_in((pixels.float() / 255 - 0.5) / 0.5)
-        hidden = encoder.norm_out(encoder.middle_block(encoder.down_block(hidden)))
-        latents: torch.Tensor = encoder.conv_out(hidden * torch.sigmoid(hidden))
-        return latents
-
-    def _temporal(self, latents: torch.Tensor) -> torch.Tensor:
-        """[T/4, H/8, W/8, 4] vectors to be quantized, of [T, C, H/8, W/8] latents."""
-        import torch
-
-        encoder = self.model.encoder
-        hidden = latents.permute(1, 0, 2, 3)[None]
-        for convolution in encoder.time_conv:
-            hidden = convolution(hidden)
-            hidden = hidden * torch.sigmoid(hidden)
-        for layer in encoder.time_res_stack:
-            hidden = layer(hidden)
-        vectors: torch.Tensor = self.model.quant_conv(hidden)[0].permute(1, 2, 3, 0)
-        return vectors
-
-    def _nearest(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Indices of the nearest codebook entries, in float32: bfloat16 finds others for one in five."""
-        import torch
-
-        codebook = self.model.quantize.embedding.weight.float()
-        flat = vectors.reshape(-1, vectors.shape[-1])
-        half_norm = (codebook**2).sum(dim=1) / 2
-        with torch.inference_mode():
-            found = [(half_norm - part @ codebook.T).argmin(dim=1) for part in torch.split(flat, 4096)]
-        return torch.cat(found).reshape(vectors.shape[:-1])
+        The first frames of a clip depend on nothing that comes later, so part of a grid may be decoded.
+        """
+        ...
 
 
-def load_tokenizer(folder: Path, device: str) -> VisionTokenizer:
-    """The tokenizer from a folder in transformers' or in BAAI's format.
+class Loader(Protocol):
+    """Builds a tokenizer; named in `TOKENIZERS` or in the configuration."""
+
+    def __call__(
+        self, folder: Path | None, device: str, precision: Precision, *, decodes: bool
+    ) -> VisionTokenizer:
+        """From a folder of weights, or the untrained stand-in without one; `decodes` if that is needed."""
+        ...
+
+
+def load_tokenizer(
+    folder: Path | None,
+    device: str,
+    precision: Precision = "fp32",
+    *,
+    kind: str = "emu3",
+    decodes: bool = False,
+) -> VisionTokenizer:
+    """The tokenizer of a kind, from a folder of weights, or untrained without one.
 
     Raises:
-        ConfigError: its codebook is not Emu3's, or weights are missing.
+        ConfigError: there is no such kind, or the folder holds another model.
     """
-    return VisionTokenizer(load_model(folder), device)
+    loader: Loader = load(TOKENIZERS.get(kind, kind))
+    return loader(folder, device, precision, decodes=decodes)
 
 
-def stand_in_tokenizer(device: str) -> VisionTokenizer:
-    """The same architecture and codebook size, tiny, seeded and untrained: its codes mean nothing."""
-    import torch
-    from transformers import Emu3VQVAE, Emu3VQVAEConfig
+def check_batch(batch: Sequence[NDArray[np.uint8]]) -> None:
+    """Make sure that a batch is what tokenizers take.
 
-    config = Emu3VQVAEConfig(
-        base_channels=32,
-        channel_multiplier=(1, 1, 1, 1),
-        num_res_blocks=1,
-        attn_resolutions=(),
-        hidden_size=32,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Emu3VQVAE(config)
-    return VisionTokenizer(model, device)
+    Raises:
+        TokenizeError: not uint8 RGB (so NaN never comes in), of several shapes, or of sides and lengths
+            that are no multiples of the factors.
+    """
+    for frames in batch:
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+            raise TokenizeError(
+                f"frames are [T, H, W, 3] uint8 RGB, these are {list(frames.shape)} {frames.dtype}"
+            )
+        if frames.shape != batch[0].shape:
+            raise TokenizeError("the items of a batch have one shape")
+        number, height, width = frames.shape[:3]
+        if not height or not width or height % SPATIAL_FACTOR or width % SPATIAL_FACTOR:
+            raise TokenizeError(f"{width}x{height} are not multiples of {SPATIAL_FACTOR}")
+        if number != 1 and (not number or number % TEMPORAL_FACTOR):
+            raise TokenizeError(f"{number} frames are not a multiple of {TEMPORAL_FACTOR}")

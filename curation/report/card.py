@@ -92,10 +92,11 @@ def _steps(pipeline: Pipeline, books: Books) -> str:
 
 
 def _models(pipeline: Pipeline) -> str:
-    lines = ["| step | role | name | revision |", "|---|---|---|---|"]
+    lines = ["| step | role | name | revision | precision |", "|---|---|---|---|---|"]
     for model in pipeline.models:
-        mark = " **UNTRAINED**" if model.stand_in else ""
-        lines.append(f"| {model.step} | {model.role} | {model.name}{mark} | `{model.revision}` |")
+        name = f"{model.name} **UNTRAINED**" if model.stand_in else model.name
+        precision = model.precision or ""
+        lines.append(f"| {model.step} | {model.role} | {name} | `{model.revision}` | {precision} |")
     return "\n".join(lines)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenize_shards.vision import VisionTokenizer, stand_in_tokenizer
+from tokenize_shards.emu3 import Emu3Tokenizer, stand_in_model
 
 MERGES = (b"th", b"the", b" the", b"12", b"**")
 """Ranks 256 to 260, behind the 256 single bytes."""
@@ -27,5 +27,6 @@ def small_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stand_in() -> VisionTokenizer:
-    return stand_in_tokenizer("cpu")
+def stand_in() -> Emu3Tokenizer:
+    """With its decoder."""
+    return Emu3Tokenizer(stand_in_model(), "cpu")

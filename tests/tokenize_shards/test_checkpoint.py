@@ -15,7 +15,8 @@ from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from curation.errors import ConfigError
 from tokenize_shards.checkpoint import renamed
-from tokenize_shards.vision import VisionTokenizer, load_tokenizer
+from tokenize_shards.emu3 import Emu3Tokenizer
+from tokenize_shards.vision import load_tokenizer
 
 ORIGINAL_CONFIG = {
     "model_type": "Emu3VisionVQ",
@@ -109,7 +110,7 @@ def test_every_weight_finds_its_place(model: Any) -> None:
 def test_published_folder_gives_the_same_codes(model: Any, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(published_folder(tmp_path / "m", model), "cpu")
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3)).astype(np.uint8)
-    assert np.array_equal(tokenizer.encode(pixels), VisionTokenizer(model, "cpu").encode(pixels))
+    assert np.array_equal(tokenizer.encode([pixels])[0], Emu3Tokenizer(model, "cpu").encode([pixels])[0])
 
 
 def test_linear_attention_is_the_published_one(model: Any) -> None:

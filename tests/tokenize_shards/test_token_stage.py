@@ -16,8 +16,8 @@ from curation.errors import ConfigError, TokenizeError
 from curation.models import resolve_revision
 from curation.records import Row, Sample, Source
 from curation.stage import Media, Setup
+from tokenize_shards.emu3 import Emu3Tokenizer
 from tokenize_shards.stage import TokenConfig, TokenStage
-from tokenize_shards.vision import VisionTokenizer
 
 SOURCE = Source(source_id="source", uri="file", kind="video", size_bytes=1, etag="1")
 IMAGE = Sample(sample_id="image", source_id="source", kind="image")
@@ -67,20 +67,20 @@ def test_views_fit_the_tokenizer() -> None:
     assert (clip.area, clip.multiple, clip.fps, clip.max_frames) == (518_400, 8, 2.0, 16)
 
 
-def test_image_row(stage: TokenStage, stand_in: VisionTokenizer) -> None:
+def test_image_row(stage: TokenStage, stand_in: Emu3Tokenizer) -> None:
     frames = noise(1, 48, 72)
     (row,) = stage.measure([IMAGE], [media(frames)])
     assert row.keys() == set(TokenStage.columns)
     assert (row["grid_t"], row["grid_h"], row["grid_w"], row["fps"]) == (1, 6, 9, None)
     assert len(row["codes"]) == 2 * 54
-    np.testing.assert_array_equal(grid_of(row), stand_in.encode(frames))
+    np.testing.assert_array_equal(grid_of(row), stand_in.encode([frames])[0])
 
 
-def test_clip_row(stage: TokenStage, stand_in: VisionTokenizer) -> None:
+def test_clip_row(stage: TokenStage, stand_in: Emu3Tokenizer) -> None:
     frames = noise(8, 64, 24)
     (row,) = stage.measure([CLIP], [media(frames)])
     assert (row["grid_t"], row["grid_h"], row["grid_w"], row["fps"]) == (2, 8, 3, 4.0)
-    np.testing.assert_array_equal(grid_of(row), stand_in.encode(frames))
+    np.testing.assert_array_equal(grid_of(row), stand_in.encode([frames])[0])
 
 
 def test_batch_equals_singles_and_fits_the_ledger(stage: TokenStage) -> None:
@@ -101,11 +101,11 @@ def test_frames_over_a_group_of_four_are_dropped(stage: TokenStage) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_short_clip_holds_its_last_frame(stage: TokenStage, stand_in: VisionTokenizer, count: int) -> None:
+def test_short_clip_holds_its_last_frame(stage: TokenStage, stand_in: Emu3Tokenizer, count: int) -> None:
     frames = noise(count, 32, 32)
     (row,) = stage.measure([CLIP], [media(frames)])
     held = np.stack([frames[min(at, count - 1)] for at in range(4)])
-    np.testing.assert_array_equal(grid_of(row), stand_in.encode(held))
+    np.testing.assert_array_equal(grid_of(row), stand_in.encode([held])[0])
 
 
 def test_sizes_that_do_not_fit_fail_the_sample(stage: TokenStage) -> None:
@@ -120,7 +120,7 @@ def test_stand_in_is_declared() -> None:
     assert (model.stand_in, model.name, model.revision) == (False, "some/tokenizer", "v1")
 
 
-def test_weights_from_a_folder(stage: TokenStage, stand_in: VisionTokenizer, tmp_path: Path) -> None:
+def test_weights_from_a_folder(stage: TokenStage, stand_in: Emu3Tokenizer, tmp_path: Path) -> None:
     stand_in.model.save_pretrained(tmp_path)
     from_folder = TokenStage(TokenConfig(weights=str(tmp_path)))
     (model,) = from_folder.models()

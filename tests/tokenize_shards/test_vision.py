@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from curation.errors import ConfigError, TokenizeError
-from tokenize_shards.vision import VisionTokenizer, load_tokenizer, stand_in_tokenizer
+from tokenize_shards.emu3 import Emu3Tokenizer, stand_in_model
+from tokenize_shards.vision import load_tokenizer
 
 TIE = 1e-4
 """Squared distances this close, relatively, are a tie: float32 sums in another order decide it otherwise."""
@@ -44,6 +45,15 @@ def reference(model: Any, frames: NDArray[np.uint8]) -> tuple[NDArray[Any], torc
     return (codes[None] if len(frames) == 1 else codes), vectors.permute(1, 2, 3, 0)
 
 
+def parts_of_transformers(model: Any, frames: NDArray[np.uint8]) -> NDArray[Any]:
+    """[T', H', W'] codes by its encoder, quant_conv and quantizer, called one after the other on a clip."""
+    pixels = (torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    with torch.inference_mode():
+        hidden = model.encoder(pixels[None])
+        hidden = model.quant_conv(hidden.permute(0, 2, 1, 3, 4)).permute(0, 2, 1, 3, 4)
+        return model.quantize(hidden)[0].numpy()
+
+
 def distances(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """Squared distances [N, 32768] of [N, 4] vectors, one by one and in float64."""
     return ((vectors.double()[:, None] - codebook.double()[None]) ** 2).sum(dim=-1)
@@ -69,14 +79,16 @@ def assert_nearest(codes: Any, vectors: torch.Tensor, codebook: torch.Tensor) ->
         pytest.param(noise(1, 72, 40), id="portrait image"),
         pytest.param(shapes(8, 64, 96), id="landscape clip"),
         pytest.param(noise(4, 40, 40), id="square clip"),
+        pytest.param(shapes(8, 96, 40), id="portrait clip"),
+        pytest.param(noise(36, 32, 40), id="clip of more groups than rows"),
     ],
 )
-def test_codes_equal_those_of_transformers(stand_in: VisionTokenizer, frames: NDArray[np.uint8]) -> None:
-    codes = stand_in.encode(frames)
+def test_codes_equal_those_of_transformers(stand_in: Emu3Tokenizer, frames: NDArray[np.uint8]) -> None:
+    codes = stand_in.encode([frames])[0]
     expected, vectors = reference(stand_in.model, frames)
     assert codes.shape == expected.shape
     assert codes.dtype == np.uint16
-    assert (codes == expected).mean() > 0.95
+    np.testing.assert_array_equal(codes, expected)
     assert_nearest(codes, vectors, stand_in.model.quantize.embedding.weight.detach())
 
 
@@ -84,39 +96,37 @@ def test_codes_equal_those_of_transformers(stand_in: VisionTokenizer, frames: ND
     ("frames", "size"), [(shapes(1, 64, 96), (64, 96)), (shapes(8, 64, 96), (64, 96))], ids=["image", "clip"]
 )
 def test_codes_equal_those_of_transformers_with_true_sizes(
-    stand_in: VisionTokenizer, frames: NDArray[np.uint8], size: tuple[int, int]
+    stand_in: Emu3Tokenizer, frames: NDArray[np.uint8], size: tuple[int, int]
 ) -> None:
     pixels = (torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
     with torch.inference_mode():
         encoded = stand_in.model.encode(pixels if len(frames) == 1 else pixels[None], torch.tensor([size]))
     expected = encoded.image_tokens[0].numpy().reshape(-1, 8, 12)
-    assert (stand_in.encode(frames) == expected).mean() > 0.95
+    np.testing.assert_array_equal(stand_in.encode([frames])[0], expected)
 
 
-def test_portrait_clip_keeps_its_rows(stand_in: VisionTokenizer) -> None:
+def test_portrait_clip_keeps_its_rows(stand_in: Emu3Tokenizer) -> None:
     frames = shapes(8, 96, 40)
-    codes = stand_in.encode(frames)
+    codes = stand_in.encode([frames])[0]
     assert codes.shape == (2, 12, 5)  # transformers' encode crops this to (2, 5, 5) with the true sizes
-    expected, vectors = reference(stand_in.model, frames)
-    assert (codes == expected).mean() > 0.95
-    assert_nearest(codes, vectors, stand_in.model.quantize.embedding.weight.detach())
+    np.testing.assert_array_equal(codes, parts_of_transformers(stand_in.model, frames))
 
 
-def test_codes_depend_on_the_picture(stand_in: VisionTokenizer) -> None:
-    one, other = stand_in.encode(noise(1, 64, 64, 1)), stand_in.encode(noise(1, 64, 64, 2))
+def test_codes_depend_on_the_picture(stand_in: Emu3Tokenizer) -> None:
+    one, other = stand_in.encode([noise(1, 64, 64, 1)])[0], stand_in.encode([noise(1, 64, 64, 2)])[0]
     assert len(np.unique(one)) > 16
     assert (one != other).mean() > 0.5
 
 
-def test_frames_are_not_written_to(stand_in: VisionTokenizer) -> None:
+def test_frames_are_not_written_to(stand_in: Emu3Tokenizer) -> None:
     frames = noise(4, 16, 16)
     frames.setflags(write=False)
     before = frames.copy()
-    stand_in.encode(frames)
+    stand_in.encode([frames])
     np.testing.assert_array_equal(frames, before)
 
 
-def test_nearest_code_equals_brute_force(stand_in: VisionTokenizer) -> None:
+def test_nearest_code_equals_brute_force(stand_in: Emu3Tokenizer) -> None:
     codebook = stand_in.model.quantize.embedding.weight.detach()
     generator = torch.Generator().manual_seed(0)
     spread = torch.tensor([0.01, 1.0, 3.0, 30.0]).repeat(32)[:, None, None]
@@ -124,11 +134,64 @@ def test_nearest_code_equals_brute_force(stand_in: VisionTokenizer) -> None:
     assert_nearest(stand_in._nearest(vectors), vectors, codebook)
 
 
-def test_nearest_code_of_a_code_is_itself(stand_in: VisionTokenizer) -> None:
+def test_nearest_codes_equal_those_of_the_quantizer(stand_in: Emu3Tokenizer) -> None:
+    # Several blocks of the search and a part of one, with vectors near to and far from the codes.
+    spread = torch.logspace(-3, 2, 333)[:, None]
+    vectors = torch.randn(333, 4, generator=torch.Generator().manual_seed(0)) * spread
+    with torch.inference_mode():
+        expected = stand_in.model.quantize(vectors.view(1, 3, 3, 37, 4).permute(0, 1, 4, 2, 3))[0]
+    np.testing.assert_array_equal(stand_in._nearest(vectors.view(3, 3, 37, 4)), expected)
+
+
+def test_nearest_code_of_a_code_is_itself(stand_in: Emu3Tokenizer) -> None:
     codebook = stand_in.model.quantize.embedding.weight.detach()
     number = torch.arange(0, 32_768, 5)  # more than fit into one block of the search
     found = stand_in._nearest(codebook[number][:, None, None])
     assert (found[:, 0, 0] == number).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_batch_equals_singles_to_the_bit(stand_in: Emu3Tokenizer, count: int) -> None:
+    batch = [noise(count, 48, 40, seed) for seed in range(3)]
+    for grid, frames in zip(stand_in.encode(batch), batch, strict=True):
+        np.testing.assert_array_equal(grid, stand_in.encode([frames])[0])
+
+
+def test_calls_have_the_same_shape_in_whatever_batch(
+    stand_in: Emu3Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What holds batches equal to singles where kernels depend on shapes, as on a GPU with its four frames.
+    seen: list[tuple[int, ...]] = []
+    spatial = stand_in._spatial
+    monkeypatch.setattr(stand_in, "_frames_per_call", 4)
+    monkeypatch.setattr(
+        stand_in, "_spatial", lambda pixels: (seen.append(tuple(pixels.shape)), spatial(pixels))[1]
+    )
+    for batch in ([noise(8, 16, 24)], [noise(8, 16, 24)] * 3, [noise(1, 16, 24)] * 5):
+        seen.clear()
+        stand_in.encode(batch)
+        assert set(seen) == {(min(4, len(batch[0])), 3, 16, 24)}
+
+
+def test_empty_batch(stand_in: Emu3Tokenizer) -> None:
+    assert stand_in.encode([]) == []
+
+
+@pytest.mark.parametrize(
+    ("batch", "problem"),
+    [
+        pytest.param([noise(1, 16, 16).astype(np.float32)], "float32", id="floats, which could be NaN"),
+        pytest.param([np.full((1, 16, 16, 3), np.nan)], "float64", id="NaN"),
+        pytest.param([noise(1, 16, 16)[0]], r"\[16, 16, 3\]", id="no time"),
+        pytest.param([noise(1, 16, 16)[..., :1]], r"\[1, 16, 16, 1\]", id="gray"),
+        pytest.param([noise(4, 16, 16)[:0]], "0 frames", id="no frame"),
+        pytest.param([noise(1, 16, 16)[:, :0]], "16x0", id="no pixel"),
+        pytest.param([noise(1, 16, 16), noise(1, 16, 24)], "one shape", id="two shapes"),
+    ],
+)
+def test_what_is_no_frame_is_refused(stand_in: Emu3Tokenizer, batch: Any, problem: str) -> None:
+    with pytest.raises(TokenizeError, match=problem):
+        stand_in.encode(batch)
 
 
 @pytest.mark.parametrize(
@@ -141,44 +204,74 @@ def test_nearest_code_of_a_code_is_itself(stand_in: VisionTokenizer) -> None:
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(
-    stand_in: VisionTokenizer, shape: tuple[int, int, int], problem: str
+    stand_in: Emu3Tokenizer, shape: tuple[int, int, int], problem: str
 ) -> None:
     with pytest.raises(TokenizeError, match=problem):
-        stand_in.encode(noise(*shape))
+        stand_in.encode([noise(*shape)])
 
 
-def test_stand_in_is_the_same_each_time_and_leaves_the_seed_alone(stand_in: VisionTokenizer) -> None:
+def test_stand_in_is_the_same_each_time_and_leaves_the_seed_alone(stand_in: Emu3Tokenizer) -> None:
     torch.manual_seed(123)
     undisturbed = torch.rand(1)
     torch.manual_seed(123)
-    again = stand_in_tokenizer("cpu")
+    again = Emu3Tokenizer(stand_in_model(), "cpu")
     assert torch.equal(torch.rand(1), undisturbed)
     ours, theirs = stand_in.model.state_dict(), again.model.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     frames = noise(4, 32, 48)
-    np.testing.assert_array_equal(again.encode(frames), stand_in.encode(frames))
+    np.testing.assert_array_equal(again.encode([frames])[0], stand_in.encode([frames])[0])
+
+
+class TestDecode:
+    def test_image_equals_transformers(self, stand_in: Emu3Tokenizer) -> None:
+        (grid,) = stand_in.encode([shapes(1, 40, 64)])
+        with torch.inference_mode():
+            values = stand_in.model.decode(torch.from_numpy(grid.astype(np.int64)))[0]
+        frames = stand_in.decode(grid, is_image=True)
+        assert (frames.shape, frames.dtype) == ((1, 40, 64, 3), np.uint8)
+        expected = ((values.permute(1, 2, 0).numpy() * 0.5 + 0.5) * 255).clip(0, 255)
+        assert np.abs(frames[0] - expected).max() <= 0.5 + 1e-3  # rounding alone
+
+    def test_first_groups_do_not_depend_on_later_ones(self, stand_in: Emu3Tokenizer) -> None:
+        (grid,) = stand_in.encode([shapes(12, 32, 40)])
+        whole, part = (stand_in.decode(codes, is_image=False) for codes in (grid, grid[:1]))
+        assert (whole.shape, part.shape) == ((12, 32, 40, 3), (4, 32, 40, 3))
+        # Equal but where rounding to whole levels falls the other way.
+        assert np.abs(whole[:4].astype(int) - part).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("frames", "least"), [(shapes(1, 64, 96), 0.5), (shapes(8, 64, 96), 0.5)], ids=["image", "clip"]
+)
+def test_bf16_is_near_but_not_the_same(stand_in: Emu3Tokenizer, frames: Any, least: float) -> None:
+    # With the full-size encoder at random 79 to 88 % are the same; what is tested is that it is used at all.
+    half = Emu3Tokenizer(stand_in.model, "cpu", "bf16")
+    agreement = (half.encode([frames])[0] == stand_in.encode([frames])[0]).mean()
+    assert least < agreement < 1
 
 
 class TestSavedFolder:
     @pytest.fixture
-    def folder(self, stand_in: VisionTokenizer, tmp_path: Path) -> Path:
+    def folder(self, stand_in: Emu3Tokenizer, tmp_path: Path) -> Path:
         stand_in.model.save_pretrained(tmp_path / "tokenizer")
         return tmp_path / "tokenizer"
 
-    def test_gives_the_same_codes(self, stand_in: VisionTokenizer, folder: Path) -> None:
+    def test_gives_the_same_codes(self, stand_in: Emu3Tokenizer, folder: Path) -> None:
         frames = noise(4, 32, 48)
-        np.testing.assert_array_equal(load_tokenizer(folder, "cpu").encode(frames), stand_in.encode(frames))
+        np.testing.assert_array_equal(
+            load_tokenizer(folder, "cpu").encode([frames])[0], stand_in.encode([frames])[0]
+        )
 
-    def test_in_half_precision_is_used_in_float32(self, stand_in: VisionTokenizer, folder: Path) -> None:
+    def test_in_half_precision_is_used_in_float32(self, stand_in: Emu3Tokenizer, folder: Path) -> None:
         weights = {name: part.half() for name, part in load_file(folder / "model.safetensors").items()}
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
         (folder / "config.json").write_text(
             (folder / "config.json").read_text().replace('"float32"', '"float16"')
         )
         frames = shapes(1, 64, 64)
-        codes = load_tokenizer(folder, "cpu").encode(frames)
-        assert (codes == stand_in.encode(frames)).mean() > 0.5  # rounded weights move some codes
+        codes = load_tokenizer(folder, "cpu").encode([frames])[0]
+        assert (codes == stand_in.encode([frames])[0]).mean() > 0.5  # rounded weights move some codes
 
     def test_with_missing_weights_is_refused(self, folder: Path) -> None:
         weights = load_file(folder / "model.safetensors")
