@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Protocol
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from curation.errors import LedgerError
 from curation.models import fetch, resolve_revision
 from curation.records import ID_LENGTH, stable_id
 from curation.select import Kept
-from curation.stage import ModelRef, StageConfig, check_template
+from curation.stage import ModelRef
 from curation.storage import Storage
-from tokenize_shards.document import Task
+from tokenize_shards.document import DocumentConfig, draw
 from tokenize_shards.manifest import (
     MANIFEST,
     SPLITS,
@@ -38,7 +38,6 @@ from tokenize_shards.manifest import (
 from tokenize_shards.rows import REPEATED, SCHEMA, document_of
 from tokenize_shards.shardfile import ShardFile
 from tokenize_shards.text import TextTokenizer
-from tokenize_shards.vision import TEMPORAL_FACTOR
 
 FORMAT = 2
 """Raise it when the same samples and settings give other files; they are then written anew."""
@@ -46,19 +45,13 @@ _ROW_BYTES = 256
 """What a row takes beside its codes and texts, about."""
 
 
-class ShardConfig(StageConfig):
+class ShardConfig(DocumentConfig):
     """Settings of the shards."""
 
     vocabulary: str
     """Emu3's text vocabulary (`qwen.tiktoken`): a file, `package:NAME/path`, or a URL with its sha256."""
     vocabulary_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """sha256 that the vocabulary must have."""
-    task: Task = "generation"
-    """Whether the caption stands before the vision tokens or behind them."""
-    image_meta: str = "{rows}*{cols}"
-    """Text between the caption and an image's tokens."""
-    clip_meta: str = "{rows}*{cols}*{frames} {fps}fps {seconds}s"
-    """The same for a clip: grid size, rate and seconds that were encoded; Emu3's is unpublished."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of sources, 0..1, whose samples go to validation shards; a source is never in both splits."""
     shard_bytes: Annotated[int, Field(ge=1)] = 256_000_000
@@ -68,13 +61,7 @@ class ShardConfig(StageConfig):
     shuffle_bytes: Annotated[int, Field(ge=1)] = 1_000_000_000
     """Bytes of samples that are shuffled together and held in memory, about; at least one unit."""
     seed: int = 0
-    """Seed of the order and of the split."""
-
-    @model_validator(mode="after")
-    def _templates_can_be_filled(self) -> ShardConfig:
-        check_template("image_meta", self.image_meta, rows=1, cols=1)
-        check_template("clip_meta", self.clip_meta, rows=1, cols=1, frames=1, fps="1", seconds="1.0")
-        return self
+    """Seed of the order, of the split, and of what each document is for."""
 
 
 class Samples(Protocol):
@@ -206,29 +193,21 @@ class ShardWriter:
                 yield self._row(item, codes[unit][item.sample_id], tokenizer)
 
     def _row(self, item: Kept, codes: bytes, tokenizer: TextTokenizer) -> dict[str, Any]:
-        meta = self._meta(item.columns)
+        columns = item.columns
+        shape = (columns["grid_t"], columns["grid_h"], columns["grid_w"])
+        meta = self.config.meta(columns["kind"], shape, columns["fps"])
+        drawn = draw(item.sample_id, self.config.seed, self.config)
         row = {
             "sample_id": item.sample_id,
-            **item.columns,
+            **columns,
             "split": self._split(item),
             "meta": meta,
             "codes": codes,
-            "task": self.config.task,
-            "text_ids": tokenizer.encode(item.columns["caption"]),
+            "task": drawn.task,
+            "text_ids": tokenizer.encode(columns["caption"]) if drawn.has_caption else [],
             "meta_ids": tokenizer.encode(meta),
         }
         return {**row, "num_tokens": len(document_of(row))}
-
-    def _meta(self, columns: dict[str, Any]) -> str:
-        if columns["kind"] == "image":
-            return self.config.image_meta.format(rows=columns["grid_h"], cols=columns["grid_w"])
-        return self.config.clip_meta.format(
-            rows=columns["grid_h"],
-            cols=columns["grid_w"],
-            frames=columns["grid_t"],
-            fps=f"{columns['fps']:g}",
-            seconds=f"{columns['grid_t'] * TEMPORAL_FACTOR / columns['fps']:.1f}",
-        )
 
 
 class _Files:

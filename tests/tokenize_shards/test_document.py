@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from curation.errors import TokenizeError
-from tokenize_shards.document import build, parse, vision_ids
+from tokenize_shards.document import DocumentConfig, Draw, build, draw, parse, validate, vision_ids
 from tokenize_shards.text import TextTokenizer
 
 # Emu3's own numbers, written out here so that a wrong constant in the code is seen.
@@ -169,3 +170,110 @@ def test_parse_notices_every_lost_id_that_is_no_text(data: st.DataObject) -> Non
     place = data.draw(st.sampled_from(np.flatnonzero(ids >= 151_643).tolist()))
     with pytest.raises(TokenizeError):
         parse(np.delete(ids, place))
+
+
+SAMPLES = [f"{number:020x}" for number in range(4000)]
+
+
+def drawn(seed: int = 0, **fractions: float) -> list[Draw]:
+    return [draw(sample_id, seed, DocumentConfig(**fractions)) for sample_id in SAMPLES]
+
+
+def test_nothing_is_drawn_by_default() -> None:
+    assert set(drawn()) == {Draw("generation", has_caption=True)}
+
+
+def test_fractions_are_met_and_do_not_depend_on_each_other() -> None:
+    found = drawn(understanding_fraction=0.25, null_caption_fraction=0.1)
+    generation = [item for item in found if item.task == "generation"]
+    # Four standard deviations of 4,000 and 3,000 draws.
+    assert len(generation) == pytest.approx(3000, abs=110)
+    assert sum(not item.has_caption for item in generation) == pytest.approx(300, abs=66)
+    assert all(item.has_caption for item in found if item.task == "understanding")
+
+
+def test_whole_fractions() -> None:
+    assert {item.task for item in drawn(understanding_fraction=1.0)} == {"understanding"}
+    assert not any(item.has_caption for item in drawn(null_caption_fraction=1.0))
+
+
+def test_a_raised_fraction_keeps_what_was_drawn() -> None:
+    few, more = drawn(understanding_fraction=0.1), drawn(understanding_fraction=0.3)
+    assert all(
+        after.task == "understanding"
+        for before, after in zip(few, more, strict=True)
+        if before.task == "understanding"
+    )
+
+
+def test_the_seed_decides() -> None:
+    assert drawn(1, understanding_fraction=0.5) == drawn(1, understanding_fraction=0.5)
+    assert drawn(1, understanding_fraction=0.5) != drawn(2, understanding_fraction=0.5)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.1])
+def test_fractions_have_a_range(fraction: float) -> None:
+    with pytest.raises(ValidationError, match="null_caption_fraction"):
+        DocumentConfig(null_caption_fraction=fraction)
+
+
+class TestValidate:
+    @pytest.fixture
+    def text(self, small_vocabulary: Path) -> TextTokenizer:
+        return TextTokenizer(small_vocabulary)
+
+    def ids(
+        self, text: TextTokenizer, meta: str, shape: tuple[int, int, int] = (1, 4, 6)
+    ) -> NDArray[np.int32]:
+        return build(text.encode("the caption"), text.encode(meta), np.ones(shape, np.uint16))
+
+    def test_reads_what_was_built(self, text: TextTokenizer) -> None:
+        found = validate(self.ids(text, "4*6"), text, DocumentConfig())
+        assert (found.caption, found.meta, found.grid.shape) == ("the caption", "4*6", (1, 4, 6))
+
+    @pytest.mark.parametrize("fps", [4.0, 23.976023976, 0.3, 60.0])
+    @pytest.mark.parametrize("frames", [1, 2, 16])
+    def test_meta_of_every_clip_is_accepted(self, text: TextTokenizer, fps: float, frames: int) -> None:
+        config = DocumentConfig()
+        meta = config.meta("clip", (frames, 4, 6), fps)
+        assert validate(self.ids(text, meta, (frames, 4, 6)), text, config).meta == meta
+
+    @pytest.mark.parametrize(
+        ("meta", "shape"),
+        [
+            ("6*4", (1, 4, 6)),
+            ("4*7", (1, 4, 6)),
+            ("4 * 6", (1, 4, 6)),
+            ("", (1, 4, 6)),
+            ("4*6", (2, 4, 6)),  # an image of two frames
+            ("4*6*3 4fps 2.0s", (2, 4, 6)),
+            ("4*6*2 4fps 3.0s", (2, 4, 6)),
+            ("4*6*2 0fps 2.0s", (2, 4, 6)),
+            ("4*6*2 xfps 2.0s", (2, 4, 6)),
+        ],
+    )
+    def test_meta_of_another_grid_is_refused(self, text: TextTokenizer, meta: str, shape: Any) -> None:
+        with pytest.raises(TokenizeError, match="meta"):
+            validate(self.ids(text, meta, shape), text, DocumentConfig())
+
+    def test_template_of_ones_own(self, text: TextTokenizer) -> None:
+        config = DocumentConfig(image_meta="({cols:04d}, {rows}) [{cols}]")
+        meta = config.meta("image", (1, 4, 6), None)
+        assert meta == "(0006, 4) [6]"
+        assert validate(self.ids(text, meta), text, config).meta == meta
+        with pytest.raises(TokenizeError, match="meta"):
+            validate(self.ids(text, "(0006, 4) [5]"), text, config)
+
+    def test_lost_row_and_frame_are_noticed_by_the_meta(self, text: TextTokenizer) -> None:
+        # What parse alone can't see: a whole row, or a whole frame, that is gone.
+        ids = self.ids(text, "4*6").tolist()
+        start = ids.index(SOT) + 1
+        with pytest.raises(TokenizeError, match="meta"):
+            validate(np.array(ids[:start] + ids[start + 7 :]), text, DocumentConfig())
+
+    @pytest.mark.parametrize("caption", [[ord("t"), ord("h")], [0xC3]], ids=["unmerged", "half a character"])
+    def test_ids_that_no_text_has_are_refused(self, text: TextTokenizer, caption: list[int]) -> None:
+        with pytest.raises(TokenizeError, match="no text has"):
+            validate(
+                build(caption, text.encode("1*1"), np.ones((1, 1, 1), np.uint16)), text, DocumentConfig()
+            )

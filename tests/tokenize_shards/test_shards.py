@@ -63,11 +63,11 @@ def times(out: Path) -> dict[str, int]:
 SIX = [kept_sample(number) for number in range(6)]
 
 
-@pytest.mark.parametrize("task", ["generation", "understanding"])
+@pytest.mark.parametrize("understanding_fraction", [0.0, 1.0])
 def test_documents_parse_back_to_caption_and_grid(
-    write: Any, out: Path, small_vocabulary: Path, task: str
+    write: Any, out: Path, small_vocabulary: Path, understanding_fraction: float
 ) -> None:
-    write(SIX, task=task)
+    write(SIX, understanding_fraction=understanding_fraction)
     rows, text = {row["sample_id"]: row for row in rows_of(out)}, TextTokenizer(small_vocabulary)
     assert rows.keys() == {item.sample_id for item in SIX}
     for item in SIX:
@@ -80,7 +80,15 @@ def test_documents_parse_back_to_caption_and_grid(
         assert row["text_ids"] == document.caption_ids
         assert row["num_tokens"] == len(ids)
         caption_is_first = ids[1 : 1 + len(row["text_ids"])].tolist() == row["text_ids"]
-        assert caption_is_first == (task == "generation")
+        assert caption_is_first == (understanding_fraction == 0)
+
+
+def test_caption_that_is_left_out_stays_as_text(write: Any, out: Path) -> None:
+    write(SIX, null_caption_fraction=1.0)
+    for row in rows_of(out):
+        assert row["caption"]
+        assert row["text_ids"] == []
+        assert parse(document_of(row)).caption_ids == []
 
 
 def test_columns_of_a_row(write: Any, out: Path) -> None:
@@ -263,7 +271,7 @@ def test_fewer_samples_replace_the_shards_and_nothing_else(write: Any, out: Path
             lambda: ([*SIX[1:], Kept("sample-0", SIX[0].columns, ("captions-1", "tokens-2"))], {}),
             id="other tokens",
         ),
-        pytest.param(lambda: (SIX, {"task": "understanding"}), id="task"),
+        pytest.param(lambda: (SIX, {"understanding_fraction": 1.0}), id="task"),
         pytest.param(lambda: (SIX, {"image_meta": "{rows}x{cols}"}), id="meta"),
     ],
 )
