@@ -11,6 +11,7 @@ NAMES = (
     "image_filters",
     "image_tokens",
     "clip_tokens",
+    "documents",
     "sampled_scenes",
     "packing",
     "loader",

@@ -44,6 +44,13 @@ def test_stand_ins_are_announced_everywhere(finished: tuple[Path, Path, str]) ->
     assert "UNTRAINED" in page.partition("<main>")[2].splitlines()[1]
 
 
+def test_precision_of_the_tokenizer_is_on_card_and_report(finished: tuple[Path, Path, str]) -> None:
+    card = (finished[1] / "shards/small/README.md").read_text()
+    (line,) = (line for line in card.splitlines() if line.startswith("| tokens | tokenizer "))
+    assert line.endswith("| fp32 |")
+    assert '<td class="left">fp32</td>' in (finished[1] / "report/index.html").read_text()
+
+
 def test_second_run_does_nothing_and_changes_no_byte(finished: tuple[Path, Path, str]) -> None:
     config, output, _ = finished
     before = contents(output)

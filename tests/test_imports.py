@@ -23,6 +23,7 @@ OWNERS = {
     "open_clip": {"stages/aesthetic.py"},
     "transformers": {"tokenize_shards/emu3.py", "tokenize_shards/checkpoint.py"},
     "tiktoken": {"tokenize_shards/text.py"},
+    "tokenizers": {"tokenize_shards/text.py"},
     "vllm": {"captioner/engines.py"},
     "torch": {
         "stages/aesthetic.py",

@@ -49,7 +49,10 @@ class ShardConfig(DocumentConfig):
     """Settings of the shards."""
 
     vocabulary: str
-    """Emu3's text vocabulary (`qwen.tiktoken`): a file, `package:NAME/path`, or a URL with its sha256."""
+    """Emu3's text vocabulary: a file (`qwen.tiktoken` or a `tokenizer.json`), `package:NAME/path`, a URL with
+    its sha256, or a folder or hub name of a tokenizer."""
+    vocabulary_file: str = "tokenizer.json"
+    """Which file of a folder or of a hub name's repository."""
     vocabulary_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """sha256 that the vocabulary must have."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -121,7 +124,12 @@ class ShardWriter:
 
     def __init__(self, config: ShardConfig) -> None:
         self.config = config
-        self._ref = ModelRef("vocabulary", config.vocabulary, sha256=config.vocabulary_sha256)
+        self._ref = ModelRef(
+            "vocabulary",
+            config.vocabulary,
+            file=config.vocabulary_file,
+            sha256=config.vocabulary_sha256,
+        )
 
     def check(self) -> str:
         """The vocabulary's sha256, before any work is done.

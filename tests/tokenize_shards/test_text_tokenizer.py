@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
+from transformers.convert_slow_tokenizer import TikTokenConverter
 
+from curation.errors import ConfigError
 from tokenize_shards import text
 from tokenize_shards.text import TextTokenizer
 
@@ -28,6 +31,27 @@ def qwen(shared_data: Path) -> TextTokenizer:
     return TextTokenizer(shared_data / "text/qwen.tiktoken")
 
 
+def converted(ranks: Path, target: Path, *, special: bool = True) -> Path:
+    """The same vocabulary as a `tokenizer.json`, made by transformers, with Emu3's markers added to it."""
+    tokenizer = TikTokenConverter(vocab_file=str(ranks), pattern=text.PATTERN).converted()
+    names = [
+        "<|image start|>",
+        "<|image token|>",
+        "<|extra_203|>",
+        "<|endoftext|>",
+        "<|visual token 000001|>",
+    ]
+    tokenizer.add_tokens([AddedToken(name, special=special, normalized=False) for name in names])
+    tokenizer.save(str(target))
+    return target
+
+
+@pytest.fixture(scope="module")
+def qwen_json(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
+    folder = tmp_path_factory.mktemp("json")
+    return TextTokenizer(converted(shared_data / "text/qwen.tiktoken", folder / "tokenizer.json"))
+
+
 @pytest.fixture(scope="module")
 def small(small_vocabulary: Path) -> TextTokenizer:
     return TextTokenizer(small_vocabulary)
@@ -39,6 +63,68 @@ def test_qwen_ids_equal_the_recorded_ones(qwen: TextTokenizer, expected: Any) ->
     for item in expected["encodings"]:
         assert qwen.encode(item["text"]) == item["ids"], item["text"]
         assert qwen.decode(item["ids"]) == item["text"]
+
+
+@pytest.mark.slow
+def test_tokenizer_json_gives_the_recorded_ids_too(qwen_json: TextTokenizer, expected: Any) -> None:
+    for item in expected["encodings"]:
+        assert qwen_json.encode(item["text"]) == item["ids"], item["text"]
+        assert qwen_json.decode(item["ids"]) == item["text"]
+    assert qwen_json.size == expected["n_mergeable"]
+
+
+@pytest.mark.slow
+@given(words=st.text(max_size=60))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_both_formats_agree(qwen: TextTokenizer, qwen_json: TextTokenizer, words: str) -> None:
+    assert qwen_json.encode(words) == qwen.encode(words)
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_added_tokens_are_not_found_in_text(
+    small: TextTokenizer, small_vocabulary: Path, tmp_path: Path, special: bool
+) -> None:
+    tokenizer = TextTokenizer(converted(small_vocabulary, tmp_path / "tokenizer.json", special=special))
+    assert tokenizer.encode(SPECIAL_LOOKING) == small.encode(SPECIAL_LOOKING)
+    assert tokenizer.decode(tokenizer.encode(SPECIAL_LOOKING)) == SPECIAL_LOOKING
+    assert tokenizer.encode("in the cafe\u0301 12") == small.encode("in the cafe\u0301 12")
+    assert tokenizer.size == small.size == 261
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", "{"),
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", "[1]"),
+        ("tokenizer.json", '{"added_tokens": [], "model": {"type": "none"}}'),
+        ("ranks.tiktoken", "not base64 at all\n"),
+        ("ranks.tiktoken", "YQ==\n"),
+    ],
+)
+def test_what_is_no_vocabulary_is_refused(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=name):
+        TextTokenizer(tmp_path / name)
+
+
+def test_larger_vocabularies_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "large.tiktoken"
+    path.write_text(f"{base64.b64encode(b'a').decode()} 151643\n")
+    with pytest.raises(ConfigError, match=r"has 151644 ids of text, .* room for 151643"):
+        TextTokenizer(path)
+
+
+def test_half_a_surrogate_pair_is_replaced(small: TextTokenizer) -> None:
+    assert small.decode(small.encode("ok \ud83d")) == "ok \ufffd"
+
+
+@pytest.mark.parametrize("word", ["the cat, ", "a", "!", "\u732b", " ", "<|image start|>"])
+def test_caption_of_100_000_characters_is_encoded_whole(small: TextTokenizer, word: str) -> None:
+    caption = (word * 100_000)[:100_000]
+    ids = small.encode(caption)
+    assert max(ids) < small.size
+    assert small.decode(ids) == caption
 
 
 def test_constants_equal_the_published_ids(qwen: TextTokenizer, expected: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from pydantic import ValidationError
 
 from curation import tables
 from curation.errors import ConfigError, TokenizeError
+from curation.measure import isolate
+from curation.media.resize import resize
 from curation.models import resolve_revision
 from curation.records import Row, Sample, Source
 from curation.stage import Media, Setup
@@ -53,6 +56,8 @@ def stage() -> TokenStage:
         ({"weights": "stand-in", "max_frames": 0}, "max_frames"),
         ({"weights": "stand-in", "area": 100}, "area"),
         ({"weights": "stand-in", "fsp": 4.0}, "fsp"),
+        ({"weights": "stand-in", "precision": "fp16"}, "precision"),
+        ({"weights": "stand-in", "tokenizer": "emu"}, "no tokenizer 'emu'; known are emu3"),
     ],
 )
 def test_config_is_refused(settings: dict[str, Any], problem: str) -> None:
@@ -111,6 +116,61 @@ def test_short_clip_holds_its_last_frame(stage: TokenStage, stand_in: Emu3Tokeni
 def test_sizes_that_do_not_fit_fail_the_sample(stage: TokenStage) -> None:
     with pytest.raises(TokenizeError, match="30x32"):
         stage.measure([IMAGE], [media(noise(1, 32, 30))])
+
+
+@pytest.mark.parametrize(("width", "error"), [(160, None), (161, "UnsupportedMediaError")])
+def test_aspect_ratio_above_five_fails_the_sample_alone(
+    stage: TokenStage, width: int, error: str | None
+) -> None:
+    pixels = {"wide": noise(1, 32, width), "image": noise(1, 32, 32)}
+
+    def media_of(sample: Sample, view: Any) -> Media:
+        return media(resize(pixels[sample.sample_id][0], replace(view, area=64 * 64))[None])
+
+    samples = [replace(IMAGE, sample_id=name) for name in pixels]
+    wide, other = isolate(stage, samples, media_of)
+    assert (wide.error_type, other.error_type) == (error, None)
+    assert error is None or wide.error == "aspect ratio of 161x32 is above 5"
+
+
+def test_one_call_for_each_shape(stage: TokenStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[tuple[int, ...]]] = []
+    encode = stage._tokenizer.encode
+    monkeypatch.setattr(
+        stage._tokenizer,
+        "encode",
+        lambda batch: (seen.append([item.shape for item in batch]), encode(batch))[1],
+    )
+    frames = [noise(1, 16, 24), noise(4, 16, 24), noise(1, 24, 16), noise(1, 16, 24), noise(5, 16, 24)]
+    samples = [IMAGE if len(item) == 1 else CLIP for item in frames]
+    rows = stage.measure(samples, [media(item) for item in frames])
+    assert [len(batch) for batch in seen] == [2, 2, 1]
+    assert all(len(set(batch)) == 1 for batch in seen)
+    assert [row["grid_h"] for row in rows] == [2, 2, 3, 2, 2]
+
+
+def test_precision_is_declared_and_changes_the_measurement() -> None:
+    stages = [
+        TokenStage(TokenConfig(weights="stand-in", precision=precision)) for precision in ("fp32", "bf16")
+    ]
+    assert [stage.models()[0].precision for stage in stages] == ["fp32", "bf16"]
+    assert stages[0].measure_settings() != stages[1].measure_settings()  # what fingerprints are made of
+
+
+def test_tokenizer_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "class Flat:\n"
+        "    def encode(self, batch):\n"
+        "        return [np.full((1, f.shape[1] // 8, f.shape[2] // 8), 7, np.uint16) for f in batch]\n"
+        "def load_flat(folder, device, precision, *, decodes):\n"
+        "    return Flat()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    built = TokenStage(TokenConfig(weights="stand-in", tokenizer="mine:load_flat"))
+    built.setup(Setup("cpu", {"tokenizer": "stand-in"}))
+    (row,) = built.measure([IMAGE], [media(noise(1, 16, 24))])
+    np.testing.assert_array_equal(grid_of(row), np.full((1, 2, 3), 7))
 
 
 def test_stand_in_is_declared() -> None:
