@@ -327,6 +327,47 @@ def export(
 
 
 @cli.command()
+@click.argument("wanted", metavar="ID")
+@_config_options
+@click.option(
+    "--to",
+    "target",
+    default="preview.html",
+    show_default=True,
+    metavar="FILE",
+    help="Page to write, or picture of the first sample: .html or .png.",
+)
+def preview(
+    wanted: str,
+    path: str,
+    overrides: tuple[str, ...],
+    inputs: tuple[str, ...],
+    output: str | None,
+    target: str,
+) -> int:
+    """Decode the tokens of a sample, or of a source's samples, and show them beside the original."""
+    from curation.report.funnel import untrained_notice
+    from curation.report.tokens import look_at, write_preview
+    from curation.run import open_pipeline
+
+    if not target.endswith((".html", ".png")):
+        raise ConfigError(f"--to takes a file that ends in .html or .png, not {target}")
+    pipeline, ledger = open_pipeline(_load(path, overrides, inputs, output))
+    looks = look_at(ledger, pipeline, wanted)
+    notice = untrained_notice(pipeline)
+    if notice:
+        click.echo(notice)
+    for look in looks:
+        found = look.error or f"PSNR {look.psnr_db:.2f} dB, SSIM {look.ssim:.4f}"
+        click.echo(f"{look.sample_id} {look.title}: {found}")
+    if all(look.error for look in looks):
+        return 1
+    write_preview(pipeline, looks, target)
+    click.echo(target)
+    return 0
+
+
+@cli.command()
 @click.option("--folder", default="demo", show_default=True, metavar="FOLDER", help="For media and output.")
 @click.option("--fetch-only", is_flag=True, help="Fetch the media, run nothing.")
 def demo(folder: str, fetch_only: bool) -> int:

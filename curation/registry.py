@@ -26,6 +26,8 @@ SHARDS = "tokenize_shards.shards:ShardWriter"
 PREFERENCE = "tokenize_shards.preference:make_triplets"
 EXPORT = "tokenize_shards.export:export"
 VERIFY = "tokenize_shards.verify:verify"
+CODEBOOK = "tokenize_shards.codebook:codebook_use"
+PREVIEW = "tokenize_shards.preview:Previewer"
 
 
 def load(target: str) -> Any:

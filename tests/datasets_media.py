@@ -106,7 +106,13 @@ def config_data(media: Path, output: Path, vocabulary: Path, **changes: Any) -> 
         "captions": {"engine": "stand-in"},
         "tokens": {"weights": "stand-in", "area": 4096, "fps": 1, "max_frames": 8},
         "shards": {"vocabulary": str(vocabulary), "shard_bytes": 1000},
-        "run": {"unit_images": 4, "unit_videos": 1, "workers": 2, "max_failed_fraction": 0.9},
+        "run": {
+            "unit_images": 4,
+            "unit_videos": 1,
+            "workers": 2,
+            "max_failed_fraction": 0.9,
+            "report_samples": 0,
+        },
     }
     return data | changes
 

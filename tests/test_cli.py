@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -49,6 +51,68 @@ def test_precision_of_the_tokenizer_is_on_card_and_report(finished: tuple[Path, 
     (line,) = (line for line in card.splitlines() if line.startswith("| tokens | tokenizer "))
     assert line.endswith("| fp32 |")
     assert '<td class="left">fp32</td>' in (finished[1] / "report/index.html").read_text()
+
+
+class TestPreview:
+    def test_shows_every_window_of_a_video(self, finished: tuple[Path, Path, str], tmp_path: Path) -> None:
+        config, _, _ = finished
+        said = curation("preview", "long.mp4", "-c", config, "--to", tmp_path / "p.html").splitlines()
+        assert said[0].startswith("UNTRAINED stand-in models")
+        assert [line.split()[1] for line in said[1:-1]] == ["long.mp4", "long.mp4"]
+        page = (tmp_path / "p.html").read_text()
+        assert page.count("<img src=") == 2
+        for line in said[1:-1]:
+            (numbers,) = re.findall(r": (PSNR [0-9.]+ dB, SSIM -?[0-9.]+)$", line)
+            assert numbers in page
+        assert "UNTRAINED" in page.partition("<main>")[2].splitlines()[1]
+
+    def test_writes_a_picture_of_a_sample(self, finished: tuple[Path, Path, str], tmp_path: Path) -> None:
+        config, output, _ = finished
+        (sample_id,) = pq.read_table(next(output.glob("shards/small/*.parquet")))["sample_id"].to_pylist()[:1]
+        assert sample_id in curation("preview", sample_id[:8], "-c", config, "--to", tmp_path / "p.png")
+        assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+    @pytest.mark.parametrize(
+        ("arguments", "problem"),
+        [
+            (["lonk.mp4"], "did you mean 'long.mp4'"),
+            (["cut_off.jpg"], "has no tokens: it is failed"),
+            (["long.mp4", "--to", "p.jpg"], ".html or .png"),
+        ],
+    )
+    def test_says_what_is_wrong(
+        self, finished: tuple[Path, Path, str], arguments: list[str], problem: str
+    ) -> None:
+        assert problem in curation("preview", *arguments, "-c", finished[0], code=2)
+
+
+def test_report_shows_codebook_use_and_decoded_samples(
+    finished: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    config, output, _ = finished
+    private = shutil.copytree(output, tmp_path / "out")
+    page = private / "report/index.html"
+    assert page.read_text().count('<img src="data:image/png') == 0  # switched off in the tests' configuration
+    arguments = ("-c", config, "--output", private, "--set", "run.report_samples=1")
+    curation("report", *arguments)
+    shards = sorted((private / "shards/small").glob("*.parquet"))
+    assert page.read_text().count('<img src="data:image/png') == len(shards)
+    for shard in shards:
+        codes = np.frombuffer(b"".join(pq.read_table(shard)["codes"].to_pylist()), "<u2")
+        shares = np.unique(codes, return_counts=True)[1] / len(codes)
+        assert f"<td>{2 ** -(shares * np.log2(shares)).sum():.0f}</td></tr>" in page.read_text()
+    before = contents(private)
+    curation("report", *arguments)
+    assert contents(private) == before
+
+
+def test_report_tells_of_a_damaged_shard(finished: tuple[Path, Path, str], tmp_path: Path) -> None:
+    config, output, _ = finished
+    private = shutil.copytree(output, tmp_path / "out")
+    (private / "report/tokens.json").unlink()
+    next(private.glob("shards/small/*.parquet")).write_bytes(b"damaged")
+    curation("report", "-c", config, "--output", private)
+    assert (private / "report/index.html").read_text().count("can't be read") == 1
 
 
 def test_second_run_does_nothing_and_changes_no_byte(finished: tuple[Path, Path, str]) -> None:

@@ -13,6 +13,7 @@ from curation.media.decoder import DecoderName, decoder_for
 from curation.media.frame import Frame
 from curation.media.image import read_image
 from curation.media.resize import resize
+from curation.media.views import SpanCollector
 from curation.records import Sample, Source
 from curation.stage import Media, View
 
@@ -96,3 +97,20 @@ class VideoReader:
     def end_s(self) -> float:
         """When the last frame that was seen ends."""
         return round((self._last_s or 0.0) + self._interval_s, 6)
+
+
+def read_again(source: Source, sample: Sample, view: View, decoder: DecoderName) -> Media:
+    """The frames of one sample that is captioned or tokenized, as the stage of that view got them.
+
+    Raises:
+        SampleError: the source can't be decoded.
+    """
+    if sample.kind == "image":
+        return ImageReader({sample.sample_id: source}, lambda _: None).media(sample, view)
+    collector = SpanCollector([sample], [view])
+    for frame in VideoReader(source, decoder, lambda: None, sample.start_s):
+        if collector.push(frame):
+            break
+    else:
+        collector.finish()
+    return collector.media(view, source, sample)

@@ -18,11 +18,11 @@ def explain(console: Console, ledger: Ledger, pipeline: Pipeline, wanted: str) -
         ConfigError: nothing, or more than one source, has this name.
     """
     found = [
-        (source, [sample for sample in source.samples if _is_meant(sample, wanted)])
+        (source, [sample for sample in source.samples if is_meant(sample, wanted)])
         for _, judged in walk(ledger, pipeline)
         for source in judged
     ]
-    hits = [(source, samples) for source, samples in found if samples or _is_source(source, wanted)]
+    hits = [(source, samples) for source, samples in found if samples or is_source(source, wanted)]
     if not hits:
         raise ConfigError(f"there is no source or sample {wanted!r} in this output")
     if len(hits) > 1:
@@ -34,14 +34,16 @@ def explain(console: Console, ledger: Ledger, pipeline: Pipeline, wanted: str) -
         _print_sample(console, pipeline, sample, "")
 
 
-def _is_source(judged: JudgedSource, wanted: str) -> bool:
+def is_source(judged: JudgedSource, wanted: str) -> bool:
+    """Whether `wanted` names the source: its URI, file name, id, or the start of its id."""
     source = judged.source
     place = place_of(source.uri)
     names = (source.uri, source.uri.rpartition("/")[2], place.part)
     return (bool(wanted) and wanted in names) or _is_prefix(source.source_id, wanted)
 
 
-def _is_meant(judged: JudgedSample, wanted: str) -> bool:
+def is_meant(judged: JudgedSample, wanted: str) -> bool:
+    """Whether `wanted` is the id of the sample or of a window of it, or the start of one."""
     return any(_is_prefix(item.sample.sample_id, wanted) for item in (judged, *judged.windows))
 
 

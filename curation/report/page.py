@@ -15,6 +15,8 @@ from curation.ledger import Ledger
 from curation.pipeline import Pipeline
 from curation.report.books import Books
 from curation.report.funnel import OUTCOMES, untrained_notice
+from curation.report.html import html_environment
+from curation.report.tokens import look_at_shards
 
 NUM_BINS = 24
 MAX_CARDS = 60
@@ -46,12 +48,8 @@ class Card:
 
 def render_page(ledger: Ledger, pipeline: Pipeline, books: Books, run: dict[str, Any]) -> str:
     """The page. Everything that comes from data is escaped."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(files("curation.report").joinpath("page.html.j2").read_text("utf-8"))
+    page = files("curation.report").joinpath("page.html.j2").read_text("utf-8")
+    template = html_environment().from_string(page)
     steps = {step.key: step for step in pipeline.steps()}
     return template.render(
         name=pipeline.config.general.name,
@@ -69,6 +67,7 @@ def render_page(ledger: Ledger, pipeline: Pipeline, books: Books, run: dict[str,
             for column, values in counts.values.items()
         ],
         cards=_cards(ledger, pipeline),
+        shards=look_at_shards(ledger, pipeline),
         models=pipeline.models,
         run=run,
     )

@@ -1,0 +1,244 @@
+"""A look at tokens: how much of the codebook each shard uses, and samples decoded beside their originals.
+
+What was found is kept in `report/tokens.json` by the shard's sha256, so a shard is looked at once.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation.decide import Step
+from curation.errors import ConfigError, ContractError, EnvironmentFault, SampleError, StorageError
+from curation.judge import JudgedSample, JudgedSource, walk
+from curation.ledger import Ledger
+from curation.media.readers import read_again
+from curation.pipeline import Pipeline
+from curation.records import stable_id
+from curation.registry import CODEBOOK, PREVIEW, load
+from curation.report.explain import is_meant, is_source
+from curation.report.funnel import untrained_notice
+from curation.report.html import html_environment
+from curation.stage import Setup
+
+CACHE = "report/tokens.json"
+MAX_SAMPLES = 8
+"""Samples that a page shows, at most."""
+REPORT_SIDE_PX = 256
+
+
+@dataclass(frozen=True)
+class SampleLook:
+    """A sample decoded from its tokens; `png` is base64, or absent where `error` says why."""
+
+    sample_id: str
+    title: str
+    png: str | None = None
+    psnr_db: float | None = None
+    ssim: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class ShardLook:
+    """A shard: the use of its codebook, as `tokenize_shards.codebook` gives it, and some samples.
+
+    `use` is None of a file that can't be read.
+    """
+
+    name: str
+    use: dict[str, float] | None
+    samples: list[SampleLook]
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    unit: int
+    source: JudgedSource
+    leaf: JudgedSample
+
+    @property
+    def title(self) -> str:
+        sample = self.leaf.sample
+        when = "" if sample.kind == "image" else f" {sample.start_s:.2f}-{sample.end_s:.2f} s"
+        return f"{self.source.source.uri.rpartition('/')[2]}{when}"
+
+
+class Looker:
+    """Decodes samples with the pipeline's own tokenizer, which is loaded when the first one is asked for."""
+
+    def __init__(self, ledger: Ledger, pipeline: Pipeline, step: Step) -> None:
+        self._ledger, self._pipeline, self._step = ledger, pipeline, step
+        self._previewer: Any = None
+
+    def look(self, found: _Leaf, *, max_side_px: int = 512) -> SampleLook:
+        """The sample beside its original; an error that concerns it alone is told, not raised."""
+        sample, title = found.leaf.sample, found.title
+        view = self._step.stage.view(sample.kind)
+        if view is None:
+            raise ContractError("the tokenizer looks at no pixels")
+        try:
+            self._previewer = self._previewer or self._load()
+            media = read_again(found.source.source, sample, view, self._pipeline.config.run.decoder)
+            rows = self._ledger.rows(self._step.name, self._step.fingerprint, found.unit, with_big=True)
+            values = next(row.values for row in rows if row.sample_id == sample.sample_id)
+            preview = self._previewer.preview(sample, media, values, max_side_px=max_side_px)
+        except (SampleError, StorageError, EnvironmentFault) as error:
+            return SampleLook(sample.sample_id, title, error=f"{type(error).__name__}: {error}")
+        png = base64.b64encode(preview.png).decode()
+        return SampleLook(sample.sample_id, title, png, preview.psnr_db, preview.ssim)
+
+    def _load(self) -> Any:
+        return load(PREVIEW)(self._step.stage, Setup(self._device(), self._pipeline.revisions(self._step)))
+
+    def _device(self) -> Literal["cpu", "cuda"]:
+        # A report may be written where no GPU is, whatever the workers had.
+        return "cuda" if self._pipeline.config.general.device == "cuda" else "cpu"
+
+
+def look_at(ledger: Ledger, pipeline: Pipeline, wanted: str) -> list[SampleLook]:
+    """The tokens of a sample, or of a source's first samples, decoded beside the original.
+
+    Args:
+        ledger: Where they are.
+        pipeline: What made them.
+        wanted: A sample or source id, the start of one, a URI or a file name.
+
+    Raises:
+        ConfigError: nothing has this name, or what has it has no tokens.
+    """
+    step = pipeline.step_of("tokens")
+    if step is None:
+        raise ConfigError("the configuration has no tokens")
+    leaves = list(_leaves(ledger, pipeline))
+    named = [found for found in leaves if is_meant(found.leaf, wanted) or is_source(found.source, wanted)]
+    if not named:
+        names = {found.source.source.uri.rpartition("/")[2] for found in leaves}
+        close = difflib.get_close_matches(wanted, names, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"there is no sample of {wanted!r} in this output{hint}")
+    ready = [found for found in named if _has_tokens(found, step)]
+    if not ready:
+        verdict = named[0].leaf.verdict
+        reason = f" ({verdict.reason})" if verdict.reason else ""
+        raise ConfigError(f"{named[0].title} has no tokens: it is {verdict.outcome}{reason}")
+    looker = Looker(ledger, pipeline, step)
+    return [looker.look(found) for found in ready[:MAX_SAMPLES]]
+
+
+def _has_tokens(found: _Leaf, step: Step) -> bool:
+    row = found.leaf.rows.get(step.key)
+    return row is not None and row.ok
+
+
+def _leaves(ledger: Ledger, pipeline: Pipeline) -> Iterator[_Leaf]:
+    for state, judged in walk(ledger, pipeline):
+        for source in judged:
+            for leaf in source.leaves():
+                yield _Leaf(state.unit, source, leaf)
+
+
+def write_preview(pipeline: Pipeline, looks: list[SampleLook], target: str) -> None:
+    """Write looks to a file: the first picture (.png), or else a page that needs nothing beside it.
+
+    Raises:
+        ConfigError: the file can't be written.
+    """
+    if target.endswith(".png"):
+        data = base64.b64decode(next(look.png for look in looks if look.png))
+    else:
+        data = _page(pipeline, looks).encode()
+    try:
+        Path(target).write_bytes(data)
+    except OSError as error:
+        raise ConfigError(f"cannot write {target}: {error.strerror}") from error
+
+
+def _page(pipeline: Pipeline, looks: list[SampleLook]) -> str:
+    page = files("curation.report").joinpath("preview.html.j2").read_text("utf-8")
+    return (
+        html_environment()
+        .from_string(page)
+        .render(name=pipeline.config.general.name, notice=untrained_notice(pipeline), looks=looks)
+    )
+
+
+def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
+    """Every shard of this output; none where none were written yet."""
+    step = pipeline.step_of("tokens")
+    folder = f"shards/{pipeline.config.general.name}"
+    manifest = ledger.storage.read(f"{folder}/manifest.json")
+    if step is None or manifest is None:
+        return []
+    cached: dict[str, Any] = json.loads(ledger.storage.read(CACHE) or b"{}")
+    shards = json.loads(manifest)["shards"]
+    per_shard = pipeline.config.run.report_samples
+    entries: dict[str, Any] = {}
+    picked: dict[str, list[str]] = {}
+    for shard in shards:
+        entry = cached.get(shard["sha256"])
+        if entry is None or entry["asked"] != per_shard:
+            data = ledger.storage.read(f"{folder}/{shard['name']}") or b""
+            try:
+                entry = {"asked": per_shard, "use": _use(data), "samples": []}
+                picked[shard["sha256"]] = _pick(data, per_shard)
+            except pa.ArrowInvalid:
+                continue
+        entries[shard["sha256"]] = entry
+    _fill(ledger, pipeline, step, entries, picked)
+    text = json.dumps(entries, indent=1).encode()
+    if text != ledger.storage.read(CACHE):
+        ledger.storage.write(CACHE, text)
+    return [_shard_look(shard["name"], entries.get(shard["sha256"])) for shard in shards]
+
+
+def _shard_look(name: str, entry: dict[str, Any] | None) -> ShardLook:
+    if entry is None:
+        return ShardLook(name, None, [])
+    return ShardLook(name, entry["use"], [SampleLook(**sample) for sample in entry["samples"]])
+
+
+def _use(shard: bytes) -> dict[str, float]:
+    batches = pq.ParquetFile(pa.BufferReader(shard)).iter_batches(batch_size=64, columns=["codes"])
+    found: dict[str, float] = asdict(
+        load(CODEBOOK)(codes for batch in batches for codes in batch["codes"].to_pylist())
+    )
+    return found
+
+
+def _pick(shard: bytes, number: int) -> list[str]:
+    """A draw that depends on the sample ids alone."""
+    if not number:
+        return []
+    ids = pq.read_table(pa.BufferReader(shard), columns=["sample_id"])["sample_id"].to_pylist()
+    return sorted(ids, key=lambda sample_id: stable_id("report", sample_id))[:number]
+
+
+def _fill(
+    ledger: Ledger,
+    pipeline: Pipeline,
+    step: Step,
+    entries: dict[str, dict[str, Any]],
+    picked: dict[str, list[str]],
+) -> None:
+    """Look at the samples picked of new shards, up to the limit, in one walk over the ledger."""
+    wanted = [sample_id for ids in picked.values() for sample_id in ids][:MAX_SAMPLES]
+    leaves = _leaves(ledger, pipeline) if wanted else ()
+    found = {leaf.leaf.sample.sample_id: leaf for leaf in leaves if leaf.leaf.sample.sample_id in set(wanted)}
+    looker = Looker(ledger, pipeline, step)
+    for digest, ids in picked.items():
+        looks = [
+            looker.look(found[sample_id], max_side_px=REPORT_SIDE_PX)
+            for sample_id in ids
+            if sample_id in wanted and sample_id in found
+        ]
+        entries[digest]["samples"] = [asdict(look) for look in looks]
