@@ -99,14 +99,16 @@ class VideoReader:
         return round((self._last_s or 0.0) + self._interval_s, 6)
 
 
-def read_again(source: Source, sample: Sample, view: View, decoder: DecoderName) -> Media:
+def read_again(
+    source: Source, sample: Sample, view: View, *, decoder: DecoderName, max_pixels: int
+) -> Media:
     """The frames of one sample that is captioned or tokenized, as the stage of that view got them.
 
     Raises:
         SampleError: the source can't be decoded.
     """
     if sample.kind == "image":
-        return ImageReader({sample.sample_id: source}, lambda _: None).media(sample, view)
+        return ImageReader({sample.sample_id: source}, lambda _: None, max_pixels).media(sample, view)
     collector = SpanCollector([sample], [view])
     for frame in VideoReader(source, decoder, lambda: None, sample.start_s):
         if collector.push(frame):

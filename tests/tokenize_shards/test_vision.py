@@ -245,7 +245,7 @@ class TestDecode:
     ("frames", "least"), [(shapes(1, 64, 96), 0.5), (shapes(8, 64, 96), 0.5)], ids=["image", "clip"]
 )
 def test_bf16_is_near_but_not_the_same(stand_in: Emu3Tokenizer, frames: Any, least: float) -> None:
-    # With the full-size encoder at random 79 to 88 % are the same; what is tested is that it is used at all.
+    # That it is used at all, and not off by more than rounding, with the stand-in's weights.
     half = Emu3Tokenizer(stand_in.model, "cpu", "bf16")
     agreement = (half.encode([frames])[0] == stand_in.encode([frames])[0]).mean()
     assert least < agreement < 1
