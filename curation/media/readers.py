@@ -99,9 +99,7 @@ class VideoReader:
         return round((self._last_s or 0.0) + self._interval_s, 6)
 
 
-def read_again(
-    source: Source, sample: Sample, view: View, *, decoder: DecoderName, max_pixels: int
-) -> Media:
+def read_again(source: Source, sample: Sample, view: View, *, decoder: DecoderName, max_pixels: int) -> Media:
     """The frames of one sample that is captioned or tokenized, as the stage of that view got them.
 
     Raises:
