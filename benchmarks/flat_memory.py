@@ -45,7 +45,12 @@ def _filter(seconds: int) -> None:
                 "name": "flat",
                 "input": [f"{folder}/in"],
                 "output": f"{folder}/out",
-                "videos": {"scenes": {}, "filters": ["color", "flow"], "flow": {"min_score": 0.0}},
+                "videos": {
+                    "scenes": {},
+                    "filters": ["color", "flow"],
+                    "color": {"min_untinted_colorfulness": None},
+                    "flow": {"min_score": 0.0},
+                },
             }
         )
         pipeline = build_pipeline(config)

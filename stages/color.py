@@ -1,6 +1,7 @@
 """Drops monochrome pictures, as Emu3 does for images that miss the aesthetic threshold.
 
-Colorfulness, not HSV saturation, decides: saturation is high on dark frames that look black.
+Colorfulness, not HSV saturation, decides: saturation is high on dark frames that look black. A sepia
+or otherwise tinted gray picture is colorful by that measure, so a second one leaves the tint out.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ from curation.stage import KeepMin, Media, Stage, StageConfig, View
 
 _STRIP_PIXELS = 1 << 15
 """Pixels that are looked at together."""
+LUMA = np.array([0.299, 0.587, 0.114])
+"""ITU-R BT.601 weights of red, green and blue."""
+UNTINTED_SHORT_SIDE = 64
+"""Pixels; small enough that the coarse chroma of JPEG follows its luma."""
+LUMA_BINS = 32
+"""Levels of brightness that count as the same."""
 
 
 class ColorConfig(StageConfig):
@@ -26,6 +33,10 @@ class ColorConfig(StageConfig):
 
     min_colorfulness: Annotated[float, KeepMin("colorfulness"), Field(ge=0, le=200)] | None = 5.0
     """Least colorfulness; gray is 0, faded colors about 10, a vivid photo 60 and more."""
+    min_untinted_colorfulness: (
+        Annotated[float, KeepMin("untinted_colorfulness"), Field(ge=0, le=200)] | None
+    ) = 6.0
+    """Least colorfulness without a tint; a tinted gray photo has up to 6, most color photos over 10."""
 
 
 class ColorStage(Stage[ColorConfig]):
@@ -33,12 +44,19 @@ class ColorStage(Stage[ColorConfig]):
 
     Columns:
         colorfulness: Hasler and Süsstrunk (2003), "Measuring colorfulness in natural images"; 0 and up.
+        untinted_colorfulness: What colors differ by at the same brightness: spread of the opponent channels
+            around their mean at each luma, at a short side of 64 pixels; 0 and up.
         channel_spread: Largest max(R, G, B) - min(R, G, B) of any pixel, 0..255; 0 for exact gray.
         mean_luma: Mean brightness, 0..255 (ITU-R BT.601 weights).
     """
 
     name = "color"
-    columns = {"colorfulness": pa.float32(), "channel_spread": pa.int32(), "mean_luma": pa.float32()}
+    columns = {
+        "colorfulness": pa.float32(),
+        "untinted_colorfulness": pa.float32(),
+        "channel_spread": pa.int32(),
+        "mean_luma": pa.float32(),
+    }
     Config = ColorConfig
 
     def view(self, kind: SampleKind) -> View:
@@ -52,8 +70,9 @@ def _color_stats(frames: NDArray[np.uint8]) -> dict[str, Any]:
     sums = [_sums(frame) for frame in frames]
     return {
         "colorfulness": float(np.mean([_colorfulness(frame) for frame in sums])),
+        "untinted_colorfulness": float(np.mean([untinted_colorfulness(frame) for frame in frames])),
         "channel_spread": max(frame.channel_spread for frame in sums),
-        "mean_luma": float(np.mean([np.dot(frame.means, (0.299, 0.587, 0.114)) for frame in sums])),
+        "mean_luma": float(np.mean([np.dot(frame.means, LUMA) for frame in sums])),
     }
 
 
@@ -105,3 +124,33 @@ def _colorfulness(sums: _Sums) -> float:
     square_yb = (2 * sums.square_rb + 2 * sums.square_gb - sums.square_rg) / 4
     variance = sums.square_rg - mean_rg**2 + square_yb - mean_yb**2
     return float(np.sqrt(max(0.0, variance)) + 0.3 * np.hypot(mean_rg, mean_yb))
+
+
+def untinted_colorfulness(frame: NDArray[np.uint8]) -> float:
+    """Spread of the opponent channels of a [H, W, 3] RGB frame around their mean at each luma.
+
+    A tint, whether sepia, duotone or of one hue, makes color a function of luma; then nothing is left.
+    """
+    pixels = _smaller(frame).reshape(-1, 3).astype(np.float64)
+    level = np.minimum(pixels @ LUMA * (LUMA_BINS / 256), LUMA_BINS - 1).astype(np.int64)
+    red, green, blue = pixels.T
+    variances = [_variance_within(level, channel) for channel in (red - green, (red + green) / 2 - blue)]
+    return float(np.sqrt(sum(variances)))
+
+
+def _variance_within(level: NDArray[np.int64], values: NDArray[np.float64]) -> float:
+    """Mean squared distance from the mean of the pixels of the same level."""
+    counts = np.maximum(np.bincount(level), 1)
+    means = np.bincount(level, values) / counts
+    return float(np.mean((values - means[level]) ** 2))
+
+
+def _smaller(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    import cv2
+
+    height, width = frame.shape[:2]
+    scale = UNTINTED_SHORT_SIDE / min(height, width)
+    if scale >= 1:
+        return frame
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -102,6 +102,7 @@ def config_data(media: Path, output: Path, vocabulary: Path, **changes: Any) -> 
             "scenes": {"min_clip_s": 0.5},
             "filters": ["flow", "color"],
             "flow": {"min_score": 0.0, "max_score": None},
+            "color": {"min_untinted_colorfulness": None},  # the videos are of one hue each
         },
         "captions": {"engine": "stand-in"},
         "tokens": {"weights": "stand-in", "area": 4096, "fps": 1, "max_frames": 8},

@@ -39,6 +39,7 @@ def data_of(folder: Path, output: Path, segment_s: float | None, **scenes: Any) 
             "scenes": {"min_clip_s": 0.3, **scenes},
             "filters": ["flow", "color"],
             "flow": {"min_score": None, "max_score": None},
+            "color": {"min_untinted_colorfulness": None},  # the scenes are of one hue each
         },
         "run": {"segment_s": segment_s, "max_failed_fraction": 1.0},
     }

@@ -34,6 +34,7 @@ def rows(
     data = image_config(shared_data, folder / "out", vocabulary)
     data["input"] = [str(shared_data / "image"), str(shared_data / "video")]
     data["videos"]["filters"] = ["text", "flow"]
+    del data["videos"]["color"]
     data["run"] = {"unit_images": 16, "unit_videos": 4, "max_failed_fraction": 0.5}
     config = write_config(folder / "c.yaml", data)
     said = curation("run", "-c", config)

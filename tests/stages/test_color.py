@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -88,7 +90,8 @@ def test_a_clip_is_the_mean_of_its_frames():
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 1, 3), (37, 51, 3)])
 def test_black_and_odd_sizes(shape):
     row = row_of(np.zeros(shape, np.uint8))
-    assert row == {"colorfulness": 0.0, "channel_spread": 0, "mean_luma": 0.0}
+    assert set(row) == set(ColorStage.columns)
+    assert set(row.values()) == {0}
 
 
 def test_a_batch_equals_its_samples():
@@ -100,7 +103,7 @@ def test_a_batch_equals_its_samples():
     ("score", "reason"), [(5.0, None), (4.9999, "colorfulness_below_min"), (5.0001, None)]
 )
 def test_exactly_at_the_threshold_is_kept(score, reason):
-    row = {"colorfulness": score, "channel_spread": 9, "mean_luma": 9.0}
+    row = {"colorfulness": score, "untinted_colorfulness": 9.0, "channel_spread": 9, "mean_luma": 9.0}
     assert ColorStage(ColorConfig(min_colorfulness=5.0)).reject_reason(row) == reason
     assert ColorStage(ColorConfig(min_colorfulness=None)).reject_reason(row) is None
 
@@ -148,3 +151,48 @@ def test_the_sums_are_those_of_the_formula(size):
     assert row["colorfulness"] == pytest.approx(wanted, rel=1e-9)
     assert row["channel_spread"] == (frame.max(axis=-1) - frame.min(axis=-1)).max()
     assert row["mean_luma"] == pytest.approx((0.299 * red + 0.587 * green + 0.114 * blue).mean(), rel=1e-9)
+
+
+def gray_of(frame):
+    return (frame @ np.array([0.299, 0.587, 0.114]))[..., np.newaxis] / 255
+
+
+TINTS = {
+    "brown": lambda gray: gray * [200, 150, 100],
+    "cyan": lambda gray: gray * [80, 220, 255],
+    "duotone": lambda gray: (1 - gray) * [20, 0, 60] + gray * [255, 220, 150],
+    # The usual sepia matrix on gray: its rows sum to 1.351, 1.203 and 0.937, and red and green clip.
+    "sepia": lambda gray: np.clip(gray * 255 * [1.351, 1.203, 0.937], 0, 255),
+}
+
+
+@pytest.mark.parametrize("tint", TINTS)
+@pytest.mark.parametrize("quality", [None, 75])
+def test_tinted_gray_counts_as_monochrome_however_colorful(tint, quality):
+    photo = texture(600, 800, cell=60)
+    tinted = TINTS[tint](gray_of(photo)).astype(np.uint8)
+    if quality:
+        file = io.BytesIO()
+        Image.fromarray(tinted).save(file, "JPEG", quality=quality)
+        tinted = np.asarray(Image.open(file))
+    row = row_of(tinted)
+    assert row["colorfulness"] > 10
+    assert STAGE.reject_reason(row) == "untinted_colorfulness_below_min"
+    assert STAGE.reject_reason(row_of(photo)) is None
+
+
+def test_untinted_colorfulness_by_hand():
+    # Luma 26.9 and 29.1: both in 24..32, the same of 32 levels. rg is 90 and 0, yb 45 and -255.
+    row = row_of(halves((90, 0, 0), BLUE))
+    assert row["untinted_colorfulness"] == pytest.approx(np.hypot(45, 150), rel=1e-6)
+    # Colors that differ in luma alone explain each other.
+    assert row_of(halves((200, 0, 0), (0, 255, 0)))["untinted_colorfulness"] == 0
+
+
+def test_real_photos_with_a_tint_fall_on_the_other_side(shared_data):
+    for name in ("sk_astronaut.png", "mpl_grace_hopper.jpg", "skl_flower.jpg", "gr_cheetah.jpg"):
+        photo = read_image(shared_data / "image" / name)
+        assert STAGE.reject_reason(row_of(photo)) is None, name
+        for tint in TINTS.values():
+            row = row_of(tint(gray_of(photo)).astype(np.uint8))
+            assert STAGE.reject_reason(row) == "untinted_colorfulness_below_min", name
