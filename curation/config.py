@@ -326,6 +326,8 @@ def _rule(
             found.append(f"{kind}.{part}")
         elif isinstance(part, Mapping) and len(part) == 1 and next(iter(part)) in ("any_of", "all_of"):
             ((key, inner),) = part.items()
+            if inner == []:
+                problems.add(where, f"{key} is empty")
             found.append(_rule(kind, inner, "any" if key == "any_of" else "all", known, used, problems))
         else:
             problems.unknown(where, str(part), known)

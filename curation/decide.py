@@ -83,6 +83,46 @@ def steps_of(rule: Rule) -> Iterator[Step]:
             yield from steps_of(part)
 
 
+def any_ofs_of(rule: Rule) -> Iterator[AnyOf]:
+    """Every `any_of` in a rule, the outer before the inner."""
+    if isinstance(rule, Step):
+        return
+    if isinstance(rule, AnyOf):
+        yield rule
+    for part in rule.rules:
+        yield from any_ofs_of(part)
+
+
+def passed_by(rule: Rule, rows: Rows) -> Iterator[tuple[AnyOf, Rule]]:
+    """Each `any_of` that let a sample through, with its branch that did; the outer before the inner.
+
+    What stands behind a rejection is not looked at, as in `decide`.
+    """
+    if isinstance(rule, Step):
+        return
+    for part in rule.rules:
+        outcome = decide(part, rows).outcome
+        if isinstance(rule, AnyOf):
+            if outcome is Outcome.KEPT:
+                yield rule, part
+                yield from passed_by(part, rows)
+            if outcome in (Outcome.KEPT, Outcome.PENDING):
+                return
+        else:
+            yield from passed_by(part, rows)
+            if outcome is not Outcome.KEPT:
+                return
+
+
+def describe_rule(rule: Rule, *, nested: bool = False) -> str:
+    """A rule as people write it: resolution then (aesthetic or (color then text))."""
+    if isinstance(rule, Step):
+        return rule.name
+    words = [describe_rule(part, nested=True) for part in rule.rules]
+    joined = (" then " if isinstance(rule, AllOf) else " or ").join(words)
+    return f"({joined})" if nested and len(words) > 1 else joined
+
+
 def decide(rule: Rule, rows: Rows) -> Verdict:
     """How a sample with these rows stands under this rule."""
     if isinstance(rule, Step):

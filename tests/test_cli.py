@@ -165,6 +165,23 @@ def test_explain_tells_why(finished: tuple[Path, Path, str], tmp_path: Path) -> 
     assert "there is no source or sample" in curation("explain", "nobody.jpg", "-c", config, code=2)
 
 
+def test_branches_of_the_rule_are_counted_and_named(finished: tuple[Path, Path, str], tmp_path: Path) -> None:
+    """At 9.9 no score suffices, so photos come by color and text; at 0 all come by their score."""
+    config, output, said = finished
+    assert re.search(r"aesthetic or \(color then text\) +aesthetic +0\n", said)
+    assert re.search(r"color then text +3\n", said)
+    assert "kept by color then text, of aesthetic or" in curation("explain", "photo1.jpg", "-c", config)
+    assert "kept by" not in curation("explain", "gray.jpg", "-c", config)
+    assert "color then text kept 3" in (output / "shards/small/README.md").read_text()
+    assert '<td class="left">color then text</td><td>3</td>' in (output / "report/index.html").read_text()
+    low = ("-c", config, "--set", "images.aesthetic.min_score=0.0")
+    assert re.search(r" aesthetic +4\n", curation("status", *low))
+    assert "kept by aesthetic, of" in curation("explain", "photo1.jpg", *low)
+    curation("table", *low, "--to", tmp_path / "t.parquet")
+    rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    assert [row["kept_by"] for row in rows if row["kind"] == "image"].count("aesthetic") == 4
+
+
 def test_status_and_report_come_from_the_ledger_alone(finished: tuple[Path, Path, str]) -> None:
     config, output, _ = finished
     assert "image sources   6     3" in curation("status", "-c", config)

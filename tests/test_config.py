@@ -76,6 +76,10 @@ def test_malformed_rules_are_refused(filters: Any) -> None:
     assert "images.filters" in problems(minimal(images={"filters": filters}))
 
 
+def test_branch_without_a_stage_is_refused() -> None:
+    assert "images.filters: any_of is empty" in problems(minimal(images={"filters": [{"any_of": []}]}))
+
+
 def test_missing_settings_are_named() -> None:
     message = problems({"images": {"filters": []}, "shards": {}})
     assert "name: is required" in message

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.decide import AllOf, AnyOf, Rule, Step, decide, steps_of
+from curation.decide import AllOf, AnyOf, Rule, Step, any_ofs_of, decide, describe_rule, passed_by, steps_of
 from curation.records import Outcome, Row
 from stages.aesthetic import AestheticConfig, AestheticStage
 from stages.color import ColorConfig, ColorStage
@@ -25,8 +25,8 @@ EMU3 = AllOf((RESOLUTION, AnyOf((AESTHETIC, AllOf((COLOR, TEXT))))))
 BIG = Row("s", {"width": 512, "height": 512})
 UGLY = Row("s", {"aesthetic_score": 5.49})
 NICE = Row("s", {"aesthetic_score": 5.5})
-COLORFUL = Row("s", {"colorfulness": 5.0})
-GRAY = Row("s", {"colorfulness": 0.0})
+COLORFUL = Row("s", {"colorfulness": 5.0, "untinted_colorfulness": 6.0})
+GRAY = Row("s", {"colorfulness": 0.0, "untinted_colorfulness": 0.0})
 PLAIN = Row("s", {"text_coverage": 0.1})
 WORDY = Row("s", {"text_coverage": 0.11})
 BROKEN = Row("s", {}, "DecodeError", "gone")
@@ -121,3 +121,32 @@ def test_measuring_what_is_needed_ends_in_a_verdict(rule: Rule, good: set[str]) 
 @pytest.mark.parametrize("rule", [EMU3])
 def test_steps_come_in_the_order_of_the_rule(rule: Rule) -> None:
     assert [step.key for step in steps_of(rule)] == ["resolution", "aesthetic", "color", "text"]
+
+
+def passages(rule: Rule, **rows: Row) -> list[str]:
+    return [describe_rule(part) for _, part in passed_by(rule, rows)]
+
+
+def test_branch_that_kept_a_sample_is_named() -> None:
+    assert passages(EMU3, resolution=BIG, aesthetic=NICE) == ["aesthetic"]
+    assert passages(EMU3, resolution=BIG, aesthetic=UGLY, color=COLORFUL, text=PLAIN) == ["color then text"]
+    assert passages(EMU3, resolution=BIG, aesthetic=UGLY, color=COLORFUL, text=WORDY) == []
+    assert passages(EMU3, resolution=BIG, aesthetic=UGLY, color=COLORFUL) == []
+    assert passages(EMU3, resolution=BAD["resolution"], aesthetic=NICE) == []
+
+
+def test_nested_branches_are_all_named() -> None:
+    rule = AnyOf((AESTHETIC, AllOf((RESOLUTION, AnyOf((COLOR, TEXT))))))
+    rows = {"aesthetic": UGLY, "resolution": BIG, "color": GRAY, "text": PLAIN}
+    assert passages(rule, **rows) == ["resolution then (color or text)", "text"]
+    assert [describe_rule(part) for part in any_ofs_of(rule)] == [describe_rule(rule), "color or text"]
+
+
+@given(RULES, st.sets(st.sampled_from([step.key for step in STEPS])))
+def test_what_kept_a_sample_keeps_it(rule: Rule, good: set[str]) -> None:
+    rows = {key: GOOD[key] if key in good else BAD[key] for key in GOOD}
+    for any_of, part in passed_by(rule, rows):
+        assert part in any_of.rules
+        assert holds(part, good)
+    if isinstance(rule, AnyOf):
+        assert bool(list(passed_by(rule, rows))) == holds(rule, good)

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from curation.decide import Step, decide
+from curation.decide import Step, any_ofs_of, decide, describe_rule, passed_by
 from curation.errors import LedgerError
 from curation.judge import JudgedSample, JudgedSource, walk
 from curation.ledger import Ledger
@@ -52,6 +52,8 @@ class Books:
     reasons: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """(kind, step, reason) of rejected and failed samples."""
     steps: dict[str, StepBooks] = field(default_factory=dict)
+    kept_by: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
+    """(kind, `any_of` as people write it) -> branch -> samples that it let through."""
     failures: list[Failure] = field(default_factory=list)
     num_failures: int = 0
 
@@ -97,7 +99,14 @@ class _Keeper:
         self._pipeline = pipeline
         self._seen: set[str] = set()
         self._splitters = {branch.splitter.key for branch in pipeline.branches.values() if branch.splitter}
-        self.books = Books(steps={step.key: StepBooks(step.key) for step in pipeline.steps()})
+        self.books = Books(
+            steps={step.key: StepBooks(step.key) for step in pipeline.steps()},
+            kept_by={
+                (f"{kind}s", describe_rule(rule)): {describe_rule(part): 0 for part in rule.rules}
+                for kind, branch in pipeline.branches.items()
+                for rule in any_ofs_of(branch.rule)
+            },
+        )
 
     def take(self, judged: JudgedSource) -> None:
         source = judged.source
@@ -107,6 +116,8 @@ class _Keeper:
             self._source_failure(judged)
         for sample in judged.samples:
             self._count_steps(sample)
+            for rule, part in passed_by(self._pipeline.branches[source.kind].rule, sample.rows):
+                self.books.kept_by[f"{source.kind}s", describe_rule(rule)][describe_rule(part)] += 1
             for leaf in sample.leaves():
                 self._leaf(judged, sample, leaf)
 

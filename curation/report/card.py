@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
+from curation.decide import describe_rule
 from curation.pipeline import Pipeline
 from curation.report.books import Books
 from curation.report.funnel import untrained_notice
-from curation.report.page import describe_rule
 
 
 def render_card(pipeline: Pipeline, books: Books, written: Any) -> str:
@@ -42,6 +42,7 @@ def render_card(pipeline: Pipeline, books: Books, written: Any) -> str:
         "and tokenized images and clips for next-token training, in the format of Emu3 (arXiv 2409.18869).",
         "## How it was made",
         "\n".join(f"- {kind}s: {describe_rule(branch.rule)}" for kind, branch in pipeline.branches.items()),
+        _branches(books),
         _outcomes(books),
         "## Thresholds and reasons",
         _steps(pipeline, books),
@@ -68,6 +69,13 @@ def _license(name: str) -> dict[str, str]:
         {"license": name}
         if re.fullmatch(r"[a-z0-9.-]+", name)
         else {"license": "other", "license_name": name}
+    )
+
+
+def _branches(books: Books) -> str:
+    return "\n".join(
+        f"- of {rule}: " + ", ".join(f"{branch} kept {number}" for branch, number in counts.items())
+        for (_, rule), counts in books.kept_by.items()
     )
 
 

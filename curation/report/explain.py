@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from curation.decide import describe_rule, passed_by
 from curation.errors import ConfigError
 from curation.ingest.place import place_of
 from curation.judge import JudgedSample, JudgedSource, walk
@@ -32,6 +33,8 @@ def explain(console: Console, ledger: Ledger, pipeline: Pipeline, wanted: str) -
     _print_source(console, source)
     for sample in samples or source.samples:
         _print_sample(console, pipeline, sample, "")
+        for rule, part in passed_by(pipeline.branches[source.source.kind].rule, sample.rows):
+            console.print(f"  kept by {describe_rule(part)}, of {describe_rule(rule)}", highlight=False)
 
 
 def is_source(judged: JudgedSource, wanted: str) -> bool:

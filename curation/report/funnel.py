@@ -27,6 +27,8 @@ def print_funnel(console: Console, pipeline: Pipeline, books: Books) -> None:
         console.print(f"[bold red]{notice}[/]")
     console.print(_outcome_table(books))
     console.print(_step_table(pipeline, books))
+    if books.kept_by:
+        console.print(_branch_table(books))
     for failure in books.failures[:10]:
         console.print(
             f"[red]failed[/] {failure.uri} at {failure.step}: {failure.error_type}: {failure.error}",
@@ -56,4 +58,15 @@ def _step_table(pipeline: Pipeline, books: Books) -> Table:
         reasons = ", ".join(f"{reason} {number}" for reason, number in counts.reasons.most_common())
         numbers = (counts.measured, *(counts.outcomes[outcome] for outcome in OUTCOMES[:3]))
         table.add_row(step, *(str(number) for number in numbers), reasons)
+    return table
+
+
+def _branch_table(books: Books) -> Table:
+    table = Table(title="Branches", title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for name in ("of", "rule", "branch"):
+        table.add_column(name)
+    table.add_column("kept", justify="right")
+    for (kind, rule), counts in books.kept_by.items():
+        for branch, number in counts.items():
+            table.add_row(kind, rule, branch, str(number))
     return table

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from curation.decide import AllOf, Rule, Step
+from curation.decide import Step, describe_rule
 from curation.judge import JudgedSample, JudgedSource, walk
 from curation.ledger import Ledger
 from curation.pipeline import Pipeline
@@ -58,6 +58,7 @@ def render_page(ledger: Ledger, pipeline: Pipeline, books: Books, run: dict[str,
         outcomes=[outcome.value for outcome in OUTCOMES],
         branches=[(f"{kind}s", describe_rule(branch.rule)) for kind, branch in pipeline.branches.items()],
         steps=[(key, books.steps[key], _thresholds(step)) for key, step in steps.items()],
+        kept_by=books.kept_by,
         widest=max((counts.measured for counts in books.steps.values()), default=0) or 1,
         failures=books.failures,
         num_failures=books.num_failures,
@@ -71,15 +72,6 @@ def render_page(ledger: Ledger, pipeline: Pipeline, books: Books, run: dict[str,
         models=pipeline.models,
         run=run,
     )
-
-
-def describe_rule(rule: Rule, *, nested: bool = False) -> str:
-    """A rule as people write it: resolution, then (aesthetic or (color and text))."""
-    if isinstance(rule, Step):
-        return rule.name
-    words = [describe_rule(part, nested=True) for part in rule.rules]
-    joined = (" then " if isinstance(rule, AllOf) else " or ").join(words)
-    return f"({joined})" if nested and len(words) > 1 else joined
 
 
 def _thresholds(step: Step) -> list[str]:

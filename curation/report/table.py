@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation.decide import Verdict
+from curation.decide import Rule, Verdict, describe_rule, passed_by
 from curation.judge import JudgedSample, JudgedSource, walk
 from curation.ledger import BIG_COLUMNS, Ledger
 from curation.pipeline import Pipeline
@@ -24,6 +24,7 @@ _OWN = pa.schema(
         ("outcome", pa.string()),
         ("reason", pa.string()),
         ("stage", pa.string()),
+        ("kept_by", pa.string()),
     ]
 )
 
@@ -32,7 +33,9 @@ def flat_table(ledger: Ledger, pipeline: Pipeline, source_ids: frozenset[str] | 
     """The table; `level` is source, sample or window. Pixels and codes are left out.
 
     What sources carry stands in columns of its own names, at the end; with `carried_` before names that
-    are taken.
+    are taken. `kept_by` names the branch of each `any_of` that let a sample
+    through.
+
     `source_ids` limits it to these sources.
     """
     schema = _schema(pipeline)
@@ -41,7 +44,8 @@ def flat_table(ledger: Ledger, pipeline: Pipeline, source_ids: frozenset[str] | 
     for _, judged in walk(ledger, pipeline):
         for source in judged:
             if source_ids is None or source.source.source_id in source_ids:
-                rows = _records(source)
+                branch = pipeline.branches.get(source.source.kind)
+                rows = _records(source, branch.rule if branch else None)
                 carried.add(source.source, len(rows))
                 records += rows
     return carried.append_to(pa.Table.from_pylist(records, schema=schema))
@@ -56,14 +60,16 @@ def _schema(pipeline: Pipeline) -> pa.Schema:
     return pa.schema(list(fields.values()))
 
 
-def _records(judged: JudgedSource) -> list[dict[str, Any]]:
+def _records(judged: JudgedSource, rule: Rule | None) -> list[dict[str, Any]]:
     source = source_record(judged.source)
     error = {"error_type": judged.verdict.reason if judged.error else None, "error": judged.error}
     records = [{**source, **error, "level": "source", **_verdict(judged.verdict)}]
     for sample in judged.samples:
-        records.append({**source, **_sample(sample, "sample", None)})
+        parts = [describe_rule(part) for _, part in passed_by(rule, sample.rows)] if rule else []
+        kept_by = {"kept_by": ", ".join(parts) or None}
+        records.append({**source, **_sample(sample, "sample", None), **kept_by})
         for window in sample.windows:
-            records.append({**source, **_sample(window, "window", sample.sample.sample_id)})
+            records.append({**source, **_sample(window, "window", sample.sample.sample_id), **kept_by})
     return records
 
 
