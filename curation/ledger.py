@@ -23,7 +23,7 @@ from curation.storage.base import ABSENT
 _UNIT_FILE = re.compile(r"unit-(\d{6,})\.parquet$")
 _MAX_CONFLICTS = 20
 
-BIG_COLUMNS = frozenset({"codes", "thumbnail"})
+BIG_COLUMNS = frozenset({"codes", "embedding", "thumbnail"})
 """Columns that no decision needs, left out unless asked for."""
 
 
@@ -115,7 +115,6 @@ class Ledger:
 
 
 def _parse(data: bytes, key: str, *, with_big: bool) -> list[Row]:
-    table = tables.from_bytes(data, key)
-    if not with_big:
-        table = table.drop_columns([name for name in table.column_names if name in BIG_COLUMNS])
-    return tables.table_to_rows(table)
+    return tables.table_to_rows(
+        tables.from_bytes(data, key, without=frozenset() if with_big else BIG_COLUMNS)
+    )

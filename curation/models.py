@@ -56,7 +56,10 @@ def fetch(ref: ModelRef, revision: str) -> Path:
         return _download(ref.name, revision)
     local = _local_path(ref)
     if local is None:
-        return _hub_files(ref, revision)
+        path = _hub_files(ref, revision)
+        if ref.sha256 is not None:
+            _checked(ref, _digest(path))
+        return path
     if _digest(local) != revision:
         raise ConfigError(f"{ref.name} differs from the one that this run was planned with")
     return local

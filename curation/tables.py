@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
@@ -64,17 +64,19 @@ def to_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def from_bytes(data: bytes, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The table in a Parquet object.
+def from_bytes(data: bytes, name: str, *, without: Collection[str] = ()) -> pa.Table:
+    """The table in a Parquet object; columns named in `without` are not decoded.
 
     Raises:
-        LedgerError: `name` is not a Parquet object, or lacks a column.
+        LedgerError: `name` is not a Parquet object.
     """
     try:
         # On this thread: unit files are small, and a process that ends while Arrow's readers are still
         # about is aborted by the C++ runtime now and then.
-        return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(columns, use_threads=False)
-    except (pa.ArrowException, OSError, KeyError) as error:
+        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+        wanted = [column for column in file.schema_arrow.names if column not in without]
+        return file.read(wanted, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
         raise LedgerError(f"{name} is damaged: {error}") from error
 
 

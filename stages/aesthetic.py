@@ -1,11 +1,13 @@
 """Drops pictures that people would not like to look at, by the LAION aesthetic predictor.
 
 CLIP ViT-L/14 with QuickGELU (without it scores are off by 0.6) embeds a frame; a small head on the
-L2-normalised embedding gives a score of about 1..10.
+L2-normalised embedding gives a score of about 1..10. The embedding is kept for stages that look for
+similar samples. A score that came with the source (LAION-aesthetics, DataComp) can be taken instead.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,9 +17,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from curation.errors import ConfigError
+from curation.errors import ConfigError, UnsupportedMediaError
 from curation.models import STAND_IN, fetch
-from curation.records import Sample, SampleKind
+from curation.records import Sample, SampleKind, Source
 from curation.stage import KeepMin, Media, ModelRef, Setup, Stage, StageConfig, View
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ _LAION_HEAD = (
 _LAION_HEAD_SHA256 = "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0"
 
 
+SHA256 = "^[0-9a-f]{64}$"
+
+
 class AestheticConfig(StageConfig):
     """Settings of the aesthetic filter. Emu3: at least 5.5 for images, at least 5 for clips."""
 
@@ -39,15 +44,21 @@ class AestheticConfig(StageConfig):
     model: str = "ViT-L-14-quickgelu"
     """open_clip architecture."""
     weights: str = "timm/vit_large_patch14_clip_224.openai"
-    """Weights of CLIP: hub name, file, or `stand-in` for a tiny untrained model."""
+    """Weights of CLIP: hub name, file, URL, or `stand-in` for a tiny untrained model."""
     revision: str | None = None
     """Revision of the hub name; its newest by default."""
+    weights_sha256: Annotated[str, Field(pattern=SHA256)] | None = None
+    """sha256 that the file of CLIP's weights must have; a URL needs it."""
     head: str = _LAION_HEAD
-    """LAION head, .pth: file, URL, or `stand-in` with stand-in weights."""
-    head_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = _LAION_HEAD_SHA256
-    """sha256 that the head's file must have; null does not check a file."""
+    """LAION head, .pth: hub name, file, URL, or `stand-in` with stand-in weights."""
+    head_file: str | None = None
+    """Name of the head's file, where `head` is a hub name or a folder."""
+    head_sha256: Annotated[str, Field(pattern=SHA256)] | None = _LAION_HEAD_SHA256
+    """sha256 that the head's file must have; null does not check it, but a URL needs it."""
     num_frames: Annotated[int, Field(ge=1, le=64)] = 3
     """Frames of a clip, at the centers of equal parts: 1/6, 1/2, 5/6 for three."""
+    from_column: Annotated[str, Field(min_length=1)] | None = None
+    """Take the score that came with the source under this name, run no model; without it a sample fails."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> AestheticConfig:
@@ -62,25 +73,56 @@ class AestheticStage(Stage[AestheticConfig]):
     Columns:
         aesthetic_score: The least of `aesthetic_scores`, about 1..10.
         aesthetic_scores: One score per frame.
+        embedding: CLIP's L2-normalised embedding, little-endian float16; of a clip, the normalised mean over
+            its frames. Null where the score came with the source.
     """
 
     name = "aesthetic"
-    columns = {"aesthetic_score": pa.float32(), "aesthetic_scores": pa.list_(pa.float32())}
+    columns = {
+        "aesthetic_score": pa.float32(),
+        "aesthetic_scores": pa.list_(pa.float32()),
+        "embedding": pa.binary(),
+    }
     uses_gpu = True
     Config = AestheticConfig
 
-    def view(self, kind: SampleKind) -> View:
+    def view(self, kind: SampleKind) -> View | None:
+        if self.config.from_column is not None:
+            return None
         return View() if kind == "image" else View(count=self.config.num_frames, short_side=256)
 
     def models(self) -> Sequence[ModelRef]:
         config = self.config
+        if config.from_column is not None:
+            return ()
         is_stand_in = config.weights == STAND_IN
-        return (
-            ModelRef("clip", config.weights, config.revision, file=_OPEN_CLIP_FILE, stand_in=is_stand_in),
-            ModelRef("head", config.head, sha256=config.head_sha256, stand_in=is_stand_in),
+        clip = ModelRef(
+            "clip",
+            config.weights,
+            config.revision,
+            file=_OPEN_CLIP_FILE,
+            sha256=config.weights_sha256,
+            stand_in=is_stand_in,
         )
+        head = ModelRef(
+            "head", config.head, file=config.head_file, sha256=config.head_sha256, stand_in=is_stand_in
+        )
+        return clip, head
+
+    def measure_settings(self) -> dict[str, Any]:
+        """A score that came with the source depends on its name alone, a measured one not on any name."""
+        column = self.config.from_column
+        settings = super().measure_settings()
+        del settings["from_column"]
+        return settings if column is None else {"from_column": column}
+
+    @classmethod
+    def placement_settings(cls) -> set[str]:
+        return {"weights_sha256", "head_sha256", "head_file"}
 
     def setup(self, setup: Setup) -> None:
+        if self.config.from_column is not None:
+            return
         if self.config.weights == STAND_IN:
             self._scorer = _stand_in_scorer(setup.device)
             return
@@ -88,36 +130,74 @@ class AestheticStage(Stage[AestheticConfig]):
         self._scorer = Scorer(load_clip(self.config.model, clip), load_head(head), setup.device)
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
-        scores = self._scorer.scores([frame for item in media for frame in item.pixels])
+        if self.config.from_column is not None:
+            return [_carried_row(item.source, self.config.from_column) for item in media]
+        embeddings = self._scorer.embed([frame for item in media for frame in item.pixels])
+        scores = self._scorer.scores(embeddings)
         rows, start = [], 0
         for item in media:
-            own = scores[start : start + len(item.pixels)]
-            start += len(item.pixels)
-            rows.append({"aesthetic_score": min(own), "aesthetic_scores": own})
+            part = slice(start, start + len(item.pixels))
+            start = part.stop
+            mean = embeddings[part].mean(axis=0, dtype=np.float64)
+            embedding = (mean / np.linalg.norm(mean)).astype("<f2").tobytes()
+            own = scores[part]
+            rows.append({"aesthetic_score": min(own), "aesthetic_scores": own, "embedding": embedding})
         return rows
+
+
+def _carried_row(source: Source, column: str) -> dict[str, Any]:
+    """Raises UnsupportedMediaError: the source came without such a number."""
+    value = source.carried.get(column)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        there = ", ".join(sorted(source.carried)) or "nothing"
+        what = "no" if value is None else f"{value!r} as its"
+        raise UnsupportedMediaError(f"came with {what} {column!r}, so there is no score (it carries {there})")
+    return {"aesthetic_score": float(value), "aesthetic_scores": [float(value)], "embedding": None}
+
+
+MAX_BATCH = 64
+"""Frames in a GPU's first batch."""
 
 
 class Scorer:
     """CLIP's image tower and a head on it."""
 
-    def __init__(self, clip: torch.nn.Module, head: torch.nn.Module, device: str) -> None:
+    def __init__(
+        self, clip: torch.nn.Module, head: torch.nn.Module, device: str, batch_size: int | None = None
+    ) -> None:
+        """`batch_size` is where the search for one that fits begins."""
         from open_clip import image_transform
 
         self._clip = clip.eval().to(device)
-        self._head = head.eval().to(device)
+        self._head = head.eval()  # on the CPU, where float32 is exact and the embeddings go anyway
         self._device = device
         self.preprocess = image_transform(224, is_train=False)
         # On a CPU a batch is no faster, and a score must not depend on its neighbors in one.
-        self._batch_size = 64 if device == "cuda" else 1
+        self.batch_size = batch_size or (MAX_BATCH if device == "cuda" else 1)
 
-    def scores(self, frames: Sequence[NDArray[np.uint8]]) -> list[float]:
-        """One score per [H, W, 3] uint8 RGB frame."""
-        found: list[float] = []
-        for start in range(0, len(frames), self._batch_size):
-            found += self._batch(frames[start : start + self._batch_size])
-        return found
+    def embed(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """L2-normalised embeddings [N, D] of [H, W, 3] uint8 RGB frames.
 
-    def _batch(self, frames: Sequence[NDArray[np.uint8]]) -> list[float]:
+        A batch that does not fit into the GPU's memory is halved, and later ones start from there.
+        """
+        import torch
+
+        found: list[NDArray[np.float32]] = []
+        start = 0
+        while start < len(frames):
+            batch = frames[start : start + self.batch_size]
+            try:
+                found.append(self._embed(batch))
+            except torch.cuda.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                self.batch_size = len(batch) // 2
+                torch.cuda.empty_cache()
+            else:
+                start += len(batch)
+        return np.concatenate(found)
+
+    def _embed(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         import torch
         from PIL import Image
 
@@ -127,10 +207,15 @@ class Scorer:
             pixels = pixels.pin_memory().to(self._device, non_blocking=True)
         with torch.inference_mode(), torch.autocast(self._device, torch.bfloat16, enabled=on_gpu):
             embedding = self._clip.encode_image(pixels)  # type: ignore[operator]
+        return np.asarray(torch.nn.functional.normalize(embedding.float(), dim=-1).cpu().numpy(), np.float32)
+
+    def scores(self, embeddings: NDArray[np.float32]) -> list[float]:
+        """One score per L2-normalised embedding, [N, D]."""
+        import torch
+
+        # One by one, or a score would depend on its neighbors in the last bit; the head is tiny.
         with torch.inference_mode():
-            embedding = torch.nn.functional.normalize(embedding.float(), dim=-1)
-            scores: list[float] = self._head(embedding).squeeze(-1).tolist()
-        return scores
+            return [float(self._head(torch.from_numpy(row))) for row in embeddings]
 
 
 def load_clip(model: str, weights: Path) -> torch.nn.Module:
@@ -149,6 +234,8 @@ def load_head(path: Path) -> torch.nn.Module:
     """
     import torch
 
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: name the head's file in it by head_file")
     state = torch.load(path, map_location="cpu", weights_only=True)
     head: torch.nn.Module
     if "layers.0.weight" in state:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import hypothesis
@@ -218,8 +219,8 @@ import json, sys
 from curation.errors import CurationError
 from curation.models import fetch, resolve_revision
 from curation.stage import ModelRef
-name, revision, file, then_fetch = json.loads(sys.argv[1])
-ref = ModelRef("tokenizer", name, revision, file)
+name, revision, file, then_fetch, sha256 = json.loads(sys.argv[1])
+ref = ModelRef("tokenizer", name, revision, file, sha256)
 try:
     found = resolve_revision(ref)
     print(json.dumps([found, str(fetch(ref, found)) if then_fetch else None]))
@@ -249,11 +250,12 @@ class TestHub:
         revision: str | None = None,
         file: str | None = None,
         then_fetch: bool = False,
+        sha256: str | None = None,
         **env: str,
     ) -> list[str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         done = subprocess.run(
-            [sys.executable, "-c", ASK, json.dumps([name, revision, file, then_fetch])],
+            [sys.executable, "-c", ASK, json.dumps([name, revision, file, then_fetch, sha256])],
             env={**kept, "HF_HOME": str(home), "no_proxy": "127.0.0.1", **env},
             capture_output=True,
             text=True,
@@ -290,6 +292,13 @@ class TestHub:
     def test_offline_finds_one_file_in_the_cache(self, home: Path) -> None:
         found = self.ask(home, file="config.json", then_fetch=True, HF_HUB_OFFLINE="1")
         assert found == [COMMIT, str(home / f"hub/models--org--name/snapshots/{COMMIT}/config.json")]
+
+    def test_file_must_have_the_sha256_that_is_pinned(self, home: Path) -> None:
+        ask = partial(self.ask, home, file="config.json", then_fetch=True, HF_HUB_OFFLINE="1")
+        assert ask(sha256=sha256(b"{}"))[0] == COMMIT
+        kind, message = ask(sha256="0" * 64)
+        assert kind == "ConfigError"
+        assert f"sha256 {sha256(b'{}')}, the configuration says {'0' * 64}" in message
 
     def test_offline_and_not_in_the_cache(self, home: Path) -> None:
         kind, message = self.ask(home, file="weights.bin", then_fetch=True, HF_HUB_OFFLINE="1")

@@ -17,8 +17,8 @@ from curation.errors import ConfigError, DecodeError
 from curation.measure import isolate
 from curation.media.image import read_image
 from curation.models import resolve_revision
-from curation.stage import Setup, View
-from generated import a_sample, expected, measured, media_of, no_models, raises, texture
+from curation.stage import Media, Setup, View
+from generated import a_sample, a_source, expected, measured, media_of, no_models, raises, texture
 from stages.aesthetic import AestheticConfig, AestheticStage, Scorer, load_head
 
 # OpenAI CLIP, clip/clip.py, _transform.
@@ -160,7 +160,7 @@ def test_laions_own_scores(shared_data):
             embedding = np.load(folder / f"{tower}_embeddings/rating{rating}.npy").astype(np.float32)
             with torch.inference_mode():
                 found.append(float(head(torch.from_numpy(embedding.reshape(-1)))))
-        assert found == pytest.approx(scores, abs=1e-4), name
+        assert found == pytest.approx(scores, abs=1e-5), name
         assert found == sorted(set(found))
 
 
@@ -198,6 +198,23 @@ def test_a_score_is_the_head_on_the_normalised_embedding(real_parts):
         assert score == pytest.approx(mlp_by_hand(state, embedding / np.linalg.norm(embedding)), abs=1e-3)
     assert row["aesthetic_score"] == min(row["aesthetic_scores"])
     assert np.ptp(row["aesthetic_scores"]) > 0.02  # or the tolerance would hide a mix-up
+
+
+def test_an_embedding_is_kept_as_float16(real_parts):
+    """Against open_clip's own, on OpenAI's preprocessing; a clip's is the mean direction of its frames."""
+    folder, clip, _ = real_parts
+    frames = [texture(224, 300, seed=seed) for seed in range(3)]
+    with torch.inference_mode():
+        pixels = torch.from_numpy(np.stack([preprocessed(frame) for frame in frames]).astype(np.float32))
+        known = clip.encode_image(pixels).numpy().astype(np.float64)
+    known /= np.linalg.norm(known, axis=1, keepdims=True)
+    mean = known.mean(axis=0) / np.linalg.norm(known.mean(axis=0))
+    stage = stage_on(folder)
+    for media, expect in ((frames[:1], known[0]), (frames[1:2], known[1]), (frames, mean)):
+        (row,) = measured(stage, media_of(media))
+        found = np.frombuffer(row["embedding"], "<f2")
+        assert found.shape == (16,)
+        assert np.abs(found - expect).max() < 1e-3
 
 
 def test_other_weights_give_other_scores(real_parts, tmp_path):
@@ -275,6 +292,88 @@ def test_the_stand_in_is_seeded_and_leaves_other_dice_alone(stand_in):
     assert measured(again, media) == measured(stand_in, media)
 
 
+class CrampedTower(torch.nn.Module):
+    """Embeds a picture as its mean color; runs out of memory, as CUDA says it, on more than `limit`."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit, self.sizes = limit, []
+
+    def encode_image(self, pixels):
+        self.sizes.append(len(pixels))
+        if len(pixels) > self.limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return pixels.mean(dim=(2, 3))
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered():
+    frames = [texture(224, 224, seed=seed) for seed in range(11)]
+    tower = CrampedTower(limit=3)
+    scorer = Scorer(tower, torch.nn.Identity(), "cpu", batch_size=8)
+    found = scorer.embed(frames)
+    assert tower.sizes == [8, 4, 2, 2, 2, 2, 2, 1]
+    assert scorer.batch_size == 2
+    assert np.array_equal(found, Scorer(CrampedTower(limit=1), torch.nn.Identity(), "cpu").embed(frames))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        Scorer(CrampedTower(limit=0), torch.nn.Identity(), "cpu", batch_size=8).embed(frames)
+
+
+# Scores that came with the source
+
+
+def carrying(**carried):
+    return Media(a_source(kind="image", carried=carried), np.empty((0, 0, 0, 3), np.uint8), np.empty(0))
+
+
+def test_a_score_that_came_with_the_source_is_taken_and_no_model_is_needed():
+    stage = AestheticStage(AestheticConfig(from_column="laion_score", min_score=5.5))
+    assert stage.models() == ()
+    assert (stage.view("image"), stage.view("clip")) == (None, None)
+    stage.setup(no_models())
+    rows = measured(stage, carrying(laion_score=6.25, other=1.0), carrying(laion_score=5))
+    assert [row["aesthetic_score"] for row in rows] == [6.25, 5.0]
+    assert rows[0] == {"aesthetic_score": 6.25, "aesthetic_scores": [6.25], "embedding": None}
+    assert [stage.reject_reason(row) for row in rows] == [None, "aesthetic_score_below_min"]
+
+
+@pytest.mark.parametrize("carried", [{}, {"score": "good"}, {"score": True}, {"score": float("nan")}])
+def test_a_sample_without_that_score_is_failed(carried):
+    stage = AestheticStage(AestheticConfig(from_column="score"))
+    samples, media = [a_sample(0), a_sample(1, 2)], [carrying(score=7.0), carrying(caption="x", **carried)]
+    good, bad = isolate(stage, samples, lambda sample, _: media[samples.index(sample)])
+    assert good.values["aesthetic_score"] == 7.0
+    assert bad.error_type == "UnsupportedMediaError"
+    assert "'score'" in bad.error
+    assert "caption" in bad.error
+
+
+def test_taken_scores_are_filed_apart_from_measured_ones_and_by_their_name_alone():
+    measured_settings = AestheticStage(AestheticConfig()).measure_settings()
+    taken = AestheticStage(AestheticConfig(from_column="a")).measure_settings()
+    assert "from_column" not in measured_settings
+    assert taken == {"from_column": "a"}
+    assert taken == AestheticStage(AestheticConfig(from_column="a", num_frames=5)).measure_settings()
+
+
+def test_a_head_in_a_folder_is_named_by_its_file(real_parts):
+    folder, _, _ = real_parts
+    media = media_of([texture(224, 224)])
+    config = stage_on(folder).config.model_dump() | {"head": str(folder)}
+    with pytest.raises(ConfigError, match="head_file"):
+        load_head(folder)
+    stage = AestheticStage(AestheticConfig(**config | {"head_file": "head.pth"}))
+    stage.setup(Setup("cpu", {ref.role: resolve_revision(ref) for ref in stage.models()}))
+    assert measured(stage, media) == measured(stage_on(folder), media)
+
+
+def test_weights_with_another_sha256_are_refused(real_parts):
+    folder, _, _ = real_parts
+    settings = stage_on(folder).config.model_dump() | {"weights_sha256": "0" * 64}
+    (clip, _) = AestheticStage(AestheticConfig(**settings)).models()
+    with pytest.raises(ConfigError, match=r"clip: .*sha256"):
+        resolve_revision(clip)
+
+
 def test_a_stand_in_goes_with_a_stand_in_only():
     for settings in ({"weights": "stand-in"}, {"head": "stand-in"}):
         with pytest.raises(ValidationError, match="both be stand-ins or both be real"):
@@ -285,7 +384,7 @@ def test_a_stand_in_goes_with_a_stand_in_only():
     ("score", "reason"), [(5.5, None), (5.4999, "aesthetic_score_below_min"), (9.0, None)]
 )
 def test_exactly_at_the_threshold_is_kept(score, reason):
-    row = {"aesthetic_score": score, "aesthetic_scores": [score, 9.0]}
+    row = {"aesthetic_score": score, "aesthetic_scores": [score, 9.0], "embedding": b""}
     assert AestheticStage(AestheticConfig(min_score=5.5)).reject_reason(row) == reason
     assert AestheticStage(AestheticConfig(min_score=None)).reject_reason(row) is None
 
