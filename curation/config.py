@@ -19,7 +19,7 @@ from curation.errors import ConfigError
 from curation.media.decoder import DecoderName
 from curation.media.image import MAX_PIXELS
 from curation.registry import SHARDS, STAGES, load, stage_class
-from curation.stage import Splitter, Stage, StageConfig
+from curation.stage import GIVEN_COLUMNS, DatasetStage, Splitter, Stage, StageConfig
 
 
 class General(StageConfig):
@@ -303,7 +303,24 @@ def _branch(kind: str, section: Any, extra: dict[str, str], problems: _Problems)
     if splitter_name:
         key = f"{kind}.{splitter_name}"
         splitter = _choice(key, splitter_name, section.get(splitter_name), extra, problems)
+    order = [splitter, *(stages[f"{kind}.{name}"] for name in used)]
+    _check_inputs([choice for choice in order if choice], {**STAGES, **extra}, problems)
     return BranchChoice(rule, splitter, {key: choice for key, choice in stages.items() if choice})
+
+
+def _check_inputs(order: Sequence[StageChoice], registered: Mapping[str, str], problems: _Problems) -> None:
+    """A dataset-wide stage reads columns that a stage before it in the rule must measure."""
+    known = set(GIVEN_COLUMNS)
+    for choice in order:
+        chosen = choice.build()
+        for column in chosen.inputs() if isinstance(chosen, DatasetStage) else ():
+            if column not in known:
+                sources = [
+                    name for name in registered if column in stage_class(name, dict(registered)).columns
+                ]
+                hint = f"put {' or '.join(sources)} before it" if sources else "no stage has it"
+                problems.add(choice.key, f"needs the column {column}; {hint}")
+        known |= set(chosen.columns)
 
 
 def _is_filter(name: str, extra: dict[str, str]) -> bool:

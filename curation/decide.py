@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from curation.records import Outcome, Row
-from curation.stage import Stage
+from curation.stage import DatasetStage, Stage
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,16 +22,24 @@ class Step:
     Attributes:
         key: The place, such as "images.text".
         fingerprint: Names the numbers: changes when they could.
+        is_bound: Whether the fingerprint is complete. That of a dataset-wide stage is not before its
+            population is known.
     """
 
     key: str
     stage: Stage[Any]
     fingerprint: str
+    is_bound: bool = True
 
     @property
     def name(self) -> str:
         """The stage's name in the ledger."""
         return self.stage.name
+
+    @property
+    def is_dataset_wide(self) -> bool:
+        """Whether it looks at all samples at once."""
+        return isinstance(self.stage, DatasetStage)
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,13 @@ def steps_of(rule: Rule) -> Iterator[Step]:
     else:
         for part in rule.rules:
             yield from steps_of(part)
+
+
+def with_step(rule: Rule, step: Step) -> Rule:
+    """The rule with `step` in place of the one with its key."""
+    if isinstance(rule, Step):
+        return step if rule.key == step.key else rule
+    return type(rule)(tuple(with_step(part, step) for part in rule.rules))
 
 
 def any_ofs_of(rule: Rule) -> Iterator[AnyOf]:

@@ -10,9 +10,10 @@ version that was read; whoever comes second merges with what the first one wrote
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation import tables
 from curation.errors import LedgerError, WriteConflict
@@ -81,6 +82,15 @@ class Ledger:
         key = f"ledger/{stage}/{fingerprint}/{unit_name(unit)}"
         data = self.storage.read(key)
         return [] if data is None else _parse(data, key, with_big=with_big)
+
+    def columns(self, stage: str, fingerprint: str, unit: int, names: Sequence[str]) -> pa.Table | None:
+        """`sample_id` and these columns of the rows that did not fail; None where the unit has none."""
+        key = f"ledger/{stage}/{fingerprint}/{unit_name(unit)}"
+        data = self.storage.read(key)
+        if data is None:
+            return None
+        table = tables.from_bytes(data, key, only=["sample_id", "status", *names])
+        return table.filter(pc.equal(table["status"], "ok")).drop_columns(["status"])
 
     def commit(
         self,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from curation.config import BranchChoice, Config, RuleChoice, StageChoice
-from curation.decide import AllOf, AnyOf, Rule, Step, steps_of
+from curation.decide import AllOf, AnyOf, Rule, Step, steps_of, with_step
 from curation.errors import ConfigError
 from curation.models import resolve_revision
 from curation.records import Sample, SourceKind, stable_id
-from curation.stage import ModelRef
+from curation.stage import DatasetStage, ModelRef
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,13 @@ class Pipeline:
     def step_of(self, key: str) -> Step | None:
         """The step at a place of the configuration."""
         return next((step for step in self.steps() if step.key == key), None)
+
+    def with_step(self, step: Step) -> Pipeline:
+        """The pipeline with `step` in place of the one with its key, in a rule."""
+        branches = {
+            kind: replace(branch, rule=with_step(branch.rule, step)) for kind, branch in self.branches.items()
+        }
+        return replace(self, branches=branches)
 
     def windows(self, sample: Sample) -> list[Sample]:
         """What is captioned and tokenized of a kept sample: itself, or the windows of a long clip."""
@@ -140,7 +147,7 @@ class _Builder:
             sorted(stage.measure_settings().items()),
             sorted(revisions.items()),
         )
-        return Step(choice.key, stage, fingerprint)
+        return Step(choice.key, stage, fingerprint, is_bound=not isinstance(stage, DatasetStage))
 
     def _revision(self, key: str, ref: ModelRef) -> str:
         known = self._known.get((ref.name, ref.revision, ref.role))

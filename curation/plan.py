@@ -150,9 +150,10 @@ def _in_parts(
 
 
 def phase_steps(pipeline: Pipeline, phase: Phase) -> list[Step]:
-    """The steps that a pass measures: filters in one, captions and tokens of what is kept in the other."""
+    """The steps that a pass measures unit by unit: filters in one, captions and tokens in the other."""
     if phase == "filter":
-        return [step for branch in pipeline.branches.values() for step in branch_steps(branch)]
+        steps = [step for branch in pipeline.branches.values() for step in branch_steps(branch)]
+        return [step for step in steps if not step.is_dataset_wide]
     return list(steps_of(pipeline.finish)) if phase == "finish" else []
 
 

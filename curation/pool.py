@@ -120,6 +120,16 @@ class Pool:
         if self._owns_ray:
             ray.shutdown()
 
+    def use(self, pipeline: Pipeline) -> None:
+        """Work by this pipeline from the next pass on; only the binding of its steps may differ."""
+        self._pipeline = pipeline
+        for worker in list(self._idle):
+            try:
+                _result(worker.use.remote(pipeline))
+            except _Died:
+                self._idle.remove(worker)
+                self._drop_worker(worker)
+
     def do(self, tasks: list[Task]) -> Tally:
         """Do all tasks of a pass, retrying those whose worker died."""
         import ray
@@ -318,6 +328,9 @@ def _worker_class(num_gpus: float) -> Any:
     class Worker:
         def __init__(self, pipeline: Pipeline, device: Literal["cpu", "cuda"]) -> None:
             self._worker = UnitWorker(pipeline, device)
+
+        def use(self, pipeline: Pipeline) -> None:
+            self._worker.use(pipeline)
 
         def work(self, task: Task) -> Tally:
             return self._worker.work(task)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 STAGES = {
     "aesthetic": "stages.aesthetic:AestheticStage",
     "color": "stages.color:ColorStage",
+    "duplicates": "stages.duplicates:DuplicatesStage",
     "flow": "stages.flow:FlowStage",
+    "phash": "stages.phash:PhashStage",
     "resolution": "stages.resolution:ResolutionStage",
     "scenes": "stages.scenes.splitter:ScenesSplitter",
     "text": "stages.text:TextStage",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from curation import __version__
 from curation.config import Config
+from curation.dataset import Population, bind, bind_step, dataset_steps, filters_behind, measure_step
+from curation.decide import Step
 from curation.ingest.listing import list_inputs
 from curation.judge import NO_REDO, PROBE, Redo
 from curation.ledger import Ledger
@@ -28,7 +30,6 @@ from curation.select import Selection
 from curation.storage import Storage, open_storage
 from curation.watch import Watcher
 
-PHASES: tuple[Phase, ...] = ("probe", "filter", "finish")
 REPORT = "report/index.html"
 RUN = "run.json"
 _NAMED_PACKAGES: tuple[str, ...] = (
@@ -84,6 +85,11 @@ def open_pipeline(config: Config, *, accept_new_models: bool = False) -> tuple[P
         ConfigError: a model is not the one that the output was begun with.
         EnvironmentFault: a model can't be found.
     """
+    pipeline, ledger = _open_unbound(config, accept_new_models)
+    return bind(pipeline, ledger), ledger
+
+
+def _open_unbound(config: Config, accept_new_models: bool) -> tuple[Pipeline, Ledger]:
     storage = open_storage(config.general.output)
     recorded = _read_run(storage).get("models", [])
     return build_pipeline(config, recorded, accept_new_models=accept_new_models), Ledger(storage)
@@ -96,7 +102,7 @@ def run(config: Config, order: Order, watcher: Watcher) -> Result:
         CurationError: what no retry helps against; the ledger holds all that was committed before.
     """
     started = time.monotonic()
-    pipeline, ledger = open_pipeline(config, accept_new_models=order.accept_new_models)
+    pipeline, ledger = _open_unbound(config, order.accept_new_models)
     writer = load(SHARDS)(config.shards) if config.shards is not None else None
     if writer is not None:
         writer.check()
@@ -106,13 +112,13 @@ def run(config: Config, order: Order, watcher: Watcher) -> Result:
         _announce(pipeline, len(listing.sources), listing.num_ignored, watcher)
         _write_run(ledger.storage, pipeline, _read_run(ledger.storage).get("last_work"))
 
-        def plan(phase: Phase) -> list[Task]:
+        def plan(phase: Phase, pipeline: Pipeline, steps: Collection[str]) -> list[Task]:
             if phase == "probe":
                 return plan_probes(ledger, listing, config, limit=order.limit, redo=order.redo)
-            steps = order.only if order.only is not None else {step.key for step in pipeline.steps()}
-            return list(plan_pass(ledger, pipeline, phase, steps, redo=order.redo))
+            allowed = set(steps) if order.only is None else order.only & set(steps)
+            return list(plan_pass(ledger, pipeline, phase, allowed, redo=order.redo))
 
-        tally = _measure(pipeline, ledger, plan, order, watcher)
+        pipeline, tally = _measure(pipeline, ledger, plan, order, watcher)
         # A single stage leaves later ones pending; shards made then would lose samples.
         return _conclude(pipeline, ledger, None if order.only else writer, tally, time.monotonic() - started)
 
@@ -126,19 +132,55 @@ def _announce(pipeline: Pipeline, num_sources: int, num_ignored: int, watcher: W
 
 
 def _measure(
-    pipeline: Pipeline, ledger: Ledger, plan: Callable[[Phase], list[Task]], order: Order, watcher: Watcher
-) -> Tally:
-    """The passes. Ray is started by the first pass that has work, so a run without work never does."""
+    pipeline: Pipeline,
+    ledger: Ledger,
+    plan: Callable[[Phase, Pipeline, Collection[str]], list[Task]],
+    order: Order,
+    watcher: Watcher,
+) -> tuple[Pipeline, Tally]:
+    """The passes. Ray is started by the first pass that has work, so a run without work never does.
+
+    Dataset-wide steps come between the filter and the finish pass, in this process; filters that stand
+    behind one of them have a pass of their own. The pipeline comes back with those steps bound.
+    """
     from curation.pool import Pool
 
     tally = Tally()
     with Pool(pipeline, ledger, order.address, watcher) as pool:
-        for phase in PHASES:
-            tasks = plan(phase)
+
+        def do(phase: Phase, steps: Collection[str]) -> None:
+            tasks = plan(phase, pipeline, steps)
             if tasks:
                 watcher.begin(phase, sum(task.num_sources for task in tasks))
                 tally.add(pool.do(tasks))
                 watcher.end()
+
+        do("probe", ())
+        do("filter", filters_behind(pipeline, None))
+        for kind, step in dataset_steps(pipeline):
+            pipeline, population = bind_step(pipeline, ledger, kind, step)
+            pool.use(pipeline)
+            if order.only is None or step.key in order.only:
+                bound = next(found for found in pipeline.steps() if found.key == step.key)
+                tally.add(_measure_together(pipeline, ledger, bound, population, order.redo, watcher))
+            do("filter", filters_behind(pipeline, step.key))
+        do("finish", {step.key for step in pipeline.steps()})
+    return pipeline, tally
+
+
+def _measure_together(
+    pipeline: Pipeline, ledger: Ledger, step: Step, population: Population, redo: Redo, watcher: Watcher
+) -> Tally:
+    """A dataset-wide step, once everything before it has been measured."""
+    if population.num_waiting:
+        watcher.say(
+            f"{step.key} waits: {population.num_waiting} samples are not through the stages before it"
+        )
+        return Tally()
+    tally = measure_step(pipeline, ledger, step, population, redo)
+    if tally.rows[step.key]:
+        seconds = tally.seconds[step.key]
+        watcher.say(f"{step.key}: {tally.rows[step.key]} samples looked at together in {seconds:.1f} s")
     return tally
 
 
@@ -195,7 +237,7 @@ def _run_record(pipeline: Pipeline, last_work: Any) -> dict[str, Any]:
         "curation": __version__,
         "config": pipeline.config.resolved,
         "models": [asdict(model) for model in pipeline.models],
-        "fingerprints": {step.key: step.fingerprint for step in pipeline.steps()},
+        "fingerprints": {step.key: step.fingerprint for step in pipeline.steps() if step.is_bound},
         "versions": {"python": platform.python_version(), **_versions()},
         "last_work": last_work,
     }

@@ -4,6 +4,9 @@ A filter is a subclass of `Stage` in one file: its `Config`, its `columns`, the 
 it wants, `setup` (load weights, in the worker) and `measure`. Whether a sample is kept follows from
 the row and from the thresholds that `Config` marks with `KeepMin` and `KeepMax`, so a threshold can
 be moved without measuring again. `stages/color.py` is the smallest complete example.
+
+A `DatasetStage` looks at all samples at once, at what earlier stages measured of them instead of at
+pixels: `stages/duplicates.py` is an example.
 """
 
 from __future__ import annotations
@@ -54,7 +57,12 @@ class KeepMin:
     """Marks a setting as a threshold: keep while `column` >= the setting."""
 
     column: str
-    suffix: ClassVar[str] = "below_min"
+    sign: ClassVar[str] = "≥"
+
+    @property
+    def reason(self) -> str:
+        """Why a sample beyond the threshold is rejected."""
+        return f"{self.column}_below_min"
 
     def passes(self, value: float, threshold: float) -> bool:
         """At the threshold exactly is kept."""
@@ -66,14 +74,35 @@ class KeepMax:
     """Marks a setting as a threshold: keep while `column` <= the setting."""
 
     column: str
-    suffix: ClassVar[str] = "above_max"
+    sign: ClassVar[str] = "≤"
+
+    @property
+    def reason(self) -> str:
+        """Why a sample beyond the threshold is rejected."""
+        return f"{self.column}_above_max"
 
     def passes(self, value: float, threshold: float) -> bool:
         """At the threshold exactly is kept."""
         return value <= threshold
 
 
-Threshold = KeepMin | KeepMax
+@dataclass(frozen=True)
+class KeepFar:
+    """Marks a setting as a threshold on a distance to another sample, which the column `reason` names.
+
+    Keep while `column` >= the setting, or is null because nothing is near.
+    """
+
+    column: str
+    reason: str
+    sign: ClassVar[str] = "≥"
+
+    def passes(self, value: float | None, threshold: float) -> bool:
+        """At the threshold exactly is kept."""
+        return value is None or value >= threshold
+
+
+Threshold = KeepMin | KeepMax | KeepFar
 
 
 @functools.cache
@@ -83,7 +112,7 @@ def _thresholds(config: type[StageConfig]) -> Mapping[str, Threshold]:
             name: mark
             for name, field in config.model_fields.items()
             for mark in _marks(field)
-            if isinstance(mark, KeepMin | KeepMax)
+            if isinstance(mark, Threshold)
         }
     )
 
@@ -226,14 +255,14 @@ class Stage(abc.ABC, Generic[C]):
         """
 
     def reject_reason(self, row: Mapping[str, Any]) -> str | None:
-        """Why the thresholds reject a measured row, as `<column>_below_min` or `_above_max`; None if kept.
+        """Why the thresholds reject a measured row, as their `reason` says; None if kept.
 
         Pure. A threshold that is None is switched off.
         """
         for name, mark in self.thresholds().items():
             threshold = getattr(self.config, name)
             if threshold is not None and not mark.passes(row[mark.column], threshold):
-                return f"{mark.column}_{mark.suffix}"
+                return mark.reason
         return None
 
     @classmethod
@@ -334,3 +363,45 @@ class Splitter(Stage[C]):
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
         raise NotImplementedError("a splitter works on the frames of a source, by start()")
+
+
+GIVEN_COLUMNS: Mapping[str, pa.DataType] = {
+    "sample_id": pa.string(),
+    "start_s": pa.float64(),
+    "end_s": pa.float64(),
+    "duration_s": pa.float64(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "size_bytes": pa.int64(),
+    "content_hash": pa.string(),
+}
+"""What a dataset-wide stage gets to see of every sample and its source, besides measured columns."""
+
+
+class DatasetStage(Stage[C]):
+    """A stage that looks at all samples at once: a row each, from what earlier stages measured of them.
+
+    Its population is the samples that the rules before it keep. Its rows belong to that population: when
+    a sample joins or leaves, all are computed anew, from stored columns and never from media. What a
+    threshold can decide should therefore be left to one.
+    """
+
+    @abc.abstractmethod
+    def inputs(self) -> Sequence[str]:
+        """Columns of earlier stages that it reads. A sample that lacks one is FAILED here."""
+
+    def optional_inputs(self) -> Sequence[str]:
+        """Columns that it reads if an earlier stage of the rule measures them; else they are absent."""
+        return ()
+
+    @abc.abstractmethod
+    def measure_all(self, population: pa.Table) -> pa.Table:
+        """A row per row of `population`, in order, holding exactly `columns`.
+
+        `population` is sorted by `sample_id` and holds `GIVEN_COLUMNS`, `inputs` without nulls, and
+        those `optional_inputs` that there are. The result may not depend on anything else, so that a
+        run that was killed comes to the same rows.
+        """
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        raise NotImplementedError("a dataset-wide stage works on columns, by measure_all()")

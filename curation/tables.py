@@ -64,8 +64,10 @@ def to_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def from_bytes(data: bytes, name: str, *, without: Collection[str] = ()) -> pa.Table:
-    """The table in a Parquet object; columns named in `without` are not decoded.
+def from_bytes(
+    data: bytes, name: str, *, only: Collection[str] | None = None, without: Collection[str] = ()
+) -> pa.Table:
+    """The table in a Parquet object: the columns in `only`, or all, but not those in `without`.
 
     Raises:
         LedgerError: `name` is not a Parquet object.
@@ -75,6 +77,8 @@ def from_bytes(data: bytes, name: str, *, without: Collection[str] = ()) -> pa.T
         # about is aborted by the C++ runtime now and then.
         file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
         wanted = [column for column in file.schema_arrow.names if column not in without]
+        if only is not None:
+            wanted = [column for column in wanted if column in only]
         return file.read(wanted, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise LedgerError(f"{name} is damaged: {error}") from error

@@ -36,6 +36,10 @@ class UnitWorker:
         self._phase = ""
         self.pulse = Pulse()
 
+    def use(self, pipeline: Pipeline) -> None:
+        """Work by this pipeline from now on; stages that are set up stay so."""
+        self._pipeline = pipeline
+
     def work(self, task: Task) -> Tally:
         """Do a task and commit what came out.
 

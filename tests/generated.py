@@ -11,12 +11,13 @@ from typing import Any
 
 import av
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from curation.media.decode import decode_video, probe_video
 from curation.media.frame import Frame
 from curation.records import Sample, Source
-from curation.stage import CutFinder, Media, Setup, Span, Stage, View
+from curation.stage import GIVEN_COLUMNS, CutFinder, Media, Setup, Span, Stage, View
 
 Pixels = NDArray[np.uint8]
 
@@ -199,3 +200,25 @@ def spans_of(finder: CutFinder, frames: Iterable[Frame], interval_s: float) -> l
 def spans_of_file(stage: Any, path: Path) -> list[Span]:
     source = a_source(path)
     return spans_of(stage.start(source), decode_video(path), float(1 / (source.frame_rate or 25)))
+
+
+# Populations of dataset-wide stages
+
+
+def population(number: int, **columns: Any) -> pa.Table:
+    """What a dataset-wide stage is given: `number` samples of one size and length, but for `columns`."""
+    given: dict[str, Any] = {
+        "sample_id": [f"sample{index:05d}" for index in range(number)],
+        "start_s": [0.0] * number,
+        "end_s": [0.0] * number,
+        "duration_s": [0.0] * number,
+        "width": [640] * number,
+        "height": [480] * number,
+        "size_bytes": [1000] * number,
+        "content_hash": [f"{index:064x}" for index in range(number)],
+    }
+    arrays = {
+        name: pa.chunked_array([pa.array(values, GIVEN_COLUMNS.get(name))])
+        for name, values in {**given, **columns}.items()
+    }
+    return pa.table(arrays)

@@ -16,7 +16,14 @@ OWNERS = {
     "ray": {"curation/pool.py"},
     "av": {"curation/media/decode.py"},
     "decord": {"curation/media/decord.py"},
-    "PIL": {"curation/media/image.py", "stages/thumbnail.py", "stages/aesthetic.py", "captioner/engines.py"},
+    "PIL": {
+        "curation/media/image.py",
+        "stages/aesthetic.py",
+        "stages/phash.py",
+        "stages/thumbnail.py",
+        "captioner/engines.py",
+    },
+    "faiss": {"stages/clusters.py", "stages/duplicates.py"},
     "pillow_heif": {"curation/media/image.py"},
     "scenedetect": {"stages/scenes/detection.py"},
     "rapidocr": {"stages/text.py"},
@@ -112,6 +119,7 @@ def test_every_import_is_declared() -> None:
     declared = (ROOT / "pyproject.toml").read_text().lower().replace("-", "_")
     names = {
         "PIL": "pillow",
+        "faiss": "faiss_cpu",
         "cv2": "opencv_python_headless",
         "yaml": "pyyaml",
         "scenedetect": "scenedetect_headless",

@@ -113,6 +113,8 @@ def _print_sample(console: Console, pipeline: Pipeline, judged: JudgedSample, in
 def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, bytes):
+        return value.hex()
     if isinstance(value, list):
         return "[" + ", ".join(_shown(item) for item in value) + "]"
     return str(value)

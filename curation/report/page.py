@@ -79,7 +79,7 @@ def _thresholds(step: Step) -> list[str]:
     for name, mark in step.stage.thresholds().items():
         value = getattr(step.stage.config, name)
         if value is not None:
-            found.append(f"{mark.column} {'≥' if mark.suffix == 'below_min' else '≤'} {value:g}")
+            found.append(f"{mark.column} {mark.sign} {value:g}")
     return found
 
 

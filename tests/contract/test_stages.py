@@ -19,8 +19,20 @@ from curation.measure import isolate
 from curation.models import STAND_IN, resolve_revision
 from curation.records import Sample, Source
 from curation.registry import STAGES, stage_class
-from curation.stage import GRID_FPS, Media, Setup, Splitter, Stage, StageConfig, View
+from curation.stage import (
+    GIVEN_COLUMNS,
+    GRID_FPS,
+    DatasetStage,
+    KeepMax,
+    Media,
+    Setup,
+    Splitter,
+    Stage,
+    StageConfig,
+    View,
+)
 from datasets_media import ROOT
+from generated import population
 
 REQUIRED: dict[str, dict[str, Any]] = {
     "aesthetic": {"weights": STAND_IN, "head": STAND_IN, "head_sha256": None},
@@ -40,9 +52,11 @@ HEAVY = {
     "rapidocr",
     "scenedetect",
     "onnxruntime",
+    "faiss",
 }
 
-MEASURING = sorted(name for name in STAGES if not issubclass(stage_class(name, {}), Splitter))
+MEASURING = sorted(name for name in STAGES if not issubclass(stage_class(name, {}), Splitter | DatasetStage))
+DATASET_WIDE = sorted(name for name in STAGES if issubclass(stage_class(name, {}), DatasetStage))
 
 
 def build(name: str, **changes: Any) -> Stage[Any]:
@@ -131,8 +145,10 @@ def test_unknown_settings_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_settings_are_frozen(name: str) -> None:
     config = build(name).config
-    with pytest.raises(ValidationError, match="frozen"):
-        setattr(config, next(iter(type(config).model_fields)), None)
+    assert type(config).model_config["frozen"]
+    for field in type(config).model_fields:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(config, field, None)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -183,18 +199,78 @@ def test_threshold_keeps_its_own_value_rejects_beyond_and_can_be_off(name: str, 
     mark = stage_type.thresholds()[setting]
     others = dict.fromkeys(set(stage_type.thresholds()) - {setting})
     value, step = (1, 1) if pa.types.is_integer(stage_type.columns[mark.column]) else (0.5, 0.01)
-    beyond = -step if mark.suffix == "below_min" else step
+    beyond = step if isinstance(mark, KeepMax) else -step
     assert mark.column in stage_type.columns
     stage = build(name, **others, **{setting: value})
     row = dict.fromkeys(stage.columns)
     assert stage.reject_reason(row | {mark.column: value}) is None
-    assert stage.reject_reason(row | {mark.column: value + beyond}) == f"{mark.column}_{mark.suffix}"
+    assert stage.reject_reason(row | {mark.column: value + beyond}) == mark.reason
     assert build(name, **others, **{setting: None}).reject_reason(row | {mark.column: value + beyond}) is None
 
 
 @pytest.mark.parametrize(("name", "setting"), THRESHOLDS)
 def test_threshold_is_no_measure_setting(name: str, setting: str) -> None:
     assert setting not in build(name).measure_settings()
+
+
+# Dataset-wide stages
+
+
+def population_for(stage: DatasetStage[Any], number: int) -> pa.Table:
+    """Random samples with what the stage reads; every tenth looks like the one before it."""
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(number, 16))
+    vectors[10::10] = vectors[9:-1:10] + 0.001
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    codes = random.integers(0, 256, (number, 8), np.uint8)
+    codes[10::10] = codes[9:-1:10]
+    known = {
+        "embedding": [row.astype("<f2").tobytes() for row in vectors],
+        "phash": [row.tobytes() for row in codes],
+        "aesthetic_score": random.uniform(1, 10, number),
+        "cluster_id": random.integers(0, 5, number),
+        "cluster_distance": random.uniform(0, 1, number),
+    }
+    wanted = {*stage.inputs(), *stage.optional_inputs()} - set(GIVEN_COLUMNS)
+    return population(number, **{name: known[name] for name in sorted(wanted)})
+
+
+def dataset_stage(name: str) -> DatasetStage[Any]:
+    stage = ready(name)
+    assert isinstance(stage, DatasetStage)
+    return stage
+
+
+@pytest.mark.parametrize("name", DATASET_WIDE)
+def test_dataset_wide_stage_gives_its_columns_for_every_sample(name: str) -> None:
+    stage = dataset_stage(name)
+    for number in (1, 2, 101):
+        measured = stage.measure_all(population_for(stage, number))
+        assert measured.num_rows == number
+        assert set(measured.column_names) == set(stage.columns)
+        measured.select(list(stage.columns)).cast(pa.schema(list(stage.columns.items())))
+
+
+@pytest.mark.parametrize("name", DATASET_WIDE)
+def test_dataset_wide_stage_gives_the_same_again(name: str) -> None:
+    stage = dataset_stage(name)
+    table = population_for(stage, 101)
+    again = dataset_stage(name)
+    assert stage.measure_all(table).equals(again.measure_all(table.combine_chunks()))
+
+
+@pytest.mark.parametrize("name", DATASET_WIDE)
+def test_dataset_wide_stage_needs_none_of_its_optional_inputs(name: str) -> None:
+    stage = dataset_stage(name)
+    table = population_for(stage, 20).drop_columns([*stage.optional_inputs()])
+    assert stage.measure_all(table).num_rows == 20
+
+
+@pytest.mark.parametrize("name", DATASET_WIDE)
+def test_some_threshold_of_a_dataset_wide_stage_rejects_something(name: str) -> None:
+    stage = dataset_stage(name)
+    rows = stage.measure_all(population_for(stage, 101)).to_pylist()
+    assert 0 < sum(stage.reject_reason(row) is not None for row in rows) < 101
 
 
 def test_configs_base_is_strict() -> None:
