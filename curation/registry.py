@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 
 STAGES = {
     "aesthetic": "stages.aesthetic:AestheticStage",
+    "clusters": "stages.clusters:ClustersStage",
     "color": "stages.color:ColorStage",
     "duplicates": "stages.duplicates:DuplicatesStage",
     "flow": "stages.flow:FlowStage",
     "phash": "stages.phash:PhashStage",
+    "representatives": "stages.representatives:RepresentativesStage",
     "resolution": "stages.resolution:ResolutionStage",
     "scenes": "stages.scenes.splitter:ScenesSplitter",
     "text": "stages.text:TextStage",

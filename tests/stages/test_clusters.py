@@ -1,0 +1,156 @@
+"""Clusters: planted groups come back, and duplicates are those of SemDeDup's rule in float64."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+import stages.clusters
+from curation.errors import ContractError
+from generated import population
+from stages.clusters import ClustersConfig, ClustersStage
+
+
+def stage(**settings):
+    return ClustersStage(ClustersConfig(**settings))
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def grouped(number=600, groups=5, width=32, spread=0.05, seed=0):
+    """Unit vectors around a few orthogonal directions, and the group of each; some nearly equal another."""
+    random = np.random.default_rng(seed)
+    group = random.integers(0, groups, number)
+    vectors = np.eye(width)[group] + spread * random.normal(size=(number, width))
+    for place in range(7, number, 7):
+        vectors[place] = vectors[place - 1] + 0.01 * random.normal(size=width)
+        group[place] = group[place - 1]
+    return unit(vectors), group
+
+
+def table_of(vectors):
+    return population(len(vectors), embedding=[row.astype("<f2").tobytes() for row in vectors])
+
+
+def columns_of(table, **settings):
+    measured = stage(**settings).measure_all(table)
+    return [measured[name].to_numpy(zero_copy_only=False) for name in ClustersStage.columns]
+
+
+def test_planted_groups_come_back_with_their_centers():
+    vectors, group = grouped()
+    cluster, distance, _, _ = columns_of(table_of(vectors), num_clusters=5)
+    assert len(set(zip(cluster, group, strict=True))) == 5 == len(set(cluster))
+    half = vectors.astype("<f2").astype(np.float64)
+    for number in range(5):
+        own = unit(half[cluster == number])
+        center = own.mean(axis=0) / np.linalg.norm(own.mean(axis=0))
+        # Centers are trained on 64 samples each, so they are near the mean of all, not at it.
+        assert np.abs(distance[cluster == number] - (1 - own @ center)).max() < 0.02
+
+
+def removed_by_semdedup(vectors, cluster, distance, epsilon, sign):
+    """The rule of SemDeDup's pseudocode (section A.2): largest cosine to one before it above 1 - epsilon."""
+    removed = set()
+    for number in set(cluster):
+        members = [int(place) for place in np.flatnonzero(cluster == number)]
+        members.sort(key=lambda place: (sign * distance[place], place))
+        cosines = np.triu(vectors[members] @ vectors[members].T, k=1)
+        removed |= {members[column] for column in np.flatnonzero(cosines.max(axis=0) > 1 - epsilon)}
+    return removed
+
+
+@pytest.mark.parametrize("taken_first", ["nearest", "farthest"])
+@pytest.mark.parametrize("epsilon", [0.002, 0.05, 0.1])
+def test_duplicates_are_those_of_semdedup_at_every_epsilon(taken_first, epsilon):
+    vectors, _ = grouped(spread=0.1)
+    settings = {"taken_first": taken_first, "num_clusters": 5}
+    table = table_of(vectors)
+    chosen = stage(min_semantic_distance=epsilon, **settings)
+    rows = chosen.measure_all(table).to_pylist()
+    assert rows == stage(**settings).measure_all(table).to_pylist()
+    cluster, distance = (np.array([row[name] for row in rows]) for name in ("cluster_id", "cluster_distance"))
+    half = unit(vectors.astype("<f2").astype(np.float64))
+    sign = 1 if taken_first == "nearest" else -1
+    known = removed_by_semdedup(half, cluster, distance, epsilon, sign)
+    found = {place for place, row in enumerate(rows) if chosen.reject_reason(row) == "semantic_duplicate_of"}
+    assert found == known
+    assert 40 < len(found) < 600
+
+
+def test_nearest_before_it_is_named_with_its_distance():
+    vectors = unit(np.array([[1, 0.02], [1, 0], [1, 0.1], [1, 0.12]]))
+    # The center is near 1, 0.06: taken are 0 or 2 first, and 1 and 3 last, near 0 and 2 respectively.
+    rows = stage(num_clusters=1).measure_all(table_of(vectors)).to_pylist()
+    assert rows[1]["semantic_duplicate_of"] == "sample00000"
+    assert rows[3]["semantic_duplicate_of"] == "sample00002"
+    assert rows[1]["semantic_distance"] == pytest.approx(1 - vectors[1] @ vectors[0], abs=1e-3)
+    assert [row["semantic_duplicate_of"] for row in rows].count(None) == 1
+
+
+def test_far_ones_have_no_neighbor():
+    rows = stage(num_clusters=1).measure_all(table_of(np.eye(4))).to_pylist()
+    assert {(row["semantic_duplicate_of"], row["semantic_distance"]) for row in rows} == {(None, None)}
+
+
+def test_size_of_blocks_does_not_matter(monkeypatch):
+    table = table_of(grouped()[0])
+    known = columns_of(table)
+    monkeypatch.setattr(stages.clusters, "_BLOCK_ROWS", 7)
+    monkeypatch.setattr(stages.clusters, "_BLOCK_CELLS", 100)
+    cluster, distance, of, gap = columns_of(table)
+    assert np.array_equal(cluster, known[0])
+    assert np.array_equal(of, known[2])
+    assert np.abs(distance - known[1]).max() < 1e-6
+    assert np.nanmax(np.abs(gap - known[3])) < 1e-6
+
+
+def test_number_of_processors_does_not_matter():
+    table = table_of(grouped(4000, width=64)[0])
+    before = faiss.omp_get_max_threads()
+    try:
+        faiss.omp_set_num_threads(1)
+        one = stage().measure_all(table)
+        faiss.omp_set_num_threads(2)
+        two = stage().measure_all(table)
+    finally:
+        faiss.omp_set_num_threads(before)
+    assert one.equals(two)
+
+
+def test_chunks_of_the_column_do_not_matter():
+    table = table_of(grouped()[0])
+    parts = pa.concat_tables([table.slice(0, 1), table.slice(1, 250), table.slice(251)])
+    assert parts["embedding"].num_chunks == 3
+    assert stage().measure_all(parts).equals(stage().measure_all(table))
+
+
+@pytest.mark.parametrize(("number", "num_clusters"), [(1, None), (1, 8), (3, 8), (200, 199)])
+def test_few_samples(number, num_clusters):
+    vectors = unit(np.random.default_rng(0).normal(size=(number, 8)))
+    cluster, _, _, _ = columns_of(table_of(vectors), num_clusters=num_clusters)
+    assert len(cluster) == number
+    assert cluster.max() < min(number, num_clusters or 1)
+
+
+def test_a_cluster_of_equals_keeps_one():
+    rows = stage().measure_all(table_of(np.tile(unit(np.ones((1, 8))), (50, 1)))).to_pylist()
+    assert [stage().reject_reason(row) for row in rows].count(None) == len(
+        {row["cluster_id"] for row in rows}
+    )
+
+
+def test_embeddings_of_two_models_are_refused():
+    table = population(2, embedding=[bytes(16), bytes(32)])
+    with pytest.raises(ContractError, match="2 different lengths"):
+        stage().measure_all(table)
+
+
+def test_no_epsilon_beyond_what_is_recorded():
+    with pytest.raises(ValidationError, match="must not be above max_recorded"):
+        ClustersConfig(min_semantic_distance=0.6)
