@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from benchmarks.measure import high_water_bytes
 from curation.config import parse_config
 from curation.ingest.listing import list_inputs
 from curation.ledger import Ledger
@@ -62,13 +63,7 @@ def _filter(seconds: int) -> None:
             tally = worker.work(task)
         if tally.rows["videos.scenes"] < seconds // SCENE_S:
             raise RuntimeError(f"{tally.rows['videos.scenes']} clips in {seconds} s")
-    print(_high_water_bytes())
-
-
-def _high_water_bytes() -> int:
-    """Peak memory of this program; getrusage would count the parent's that started it."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    print(high_water_bytes())
 
 
 def _write(path: Path, seconds: int) -> None:

@@ -6,6 +6,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 ROUNDS = 3
 
@@ -22,6 +23,12 @@ def cpu_ratio(slow: Callable[[], object], fast: Callable[[], object]) -> float:
     """Median CPU seconds of `slow` over those of `fast`."""
     slow_s, fast_s = cpu_medians(slow, fast)
     return slow_s / fast_s
+
+
+def high_water_bytes() -> int:
+    """Peak memory of this program; getrusage would count the parent's that started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def _cpu_s(way: Callable[[], object]) -> float:

@@ -15,6 +15,7 @@ NAMES = (
     "sampled_scenes",
     "packing",
     "loader",
+    "clusters",
     "flat_memory",
 )
 

@@ -29,7 +29,7 @@ def problems(data: dict[str, Any]) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["demo.yaml", "emu3.yaml"])
+@pytest.mark.parametrize("name", ["demo.yaml", "emu3.yaml", "understanding.yaml"])
 def test_shipped_configurations_are_valid(name: str) -> None:
     assert load_config(str(ROOT / "configs" / name)).general.name == name.removesuffix(".yaml")
 

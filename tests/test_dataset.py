@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
 from datasets_media import (
@@ -209,3 +210,45 @@ def test_it_waits_for_what_is_before_it(alike: Path, vocabulary: Path, tmp_path:
     again = curation("stage", "duplicates", "-c", config, "--recompute")
     assert "7 samples looked at together" in again
     assert "nothing was missing" in curation("stage", "duplicates", "-c", config)
+
+
+# Clusters and representatives, on stand-in embeddings
+
+
+def clustered(alike: Path, folder: Path, vocabulary: Path, **run: Any) -> Path:
+    """Three dataset-wide stages, one behind the other."""
+    config = config_for(alike, folder, vocabulary, **run)
+    data = yaml.safe_load(config.read_text())
+    data["images"] = {
+        "filters": ["resolution", "phash", "aesthetic", "duplicates", "clusters", "representatives"],
+        "resolution": {"min_width": 64, "min_height": 64},
+        "aesthetic": {"weights": "stand-in", "head": "stand-in", "head_sha256": None, "min_score": None},
+        "clusters": {"num_clusters": 2, "min_semantic_distance": None},
+        "representatives": {"max_rank": 1},
+    }
+    return write_config(folder / "c.yaml", data)
+
+
+def test_clusters_and_representatives_look_at_what_is_left(
+    alike: Path, vocabulary: Path, tmp_path: Path
+) -> None:
+    config = clustered(alike, tmp_path, vocabulary)
+    said = curation("run", "-c", config)
+    assert "images.duplicates: 7 samples looked at together" in said
+    assert "images.clusters: 4 samples looked at together" in said
+    rows = samples(config, tmp_path)
+    unique = {name: row for name, row in rows.items() if row["cluster_id"] is not None}
+    assert set(unique) == {name for name, found in FOUND.items() if found[0] == "kept"}
+    kept = {name for name, row in rows.items() if row["outcome"] == "kept"}
+    for cluster in {row["cluster_id"] for row in unique.values()}:
+        own = {name: row for name, row in unique.items() if row["cluster_id"] == cluster}
+        nearest = min(own, key=lambda name: (own[name]["cluster_distance"], own[name]["sample_id"]))
+        assert kept & set(own) == {nearest}
+    assert "embedding" not in rows["photo0.jpg"]
+    again = curation("run", "-c", config, "--set", "images.representatives.max_rank=4")
+    assert "looked at together" not in again
+    assert re.search(r"^images +7 +4 +3 +0 +0$", again, re.MULTILINE)
+    moved = curation("run", "-c", config, "--set", "images.duplicates={min_distance: null}")
+    assert "images.clusters: 7 samples looked at together" in moved
+    assert "phash" not in moved.partition("Outcomes")[0]
+    assert "nothing was missing" in curation("run", "-c", config)
