@@ -1,0 +1,209 @@
+"""Who belongs to a dataset-wide stage's population, and what becomes of those who lack something."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from curation.dataset import bind, bind_step, dataset_steps, filters_behind, measure_step
+from curation.errors import ConfigError, ContractError
+from curation.judge import JudgedSample, Redo, walk
+from curation.ledger import Ledger
+from curation.measure import Tally
+from curation.pipeline import Pipeline
+from curation.plan import list_inputs, plan_pass, plan_probes
+from curation.report.books import keep_books
+from curation.storage import open_storage
+from curation.work import UnitWorker
+from datasets_media import built, config_data, write_photo, write_video
+from stages.duplicates import DuplicatesStage
+
+
+def run_here(data: dict[str, Any], redo: Redo | None = None) -> tuple[Pipeline, Ledger, Tally]:
+    """A run in this process: the passes of `curation.run` without Ray."""
+    redo = redo or Redo()
+    config, pipeline = built(data)
+    ledger, tally = Ledger(open_storage(config.general.output)), Tally()
+    worker = UnitWorker(pipeline, "cpu")
+
+    def work(tasks: Any) -> None:
+        for task in tasks:
+            tally.add(worker.work(task))
+
+    work(plan_probes(ledger, list_inputs(config), config))
+    work(list(plan_pass(ledger, pipeline, "filter", filters_behind(pipeline, None), redo=redo)))
+    for kind, step in dataset_steps(pipeline):
+        pipeline, population = bind_step(pipeline, ledger, kind, step)
+        worker.use(pipeline)
+        bound = pipeline.step_of(step.key)
+        assert bound is not None
+        if not population.num_waiting:
+            tally.add(measure_step(pipeline, ledger, bound, population, redo))
+        work(list(plan_pass(ledger, pipeline, "filter", filters_behind(pipeline, step.key), redo=redo)))
+    return pipeline, ledger, tally
+
+
+def samples(pipeline: Pipeline, ledger: Ledger) -> dict[str, list[JudgedSample]]:
+    return {
+        source.source.uri.rpartition("/")[2]: list(source.samples)
+        for _, judged in walk(ledger, pipeline)
+        for source in judged
+    }
+
+
+def outcomes(pipeline: Pipeline, ledger: Ledger) -> dict[str, list[str]]:
+    return {
+        name: [f"{sample.verdict.outcome} {sample.verdict.reason or ''}".strip() for sample in found]
+        for name, found in samples(pipeline, ledger).items()
+    }
+
+
+def data_for(folder: Path, branch: str, rule: dict[str, Any]) -> dict[str, Any]:
+    data = config_data(folder / "in", folder / "out", folder / "none")
+    for key in ("images", "videos", "captions", "tokens", "shards"):
+        del data[key]
+    return data | {branch: rule}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two photos, a copy of the first, and a file that is none."""
+    (tmp_path / "in").mkdir()
+    for seed in range(2):
+        write_photo(tmp_path / f"in/photo{seed}.jpg", seed)
+    shutil.copy(tmp_path / "in/photo0.jpg", tmp_path / "in/photo2.jpg")
+    (tmp_path / "in/broken.jpg").write_bytes(b"this is no picture")
+    return tmp_path
+
+
+COPIES = {"filters": ["phash", "duplicates"]}
+
+
+def test_clips_are_compared_too(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_video(tmp_path / "in/a.mp4", [(30, 1), (30, 2)])
+    write_video(tmp_path / "in/b.mp4", [(30, 2), (20, 5)])
+    shutil.copy(tmp_path / "in/a.mp4", tmp_path / "in/c.mp4")
+    pipeline, ledger, _ = run_here(data_for(tmp_path, "videos", {"filters": ["phash", "duplicates"]}))
+    found = outcomes(pipeline, ledger)
+    counts = {name: [outcome.split()[0] for outcome in clips].count("kept") for name, clips in found.items()}
+    # Of a and c, which have the same bytes, one has both its clips kept or lost; b's first clip shows the
+    # scene that is their second.
+    assert sum(counts.values()) == 3
+    clips = {clip.sample.sample_id: clip for name in found for clip in samples(pipeline, ledger)[name]}
+    exact = [clip for clip in clips.values() if clip.rows["videos.duplicates"].values["is_exact_copy"]]
+    assert len(exact) == 2
+    for clip in exact:
+        other = clips[clip.rows["videos.duplicates"].values["duplicate_of"]]
+        assert (other.sample.start_s, other.sample.end_s) == (clip.sample.start_s, clip.sample.end_s)
+        assert other.sample.source_id != clip.sample.source_id
+    keep_books(ledger, pipeline)
+
+
+def test_it_may_stand_in_a_branch_and_sees_what_reaches_it(photos: Path) -> None:
+    rule = {
+        "filters": ["phash", {"any_of": ["color", "duplicates"]}],
+        "color": {"min_colorfulness": 199.0},
+    }
+    pipeline, ledger, tally = run_here(data_for(photos, "images", rule))
+    assert tally.rows["images.duplicates"] == 3  # the broken one is no sample
+    found = outcomes(pipeline, ledger)
+    reason = "rejected colorfulness_below_min+duplicate_of"
+    assert sorted((*found["photo0.jpg"], *found["photo2.jpg"])) == ["kept", reason]
+    assert found["photo1.jpg"] == ["kept"]
+    rule["color"] = {"min_colorfulness": 0.0}
+    pipeline, ledger, tally = run_here(data_for(photos, "images", rule))
+    assert tally.rows["images.duplicates"] == 0
+    assert {outcome for name in found for outcome in outcomes(pipeline, ledger)[name]} == {"kept"}
+
+
+def test_sample_that_lacks_what_is_read_is_failed(photos: Path) -> None:
+    rule = {
+        "filters": [{"any_of": ["aesthetic", "color"]}, "clusters"],
+        "aesthetic": {"from_column": "score", "min_score": 5.0},
+    }
+    pipeline, ledger, tally = run_here(data_for(photos, "images", rule))
+    found = samples(pipeline, ledger)
+    for name in ("photo0.jpg", "photo1.jpg", "photo2.jpg"):
+        (sample,) = found[name]
+        assert sample.rows["images.clusters"].error == "there is no embedding of it"
+        assert sample.verdict.outcome == "failed"
+    assert tally.failed["images.clusters"] == 3
+    books = keep_books(ledger, pipeline)
+    assert books.outcome_totals()["images"]["failed"] == 3
+    # Tried again, and nothing waits for ever.
+    stages = frozenset({"aesthetic", "clusters"})
+    pipeline, ledger, again = run_here(data_for(photos, "images", rule), Redo(stages))
+    assert again.rows["images.clusters"] == 3
+    verdicts = [sample.verdict.outcome for name in found for sample in samples(pipeline, ledger)[name]]
+    assert verdicts == ["failed"] * 3
+
+
+def test_nothing_is_computed_twice_and_the_ledger_alone_tells_the_population(photos: Path) -> None:
+    data = data_for(photos, "images", COPIES)
+    pipeline, ledger, tally = run_here(data)
+    assert tally.rows["images.duplicates"] == 3
+    again, _, nothing = run_here(data)
+    assert nothing.rows.total() == 0
+    rebound = bind(built(data)[1], ledger)
+    fingerprints = [
+        {step.key: step.fingerprint for step in one.steps()} for one in (pipeline, again, rebound)
+    ]
+    assert fingerprints[0] == fingerprints[1] == fingerprints[2]
+
+
+def test_rows_that_a_kill_left_behind_are_not_mixed_with_new_ones(photos: Path) -> None:
+    data = data_for(photos, "images", COPIES)
+    data["run"] |= {"unit_images": 1}
+    pipeline, ledger, _ = run_here(data)
+    step = pipeline.step_of("images.duplicates")
+    assert step is not None
+    before = {unit: ledger.rows(step.name, step.fingerprint, unit) for unit in ledger.units()}
+    files = sorted((photos / f"out/ledger/duplicates/{step.fingerprint}").glob("*.parquet"))
+    assert len(files) == 3
+    files[0].unlink()
+    _, _, tally = run_here(data)
+    assert tally.rows["images.duplicates"] == 3
+    after = {unit: ledger.rows(step.name, step.fingerprint, unit) for unit in ledger.units()}
+    values = [
+        {unit: [(row.sample_id, row.values) for row in rows] for unit, rows in found.items()}
+        for found in (before, after)
+    ]
+    assert values[0] == values[1]
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"duplicate_of": ["a"] * 3}, "declares other columns than it returned: duplicate_distance"),
+        ({"duplicate_distance": [float("nan")] * 3}, "not finite"),
+        ({"duplicate_distance": ["far"] * 3}, "do not fit the declared columns"),
+        ({"duplicate_of": ["a"] * 2}, "returned 2 rows for 3 samples"),
+    ],
+)
+def test_stage_that_breaks_its_contract_stops_the_run(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, columns: dict[str, Any], words: str
+) -> None:
+    number = len(next(iter(columns.values())))
+    whole = {"duplicate_of": [None], "duplicate_distance": [0.5], "is_exact_copy": [True]}
+    full = {name: values * number for name, values in whole.items()} | columns
+    table = pa.table(columns if "other columns" in words else full)
+    monkeypatch.setattr(DuplicatesStage, "measure_all", lambda self, population: table)
+    with pytest.raises(ContractError, match=words):
+        run_here(data_for(photos, "images", COPIES))
+
+
+def test_column_that_nobody_measures_is_named_before_anything_is_read(photos: Path) -> None:
+    rule = {"filters": ["clusters", "aesthetic", "representatives"]}
+    with pytest.raises(ConfigError) as caught:
+        built(data_for(photos, "images", rule))
+    assert "images.clusters: needs the column embedding; put aesthetic before it" in str(caught.value)
+    rule = {"filters": ["representatives"], "representatives": {"by": "no_such"}}
+    with pytest.raises(ConfigError) as caught:
+        built(data_for(photos, "images", rule))
+    assert "images.representatives: needs the column cluster_id; put clusters before it" in str(caught.value)
+    assert "images.representatives: needs the column no_such; no stage has it" in str(caught.value)
