@@ -129,6 +129,7 @@ def passages(rule: Rule, **rows: Row) -> list[str]:
 
 def test_branch_that_kept_a_sample_is_named() -> None:
     assert passages(EMU3, resolution=BIG, aesthetic=NICE) == ["aesthetic"]
+    assert passages(EMU3, resolution=BIG, aesthetic=NICE, color=COLORFUL, text=PLAIN) == ["aesthetic"]
     assert passages(EMU3, resolution=BIG, aesthetic=UGLY, color=COLORFUL, text=PLAIN) == ["color then text"]
     assert passages(EMU3, resolution=BIG, aesthetic=UGLY, color=COLORFUL, text=WORDY) == []
     assert passages(EMU3, resolution=BIG, aesthetic=UGLY, color=COLORFUL) == []

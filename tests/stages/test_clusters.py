@@ -34,7 +34,8 @@ def grouped(number=600, groups=5, width=32, spread=0.05, seed=0):
 
 
 def table_of(vectors):
-    return population(len(vectors), embedding=[row.astype("<f2").tobytes() for row in vectors])
+    rows = [row.astype("<f2").tobytes() for row in vectors]
+    return population(len(vectors), embedding=pa.array(rows, pa.large_binary()))
 
 
 def columns_of(table, **settings):
