@@ -12,11 +12,12 @@ import pytest
 
 from curation.dataset import bind, bind_step, dataset_steps, filters_behind, measure_step
 from curation.errors import ConfigError, ContractError
+from curation.ingest.listing import list_inputs
 from curation.judge import JudgedSample, Redo, walk
 from curation.ledger import Ledger
 from curation.measure import Tally
 from curation.pipeline import Pipeline
-from curation.plan import list_inputs, plan_pass, plan_probes
+from curation.plan import plan_pass, plan_probes
 from curation.report.books import keep_books
 from curation.storage import open_storage
 from curation.work import UnitWorker

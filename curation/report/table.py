@@ -33,8 +33,7 @@ def flat_table(ledger: Ledger, pipeline: Pipeline, source_ids: frozenset[str] | 
     """The table; `level` is source, sample or window. Pixels and codes are left out.
 
     What sources carry stands in columns of its own names, at the end; with `carried_` before names that
-    are taken. `kept_by` names the branch of each `any_of` that let a sample
-    through.
+    are taken. `kept_by` names the branch of each `any_of` that let a sample through.
 
     `source_ids` limits it to these sources.
     """
