@@ -3,94 +3,92 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
-from pydantic import Field, model_validator
 
-from captioner import engines, prompts
+from captioner import gate, structure
+from captioner.engines.base import Answer, Engine, Question, Sampling
+from captioner.engines.modest import STAND_IN_MODEL, SidecarEngine, StandInEngine
+from captioner.engines.openai import OpenAIEngine, Patience
+from captioner.engines.vllm import VLLMEngine, engine_arguments
+from captioner.prompt import Length, drawn_length, load_prompts
+from captioner.server import KEY, URL, serving
+from captioner.settings import CaptionConfig
 from captioner.windows import windows
-from curation.errors import CaptionError
+from curation.errors import CaptionError, SampleError
 from curation.models import STAND_IN, fetch
-from curation.records import Sample, SampleKind
-from curation.stage import Media, ModelRef, Setup, Stage, StageConfig, View, check_template
+from curation.records import Row, Sample, SampleKind, stable_id
+from curation.stage import Media, ModelRef, Setup, Stage, View
+
+_MAX_KEPT_CHARS = 2000
+"""Of the last answer, in the error of a sample that got no caption."""
 
 
-class CaptionConfig(StageConfig):
-    """Settings of the captioner. Emu3: 12 frames, windows of 10-20 s for clips of 20 s and more."""
+@dataclass
+class _Talk:
+    """A sample, and what the model said about it so far."""
 
-    engine: Literal["openai", "vllm", "stand-in"]
-    """`openai`: a server with that API; `vllm`: in the worker (extra `caption`); `stand-in`: no model."""
-    model: str = ""
-    """The model's name: as the server calls it, or a hub name or folder for vLLM."""
-    revision: str | None = None
-    """Revision of a hub name; its newest by default. For a server, what it runs, if known."""
-    url: Annotated[str, Field(pattern="^https?://")] | None = None
-    """Base URL of the server, such as http://127.0.0.1:8000/v1."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """Environment variable that holds the server's key, if it wants one."""
-    num_frames: Annotated[int, Field(ge=1, le=256)] = 12
-    """Frames of a window, at the centers of equal parts."""
-    short_side: Annotated[int, Field(ge=28)] = 448
-    """Short side in pixels of the frames, never enlarged."""
-    split_from_s: Annotated[float, Field(gt=0)] = 20.0
-    """Clips at least this long are captioned in windows."""
-    max_window_s: Annotated[float, Field(gt=0)] = 20.0
-    """Longest window in seconds."""
-    image_prompt: str = prompts.IMAGE
-    """The question about an image."""
-    clip_prompt: str = prompts.CLIP
-    """The question about a window; knows {num_frames} and {seconds}."""
-    max_tokens: Annotated[int, Field(ge=1)] = 512
-    """Longest caption in the model's tokens."""
-    seed: int = 0
-    """Seed of the model's sampling, which is greedy."""
-    timeout_s: Annotated[float, Field(gt=0)] = 300.0
-    """Seconds to wait for the server's answer."""
-
-    @model_validator(mode="after")
-    def _is_complete(self) -> CaptionConfig:
-        if self.engine != "stand-in" and not self.model:
-            raise ValueError("model is required for this engine")
-        if self.engine == "openai" and not self.url:
-            raise ValueError("url is required for engine: openai")
-        check_template("clip_prompt", self.clip_prompt, num_frames=1, seconds=1.0)
-        return self
+    sample: Sample
+    media: Media
+    length: Length
+    prompt: str
+    verdicts: list[str] = field(default_factory=list)
+    outcome: dict[str, Any] | SampleError | None = None
 
 
 class CaptionStage(Stage[CaptionConfig]):
-    """Asks a vision-language model.
+    """Asks a vision-language model, and asks again if the answer is no caption.
 
     Columns:
         parent_id: The clip that the window is part of; null where the sample is its own window.
         start_s, end_s: The window, seconds from the start of the source.
         caption: Plain text.
+        subject, motion, camera, style: Its parts, where the caption is structured; else null.
+        length: The length asked for: short, medium or long; null where nothing was asked.
+        language: Of the caption, as asked for.
         model: Who wrote it.
-        verdict: `ok`, or `truncated` where the answer hit `max_tokens`.
+        verdict: `ok`, or what is wrong with it that the settings let pass.
+        verdicts: Those of all attempts, in order.
         finish_reason: As the engine gives it.
-        num_prompt_tokens, num_output_tokens: In the model's tokens.
+        num_prompt_tokens, num_output_tokens: In the model's tokens, of the attempt that was taken.
         num_frames: Frames that the model saw.
     """
 
     name = "captions"
+    version = 2
     columns = {
         "parent_id": pa.string(),
         "start_s": pa.float64(),
         "end_s": pa.float64(),
         "caption": pa.string(),
+        **dict.fromkeys(structure.NAMES, pa.string()),
+        "length": pa.string(),
+        "language": pa.string(),
         "model": pa.string(),
         "verdict": pa.string(),
+        "verdicts": pa.list_(pa.string()),
         "finish_reason": pa.string(),
         "num_prompt_tokens": pa.int32(),
         "num_output_tokens": pa.int32(),
         "num_frames": pa.int32(),
     }
-    batch_size = 16
+    batch_size = 256
     uses_gpu = True
     Config = CaptionConfig
 
-    def view(self, kind: SampleKind) -> View:
+    def __init__(self, config: CaptionConfig) -> None:
+        super().__init__(config)
+        self._prompts = load_prompts(config.prompts, config.lengths, structured=config.structured)
+        self._used: Counter[str] = Counter()
+
+    def view(self, kind: SampleKind) -> View | None:
+        if self.config.engine == "sidecar":
+            return None
         if kind == "image":
             return View(short_side=self.config.short_side)
         return View(count=self.config.num_frames, short_side=self.config.short_side)
@@ -99,71 +97,188 @@ class CaptionStage(Stage[CaptionConfig]):
         return windows(sample, self.config.split_from_s, self.config.max_window_s)
 
     def models(self) -> Sequence[ModelRef]:
-        if self.config.engine == "openai":
-            return ()  # the server's choice; its name and revision are in the settings
+        if self.config.engine in ("openai", "sidecar"):
+            return ()  # the server's choice, or unknown; what is known is in the settings
         stand_in = self.config.engine == "stand-in"
         name = STAND_IN if stand_in else self.config.model
         return (ModelRef("captioner", name, self.config.revision, stand_in=stand_in),)
 
     @classmethod
     def placement_settings(cls) -> set[str]:
-        return {"url", "api_key_env", "timeout_s"}
+        return {
+            "url",
+            "api_key_env",
+            "timeout_s",
+            "patience_s",
+            "concurrency",
+            "tensor_parallel_size",
+            "engine_args",
+            "serve",
+            "prompts",
+        }
+
+    def measure_settings(self) -> dict[str, Any]:
+        return {**super().measure_settings(), "prompts": self._prompts.digest}
+
+    def num_gpus(self) -> int | None:
+        """An engine in the worker takes whole GPUs; asking a server takes none."""
+        return self.config.tensor_parallel_size if self.config.engine == "vllm" else 0
+
+    def service(self, revisions: Mapping[str, str]) -> AbstractContextManager[Mapping[str, str]] | None:
+        if self.config.engine != "serve":
+            return None
+        model = fetch(self.models()[0], revisions["captioner"])
+        return serving(self.config, engine_arguments(self.config, model))
 
     def setup(self, setup: Setup) -> None:
         config = self.config
-        self._engine: engines.Engine
+        sampling = Sampling(
+            max_tokens=config.max_tokens,
+            schema=structure.schema() if config.structured else None,
+            frames_as=config.frames_as,
+        )
+        self._engine: Engine
         if config.engine == "stand-in":
-            self._engine = engines.StandInEngine()
-        elif config.engine == "openai":
-            self._engine = engines.OpenAIEngine(
-                config.url or "",
-                config.model,
-                os.environ.get(config.api_key_env),
-                max_tokens=config.max_tokens,
-                seed=config.seed,
-                timeout_s=config.timeout_s,
-            )
+            self._engine = StandInEngine()
+        elif config.engine == "sidecar":
+            self._engine = SidecarEngine(config.column)
+        elif config.engine == "vllm":
+            model = fetch(self.models()[0], setup.revisions["captioner"])
+            self._engine = VLLMEngine(engine_arguments(config, model), sampling, device=setup.device)
         else:
-            self._engine = engines.VLLMEngine(
-                fetch(self.models()[0], setup.revisions["captioner"]),
-                device=setup.device,
-                max_tokens=config.max_tokens,
-                seed=config.seed,
-                max_frames=config.num_frames,
+            is_own = config.engine == "serve"
+            self._engine = OpenAIEngine(
+                setup.services[URL] if is_own else config.url or "",
+                config.model,
+                setup.services[KEY] if is_own else os.environ.get(config.api_key_env),
+                sampling,
+                patience=Patience(config.timeout_s, config.patience_s),
+                concurrency=config.concurrency,
+                image_format=config.image_format,
+                is_own=is_own,
             )
 
-    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
-        answers = self._engine.answer(
-            [self._question(sample, item) for sample, item in zip(samples, media, strict=True)]
-        )
-        return [
-            self._row(sample, item, answer)
-            for sample, item, answer in zip(samples, media, answers, strict=True)
-        ]
+    def measure(
+        self, samples: Sequence[Sample], media: Sequence[Media]
+    ) -> Sequence[dict[str, Any] | SampleError]:
+        talks = [self._talk(sample, item) for sample, item in zip(samples, media, strict=True)]
+        for attempt in range(self.config.max_attempts if self._engine.varies else 1):
+            waiting = [talk for talk in talks if talk.outcome is None]
+            if waiting:
+                self._ask(waiting, attempt)
+        return [talk.outcome for talk in talks if talk.outcome is not None]
 
-    def _question(self, sample: Sample, media: Media) -> engines.Question:
-        prompt = prompts.prompt_for(
+    def usage(self) -> dict[str, float]:
+        used = {**self._used, "engine_s": self._engine.busy_s}
+        self._used.clear()
+        self._engine.busy_s = 0.0
+        return used
+
+    def counts(self, row: Row) -> Iterator[tuple[str, str, int]]:
+        if not row.ok:
+            if row.error_type == CaptionError.__name__:
+                yield from (("attempts", verdict, 1) for verdict in _verdicts_of(row.error or ""))
+            return
+        values = row.values
+        yield "verdict", values["verdict"], 1
+        yield "finish reason", f"{values['model']}: {values['finish_reason']}", 1
+        yield from (("attempts", verdict, 1) for verdict in values["verdicts"])
+        if values["length"] is not None:
+            yield "length", values["length"], 1
+        yield "tokens", f"{values['model']}: prompt", values["num_prompt_tokens"]
+        yield "tokens", f"{values['model']}: output", values["num_output_tokens"]
+
+    def _talk(self, sample: Sample, media: Media) -> _Talk:
+        config = self.config
+        length = drawn_length(sample.sample_id, config.lengths, config.seed)
+        prompt = self._prompts.text(
             sample.kind,
-            len(media.pixels),
-            sample.duration_s,
-            self.config.image_prompt,
-            self.config.clip_prompt,
+            length,
+            structured=config.structured,
+            num_frames=len(media.pixels),
+            seconds=sample.duration_s,
+            language=config.language,
         )
-        return engines.Question(prompt, media.pixels, sample.kind, sample.duration_s)
+        return _Talk(sample, media, length, prompt)
 
-    def _row(self, sample: Sample, media: Media, answer: engines.Answer) -> dict[str, Any]:
-        caption = answer.text.strip()
-        if not caption:
-            raise CaptionError("the model answered with nothing")
+    def _ask(self, talks: Sequence[_Talk], attempt: int) -> None:
+        answers = self._engine.answer([self._question(talk, attempt) for talk in talks])
+        for talk, answer in zip(talks, answers, strict=True):
+            if isinstance(answer, CaptionError):
+                talk.outcome = answer
+                continue
+            self._used["answers"] += 1
+            self._used["prompt_tokens"] += answer.num_prompt_tokens
+            self._used["output_tokens"] += answer.num_output_tokens
+            is_last = attempt == self.config.max_attempts - 1 or not self._engine.varies
+            self._take(talk, answer, is_last=is_last)
+
+    def _question(self, talk: _Talk, attempt: int) -> Question:
+        config = self.config
+        seed = int(stable_id("caption", config.seed, talk.sample.sample_id, attempt)[:7], 16)
+        temperature = config.temperature if attempt == 0 else config.retry_temperature
+        return Question(
+            prompt=talk.prompt,
+            frames=talk.media.pixels,
+            kind=talk.sample.kind,
+            seconds=talk.sample.duration_s,
+            temperature=temperature,
+            seed=seed,
+            carried=talk.media.source.carried,
+        )
+
+    def _take(self, talk: _Talk, answer: Answer, *, is_last: bool) -> None:
+        """Judge an answer: it becomes the sample's row, or after the last attempt its error."""
+        config = self.config
+        parts = structure.parse(answer.text) if self._is_asked and config.structured else None
+        caption = parts.caption if parts else answer.text.strip()
+        prompt = talk.prompt if self._is_asked else ""
+        verdict = gate.judge(caption, answer.finish_reason, prompt, config.language, config.gate)
+        if self._is_asked and config.structured and parts is None and verdict not in ("empty", "cut_off"):
+            verdict = "malformed"
+        talk.verdicts.append(verdict or gate.OK)
+        if verdict is None or verdict not in config.gate.refuse:
+            talk.outcome = self._row(talk, answer, caption, parts)
+        elif is_last:
+            talk.outcome = CaptionError(
+                f"{', '.join(talk.verdicts)}; the last answer: {answer.text[:_MAX_KEPT_CHARS]!r}"
+            )
+
+    @property
+    def _is_asked(self) -> bool:
+        """Whether a model was asked, by a prompt."""
+        return self._engine.varies
+
+    def _row(
+        self, talk: _Talk, answer: Answer, caption: str, parts: structure.Parts | None
+    ) -> dict[str, Any]:
+        sample = talk.sample
         return {
             "parent_id": sample.parent_id,
             "start_s": sample.start_s,
             "end_s": sample.end_s,
             "caption": caption,
-            "model": engines.STAND_IN_MODEL if self.config.engine == "stand-in" else self.config.model,
-            "verdict": "truncated" if answer.finish_reason == "length" else "ok",
+            **(parts.model_dump() if parts else dict.fromkeys(structure.NAMES)),
+            "length": talk.length if self._is_asked else None,
+            "language": self.config.language,
+            "model": self._model,
+            "verdict": talk.verdicts[-1],
+            "verdicts": list(talk.verdicts),
             "finish_reason": answer.finish_reason,
             "num_prompt_tokens": answer.num_prompt_tokens,
             "num_output_tokens": answer.num_output_tokens,
-            "num_frames": len(media.pixels),
+            "num_frames": len(talk.media.pixels),
         }
+
+    @property
+    def _model(self) -> str:
+        engine = self.config.engine
+        if engine == "stand-in":
+            return STAND_IN_MODEL
+        return f"sidecar: {self.config.column}" if engine == "sidecar" else self.config.model
+
+
+def _verdicts_of(error: str) -> list[str]:
+    """The verdicts in the message of a sample that got no caption."""
+    head, separator, _ = error.partition("; the last answer: ")
+    return head.split(", ") if separator else []

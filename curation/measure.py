@@ -26,7 +26,7 @@ class Tally:
     """What a worker did: rows, failed rows and seconds by step key, and frames decoded by pass.
 
     `frames_held` counts the frames that the sources of the filter pass hold, so that decoded / held
-    says how often each was decoded.
+    says how often each was decoded. `usage` is what the stages say about themselves, by step key.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -35,6 +35,7 @@ class Tally:
     frames_decoded: Counter[str] = field(default_factory=Counter)
     images_decoded: Counter[str] = field(default_factory=Counter)
     frames_held: int = 0
+    usage: dict[str, Counter[str]] = field(default_factory=dict)
 
     def note(self, key: str, *, rows: int = 0, failed: int = 0, seconds: float = 0.0) -> None:
         """Count rows of a step, and the time they took."""
@@ -51,6 +52,15 @@ class Tally:
         self.frames_decoded.update(other.frames_decoded)
         self.images_decoded.update(other.images_decoded)
         self.frames_held += other.frames_held
+        for key, used in other.usage.items():
+            self.use(key, used)
+
+    def use(self, key: str, used: Mapping[str, float]) -> None:
+        """Sum up what a stage says that measuring took."""
+        if used:
+            total = self.usage.setdefault(key, Counter())
+            for name, number in used.items():
+                total[name] += number  # type: ignore[assignment]  # a Counter of floats is one all the same
 
 
 class Measurer:
@@ -98,6 +108,7 @@ class Measurer:
         started = time.perf_counter()
         rows = isolate(stage, batch, media_of)
         seconds = (time.perf_counter() - started) / len(rows)
+        self._tally.use(step.key, stage.usage())
         self._beat()
         for row in rows:
             self._tally.note(step.key, rows=1, failed=int(not row.ok), seconds=seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal, TypeVar
@@ -31,11 +31,14 @@ class Task:
         unit: Number of the unit.
         sources: For probing, the sources as listed.
         steps: Keys of the steps that may be measured.
+        needs: Keys of the steps that it comes to, as far as that is known: those that something waits for,
+            and those after them.
         redo: Rows that count as missing.
         rewrites: For probing: the unit is there already, and is written anew.
         only: Work on these source ids alone; None for all.
         part: Of a video whose cuts are known, only the clips that begin there.
         parts: The cuts of the only video are looked for in these parts, each by whoever is free.
+        services: Step key -> what the service that runs beside it said.
         num_sources: How many sources will be touched, for progress.
     """
 
@@ -43,11 +46,13 @@ class Task:
     unit: int
     sources: tuple[Source, ...] = ()
     steps: frozenset[str] = frozenset()
+    needs: frozenset[str] = field(default=frozenset(), compare=False)
     redo: Redo = NO_REDO
     rewrites: bool = False
     only: frozenset[str] | None = None
     part: Part = WHOLE
     parts: tuple[Part, ...] = ()
+    services: Mapping[str, Mapping[str, str]] = field(default_factory=dict, compare=False)
     num_sources: int = field(default=0, compare=False)
 
 
@@ -108,12 +113,17 @@ def plan_pass(
     ledger: Ledger, pipeline: Pipeline, phase: Phase, steps: Collection[str], *, redo: Redo = NO_REDO
 ) -> Iterator[Task]:
     """The units in which `phase` has something to measure, one after the other."""
-    of_phase = {step.key for step in phase_steps(pipeline, phase)} & set(steps)
+    in_order = [step.key for step in phase_steps(pipeline, phase) if step.key in steps]
+    of_phase = set(in_order)
     if not of_phase:
         return
     for state, judged in walk(ledger, pipeline, redo):
         waiting = [source for source in judged if missing_steps([source]) & of_phase]
-        whole = Task(phase, state.unit, steps=frozenset(of_phase), redo=redo)
+        if not waiting:
+            continue
+        first = min(in_order.index(key) for key in missing_steps(waiting) & of_phase)
+        needs = frozenset(in_order[first:])
+        whole = Task(phase, state.unit, steps=frozenset(of_phase), needs=needs, redo=redo)
         together = []
         for source in waiting:
             parts = _parts(pipeline, source)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -102,6 +103,7 @@ class Pool:
         self._idle: list[Any] = []
         self._num_workers = 0
         self._device: Literal["cpu", "cuda"] = "cpu"
+        self._gpus_per_worker = 0.0
         self._owns_ray = False
         self._actors: list[Any] = []
         self._films = _Films()
@@ -159,17 +161,27 @@ class Pool:
         if not self._num_workers:
             self._owns_ray = _connect(self._address, self._pipeline.config.run.workers)
             self._device = _device(self._pipeline.config.general.device)
-            self._num_workers = self._pipeline.config.run.workers or _cluster_cpus()
+            self._gpus_per_worker = self._worker_gpus()
+            self._num_workers = min(
+                self._pipeline.config.run.workers or _cluster_cpus(), _num_gpu_places(self._gpus_per_worker)
+            )
         self._num_workers = max(1, self._num_workers)
         while len(self._actors) < min(self._num_workers, num_tasks):
             self._idle.append(self._new_worker())
 
     def _new_worker(self) -> Any:
-        wants_gpu = self._device == "cuda" and any(step.stage.uses_gpu for step in self._pipeline.steps())
-        actor = _worker_class(self._pipeline.config.run.gpus_per_worker if wants_gpu else 0)
+        actor = _worker_class(self._gpus_per_worker)
         worker = actor.remote(self._pipeline, self._device)
         self._actors.append(worker)
         return worker
+
+    def _worker_gpus(self) -> float:
+        """GPUs of each worker: as many as one of its stages must have whole, or the share that is set."""
+        if self._device == "cpu":
+            return 0.0
+        asked = [step.stage.num_gpus() for step in self._pipeline.steps() if step.stage.uses_gpu]
+        share = self._pipeline.config.run.gpus_per_worker
+        return max([share if number is None else float(number) for number in asked], default=0.0)
 
     def _drop_worker(self, worker: Any) -> None:
         import ray
@@ -402,6 +414,15 @@ def _cluster_cpus() -> int:
     import ray
 
     return int(ray.cluster_resources().get("CPU", 1))
+
+
+def _num_gpu_places(gpus_per_worker: float) -> int:
+    """Workers that the cluster's GPUs have room for; more would wait for a place for ever."""
+    import ray
+
+    if gpus_per_worker == 0:
+        return sys.maxsize
+    return max(1, int(ray.cluster_resources().get("GPU", 0) / gpus_per_worker))
 
 
 def _device(asked: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:

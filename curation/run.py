@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -151,9 +152,10 @@ def _measure(
         def do(phase: Phase, steps: Collection[str]) -> None:
             tasks = plan(phase, pipeline, steps)
             if tasks:
-                watcher.begin(phase, sum(task.num_sources for task in tasks))
-                tally.add(pool.do(tasks))
-                watcher.end()
+                with _services(pipeline, tasks, watcher) as services:
+                    watcher.begin(phase, sum(task.num_sources for task in tasks))
+                    tally.add(pool.do([replace(task, services=services) for task in tasks]))
+                    watcher.end()
 
         do("probe", ())
         do("filter", filters_behind(pipeline, None))
@@ -182,6 +184,22 @@ def _measure_together(
         seconds = tally.seconds[step.key]
         watcher.say(f"{step.key}: {tally.rows[step.key]} samples looked at together in {seconds:.1f} s")
     return tally
+
+
+@contextmanager
+def _services(
+    pipeline: Pipeline, tasks: list[Task], watcher: Watcher
+) -> Iterator[Mapping[str, Mapping[str, str]]]:
+    """Start what must run beside these tasks' stages; step key -> what it says. Stopped in any case."""
+    needed = frozenset().union(*(task.needs for task in tasks))
+    with ExitStack() as stack:
+        found = {}
+        for step in pipeline.steps():
+            service = step.stage.service(pipeline.revisions(step)) if step.key in needed else None
+            if service is not None:
+                watcher.say(f"starting what {step.key} needs")
+                found[step.key] = stack.enter_context(service)
+        yield found
 
 
 def _conclude(pipeline: Pipeline, ledger: Ledger, writer: Any, tally: Tally, seconds: float) -> Result:
@@ -221,6 +239,7 @@ def _last_work(tally: Tally, seconds: float) -> dict[str, Any]:
                 "rows": tally.rows[key],
                 "failed": tally.failed[key],
                 "seconds": round(tally.seconds[key], 3),
+                "usage": {name: round(number, 3) for name, number in tally.usage.get(key, {}).items()},
             }
             for key in keys
             if tally.rows[key]

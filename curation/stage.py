@@ -15,7 +15,8 @@ import abc
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, get_args
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from curation.errors import SampleError
     from curation.media.frame import Frame
-    from curation.records import Sample, SampleKind, Source
+    from curation.records import Row, Sample, SampleKind, Source
 
 
 class StageConfig(BaseModel):
@@ -196,10 +197,12 @@ class Setup:
     Attributes:
         device: "cpu" or "cuda".
         revisions: role -> commit or sha256, as resolved when the run was planned.
+        services: What the stage's own `service` said, where it has one.
     """
 
     device: Literal["cpu", "cuda"]
     revisions: Mapping[str, str]
+    services: Mapping[str, str] = field(default_factory=dict)
 
 
 C = TypeVar("C", bound=StageConfig)
@@ -234,6 +237,18 @@ class Stage(abc.ABC, Generic[C]):
         """The models behind the numbers."""
         return ()
 
+    def num_gpus(self) -> int | None:
+        """Whole GPUs that a worker needs for it; None: the share of one that the settings give."""
+        return None
+
+    def service(self, revisions: Mapping[str, str]) -> AbstractContextManager[Mapping[str, str]] | None:
+        """Something that must run beside the workers while this stage measures, such as a server.
+
+        The driver enters it before a pass that needs it, and leaves it whatever happens. What it yields
+        is handed to `setup` of the workers. `revisions` are those of the stage's models.
+        """
+        return None
+
     def setup(self, setup: Setup) -> None:
         """Load weights. Runs once, in the worker; heavy imports belong here."""
 
@@ -253,6 +268,14 @@ class Stage(abc.ABC, Generic[C]):
             SampleError: a sample cannot be measured. The core repeats the batch one by one and
                 records the culprit as FAILED, so a stage never catches errors for isolation.
         """
+
+    def usage(self) -> Mapping[str, float]:
+        """What measuring took since the last call, as numbers that can be summed up, for the report."""
+        return {}
+
+    def counts(self, row: Row) -> Iterable[tuple[str, str, int]]:
+        """What the report sums up over all rows, failed ones included: group, name in it, number."""
+        return ()
 
     def reject_reason(self, row: Mapping[str, Any]) -> str | None:
         """Why the thresholds reject a measured row, as their `reason` says; None if kept.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,7 @@ class UnitWorker:
         self._ledger = Ledger(open_storage(pipeline.config.general.output))
         self._ready: dict[str, Stage[Any]] = {}
         self._phase = ""
+        self._services: Mapping[str, Mapping[str, str]] = {}
         self.pulse = Pulse()
 
     def use(self, pipeline: Pipeline) -> None:
@@ -63,6 +64,7 @@ class UnitWorker:
         if task.phase != self._phase:
             self._ready.clear()
             self._phase = task.phase
+        self._services = task.services
         self.pulse.beat("")
 
     def _unit(self, task: Task) -> UnitRun:
@@ -71,7 +73,8 @@ class UnitWorker:
     def _stage(self, step: Step) -> Stage[Any]:
         """The step's stage with its weights loaded; loaded once per pass."""
         if step.key not in self._ready:
-            step.stage.setup(Setup(self._device, self._pipeline.revisions(step)))
+            services = self._services.get(step.key, {})
+            step.stage.setup(Setup(self._device, self._pipeline.revisions(step), services))
             self._ready[step.key] = step.stage
             self.pulse.beat()
         return self._ready[step.key]

@@ -144,16 +144,18 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         load_config(str(tmp_path / "none.yaml"))
 
 
-def test_templates_with_unknown_fields_are_refused() -> None:
+def test_templates_with_unknown_fields_are_refused(tmp_path: Path) -> None:
+    for name in ("image-short", "clip-short"):
+        (tmp_path / f"{name}.txt").write_text("{frames} frames")
     message = problems(
         minimal(
-            captions={"engine": "stand-in", "clip_prompt": "{frames} frames"},
+            captions={"engine": "stand-in", "prompts": str(tmp_path), "lengths": {"short": 1.0}},
             tokens={"weights": "stand-in"},
             shards={"vocabulary": "v", "clip_meta": "{rows}x{columns}"},
             stand_ins="allow",
         )
     )
-    assert "clip_prompt can't be filled in: it may use {num_frames}, {seconds}" in message
+    assert "image-short.txt can't be filled in: it may use {num_frames}, {seconds}, {language}" in message
     assert "clip_meta can't be filled in: it may use {rows}, {cols}, {frames}, {fps}, {seconds}" in message
 
 

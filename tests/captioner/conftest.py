@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,16 +26,40 @@ class ChatServer(LoopbackServer):
         self.answers: list[tuple[int, bytes]] = [(200, reply("A caption."))]
         self.asked: list[tuple[str, dict[str, str], Any]] = []
         self.missing_bytes = 0
+        self.headers: dict[str, str] = {}
+        self.echoes = False
+        self.barrier: threading.Barrier | None = None
+        self.most_at_once = 0
+        self._now = 0
+        self._lock = threading.Lock()
+        super().__init__(self._handler(), "/v1")
+
+    def start_again(self, port: int) -> None:
+        """Serve on a port that was freed by `stop`."""
+        super().__init__(self._handler(), "/v1", port)
+
+    def _handler(self) -> type[QuietHandler]:
         server = self
 
         class Handler(QuietHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                server.asked.append((self.path, dict(self.headers), json.loads(body)))
-                status, data = server.answers[min(len(server.asked), len(server.answers)) - 1]
-                self.send(status, data, missing_bytes=server.missing_bytes)
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                status, data = server.answer(self.path, dict(self.headers), body)
+                self.send(status, data, missing_bytes=server.missing_bytes, **server.headers)
 
-        super().__init__(Handler, "/v1")
+        return Handler
+
+    def answer(self, path: str, headers: dict[str, str], body: Any) -> tuple[int, bytes]:
+        with self._lock:
+            self._now += 1
+            self.most_at_once = max(self.most_at_once, self._now)
+            self.asked.append((path, headers, body))
+            said = self.answers[min(len(self.asked), len(self.answers)) - 1]
+        if self.barrier is not None:
+            self.barrier.wait()
+        with self._lock:
+            self._now -= 1
+        return (200, reply(body["messages"][0]["content"][-1]["text"])) if self.echoes else said
 
 
 @pytest.fixture

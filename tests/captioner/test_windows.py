@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -45,12 +46,18 @@ def test_long_clips_are_cut_into_the_fewest_equal_windows(
     assert spans(windows(clip(8.0, seconds), 20.0, 20.0)) == expected
 
 
-@given(start_s=st.floats(0, 36_000), seconds=st.floats(20.0001, 7_200))
+@given(start_s=st.floats(0, 36_000), seconds=st.floats(0.01, 7_200))
+@example(start_s=0.0, seconds=19.999999)
+@example(start_s=0.0, seconds=20.0)
 @example(start_s=0.0, seconds=60.0)
 @example(start_s=0.1, seconds=100.0)
 def test_windows_last_10_to_20_s_and_tile_the_clip(start_s: float, seconds: float) -> None:
     whole = clip(start_s, seconds)
     parts = windows(whole, 20.0, 20.0)
+    if whole.duration_s < 20:
+        assert parts == [whole]
+        return
+    assert len(parts) == max(2, math.ceil(whole.duration_s / 20))  # the fewest of at most 20 s
     assert (parts[0].start_s, parts[-1].end_s) == (whole.start_s, whole.end_s)
     assert all(one.end_s == other.start_s for one, other in pairwise(parts))
     lengths = [part.duration_s for part in parts]

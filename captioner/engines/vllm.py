@@ -1,0 +1,143 @@
+"""vLLM in this process, and the arguments that it and its server share."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from captioner.engines.base import Answer, Question, Sampling
+from captioner.settings import CaptionConfig
+from curation.errors import CaptionError, MissingDependencyError, WorkerError
+
+_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+"""vLLM reports its use over the network unless told not to."""
+
+
+def engine_arguments(config: CaptionConfig, model: Path) -> dict[str, Any]:
+    """Arguments of vLLM's engine, for `vllm.LLM` and for the server alike."""
+    is_video = config.frames_as == "video"
+    arguments: dict[str, Any] = {
+        "model": str(model),
+        "dtype": config.dtype,
+        "seed": config.seed,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        # Start-up keeps room for the largest prompt that is allowed, so allow no more than comes.
+        "limit_mm_per_prompt": {"image": 1 if is_video else config.num_frames, "video": int(is_video)},
+        # A clip is seen once; keeping its processed pixels is of no use.
+        "mm_processor_cache_gb": 0,
+    }
+    if config.quantization is not None:
+        arguments["quantization"] = config.quantization
+    if config.max_pixels is not None:
+        size = {"shortest_edge": min(config.max_pixels, 56 * 56), "longest_edge": config.max_pixels}
+        arguments["mm_processor_kwargs"] = {"size": size}
+    if config.structured:
+        # Without this a model may fill its tokens with line breaks, which JSON allows anywhere.
+        arguments["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
+    return arguments | config.engine_args
+
+
+class VLLMEngine:
+    """Hands every question of a batch to the engine at once, which makes its own batches of them."""
+
+    varies = True
+
+    def __init__(
+        self, arguments: Mapping[str, Any], sampling: Sampling, *, device: Literal["cpu", "cuda"]
+    ) -> None:
+        """`arguments` are those of `vllm.LLM`.
+
+        Raises:
+            MissingDependencyError: vLLM is not installed.
+        """
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        if device == "cpu":
+            # One process instead of three. With a GPU, the engine's own process keeps it busy meanwhile.
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise MissingDependencyError(
+                "engine: vllm needs the package vllm: pip install 'curation[caption]', or keep it in an "
+                "environment of its own and use engine: serve"
+            ) from error
+        self.llm: Any = LLM(**arguments)
+        self._sampling = sampling
+        self.busy_s = 0.0
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer | CaptionError]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        started = time.perf_counter()
+        try:
+            refused = [self._enqueue(question) for question in questions]
+            done = iter(self.llm.wait_for_completion(use_tqdm=False))  # in the order of enqueueing
+        except EngineDeadError as error:
+            raise WorkerError(f"vLLM's engine died: {error}") from error
+        finally:
+            self.busy_s += time.perf_counter() - started
+        return [error if error is not None else _answer(next(done)) for error in refused]
+
+    def _enqueue(self, question: Question) -> CaptionError | None:
+        """Hand a question to the engine; what it refuses concerns this question alone."""
+        from vllm.exceptions import VLLMValidationError
+
+        try:
+            if self._sampling.frames_as == "video" and question.kind == "clip":
+                self.llm.enqueue(self._video_prompt(question), self._params(question), use_tqdm=False)
+            else:
+                self.llm.enqueue_chat(_image_chat(question), self._params(question), use_tqdm=False)
+        except (ValueError, VLLMValidationError) as error:
+            return CaptionError(f"vLLM refused: {error}")
+        return None
+
+    def _params(self, question: Question) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        schema = self._sampling.schema
+        return SamplingParams(
+            temperature=question.temperature,
+            seed=question.seed,
+            max_tokens=self._sampling.max_tokens,
+            structured_outputs=StructuredOutputsParams(json=dict(schema)) if schema else None,
+        )
+
+    def _video_prompt(self, question: Question) -> dict[str, Any]:
+        """The chat with a video in it, which vLLM's chat API has no way to take as an array."""
+        content = [{"type": "video"}, {"type": "text", "text": question.prompt}]
+        text = self.llm.get_tokenizer().apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        number = len(question.frames)
+        metadata = {
+            "fps": question.fps,
+            "duration": question.seconds,
+            "total_num_frames": number,
+            "frames_indices": list(range(number)),
+            "video_backend": "opencv",
+            "do_sample_frames": False,
+        }
+        return {"prompt": text, "multi_modal_data": {"video": [(question.frames, metadata)]}}
+
+
+def _image_chat(question: Question) -> list[dict[str, Any]]:
+    from PIL import Image
+
+    pictures = [Image.fromarray(frame) for frame in question.frames]
+    content: list[dict[str, Any]] = [{"type": "image_pil", "image_pil": picture} for picture in pictures]
+    return [{"role": "user", "content": [*content, {"type": "text", "text": question.prompt}]}]
+
+
+def _answer(result: Any) -> Answer:
+    (output,) = result.outputs
+    return Answer(
+        text=output.text,
+        finish_reason=output.finish_reason or "unknown",
+        num_prompt_tokens=len(result.prompt_token_ids or ()),
+        num_output_tokens=len(output.token_ids),
+    )

@@ -1,0 +1,166 @@
+"""A vLLM server that a run starts, watches and stops."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from captioner import leash
+from captioner.settings import CaptionConfig
+from curation.errors import EnvironmentFault
+
+URL, KEY = "captions_url", "captions_key"
+"""What workers are told, in `Setup.services`."""
+POLL_S = 0.5
+STOP_S = leash.GRACE_S + 15
+_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+
+
+@contextlib.contextmanager
+def serving(config: CaptionConfig, arguments: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """Run a server that answers as `config.model`; yields its URL and key.
+
+    Raises:
+        EnvironmentFault: it does not start.
+    """
+    key = secrets.token_urlsafe(24)
+    host, port = config.serve.host, config.serve.port or _free_port(config.serve.host)
+    command = server_command(config, arguments, port)
+    environment = {**_ENVIRONMENT, **os.environ, **config.serve.environment, "VLLM_API_KEY": key}
+    server = ModelServer(command, environment, f"http://{_in_url(host)}:{port}", config.serve.max_restarts)
+    try:
+        server.start(config.serve.start_timeout_s)
+        yield {URL: f"{server.url}/v1", KEY: key}
+    finally:
+        server.stop()
+
+
+def server_command(config: CaptionConfig, arguments: Mapping[str, Any], port: int) -> list[str]:
+    """The command line of vLLM's server with the engine's arguments."""
+    python = Path(config.serve.python).expanduser().absolute() if config.serve.python else sys.executable
+    given = dict(arguments) | {"served_model_name": config.model, "host": config.serve.host, "port": port}
+    if config.frames_as == "video":
+        given["trust_request_mm_kwargs"] = True  # requests tell the frames' rate
+    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--disable-uvicorn-access-log"]
+    for name, value in given.items():
+        command += _flag(name.replace("_", "-"), value)
+    return command
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", json.dumps(value) if isinstance(value, dict | list) else str(value)]
+
+
+class ModelServer:
+    """A server process on a leash, started again when it ends by itself."""
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], url: str, max_restarts: int
+    ) -> None:
+        self.url = url
+        self._command = [sys.executable, leash.__file__, *command]
+        self._environment = dict(environment)
+        self._left_restarts = max_restarts
+        self._log = tempfile.NamedTemporaryFile(prefix="curation-captions-", suffix=".log", delete=False)  # noqa: SIM115
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def start(self, timeout_s: float) -> None:
+        """Start, and wait until it answers.
+
+        Raises:
+            EnvironmentFault: it ended, or did not answer in time; the message has the end of its log.
+        """
+        self._process = self._spawn()
+        give_up_at = time.monotonic() + timeout_s
+        while not self._is_healthy():
+            if self._process.poll() is not None:
+                raise EnvironmentFault(f"the caption server ended while it started:\n{self._log_end()}")
+            if time.monotonic() > give_up_at:
+                raise EnvironmentFault(
+                    f"the caption server did not answer within {timeout_s:g} s:\n{self._log_end()}"
+                )
+            time.sleep(POLL_S)
+        self._watcher.start()
+
+    def stop(self) -> None:
+        """End the server and everything it started."""
+        self._stopping.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
+        if self._process is not None:
+            _end(self._process)
+        self._log.close()
+        Path(self._log.name).unlink(missing_ok=True)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(  # noqa: S603  the command is the configuration's
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C is for the run, which stops the server afterwards
+            )
+        except OSError as error:
+            raise EnvironmentFault(f"cannot start the caption server: {error}") from error
+
+    def _watch(self) -> None:
+        """Start the server again where it was, so that workers that go on asking find it."""
+        while not self._stopping.wait(POLL_S):
+            process = self._process
+            if process is None or process.poll() is None or self._left_restarts == 0:
+                continue
+            self._left_restarts -= 1
+            _end(process)
+            self._process = self._spawn()
+
+    def _is_healthy(self) -> bool:
+        try:
+            return httpx2.get(f"{self.url}/health", timeout=5, trust_env=False).status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    def _log_end(self, num_lines: int = 25) -> str:
+        lines = Path(self._log.name).read_text(errors="replace").splitlines()
+        return "\n".join(lines[-num_lines:])
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let go of the leash, and wait."""
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _free_port(host: str) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
