@@ -1,10 +1,11 @@
 # Two commands on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3.11
 VENV := .venv
+CAPTION := .venv-caption
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup demo test test-paddle check fix bench
+.PHONY: setup demo test test-caption caption-env test-paddle check fix bench
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed
@@ -26,7 +27,21 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(MAKE) --no-print-directory check
+	$(MAKE) --no-print-directory caption-env || test "$$REQUIRE_VLLM" != 1
 	$(BIN)/python -m pytest
+	test ! -e $(CAPTION)/.installed || $(MAKE) --no-print-directory test-caption
+
+# vLLM pins its own torch, so it has an environment of its own: for the CPU, for tests. Where it can't be
+# built, its tests are skipped, or fail with REQUIRE_VLLM=1.
+caption-env: $(CAPTION)/.installed
+
+$(CAPTION)/.installed: tools/caption_env.sh tools/caption_requirements.txt tools/torchvision_on_cpu.py pyproject.toml
+	sh tools/caption_env.sh $(CAPTION) $(PYTHON)
+	touch $@
+
+# One thread: with more, the threads of a tiny model mostly wait for each other.
+test-caption: $(CAPTION)/.installed
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(CAPTION)/bin/python -m pytest tests/captioner/test_vllm.py
 
 # PaddleOCR pins its own OpenCV, so its tests have an environment of their own.
 test-paddle:

@@ -22,7 +22,10 @@ POLL_S = 0.2
 def main(command: list[str]) -> int:
     """Run the command; its exit code, or 0 if it was ended on purpose."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+    except OSError as error:
+        sys.exit(f"cannot start {command[0]}: {error.strerror}")
     while process.poll() is None:
         readable, _, _ = select.select([sys.stdin], [], [], POLL_S)
         if readable and not os.read(sys.stdin.fileno(), 4096):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -79,8 +80,12 @@ class OpenAIEngine:
         self._image_format = image_format
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-        self._client = httpx2.Client(
-            headers=headers, timeout=self._patience.timeout_s, limits=limits, trust_env=not is_own
+        self._open = partial(
+            httpx2.Client,
+            headers=headers,
+            timeout=self._patience.timeout_s,
+            limits=limits,
+            trust_env=not is_own,
         )
         self._stopped = threading.Event()
         self.busy_s = 0.0
@@ -89,26 +94,26 @@ class OpenAIEngine:
         started = time.perf_counter()
         self._stopped.clear()
         try:
-            with ThreadPoolExecutor(self._concurrency) as pool:
-                return list(pool.map(self._answer, questions))
+            with self._open() as client, ThreadPoolExecutor(self._concurrency) as pool:
+                return list(pool.map(partial(self._answer, client), questions))
         finally:
             self.busy_s += time.perf_counter() - started
 
-    def _answer(self, question: Question) -> Answer | CaptionError:
+    def _answer(self, client: httpx2.Client, question: Question) -> Answer | CaptionError:
         try:
-            return self._patiently(self._body(question))
+            return self._patiently(client, self._body(question))
         except CaptionError as error:
             return error
         except EnvironmentFault:
             self._stopped.set()
             raise
 
-    def _patiently(self, body: dict[str, Any]) -> Answer:
+    def _patiently(self, client: httpx2.Client, body: dict[str, Any]) -> Answer:
         patience = self._patience
         pause_s, num_errors, give_up_at = patience.first_pause_s, 0, None
         while True:
             try:
-                return self._ask(body)
+                return self._ask(client, body)
             except _Again as again:
                 num_errors += again.is_about_question
                 if num_errors >= _MAX_ERRORS:
@@ -124,9 +129,9 @@ class OpenAIEngine:
                     ) from again
                 pause_s = min(2 * pause_s, patience.longest_pause_s)
 
-    def _ask(self, body: dict[str, Any]) -> Answer:
+    def _ask(self, client: httpx2.Client, body: dict[str, Any]) -> Answer:
         try:
-            response = self._client.post(self._url, json=body)
+            response = client.post(self._url, json=body)
         except (httpx2.ConnectError, httpx2.TimeoutException) as error:
             raise _Again(str(error) or type(error).__name__) from error
         except httpx2.TransportError as error:

@@ -25,6 +25,8 @@ class StepBooks:
     reasons: Counter[str] = field(default_factory=Counter)
     values: dict[str, list[float]] = field(default_factory=dict)
     """column -> its values, for the columns that thresholds look at."""
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    """What the stage itself sums up over its rows: group -> name -> number."""
 
     @property
     def measured(self) -> int:
@@ -158,6 +160,8 @@ class _Keeper:
             if verdict.reason:
                 books.reasons[verdict.reason] += 1
             _note_values(books, step, row.values)
+            for group, name, number in step.stage.counts(row):
+                books.counts.setdefault(group, Counter())[name] += number
 
     def _source_failure(self, judged: JudgedSource) -> None:
         source, step = judged.source, judged.verdict.step

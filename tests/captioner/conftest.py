@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from datasets_media import ROOT, TESTS
 from loopback import LoopbackServer, QuietHandler
 
 
@@ -73,3 +79,45 @@ def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
 @pytest.fixture
 def chat_reply() -> Any:
     return reply
+
+
+ENGINE_ARGS = {
+    "enforce_eager": True,
+    "max_model_len": 4096,
+    "max_num_seqs": 16,
+    "kv_cache_memory_bytes": 64 << 20,
+}
+"""vLLM's arguments for a tiny model on the CPU; by itself it would take all the memory there is."""
+
+
+@pytest.fixture(scope="session")
+def engine_args() -> dict[str, Any]:
+    return ENGINE_ARGS
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> Path:
+    """The Python that has vLLM: this one, or that of the captioner's own environment."""
+    python = Path(os.environ.get("CAPTION_PYTHON", ROOT / ".venv-caption/bin/python"))
+    if find_spec("vllm") is not None:
+        return Path(sys.executable)
+    asks = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+    if python.exists() and subprocess.run([python, "-c", asks], check=False).returncode == 0:
+        return python
+    reason = "vLLM is not here: `make caption-env` installs it"
+    if os.environ.get("REQUIRE_VLLM") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vision-language model of 0.4 million random weights."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    subprocess.run(
+        [vllm_python, TESTS / "tiny_vlm.py", folder],
+        check=True,
+        capture_output=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    return folder
