@@ -17,6 +17,7 @@ NAMES = (
     "loader",
     "clusters",
     "flat_memory",
+    "captions",
 )
 
 

@@ -25,6 +25,7 @@ from curation.errors import EnvironmentFault
 URL, KEY = "captions_url", "captions_key"
 """What workers are told, in `Setup.services`."""
 POLL_S = 0.5
+_LOG_BYTES = 2**16
 STOP_S = leash.GRACE_S + 15
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 
@@ -52,9 +53,10 @@ def server_command(config: CaptionConfig, arguments: Mapping[str, Any], port: in
     """The command line of vLLM's server with the engine's arguments."""
     python = Path(config.serve.python).expanduser().absolute() if config.serve.python else sys.executable
     given = dict(arguments) | {"served_model_name": config.model, "host": config.serve.host, "port": port}
+    model = str(given.pop("model"))
     if config.frames_as == "video":
         given["trust_request_mm_kwargs"] = True  # requests tell the frames' rate
-    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--disable-uvicorn-access-log"]
+    command = [str(python), "-m", "vllm.entrypoints.cli.main", "serve", model, "--disable-uvicorn-access-log"]
     for name, value in given.items():
         command += _flag(name.replace("_", "-"), value)
     return command
@@ -76,7 +78,7 @@ class ModelServer:
         self._command = [sys.executable, leash.__file__, *command]
         self._environment = dict(environment)
         self._left_restarts = max_restarts
-        self._log = tempfile.NamedTemporaryFile(prefix="curation-captions-", suffix=".log", delete=False)  # noqa: SIM115
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
@@ -107,7 +109,6 @@ class ModelServer:
         if self._process is not None:
             _end(self._process)
         self._log.close()
-        Path(self._log.name).unlink(missing_ok=True)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         try:
@@ -139,8 +140,10 @@ class ModelServer:
             return False
 
     def _log_end(self, num_lines: int = 25) -> str:
-        lines = Path(self._log.name).read_text(errors="replace").splitlines()
-        return "\n".join(lines[-num_lines:])
+        length = os.fstat(self._log.fileno()).st_size
+        # Without moving the position, which the server shares.
+        said = os.pread(self._log.fileno(), _LOG_BYTES, max(0, length - _LOG_BYTES))
+        return "\n".join(said.decode(errors="replace").splitlines()[-num_lines:])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -137,17 +137,17 @@ class CaptionStage(Stage[CaptionConfig]):
             schema=structure.schema() if config.structured else None,
             frames_as=config.frames_as,
         )
-        self._engine: Engine
+        self.engine: Engine
         if config.engine == "stand-in":
-            self._engine = StandInEngine()
+            self.engine = StandInEngine()
         elif config.engine == "sidecar":
-            self._engine = SidecarEngine(config.column)
+            self.engine = SidecarEngine(config.column)
         elif config.engine == "vllm":
             model = fetch(self.models()[0], setup.revisions["captioner"])
-            self._engine = VLLMEngine(engine_arguments(config, model), sampling, device=setup.device)
+            self.engine = VLLMEngine(engine_arguments(config, model), sampling, device=setup.device)
         else:
             is_own = config.engine == "serve"
-            self._engine = OpenAIEngine(
+            self.engine = OpenAIEngine(
                 setup.services[URL] if is_own else config.url or "",
                 config.model,
                 setup.services[KEY] if is_own else os.environ.get(config.api_key_env),
@@ -162,16 +162,16 @@ class CaptionStage(Stage[CaptionConfig]):
         self, samples: Sequence[Sample], media: Sequence[Media]
     ) -> Sequence[dict[str, Any] | SampleError]:
         talks = [self._talk(sample, item) for sample, item in zip(samples, media, strict=True)]
-        for attempt in range(self.config.max_attempts if self._engine.varies else 1):
+        for attempt in range(self.config.max_attempts if self.engine.varies else 1):
             waiting = [talk for talk in talks if talk.outcome is None]
             if waiting:
                 self._ask(waiting, attempt)
         return [talk.outcome for talk in talks if talk.outcome is not None]
 
     def usage(self) -> dict[str, float]:
-        used = {**self._used, "engine_s": self._engine.busy_s}
+        used = {**self._used, "engine_s": self.engine.busy_s}
         self._used.clear()
-        self._engine.busy_s = 0.0
+        self.engine.busy_s = 0.0
         return used
 
     def counts(self, row: Row) -> Iterator[tuple[str, str, int]]:
@@ -202,7 +202,7 @@ class CaptionStage(Stage[CaptionConfig]):
         return _Talk(sample, media, length, prompt)
 
     def _ask(self, talks: Sequence[_Talk], attempt: int) -> None:
-        answers = self._engine.answer([self._question(talk, attempt) for talk in talks])
+        answers = self.engine.answer([self._asked(talk, attempt) for talk in talks])
         for talk, answer in zip(talks, answers, strict=True):
             if isinstance(answer, CaptionError):
                 talk.outcome = answer
@@ -210,10 +210,14 @@ class CaptionStage(Stage[CaptionConfig]):
             self._used["answers"] += 1
             self._used["prompt_tokens"] += answer.num_prompt_tokens
             self._used["output_tokens"] += answer.num_output_tokens
-            is_last = attempt == self.config.max_attempts - 1 or not self._engine.varies
+            is_last = attempt == self.config.max_attempts - 1 or not self.engine.varies
             self._take(talk, answer, is_last=is_last)
 
-    def _question(self, talk: _Talk, attempt: int) -> Question:
+    def question(self, sample: Sample, media: Media) -> Question:
+        """What is asked first about a sample."""
+        return self._asked(self._talk(sample, media), 0)
+
+    def _asked(self, talk: _Talk, attempt: int) -> Question:
         config = self.config
         seed = int(stable_id("caption", config.seed, talk.sample.sample_id, attempt)[:7], 16)
         temperature = config.temperature if attempt == 0 else config.retry_temperature
@@ -247,7 +251,7 @@ class CaptionStage(Stage[CaptionConfig]):
     @property
     def _is_asked(self) -> bool:
         """Whether a model was asked, by a prompt."""
-        return self._engine.varies
+        return self.engine.varies
 
     def _row(
         self, talk: _Talk, answer: Answer, caption: str, parts: structure.Parts | None
@@ -282,3 +286,10 @@ def _verdicts_of(error: str) -> list[str]:
     """The verdicts in the message of a sample that got no caption."""
     head, separator, _ = error.partition("; the last answer: ")
     return head.split(", ") if separator else []
+
+
+def server_engine(url: str, model: str, api_key_env: str, concurrency: int) -> Engine:
+    """An engine for plain questions outside of a run, at a server with OpenAI's API."""
+    config = CaptionConfig(engine="openai", url=url, model=model, concurrency=concurrency)
+    key = os.environ.get(api_key_env)
+    return OpenAIEngine(url, model, key, Sampling(config.max_tokens), concurrency=concurrency)

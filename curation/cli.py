@@ -11,6 +11,7 @@ import click
 
 from curation import __version__
 from curation.errors import ConfigError, CurationError
+from curation.label import label
 
 if TYPE_CHECKING:
     from curation.config import Config
@@ -382,6 +383,9 @@ def demo(folder: str, fetch_only: bool) -> int:
     vocabulary = f"shards.vocabulary={folder}/qwen.tiktoken"
     config = load_config(demo_config(), [vocabulary], input=[f"{folder}/input"], output=f"{folder}/output")
     return _run(config, Order())
+
+
+cli.add_command(label)
 
 
 def main(args: Sequence[str] | None = None) -> None:

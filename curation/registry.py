@@ -32,6 +32,9 @@ EXPORT = "tokenize_shards.export:export"
 VERIFY = "tokenize_shards.verify:verify"
 CODEBOOK = "tokenize_shards.codebook:codebook_use"
 PREVIEW = "tokenize_shards.preview:Previewer"
+LABELS = "captioner.labels"
+"""The module behind `curation label`."""
+SERVER_ENGINE = "captioner.stage:server_engine"
 
 
 def load(target: str) -> Any:

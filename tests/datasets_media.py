@@ -167,6 +167,13 @@ class Bench:
         return {row.sample_id: (row.values, row.error) for row in rows}
 
 
+def worked(data: dict[str, Any]) -> tuple[Pipeline, Ledger, Tally]:
+    """Everything measured by one worker in this process, and what it did."""
+    bench = Bench(data)
+    tally = bench.run()
+    return bench.pipeline, bench.ledger, tally
+
+
 def write_config(path: Path, data: dict[str, Any]) -> Path:
     """The configuration as a file."""
     path.write_text(yaml.safe_dump(data, sort_keys=False))

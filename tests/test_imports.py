@@ -25,6 +25,7 @@ OWNERS = {
         "stages/phash.py",
         "captioner/engines/openai.py",
         "captioner/engines/vllm.py",
+        "captioner/labels.py",
     },
     "scenedetect": {"stages/scenes/detection.py"},
     "rapidocr": {"stages/text.py"},

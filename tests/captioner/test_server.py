@@ -159,10 +159,9 @@ def test_arguments_become_flags() -> None:
         "limit_mm_per_prompt": {"image": 1},
     }
     command = server_command(config, {**arguments, "enable_prefix_caching": False}, 8123)
-    assert command[:3] == ["/env/python", "-m", "vllm.entrypoints.openai.api_server"]
-    flags = command[3:]
+    assert command[:5] == ["/env/python", "-m", "vllm.entrypoints.cli.main", "serve", "/weights"]
+    flags = command[5:]
     for name, value in (
-        ("--model", "/weights"),
         ("--served-model-name", "org/vlm"),
         ("--max-num-seqs", "8"),
         ("--host", "127.0.0.1"),

@@ -22,11 +22,7 @@ from captioner.engines.vllm import VLLMEngine, engine_arguments
 from captioner.settings import CaptionConfig
 from curation.errors import CaptionError
 from curation.judge import walk
-from curation.ledger import Ledger
-from curation.plan import list_inputs, plan_pass, plan_probes
-from curation.storage import open_storage
-from curation.work import UnitWorker
-from datasets_media import ROOT, built, config_data
+from datasets_media import ROOT, config_data, worked
 
 if find_spec("vllm") is None:
     if os.environ.get("REQUIRE_VLLM") == "1" and not (ROOT / ".venv-caption/.installed").exists():
@@ -159,14 +155,7 @@ def unit_rows(media: Path, tmp_path: Path, tiny_model: Path, engine_args: dict[s
     }
     data = config_data(media, tmp_path / "out", tmp_path / "none", captions=captions)
     del data["tokens"], data["shards"]
-    config, pipeline = built(data)
-    ledger = Ledger(open_storage(config.general.output))
-    worker = UnitWorker(pipeline, "cpu")
-    for task in plan_probes(ledger, list_inputs(config), config):
-        worker.work(task)
-    for phase in ("filter", "finish"):
-        for task in plan_pass(ledger, pipeline, phase, {step.key for step in pipeline.steps()}):
-            tally = worker.work(task)
+    pipeline, ledger, tally = worked(data)
     assert tally.usage["captions"]["engine_s"] > 0
     return {
         leaf.sample.sample_id: leaf.rows["captions"]
