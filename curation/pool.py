@@ -417,12 +417,19 @@ def _cluster_cpus() -> int:
 
 
 def _num_gpu_places(gpus_per_worker: float) -> int:
-    """Workers that the cluster's GPUs have room for; more would wait for a place for ever."""
+    """Workers that the cluster's GPUs have room for; more would wait for a place for ever.
+
+    Raises:
+        EnvironmentFault: there is room for none.
+    """
     import ray
 
     if gpus_per_worker == 0:
         return sys.maxsize
-    return max(1, int(ray.cluster_resources().get("GPU", 0) / gpus_per_worker))
+    num_gpus = ray.cluster_resources().get("GPU", 0)
+    if num_gpus < gpus_per_worker:
+        raise EnvironmentFault(f"a worker needs {gpus_per_worker:g} GPUs, and Ray sees {num_gpus:g}")
+    return int(num_gpus / gpus_per_worker)
 
 
 def _device(asked: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
