@@ -1,0 +1,93 @@
+"""A run that is stopped, or fails, ends its caption server. A small HTTP server is in vLLM's place."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datasets_media import command, config_data, environment, write_config
+
+pytestmark = pytest.mark.slow
+
+SERVER = f"""#!{sys.executable}
+import http.server, os, pathlib, sys, time
+place = pathlib.Path(os.environ["SERVER_PLACE"])
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.send_header("Content-Length", "0"); self.end_headers()
+    def do_POST(self):
+        (place / "asked").touch()
+        if (place / "forbid").exists():
+            self.send_response(403); self.send_header("Content-Length", "0"); self.end_headers()
+        else:
+            time.sleep(600)
+    def log_message(self, *args): pass
+(place / "pid").write_text(str(os.getpid()))
+port = int(sys.argv[sys.argv.index("--port") + 1])
+http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+"""Healthy, but never answers a question; or refuses it, if there is a file `forbid`."""
+
+
+@pytest.fixture
+def config(media: Path, tmp_path: Path) -> Path:
+    server = tmp_path / "python"
+    server.write_text(SERVER)
+    server.chmod(0o755)
+    (tmp_path / "model").write_text("weights")
+    captions = {
+        "engine": "serve",
+        "model": str(tmp_path / "model"),
+        "serve": {"python": str(server), "environment": {"SERVER_PLACE": str(tmp_path)}},
+    }
+    data = config_data(media, tmp_path / "out", tmp_path / "none", captions=captions)
+    del data["tokens"], data["shards"], data["videos"]
+    return write_config(tmp_path / "c.yaml", data)
+
+
+def lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def wait_for(path: Path, process: subprocess.Popen[Any]) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_server_ends_with_the_run(config: Path, tmp_path: Path, number: int, code: int) -> None:
+    process = subprocess.Popen(
+        command("run", "-c", config),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    wait_for(tmp_path / "asked", process)
+    pid = int((tmp_path / "pid").read_text())
+    assert lives(pid)
+    os.kill(process.pid, number)
+    process.communicate()
+    assert process.returncode == code
+    give_up_at = time.monotonic() + 60
+    while lives(pid) and time.monotonic() < give_up_at:
+        time.sleep(0.1)
+    assert not lives(pid)
+
+
+def test_server_ends_with_a_run_that_fails(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "forbid").touch()
+    done = subprocess.run(
+        command("run", "-c", config), env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert "the caption server refuses everything: 403" in done.stderr
+    assert not lives(int((tmp_path / "pid").read_text()))
