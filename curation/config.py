@@ -148,16 +148,31 @@ class _Problems:
             return None
 
     def _add_item(self, model: type[BaseModel], where: str, item: Mapping[str, Any]) -> None:
-        *path, last = [str(part) for part in item["loc"] if not _is_union_tag(part)] or ["?"]
+        *path, last = [str(part) for part in item["loc"] if not _is_union_tag(part)] or [""]
         if item["type"] == "extra_forbidden":
-            self.unknown(".".join(filter(None, [where, *path])), last, model.model_fields)
+            self.unknown(".".join(filter(None, [where, *path])), last, _model_at(model, path).model_fields)
             return
         message = item["msg"][0].lower() + item["msg"][1:]
         if item["type"] == "missing":
             message = "is required"
-        elif item["type"] != "value_error":
+        elif item["type"] == "value_error":
+            message = str(item["ctx"]["error"])
+        else:
             message += f", not {item['input']!r}"
         self.add(".".join(filter(None, [where, *path, last])), message)
+
+
+def _model_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
+    """The model of the settings at a path inside of others."""
+    for name in path:
+        field = model.model_fields.get(name)
+        if (
+            field is not None
+            and isinstance(field.annotation, type)
+            and issubclass(field.annotation, BaseModel)
+        ):
+            model = field.annotation
+    return model
 
 
 def _is_union_tag(part: object) -> bool:

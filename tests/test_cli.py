@@ -133,6 +133,15 @@ def test_run_record_names_models_versions_and_work(finished: tuple[Path, Path, s
     assert record["config"]["name"] == "small"
 
 
+def test_report_sums_up_verdicts_and_finish_reasons_of_captions(finished: tuple[Path, Path, str]) -> None:
+    page = (finished[1] / "report/index.html").read_text()
+    section = page.partition("<h2>captions</h2>")[2].partition("</table>")[0]
+    rows = [re.findall(r"<td[^>]*>(?:<code>)?(.*?)(?:</code>)?</td>", row) for row in section.split("<tr>")]
+    assert ["verdict", "ok", "7", "100.0 %"] in rows
+    assert ["finish reason", "stand-in (untrained): stop", "7", "100.0 %"] in rows
+    assert ["attempts", "ok", "7", "100.0 %"] in rows
+
+
 def test_table_holds_every_source_and_sample(finished: tuple[Path, Path, str], tmp_path: Path) -> None:
     curation("table", "-c", finished[0], "--to", tmp_path / "t.parquet")
     rows = pq.read_table(tmp_path / "t.parquet").to_pylist()

@@ -159,6 +159,13 @@ def test_templates_with_unknown_fields_are_refused(tmp_path: Path) -> None:
     assert "clip_meta can't be filled in: it may use {rows}, {cols}, {frames}, {fps}, {seconds}" in message
 
 
+def test_settings_inside_of_others_have_their_own_suggestions() -> None:
+    captions = {"engine": "stand-in", "gate": {"min_word": 3}, "serve": {"prot": 8000}}
+    message = problems(minimal(captions=captions, stand_ins="allow"))
+    assert "captions.gate.min_word: unknown; did you mean 'min_words'?" in message
+    assert "captions.serve.prot: unknown; did you mean 'port'?" in message
+
+
 def test_own_stage_can_be_named_and_a_wrong_target_is_refused() -> None:
     config = parse_config(minimal(stages={"mine": "stages.color:ColorStage"}, images={"filters": ["mine"]}))
     assert config.images is not None
