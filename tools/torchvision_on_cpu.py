@@ -32,7 +32,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 def _declare() -> None:
     import torch
 
-    if torch.version.cuda is not None:
+    if torch.version.cuda is not None or _libraries:
         return
     library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in _OPERATORS:
@@ -41,5 +41,6 @@ def _declare() -> None:
 
 
 def install() -> None:
-    """Called by a .pth file at the start of Python."""
-    sys.meta_path.insert(0, _Finder())
+    """Called by a .pth file at the start of Python, which may read such files twice."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
