@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from captioner import structure
 from captioner.engines.base import Answer, Question, Sampling
 from captioner.engines.vllm import VLLMEngine, engine_arguments
+from captioner.gate import VERDICTS
 from captioner.settings import CaptionConfig
 from curation.errors import CaptionError
 from curation.judge import walk
@@ -172,4 +173,6 @@ def test_images_clips_and_windows_of_files_get_captions(unit_rows: dict[str, Any
     assert len({value["caption"] for value in values}) == 7
     assert sorted(value["num_frames"] for value in values) == [1, 1, 1, 12, 12, 12, 12]
     assert {value["num_output_tokens"] for value in values} == {24}
-    assert {value["verdicts"][0] for value in values} == {"cut_off"}
+    assert {value["finish_reason"] for value in values} == {"length"}
+    # Prompts are drawn by ids, ids depend on where the files lie: nonsense that repeats itself is told first.
+    assert {value["verdict"] for value in values} <= set(VERDICTS)
