@@ -16,6 +16,8 @@ STAGES = {
     "color": "stages.color:ColorStage",
     "duplicates": "stages.duplicates:DuplicatesStage",
     "flow": "stages.flow:FlowStage",
+    "hps": "stages.hps:HpsStage",
+    "mean_score": "stages.mean_score:MeanScoreStage",
     "phash": "stages.phash:PhashStage",
     "representatives": "stages.representatives:RepresentativesStage",
     "resolution": "stages.resolution:ResolutionStage",

@@ -171,3 +171,8 @@ def test_own_stage_can_be_named_and_a_wrong_target_is_refused() -> None:
     assert config.images is not None
     assert list(config.images.stages) == ["images.mine"]
     assert "stages.mine: cannot load 'no.such:Stage'" in problems(minimal(stages={"mine": "no.such:Stage"}))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_valid(path: Path) -> None:
+    assert load_config(str(path)).general.name == path.stem

@@ -37,6 +37,7 @@ from generated import population
 REQUIRED: dict[str, dict[str, Any]] = {
     "aesthetic": {"weights": STAND_IN, "head": STAND_IN, "head_sha256": None},
     "captions": {"engine": STAND_IN},
+    "hps": {"weights": STAND_IN},
     "tokens": {"weights": STAND_IN, "area": 64 * 64},
 }
 """Settings without which a stage can't run here; everything else is tried with its defaults."""
@@ -80,6 +81,7 @@ def example(kind: str, seed: int) -> tuple[Sample, Source]:
         etag="e",
         width=160,
         height=96,
+        carried={"caption": "a picture of noise"},
     )
     if video:
         return Sample.of_span(source.source_id, 0.0, 3.0), source
