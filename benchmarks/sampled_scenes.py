@@ -10,7 +10,8 @@ from benchmarks.measure import cpu_ratio
 from curation.media.decode import decode_video
 from curation.media.probe import probe
 from curation.records import Source
-from curation.stage import Setup, Span
+from curation.splitter import Span
+from curation.stage import Setup
 from stages.scenes import ScenesConfig, ScenesSplitter
 
 

@@ -19,7 +19,8 @@ from curation.errors import ConfigError
 from curation.media.decoder import DecoderName
 from curation.media.image import MAX_PIXELS
 from curation.registry import SHARDS, STAGES, load, stage_class
-from curation.stage import GIVEN_COLUMNS, DatasetStage, Splitter, Stage, StageConfig
+from curation.splitter import Splitter
+from curation.stage import GIVEN_COLUMNS, DatasetStage, Stage, StageConfig
 
 
 class General(StageConfig):

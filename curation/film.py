@@ -27,7 +27,8 @@ from curation.media.views import GridCollector
 from curation.parts import WHOLE, Part, neighbors
 from curation.pipeline import Branch
 from curation.records import Row, Sample, Source
-from curation.stage import CutFinder, Media, Span, Splitter, Stage, View, span_row
+from curation.splitter import CutFinder, Span, Splitter, span_row
+from curation.stage import Media, Stage, View
 
 CHUNK_CLIPS = 8
 """Finished clips of a video that are measured together."""

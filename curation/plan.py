@@ -16,7 +16,7 @@ from curation.media.decode import SEEKABLE_CODECS
 from curation.parts import WHOLE, Part, parts_of
 from curation.pipeline import Pipeline
 from curation.records import Source, SourceKind, stable_id
-from curation.stage import Splitter
+from curation.splitter import Splitter
 
 Phase = Literal["probe", "filter", "finish"]
 Item = TypeVar("Item")

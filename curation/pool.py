@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from curation.errors import EnvironmentFault, WorkerError
 from curation.film import Filmed
+from curation.jobs import Films, Job, jobs_of
 from curation.ledger import Ledger
 from curation.measure import Tally
 from curation.plan import Task
@@ -36,52 +37,6 @@ CHECK_S = 30.0
 
 class _Died(Exception):
     """A worker process is gone."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One call of a worker: a task, one of its parts, or what puts the parts together."""
-
-    task: Task
-    number: int | None = None
-    filmed: tuple[Filmed, ...] = ()
-
-    def start(self, worker: Any) -> Any:
-        """Give it to a worker; the reference to what will come out."""
-        if self.filmed:
-            return worker.join.remote(self.task, self.filmed)
-        if self.number is not None:
-            return worker.film.remote(self.task, self.number)
-        return worker.work.remote(self.task)
-
-
-def _jobs(task: Task) -> list[_Job]:
-    return [_Job(task, number) for number in range(len(task.parts))] or [_Job(task)]
-
-
-class _Films:
-    """The parts of long videos that have been looked at so far."""
-
-    def __init__(self) -> None:
-        self._filmed: dict[Task, dict[int, Filmed]] = {}
-        self._given_up: set[Task] = set()
-
-    def add(self, job: _Job, filmed: Filmed) -> list[_Job]:
-        """Note a part; once all are there, what is to be done with them."""
-        found = self._filmed.setdefault(job.task, {})
-        found[job.number or 0] = filmed
-        if len(found) < len(job.task.parts) or job.task in self._given_up:
-            return []
-        parts = self._filmed.pop(job.task)
-        return [_Job(job.task, filmed=tuple(parts[number] for number in sorted(parts)))]
-
-    def give_up(self, task: Task) -> None:
-        """A part can't be looked at; the others are of no use."""
-        self._given_up.add(task)
-
-    def wants(self, job: _Job) -> bool:
-        """Whether the job is still of use."""
-        return job.task not in self._given_up
 
 
 @dataclass
@@ -106,7 +61,7 @@ class Pool:
         self._gpus_per_worker = 0.0
         self._owns_ray = False
         self._actors: list[Any] = []
-        self._films = _Films()
+        self._films = Films()
 
     def __enter__(self) -> Self:
         return self
@@ -136,10 +91,10 @@ class Pool:
         """Do all tasks of a pass, retrying those whose worker died."""
         import ray
 
-        waiting = [job for task in reversed(tasks) for job in reversed(_jobs(task))]
+        waiting = [job for task in reversed(tasks) for job in reversed(jobs_of(task))]
         self._start(len(waiting))
-        tally, self._films = Tally(), _Films()
-        busy: dict[Any, tuple[_Busy, _Job]] = {}
+        tally, self._films = Tally(), Films()
+        busy: dict[Any, tuple[_Busy, Job]] = {}
         while waiting or busy:
             while waiting and self._idle:
                 worker, job = self._idle.pop(), waiting.pop()
@@ -189,7 +144,7 @@ class Pool:
         ray.kill(worker)
         self._actors.remove(worker)
 
-    def _collect(self, ref: Any, worker: Any, job: _Job) -> Tally | Filmed:
+    def _collect(self, ref: Any, worker: Any, job: Job) -> Tally | Filmed:
         """The result of a job; if its worker died, that of its unit, source by source."""
         try:
             result: Tally | Filmed = _result(ref)
@@ -236,11 +191,11 @@ class Pool:
         tally = Tally()
         for source_id, uri in self._uris(task).items():
             single = replace(task, only=frozenset([source_id]))
-            result = self._alone(uri, _Job(single).start)
+            result = self._alone(uri, Job(single).start)
             tally.add(self._blame(single) if result is None else result)
         return tally
 
-    def _part_again(self, job: _Job) -> Tally | Filmed:
+    def _part_again(self, job: Job) -> Tally | Filmed:
         """The only source is known; a part of it, or the whole put together, is tried alone."""
         if not self._films.wants(job):
             return Filmed()

@@ -25,7 +25,8 @@ from curation.parts import Part, neighbors
 from curation.pipeline import Pipeline
 from curation.plan import Task, in_groups
 from curation.records import Outcome, Row, Sample, Source
-from curation.stage import Media, Splitter, Stage, View
+from curation.splitter import Splitter
+from curation.stage import Media, Stage, View
 
 CHUNK_IMAGES = 16
 """Images that are held decoded at the same time."""

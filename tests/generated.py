@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from curation.media.decode import decode_video, probe_video
 from curation.media.frame import Frame
 from curation.records import Sample, Source
-from curation.stage import GIVEN_COLUMNS, CutFinder, Media, Setup, Span, Stage, View
+from curation.splitter import CutFinder, Span
+from curation.stage import GIVEN_COLUMNS, Media, Setup, Stage, View
 
 Pixels = NDArray[np.uint8]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from curation.media.frame import Frame
-from curation.stage import CutFinder, Span
+from curation.splitter import CutFinder, Span
 from stages.scenes.detection import TIME_BASE, Detection, Reading
 
 if TYPE_CHECKING:

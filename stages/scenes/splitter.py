@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from curation.records import Source
-from curation.stage import CutFinder, KeepMin, ModelRef, Setup, Span, Splitter, StageConfig
+from curation.splitter import CutFinder, Span, Splitter
+from curation.stage import KeepMin, ModelRef, Setup, StageConfig
 
 if TYPE_CHECKING:
     from stages.scenes.spans import SpanFinder

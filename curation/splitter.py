@@ -1,0 +1,100 @@
+"""What a splitter is: a stage that turns the frames of a source into samples."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from curation.stage import C, Media, Stage
+
+if TYPE_CHECKING:
+    from curation.media.frame import Frame
+    from curation.records import Sample, Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Part of a video, found by a splitter: seconds and decode-order frame numbers, ends exclusive."""
+
+    start_s: float
+    end_s: float
+    start_frame: int
+    end_frame: int
+
+
+SPAN_COLUMNS: Mapping[str, pa.DataType] = {
+    "source_id": pa.string(),
+    "kind": pa.string(),
+    "start_s": pa.float64(),
+    "end_s": pa.float64(),
+    "duration_s": pa.float64(),
+    "start_frame": pa.int64(),
+    "end_frame": pa.int64(),
+}
+"""The columns of every splitter: where a clip begins and ends in its source, ends exclusive."""
+
+
+def span_row(clip: Sample, span: Span) -> dict[str, Any]:
+    """A splitter's row for one clip."""
+    return {
+        "source_id": clip.source_id,
+        "kind": clip.kind,
+        "start_s": clip.start_s,
+        "end_s": clip.end_s,
+        "duration_s": clip.duration_s,
+        "start_frame": span.start_frame,
+        "end_frame": span.end_frame,
+    }
+
+
+class CutFinder(abc.ABC):
+    """Looks at the frames of one source in order and says which spans are complete.
+
+    Attributes:
+        readings: What was read off each frame, in order; filled only where the splitter was told to.
+    """
+
+    readings: Sequence[Any] = ()
+
+    @property
+    @abc.abstractmethod
+    def open_from_s(self) -> float | None:
+        """Where the span that is not yet complete begins; None before the first frame."""
+
+    @abc.abstractmethod
+    def push(self, frame: Frame) -> Iterable[Span]:
+        """Take the next frame; return the spans that no later frame can change."""
+
+    @abc.abstractmethod
+    def finish(self, end_s: float) -> Iterable[Span]:
+        """After the last frame, which lasts until `end_s`: return what is left."""
+
+
+class Splitter(Stage[C]):
+    """A stage that turns a source into samples: a row per span, found while the frames pass by.
+
+    A long source may be looked at in parts, by several workers at once. Each keeps what it read off its
+    frames, and `replay` of all readings gives the spans of the whole.
+    """
+
+    columns = SPAN_COLUMNS
+
+    @property
+    def lookback_s(self) -> float | None:
+        """Seconds of frames before a part that its readings depend on; None: only the whole will do."""
+        return None
+
+    @abc.abstractmethod
+    def start(self, source: Source, *, keeps_readings: bool = False) -> CutFinder:
+        """Begin with a source, or with a part of one."""
+
+    def replay(self, source: Source, readings: Sequence[Any], end_s: float) -> Iterable[Span]:
+        """The spans of a source from the readings of all its frames."""
+        raise NotImplementedError("this splitter takes a source in one piece")
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        raise NotImplementedError("a splitter works on the frames of a source, by start()")
