@@ -82,7 +82,11 @@ def film_in_parts(tmp_path: Path, stage: str) -> Path:
         "name": "faults",
         "input": [str(tmp_path / "in")],
         "output": str(tmp_path / "out"),
-        "videos": {"filters": [stage], "scenes": {"min_clip_s": 0.5}},
+        "videos": {
+            "filters": [stage],
+            "scenes": {"min_clip_s": 0.5},
+            stage: {"min_untinted_colorfulness": None},  # the scenes have one hue each
+        },
         "stages": {stage: f"fault_stages:{stage.title().replace('_', '')}"},
         "run": {"workers": 2, "segment_s": 5.0, "max_failed_fraction": 1.0},
     }
