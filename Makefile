@@ -59,5 +59,5 @@ fix: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed-dev
+bench: $(VENV)/.installed-dev $(CAPTION)/.installed
 	$(BIN)/python -m benchmarks.run
