@@ -51,9 +51,8 @@ def render_card(pipeline: Pipeline, books: Books, written: Any) -> str:
         "## Columns",
         _COLUMNS,
         "## Use",
-        "```python\nfrom datasets import load_dataset\n\n"
+        "```python\nfrom datasets import load_dataset\nfrom tokenize_shards.rows import document_of\n\n"
         'dataset = load_dataset("parquet", data_files="train-*.parquet", split="train")\n'
-        "from tokenize_shards.rows import document_of\n"
         "document_of(dataset[0])  # ids of one document, ready for packing\n```",
         "Documents are built from `codes` when they are read (`tokenize_shards.loader` packs them for "
         "training); "
