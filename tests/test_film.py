@@ -59,8 +59,13 @@ class Run:
         worker = UnitWorker(self.pipeline, "cpu")
         for task in plan_probes(self.ledger, list_inputs(self.config), self.config):
             worker.work(task)
+        for phase in ("filter", "finish"):
+            self._do(worker, phase, backwards=backwards)
+        return self
+
+    def _do(self, worker: UnitWorker, phase: Any, *, backwards: bool) -> None:
         steps = {step.key for step in self.pipeline.steps()}
-        for task in list(plan_pass(self.ledger, self.pipeline, "filter", steps)):
+        for task in list(plan_pass(self.ledger, self.pipeline, phase, steps)):
             self.tasks.append(task)
             order = range(len(task.parts))
             filmed = {
@@ -71,7 +76,6 @@ class Run:
             if filmed:
                 self.joined = worker.join(task, [filmed[number] for number in order])
             self.tally.add(self.joined if filmed else worker.work(task))
-        return self
 
     def rows(self) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
@@ -162,6 +166,20 @@ def test_new_filter_on_known_cuts_is_measured_in_parts_that_need_no_joining(
     assert len({task.part for task in again.tasks}) == 5
     whole = Run(changed | {"output": str(tmp_path / "whole"), "run": {"segment_s": None}}).all()
     assert again.rows() == whole.rows()
+
+
+def test_captions_and_tokens_of_a_long_video_are_shared_out(folder: Path, tmp_path: Path) -> None:
+    ends = {
+        "stand_ins": "allow",
+        "captions": {"engine": "stand-in"},
+        "tokens": {"weights": "stand-in", "area": 4096, "fps": 1, "max_frames": 8},
+    }
+    whole = Run(data_of(folder, tmp_path / "whole", None) | ends).all()
+    parted = Run(data_of(folder, tmp_path / "parts", 10.0) | ends).all()
+    assert [task.part for task in parted.tasks if task.phase == "finish"] == list(parts_of(44.5, 10.0))
+    assert [task.part for task in whole.tasks if task.phase == "finish"] == [WHOLE]
+    assert len(whole.rows()["tokens"]) == 8  # of 9 clips; one is too short for a pair of frames
+    assert parted.rows() == whole.rows()
 
 
 def test_only_what_is_missing_is_decoded_again(folder: Path, tmp_path: Path) -> None:
