@@ -54,6 +54,7 @@ class Run:
         self.tally = Tally()
         self.joined = Tally()
         self.tasks: list[Task] = []
+        self.tallies: list[Tally] = []
 
     def all(self, *, backwards: bool = False) -> Run:
         worker = UnitWorker(self.pipeline, "cpu")
@@ -75,7 +76,9 @@ class Run:
                 self.tally.add(part.tally)
             if filmed:
                 self.joined = worker.join(task, [filmed[number] for number in order])
-            self.tally.add(self.joined if filmed else worker.work(task))
+            done = self.joined if filmed else worker.work(task)
+            self.tallies.append(done)
+            self.tally.add(done)
 
     def rows(self) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
@@ -180,6 +183,8 @@ def test_captions_and_tokens_of_a_long_video_are_shared_out(folder: Path, tmp_pa
     assert [task.part for task in whole.tasks if task.phase == "finish"] == [WHOLE]
     assert len(whole.rows()["tokens"]) == 8  # of 9 clips; one is too short for a pair of frames
     assert parted.rows() == whole.rows()
+    # Clips with tokens begin at 0, 1.7, 7.7 | 11, | 19.9, 22.4 | 31.4 | 40.7 s or so.
+    assert max(tally.rows["tokens"] for tally in parted.tallies) <= 3
 
 
 def test_only_what_is_missing_is_decoded_again(folder: Path, tmp_path: Path) -> None:
