@@ -60,7 +60,9 @@ def _filter(seconds: int) -> None:
         for task in plan_probes(ledger, list_inputs(config), config):
             worker.work(task)
         for task in plan_pass(ledger, pipeline, "filter", {step.key for step in pipeline.steps()}):
-            tally = worker.work(task)
+            # One process does all parts of the long one, which in a run would have several.
+            filmed = [worker.film(task, number) for number in range(len(task.parts))]
+            tally = worker.join(task, filmed) if filmed else worker.work(task)
         if tally.rows["videos.scenes"] < seconds // SCENE_S:
             raise RuntimeError(f"{tally.rows['videos.scenes']} clips in {seconds} s")
     print(high_water_bytes())
