@@ -31,6 +31,7 @@ from curation.errors import ConfigError, TokenizeError
 from curation.stage import StageConfig
 from curation.storage import Storage
 from tokenize_shards.document import build
+from tokenize_shards.rows import grid_of
 from tokenize_shards.text import TextTokenizer
 
 CANDIDATES = pa.schema(
@@ -271,17 +272,13 @@ def _triplet(
 def _side(
     side: str, row: Mapping[str, Any], tokenizer: TextTokenizer, config: PreferenceConfig
 ) -> dict[str, Any]:
-    shape = row["grid_t"], row["grid_h"], row["grid_w"]
-    if min(shape) < 1 or len(row["codes"]) != 2 * np.prod(shape):
-        raise TokenizeError(
-            f"candidate {row['candidate_id']}: {len(row['codes'])} bytes are no grid of {shape}"
-        )
-    grid = np.frombuffer(row["codes"], "<u2").reshape(shape).astype(np.uint16)
-    meta = config.image_meta.format(rows=shape[1], cols=shape[2])
+    grid = grid_of(row)
+    frames, rows, cols = grid.shape
+    meta = config.image_meta.format(rows=rows, cols=cols)
     return {
         f"{side}_id": row["candidate_id"],
         f"{side}_codes": row["codes"],
-        f"{side}_grid": list(shape),
+        f"{side}_grid": [frames, rows, cols],
         f"{side}_input_ids": build(tokenizer.encode(row["prompt"]), tokenizer.encode(meta), grid),
     }
 
