@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from curation import tables
-from curation.errors import ConfigError, TokenizeError
+from curation.errors import ConfigError
 from curation.stage import StageConfig
 from curation.storage import Storage
 from tokenize_shards.document import build
