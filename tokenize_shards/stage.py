@@ -34,8 +34,8 @@ class TokenConfig(StageConfig):
     tokenizer: str = "emu3"
     """Kind of the tokenizer: `emu3`, or `module:function` for another of 4 x 8 x 8 and 32,768 codes."""
     precision: Precision = "fp32"
-    """Of the encoder. `bf16` is faster on a GPU and gives other codes (docs/decisions.md); Emu3's own
-    preparation of data ran in float32. Codes are searched in float32 either way."""
+    """Of the encoder. `bf16` is faster on a GPU and gives other codes (docs/decisions.md); codes are searched
+    in float32 either way."""
     area: Annotated[int, Field(ge=64 * 64, le=2048 * 2048)] = 512 * 512
     """Pixels of a frame; the aspect ratio stays, both sides become multiples of 8."""
     fps: Annotated[float, Field(gt=0, le=60)] = 4.0
