@@ -19,6 +19,7 @@ from curation.measure import isolate
 from curation.models import STAND_IN, resolve_revision
 from curation.records import Sample, Source
 from curation.registry import STAGES, stage_class
+from curation.splitter import Splitter
 from curation.stage import (
     GIVEN_COLUMNS,
     GRID_FPS,
@@ -26,7 +27,6 @@ from curation.stage import (
     KeepMax,
     Media,
     Setup,
-    Splitter,
     Stage,
     StageConfig,
     View,
