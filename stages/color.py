@@ -148,6 +148,12 @@ def _variance_within(level: NDArray[np.int64], values: NDArray[np.float64]) -> f
 def _smaller(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     import cv2
 
+    # Averaging over odd areas of a large picture takes several times as long as halving it first, which
+    # changes the number by 0.06 at most on real photos.
+    while min(frame.shape[:2]) >= 8 * UNTINTED_SHORT_SIDE:
+        height, width = frame.shape[0] // 2, frame.shape[1] // 2
+        even = frame[: 2 * height, : 2 * width]
+        frame = np.asarray(cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     height, width = frame.shape[:2]
     scale = UNTINTED_SHORT_SIDE / min(height, width)
     if scale >= 1:
