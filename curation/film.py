@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from curation.decide import Rows, Step, Verdict, steps_of
+from curation.decide import steps_of
 from curation.errors import ContractError, DecodeError, SampleError
-from curation.judge import UnitState, branch_steps, decide_sample
-from curation.measure import MediaOf, Tally
+from curation.judge import branch_steps, decide_sample
+from curation.measure import Tally
 from curation.media.decoder import DecoderName
 from curation.media.frame import Frame
 from curation.media.readers import VideoReader, without_pixels
@@ -29,6 +29,9 @@ from curation.pipeline import Branch
 from curation.records import Row, Sample, Source
 from curation.splitter import CutFinder, Span, Splitter, span_row
 from curation.stage import Media, Stage, View
+
+if TYPE_CHECKING:
+    from curation.unit import UnitRun
 
 CHUNK_CLIPS = 8
 """Finished clips of a video that are measured together."""
@@ -56,42 +59,13 @@ class Filmed:
     tally: Tally = field(default_factory=Tally)
 
 
-class Bench(Protocol):
-    """Where samples are measured: the unit that the video is in."""
-
-    state: UnitState
-    tally: Tally
-
-    @property
-    def allowed(self) -> frozenset[str]:
-        """Keys of the steps that may be measured."""
-
-    def ready(self, step: Step) -> Stage[Any]:
-        """The step's stage with its weights loaded."""
-
-    def take(self, step: Step, row: Row) -> None:
-        """Note a new row."""
-
-    def advance(
-        self,
-        samples: Sequence[Sample],
-        steps: Sequence[Step],
-        judge: Callable[[Rows], Verdict],
-        media_of: MediaOf,
-    ) -> None:
-        """Measure what the samples need."""
-
-    def count_frame(self) -> None:
-        """A frame has been decoded."""
-
-
 class Film:
     """One video under the filters of its branch."""
 
-    def __init__(self, bench: Bench, source: Source, branch: Branch, decoder: DecoderName) -> None:
+    def __init__(self, unit: UnitRun, source: Source, branch: Branch, decoder: DecoderName) -> None:
         if branch.splitter is None:
             raise ContractError("videos need a splitter")
-        self._bench = bench
+        self._unit = unit
         self._source = source
         self._branch = branch
         self._splitter = branch.splitter
@@ -101,65 +75,62 @@ class Film:
 
     def filter(self, part: Part) -> None:
         """Find the cuts; if they are known, measure what the clips of the part need."""
-        known = self._bench.state.spans_of(self._source, self._splitter)
+        known = self._unit.state.spans_of(self._source, self._splitter)
         if known:
             self._measure_known([clip for clip in known if part.holds(clip.start_s)])
-        elif self._splitter.key in self._bench.allowed:
-            self._find(WHOLE)
+        elif self._splitter.key in self._unit.allowed:
+            self.film(WHOLE)
 
     def film(self, part: Part) -> Filmed:
-        """Look at one part; nothing of it is true before `join`."""
-        return self._find(part)
+        """Look at the whole, or at one part, nothing of which is true before `join`."""
+        stage = _splitter(self._unit.ready(self._splitter))
+        start_s = part.start_s - (stage.lookback_s or 0.0) - RUN_UP_S
+        reader = VideoReader(self._source, self._decoder, self._unit.count_frame, max(0.0, start_s))
+        collector = GridCollector(self._views(), reader.first_s() if start_s > 0 else None)
+        finder = stage.start(self._source, keeps_readings=part is not WHOLE)
+        self._measure(reader, finder, collector, part)
+        own = [reading for reading in finder.readings if part.holds(reading.pts_s)]
+        self._unit.tally.frames_held += reader.num_frames if part is WHOLE else len(own)
+        return Filmed(own, None if reader.broke_off else reader.end_s)
 
     def join(self, filmed: Sequence[Filmed]) -> None:
         """Put the parts together, in order: the cuts of the whole, and the rows of clips that are real."""
-        stage = _splitter(self._bench.ready(self._splitter))
+        stage = _splitter(self._unit.ready(self._splitter))
         end_s = filmed[-1].end_s
         if end_s is None:
             raise DecodeError("the end of the video was not reached")
         readings = [reading for item in filmed for reading in item.readings]
         clips = [self._new_clip(span) for span in stage.replay(self._source, readings, end_s)]
-        self._bench.tally.note(self._splitter.key, rows=len(clips))
+        self._unit.tally.note(self._splitter.key, rows=len(clips))
         real = {clip.sample_id for clip in clips}
         steps = {step.key: step for step in self._steps if step is not self._splitter}
         for item in filmed:
             for key, rows in item.rows.items():
                 for row in rows:
                     if key in steps and row.sample_id in real:
-                        self._bench.take(steps[key], row)
+                        self._unit.take(steps[key], row)
         self._measure_known(clips)
 
     def _new_clip(self, span: Span) -> Sample:
         clip = Sample.of_span(self._source.source_id, span.start_s, span.end_s)
-        self._bench.take(self._splitter, Row(clip.sample_id, span_row(clip, span)))
+        self._unit.take(self._splitter, Row(clip.sample_id, span_row(clip, span)))
         return clip
 
     def _views(self) -> list[View]:
-        steps = [step for step in steps_of(self._branch.rule) if step.key in self._bench.allowed]
+        steps = [step for step in steps_of(self._branch.rule) if step.key in self._unit.allowed]
         return [view for step in steps if (view := step.stage.view("clip")) is not None]
-
-    def _find(self, part: Part) -> Filmed:
-        stage = _splitter(self._bench.ready(self._splitter))
-        start_s = part.start_s - (stage.lookback_s or 0.0) - RUN_UP_S
-        reader = VideoReader(self._source, self._decoder, self._bench.count_frame, max(0.0, start_s))
-        collector = GridCollector(self._views(), reader.first_s() if start_s > 0 else None)
-        finder = stage.start(self._source, keeps_readings=part is not WHOLE)
-        self._measure(reader, finder, collector, part)
-        own = [reading for reading in finder.readings if part.holds(reading.pts_s)]
-        self._bench.tally.frames_held += reader.num_frames if part is WHOLE else len(own)
-        return Filmed(own, None if reader.broke_off else reader.end_s)
 
     def _measure_known(self, clips: Sequence[Sample]) -> None:
         """Decode only around the clips that something is missing of."""
-        waiting = [clip for clip in clips if self._needs(clip) in self._bench.allowed]
+        waiting = [clip for clip in clips if self._needs(clip) in self._unit.allowed]
         for group in neighbors(waiting):
-            reader = VideoReader(self._source, self._decoder, self._bench.count_frame, group[0].start_s)
+            reader = VideoReader(self._source, self._decoder, self._unit.count_frame, group[0].start_s)
             collector = GridCollector(self._views(), reader.first_s() if group[0].start_s > 0 else None)
             self._measure(reader, _KnownSpans(group), collector, Part(end_s=group[-1].end_s))
-            self._bench.tally.frames_held += reader.num_frames
+            self._unit.tally.frames_held += reader.num_frames
 
     def _needs(self, clip: Sample) -> str | None:
-        needs = self._judge(self._bench.state.rows_of(clip.sample_id, self._steps)).needs
+        needs = self._judge(self._unit.state.rows_of(clip.sample_id, self._steps)).needs
         return needs.key if needs else None
 
     def _measure(self, reader: VideoReader, finder: CutFinder, collector: GridCollector, part: Part) -> None:
@@ -171,11 +142,11 @@ class Film:
             if not part.holds(span.start_s):
                 continue
             clips.append(self._new_clip(span) if is_new else _clip_at(self._source, span))
-            self._bench.tally.note(self._splitter.key, rows=int(is_new and part is WHOLE))
+            self._unit.tally.note(self._splitter.key, rows=int(is_new and part is WHOLE))
             if len(clips) == CHUNK_CLIPS:
-                self._bench.advance(clips, self._steps, self._judge, media_of)
+                self._unit.advance(clips, self._steps, self._judge, media_of)
                 clips.clear()
-        self._bench.advance(clips, self._steps, self._judge, media_of)
+        self._unit.advance(clips, self._steps, self._judge, media_of)
 
     def _spans(
         self,
@@ -190,7 +161,7 @@ class Film:
             collector.push(frame)
             started = time.perf_counter()
             spans = list(finder.push(frame))
-            self._bench.tally.note(self._splitter.key, seconds=time.perf_counter() - started)
+            self._unit.tally.note(self._splitter.key, seconds=time.perf_counter() - started)
             yield from spans
             open_from_s = finder.open_from_s
             oldest_s = waiting[0].start_s if waiting else open_from_s

@@ -162,8 +162,8 @@ def _measure(
         for kind, step in dataset_steps(pipeline):
             pipeline, population = bind_step(pipeline, ledger, kind, step)
             pool.use(pipeline)
-            if order.only is None or step.key in order.only:
-                bound = next(found for found in pipeline.steps() if found.key == step.key)
+            bound = pipeline.step_of(step.key)
+            if bound is not None and (order.only is None or step.key in order.only):
                 tally.add(_measure_together(pipeline, ledger, bound, population, order.redo, watcher))
             do("filter", filters_behind(pipeline, step.key))
         do("finish", {step.key for step in pipeline.steps()})

@@ -200,6 +200,17 @@ def curation(*args: str | Path, cwd: Path | None = None, code: int | None = 0) -
     return said
 
 
+def started(config: Path) -> subprocess.Popen[bytes]:
+    """A run in a process group of its own, so that all of it can be killed."""
+    return subprocess.Popen(
+        command("run", "-c", config),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, except locks."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ import yaml
 from PIL import Image
 
 from datasets_media import (
-    command,
     config_data,
     contents,
     curation,
-    environment,
+    started,
     write_config,
     write_photo,
 )
@@ -174,13 +172,7 @@ def test_killed_run_goes_on_to_the_same_shards(
     finished: tuple[Path, Path, str], alike: Path, vocabulary: Path, tmp_path: Path
 ) -> None:
     config = config_for(alike, tmp_path, vocabulary, unit_images=2)
-    process = subprocess.Popen(
-        command("run", "-c", config),
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    process = started(config)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "out").glob("ledger/duplicates/*/*.parquet")):
         assert process.poll() is None, "the run ended before it could be interrupted"

@@ -8,16 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curation.ingest.listing import list_inputs
-from curation.judge import walk
-from curation.ledger import Ledger
 from curation.measure import Tally
 from curation.parts import WHOLE, Part, neighbors, parts_of
-from curation.plan import Task, plan_pass, plan_probes
+from curation.plan import Task
 from curation.records import Sample
-from curation.storage import open_storage
 from curation.work import UnitWorker
-from datasets_media import built, write_video
+from datasets_media import Bench, write_video
 
 SCENES = [(17, 1), (60, 2), (33, 3), (4, 4), (5, 5), (80, 6), (25, 7), (90, 8), (41, 9), (52, 10), (38, 11)]
 """44.5 seconds at 10 FPS; two scenes are too short to stand alone."""
@@ -45,29 +41,27 @@ def data_of(folder: Path, output: Path, segment_s: float | None, **scenes: Any) 
     }
 
 
-class Run:
-    """A pass without Ray: the parts of a task one after the other, in any order."""
+class Run(Bench):
+    """A bench on which the parts of a task are done one after the other, in any order."""
 
     def __init__(self, data: dict[str, Any]) -> None:
-        self.config, self.pipeline = built(data)
-        self.ledger = Ledger(open_storage(self.config.general.output))
+        super().__init__(data)
         self.tally = Tally()
         self.joined = Tally()
-        self.tasks: list[Task] = []
+        self.done: list[Task] = []
         self.tallies: list[Tally] = []
 
     def all(self, *, backwards: bool = False) -> Run:
         worker = UnitWorker(self.pipeline, "cpu")
-        for task in plan_probes(self.ledger, list_inputs(self.config), self.config):
+        for task in self.tasks("probe"):
             worker.work(task)
         for phase in ("filter", "finish"):
             self._do(worker, phase, backwards=backwards)
         return self
 
     def _do(self, worker: UnitWorker, phase: Any, *, backwards: bool) -> None:
-        steps = {step.key for step in self.pipeline.steps()}
-        for task in list(plan_pass(self.ledger, self.pipeline, phase, steps)):
-            self.tasks.append(task)
+        for task in self.tasks(phase):
+            self.done.append(task)
             order = range(len(task.parts))
             filmed = {
                 number: worker.film(task, number) for number in (reversed(order) if backwards else order)
@@ -80,19 +74,11 @@ class Run:
             self.tallies.append(done)
             self.tally.add(done)
 
-    def rows(self) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
-        for step in self.pipeline.steps():
-            for unit in self.ledger.measured_units(step.name, step.fingerprint):
-                for row in self.ledger.rows(step.name, step.fingerprint, unit):
-                    found.setdefault(step.key, {})[row.sample_id] = (dict(row.values), row.error)
-        return found
+    def all_rows(self) -> dict[str, dict[str, Any]]:
+        return {step.key: self.rows(step.key) for step in self.pipeline.steps()}
 
     def clips(self) -> list[tuple[float, float]]:
-        return sorted((row["start_s"], row["end_s"]) for row, _ in self.rows()["videos.scenes"].values())
-
-    def outcomes(self) -> set[str]:
-        return {judged.verdict.outcome for _, unit in walk(self.ledger, self.pipeline) for judged in unit}
+        return sorted((row["start_s"], row["end_s"]) for row, _ in self.rows("videos.scenes").values())
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -114,12 +100,12 @@ def test_parts_give_the_same_rows_as_one_piece(
 ) -> None:
     whole = Run(data_of(folder, tmp_path / "whole", None, **SETTINGS[name])).all()
     parted = Run(data_of(folder, tmp_path / "parts", segment_s, **SETTINGS[name])).all(backwards=True)
-    assert len(parted.tasks[0].parts) == -(-44.5 // segment_s)
-    assert parted.rows() == whole.rows()
+    assert len(parted.done[0].parts) == -(-44.5 // segment_s)
+    assert parted.all_rows() == whole.all_rows()
     clips = whole.clips()
     assert len(clips) == 1 if name == "no cut at all" else len(clips) >= 9
     assert "pieces" not in name or max(end_s - start_s for start_s, end_s in clips) == pytest.approx(3.3)
-    assert parted.outcomes() == {"kept"}
+    assert parted.outcomes() == {"film.mp4": "kept"}
 
 
 def test_parts_share_the_frames(folder: Path, tmp_path: Path) -> None:
@@ -151,9 +137,9 @@ def test_video_that_breaks_off_in_one_part_fails_as_a_whole(tmp_path: Path) -> N
     data[middle : middle + 4000] = np.random.default_rng(0).bytes(4000)
     path.write_bytes(data)
     run = Run(data_of(folder, tmp_path / "out", 10.0)).all()
-    assert len(run.tasks[0].parts) == 5
-    assert run.outcomes() == {"failed"}
-    ((_, error),) = run.rows()["videos.scenes"].values()
+    assert len(run.done[0].parts) == 5
+    assert run.outcomes() == {"film.mp4": "failed DecodeError"}
+    ((_, error),) = run.rows("videos.scenes").values()
     assert error is not None
     assert error.startswith("stopped")
 
@@ -165,10 +151,10 @@ def test_new_filter_on_known_cuts_is_measured_in_parts_that_need_no_joining(
     Run(data).all()
     changed = data | {"videos": data["videos"] | {"flow": {"min_score": None, "max_score": None, "fps": 3.0}}}
     again = Run(changed).all()
-    assert [task.parts for task in again.tasks] == [()] * 5
-    assert len({task.part for task in again.tasks}) == 5
+    assert [task.parts for task in again.done] == [()] * 5
+    assert len({task.part for task in again.done}) == 5
     whole = Run(changed | {"output": str(tmp_path / "whole"), "run": {"segment_s": None}}).all()
-    assert again.rows() == whole.rows()
+    assert again.all_rows() == whole.all_rows()
 
 
 def test_captions_and_tokens_of_a_long_video_are_shared_out(folder: Path, tmp_path: Path) -> None:
@@ -179,10 +165,10 @@ def test_captions_and_tokens_of_a_long_video_are_shared_out(folder: Path, tmp_pa
     }
     whole = Run(data_of(folder, tmp_path / "whole", None) | ends).all()
     parted = Run(data_of(folder, tmp_path / "parts", 10.0) | ends).all()
-    assert [task.part for task in parted.tasks if task.phase == "finish"] == list(parts_of(44.5, 10.0))
-    assert [task.part for task in whole.tasks if task.phase == "finish"] == [WHOLE]
-    assert len(whole.rows()["tokens"]) == 8  # of 9 clips; one is too short for a pair of frames
-    assert parted.rows() == whole.rows()
+    assert [task.part for task in parted.done if task.phase == "finish"] == list(parts_of(44.5, 10.0))
+    assert [task.part for task in whole.done if task.phase == "finish"] == [WHOLE]
+    assert len(whole.rows("tokens")) == 8  # of 9 clips; one is too short for a pair of frames
+    assert parted.all_rows() == whole.all_rows()
     # Clips with tokens begin at 0, 1.7, 7.7 | 11, | 19.9, 22.4 | 31.4 | 40.7 s or so.
     assert max(tally.rows["tokens"] for tally in parted.tallies) <= 3
 
@@ -193,7 +179,7 @@ def test_only_what_is_missing_is_decoded_again(folder: Path, tmp_path: Path) -> 
     data["videos"]["flow"]["max_score"] = 0.0
     first = Run(data).all()
     assert first.tally.frames_decoded["filter"] == 445
-    scores = sorted(row["flow_score"] for row, _ in first.rows()["videos.flow"].values())
+    scores = sorted(row["flow_score"] for row, _ in first.rows("videos.flow").values())
     data["videos"]["flow"]["max_score"] = scores[0]
     second = Run(data).all()
     assert 0 < second.tally.frames_decoded["filter"] < 150
@@ -207,7 +193,7 @@ def test_codecs_that_cannot_be_sought_are_taken_whole(tmp_path: Path) -> None:
     folder.mkdir()
     write(folder / "a.avi", [texture(48, 64, seed=k) for k in range(60)], codec="mpeg4", pix_fmt="yuv420p")
     run = Run(data_of(folder, tmp_path / "out", 1.0)).all()
-    assert [task.parts for task in run.tasks] == [()]
+    assert [task.parts for task in run.done] == [()]
 
 
 def test_parts_cover_all_times_once() -> None:
@@ -231,8 +217,8 @@ def test_neighbors_are_joined_over_short_gaps() -> None:
 def test_join_needs_the_end(folder: Path, tmp_path: Path) -> None:
     run = Run(data_of(folder, tmp_path / "out", 10.0))
     worker = UnitWorker(run.pipeline, "cpu")
-    for task in plan_probes(run.ledger, list_inputs(run.config), run.config):
+    for task in run.tasks("probe"):
         worker.work(task)
-    (task,) = plan_pass(run.ledger, run.pipeline, "filter", {"videos.scenes"})
+    (task,) = run.tasks("filter")
     worker.join(task, [worker.film(task, 0)])
-    assert run.outcomes() == {"failed"}
+    assert run.outcomes() == {"film.mp4": "failed DecodeError"}

@@ -103,7 +103,7 @@ class Choice:
 
 
 @dataclass
-class Outcome:
+class PromptCounts:
     """What became of the prompts.
 
     Attributes:
@@ -158,7 +158,7 @@ def write_triplets(
     key: str,
     tokenizer: TextTokenizer,
     config: PreferenceConfig,
-) -> Outcome:
+) -> PromptCounts:
     """Read candidates and votes, write the triplets as one Parquet object, sorted by prompt.
 
     Args:
@@ -173,11 +173,11 @@ def write_triplets(
         ConfigError: a file is missing, lacks a column, or its rows contradict each other.
         TokenizeError: a candidate's codes are no grid.
     """
-    outcome = Outcome()
+    counts = PromptCounts()
     cast = _votes_by_prompt(_read(votes, VOTES))
-    rows = list(_triplets(_read(candidates, CANDIDATES), cast, tokenizer, config, outcome))
+    rows = list(_triplets(_read(candidates, CANDIDATES), cast, tokenizer, config, counts))
     storage.write(key, tables.to_bytes(pa.Table.from_pylist(rows, schema=TRIPLETS)))
-    return outcome
+    return counts
 
 
 def _read(path: str, schema: pa.Schema) -> list[dict[str, Any]]:
@@ -220,7 +220,7 @@ def _triplets(
     votes: Votes,
     tokenizer: TextTokenizer,
     config: PreferenceConfig,
-    outcome: Outcome,
+    counts: PromptCounts,
 ) -> Iterator[dict[str, Any]]:
     groups: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
     for row in candidates:
@@ -237,14 +237,14 @@ def _triplets(
         names = sorted(group)
         voters = votes.get(prompt_id, {})
         whole = [voters[voter] for voter in sorted(voters) if set(voters[voter]) == set(names)]
-        outcome.num_prompts += 1
-        outcome.num_partial_votes += len(voters) - len(whole)
+        counts.num_prompts += 1
+        counts.num_partial_votes += len(voters) - len(whole)
         scores = np.array([[one[name] for name in names] for one in whole], np.float64)
         choice = choose(scores, config)
         if isinstance(choice, str):
-            outcome.left_out[choice] += 1
+            counts.left_out[choice] += 1
             continue
-        outcome.num_triplets += 1
+        counts.num_triplets += 1
         yield _triplet(group[names[choice.chosen]], group[names[choice.rejected]], choice, tokenizer, config)
 
 
@@ -283,7 +283,7 @@ def _side(
     }
 
 
-def make_triplets(candidates: str, votes: str, target: str, vocabulary: str, **settings: Any) -> Outcome:
+def make_triplets(candidates: str, votes: str, target: str, vocabulary: str, **settings: Any) -> PromptCounts:
     """`write_triplets` for the command line: a vocabulary by name, a Parquet file as the target."""
     from curation.models import fetch, resolve_revision
     from curation.stage import ModelRef

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from datasets_media import command, config_data, contents, curation, environment, write_config, write_video
+from datasets_media import config_data, contents, curation, started, write_config, write_video
 
 pytestmark = pytest.mark.slow
 
@@ -137,17 +137,6 @@ def test_worker_that_leaks_is_replaced(media: Path, tmp_path: Path) -> None:
 def test_stage_that_breaks_its_contract_stops_the_run(media: Path, tmp_path: Path) -> None:
     said = curation("run", "-c", images_only(media, tmp_path, "NotANumberColor"), code=1)
     assert "ContractError: stage not_a_number_color returned nan as colorfulness" in said
-
-
-def started(config: Path) -> subprocess.Popen[bytes]:
-    """A run in a process group of its own, so that all of it can be killed."""
-    return subprocess.Popen(
-        command("run", "-c", config),
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
 
 
 def wait_for(output: Path, pattern: str, process: subprocess.Popen[bytes]) -> None:

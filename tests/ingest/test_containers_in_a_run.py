@@ -44,13 +44,6 @@ def embed(media: Path, path: Path, names: list[str]) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def bench(folder: Path, vocabulary: Path, tmp_path: Path) -> Bench:
     data = config_data(folder, tmp_path / "out", vocabulary)
     del data["captions"], data["tokens"], data["shards"]
