@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -63,6 +64,23 @@ class Ledger:
             raise LedgerError(f"{self.storage.root}/{key} is missing")
         return tables.table_to_sources(tables.from_bytes(data, key))
 
+    def sources_table(self, columns: Sequence[str]) -> pa.Table:
+        """These columns of all sources, and `unit`; unit by unit, within a unit from old to new.
+
+        Raises:
+            LedgerError: a unit file is missing or damaged.
+        """
+        schema = pa.schema([*(tables.SOURCES.field(name) for name in columns), ("unit", pa.int64())])
+        parts = []
+        for unit in self.units():
+            key = f"sources/{unit_name(unit)}"
+            data = self.storage.read(key)
+            if data is None:
+                raise LedgerError(f"{self.storage.root}/{key} is missing")
+            part = tables.from_bytes(data, key, only=columns).select(list(columns))
+            parts.append(part.append_column("unit", pa.array(np.full(part.num_rows, unit))).cast(schema))
+        return pa.concat_tables([schema.empty_table(), *parts])
+
     def commit_sources(self, unit: int, sources: list[Source]) -> None:
         """Write a new unit; the first writer wins, a doubled worker does no harm."""
         data = tables.to_bytes(tables.sources_to_table(sources))
@@ -74,7 +92,7 @@ class Ledger:
                 raise
 
     def replace_sources(self, unit: int, sources: list[Source]) -> None:
-        """Overwrite a unit whose failed sources were probed again."""
+        """Overwrite a unit: sources were probed again, changed their date, or carry something else."""
         self.storage.write(f"sources/{unit_name(unit)}", tables.to_bytes(tables.sources_to_table(sources)))
 
     def rows(self, stage: str, fingerprint: str, unit: int, *, with_big: bool = False) -> list[Row]:
