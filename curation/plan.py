@@ -116,9 +116,9 @@ def _match(known: pa.Table, sources: Sequence[Source], limit: int | None) -> _Ma
         }
     )
     places = pc.index_in(match_names(known["uri"]), value_set=match_names(listed["uri"]))
-    is_same = pc.equal(known["etag"], listed["etag"].take(places)).fill_null(False).to_numpy()
+    is_same = np.asarray(pc.equal(known["etag"], listed["etag"].take(places)).fill_null(False))
     carried, now = (pc.fill_null(column, "") for column in (known["carried"], listed["carried"].take(places)))
-    place_of = pc.fill_null(places, -1).to_numpy().astype(np.int64)
+    place_of = np.asarray(pc.fill_null(places, -1), np.int64)
     unit_of = np.full(len(sources), -1)
     unit_of[place_of[place_of >= 0]] = known["unit"].to_numpy()[place_of >= 0]  # of several, the last
     is_known = np.zeros(len(sources), bool)
@@ -129,7 +129,7 @@ def _match(known: pa.Table, sources: Sequence[Source], limit: int | None) -> _Ma
         fresh=[int(place) for place in open_to_read if unit_of[place] < 0],
         changed={int(place): int(unit_of[place]) for place in open_to_read if unit_of[place] >= 0},
         is_current=is_same,
-        carries_else=is_same & pc.not_equal(carried, now).to_numpy(),
+        carries_else=is_same & np.asarray(pc.not_equal(carried, now)),
     )
 
 
@@ -138,7 +138,7 @@ def _rewrites(
 ) -> Iterator[Task]:
     """The units that are there already and are written anew."""
     units = known["unit"].to_numpy()
-    has_failed = pc.equal(known["status"], "failed").to_numpy()
+    has_failed = np.asarray(pc.equal(known["status"], "failed"))
     is_redone = np.array([redo.drops(PROBE, failed) for failed in (False, True)])[has_failed.astype(int)]
     is_redone &= matched.is_current
     by_unit: dict[int, list[int]] = {}

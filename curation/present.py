@@ -64,11 +64,11 @@ def absent_sources(ledger: Ledger) -> Absent:
     is_current = np.zeros(known.num_rows, bool)
     if listed is not None:
         places = pc.index_in(names, value_set=match_names(listed["uri"]))
-        is_listed = places.is_valid().to_numpy()
-        is_current = pc.equal(known["etag"], listed["etag"].take(places)).fill_null(False).to_numpy()
+        is_listed = np.asarray(places.is_valid())
+        is_current = np.asarray(pc.equal(known["etag"], listed["etag"].take(places)).fill_null(False))
     stands = _newest(names, is_current)
     # A container that could not be listed is a source as long as that is so.
-    is_media = pc.not_equal(known["kind"], "container").to_numpy()
+    is_media = np.asarray(pc.not_equal(known["kind"], "container"))
     gone = known.filter(pa.array(stands & ~is_listed & is_media))
     replaced = known.filter(pa.array(~stands | (~is_listed & ~is_media)))
     return Absent(
