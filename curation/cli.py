@@ -257,12 +257,16 @@ def _shards_folder(folder: str | None, path: str | None, output: str | None) -> 
 @cli.command()
 @_shards_options
 def verify(folder: str | None, path: str | None, output: str | None) -> int:
-    """Check the shards in FOLDER: files, sha256, rows, documents, splits, and that no sample is missing."""
+    """Check the shards in FOLDER: files, sha256, rows, documents, splits, and that no sample is missing.
+
+    In the output of a run also whether they hold sources that have left the inputs since.
+    """
+    from curation.present import absent_beside
     from curation.registry import VERIFY, load
     from curation.storage import open_storage
 
     place = _shards_folder(folder, path, output)
-    found = load(VERIFY)(open_storage(place), "")
+    found = load(VERIFY)(open_storage(place), "", absent_beside(place))
     for problem in found.problems:
         click.echo(problem)
     sound = f"{found.num_shards} shards, {found.num_samples} samples, {found.num_tokens} tokens"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ from curation.errors import LedgerError
 from curation.ingest.place import LEADING_DOTS
 from curation.ledger import Ledger
 from curation.records import Source
-from curation.storage import Storage
+from curation.storage import Storage, open_storage
 
 PRESENT = "listing/present.parquet"
 _LISTED = pa.schema([("uri", pa.string()), ("etag", pa.string())])
@@ -75,6 +76,16 @@ def absent_sources(ledger: Ledger) -> Absent:
         dict(zip(gone["source_id"].to_pylist(), gone["uri"].to_pylist(), strict=True)),
         frozenset(replaced["source_id"].to_pylist()),
     )
+
+
+def absent_beside(shards: str) -> Absent:
+    """The absent sources of the output that a folder of shards lies in; none where it lies in no output.
+
+    Raises:
+        StorageError: the folder can't be read.
+    """
+    ledger = Ledger(open_storage(str(Path(shards).resolve().parent.parent)))
+    return absent_sources(ledger) if ledger.storage.find(PRESENT) else Absent()
 
 
 def match_names(uris: pa.ChunkedArray) -> pa.Array:
