@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
@@ -34,8 +34,34 @@ class Listing:
         return self.leftovers.kinds.total()
 
 
-def list_inputs(config: Config) -> Listing:
-    """List the configured inputs.
+@dataclass(frozen=True)
+class FoundFolder:
+    """An input as it was found, before any file in it was opened.
+
+    Attributes:
+        folder: Its files, without the outputs of runs that lie in it.
+        survey: Everything that was met.
+        outputs: The beginnings of keys in the outputs of runs.
+    """
+
+    folder: Folder
+    survey: Survey
+    outputs: tuple[str, ...]
+
+
+def find_inputs(config: Config) -> list[FoundFolder]:
+    """The files below the configured inputs, each once.
+
+    Raises:
+        ConfigError: an input is the output of a run.
+        StorageError: a folder can't be read.
+    """
+    roots = [_spelled(root) for root in config.general.input]
+    return [_folder(root, found) for root, found in zip(roots, survey(roots, _is_read), strict=True)]
+
+
+def list_inputs(config: Config, found: Sequence[FoundFolder] | None = None) -> Listing:
+    """List the configured inputs; `found` saves looking for their files again.
 
     A container that can't be listed to its end is a source itself, of kind `container` and failed, beside
     the sources that were found in it.
@@ -47,11 +73,11 @@ def list_inputs(config: Config) -> Listing:
     sources: dict[str, Source] = {}
     leftovers = Leftovers()
     index = ListingIndex(open_storage(config.general.output))
-    roots = [_spelled(root) for root in config.general.input]
-    for root, found in zip(roots, survey(roots, _is_read), strict=True):
-        folder = _folder(root, found, leftovers)
+    for root, one in zip(config.general.input, found or find_inputs(config), strict=True):
+        folder = one.folder
+        leftovers.add_survey(folder, one.survey, one.outputs)
         used: set[str] = set()
-        found_any = bool(found.repeated)
+        found_any = bool(one.survey.repeated)
         for item in folder.items.values():
             contents = index.contents(folder, item)
             used |= contents.used
@@ -103,17 +129,14 @@ def _order(source: Source) -> tuple[str, int]:
     return Place(place.scheme, place.path).uri, position_of(source)
 
 
-def _folder(root: str, found: Survey, leftovers: Leftovers) -> Folder:
-    """An input without the outputs of runs that lie in it; what is no file in it is noted."""
-    keys = [item.key for item in found.files]
-    outputs = _outputs(keys)
+def _folder(root: str, found: Survey) -> FoundFolder:
+    """An input without the outputs of runs that lie in it."""
+    outputs = _outputs([item.key for item in found.files])
     if "" in outputs:
         raise ConfigError(f"input {root}: that is the output of a run")
     inside = tuple(f"{output}/" for output in outputs)
     items = {item.key: item for item in found.files if not item.key.startswith(inside)}
-    folder = Folder(open_storage(root), root.rstrip("/"), items)
-    leftovers.add_survey(folder, found, inside)
-    return folder
+    return FoundFolder(Folder(open_storage(root), root.rstrip("/"), items), found, inside)
 
 
 def _outputs(keys: Collection[str]) -> list[str]:
