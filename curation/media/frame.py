@@ -19,13 +19,23 @@ class Frame:
     """A frame of a video.
 
     Attributes:
-        pts_s: Presentation time in seconds, as the container has it.
+        pts_s: Presentation time in seconds, as the container has it; where its clock jumps, on the
+            `Timeline`.
         index: Number of the frame in presentation order, from 0.
+        follows_jump: Whether the clock jumped before this frame: what came before is another recording.
     """
 
-    def __init__(self, pts_s: float, index: int, render: Callable[[], NDArray[np.uint8]]) -> None:
+    def __init__(
+        self,
+        pts_s: float,
+        index: int,
+        render: Callable[[], NDArray[np.uint8]],
+        *,
+        follows_jump: bool = False,
+    ) -> None:
         self.pts_s = pts_s
         self.index = index
+        self.follows_jump = follows_jump
         self._render = render
         self._sizes: dict[tuple[int, int], NDArray[np.uint8]] = {}
 
