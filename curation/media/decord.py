@@ -38,7 +38,7 @@ def refusal(source: Source) -> str | None:
     if min(source.width or 0, source.height or 0) < MIN_SIDE_PX:
         return f"decord is not known to cope with {source.width}x{source.height} pixels"
     if source.clock_jumps:
-        return f"decord can't seek over {source.num_discontinuities} discontinuities"
+        return "decord can't place the frames of a video whose clock jumps"
     return None
 
 

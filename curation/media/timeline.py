@@ -8,6 +8,7 @@ shown. A video whose clock never jumps keeps its own times.
 
 from __future__ import annotations
 
+import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
@@ -20,10 +21,10 @@ MAX_GAP_S = 10.0
 """A longer step forward is a gap: the limit at which FFmpeg mends one (`-dts_delta_threshold`)."""
 MIN_GAP_FRAMES = 10
 """But not one of fewer frames than this at the usual pace: a slide may stay for a minute."""
-REORDERED_FRAMES = 16
-"""Presentation times fall back by so many frames at most without a jump: H.264 and HEVC hold back 16."""
-JITTER_FRAMES = 2
-"""Decoding times, which have no reason to fall back at all, are allowed this much."""
+REORDERED_PACKETS = 16
+"""So many packets in a row may be shown before an earlier one: H.264 and HEVC hold back 16 pictures."""
+JITTER_PACKETS = 2
+"""So many packets in a row may be decoded before an earlier one: none should be, but some are."""
 _UNKNOWN = -(2**63)
 """FFmpeg's AV_NOPTS_VALUE."""
 
@@ -103,9 +104,9 @@ def timeline_of(stamps: TimeStamps, time_base: Fraction, *, has_own_dts: bool) -
     """
     usual = _usual_step(ticks for _, ticks in stamps.decoded()) or round(Fraction(1, 25) / time_base)
     if has_own_dts:
-        firsts = _fall_backs(stamps.decoded(), JITTER_FRAMES * usual)
+        firsts = _fall_backs(stamps.decoded(), JITTER_PACKETS)
     else:
-        firsts = _fall_backs(stamps.shown(), REORDERED_FRAMES * usual)
+        firsts = _fall_backs(stamps.shown(), REORDERED_PACKETS)
     longest = round(Fraction(MAX_GAP_S) / time_base)
     runs: list[_Run] = []
     joints: list[int] = []
@@ -130,14 +131,25 @@ def _usual_step(times: Iterable[int]) -> int:
 
 
 def _fall_backs(times: Iterable[tuple[int, int]], tolerated: int) -> list[int]:
-    """The packets with which the clock begins again, and the first one."""
+    """The first packet, and those with which the clock begins again: more than `tolerated` in a row are
+    behind an earlier one. The last of what was before may be among them, so the deepest fall decides.
+    """
     firsts: list[int] = []
-    latest = 0
+    behind: list[tuple[int, int]] = []
+    latest = -math.inf
     for number, ticks in times:
-        if not firsts or ticks < latest - tolerated:
+        if not firsts:
             firsts.append(number)
+        if ticks >= latest:
             latest = ticks
-        latest = max(latest, ticks)
+            behind = [(number, ticks)]
+            continue
+        behind.append((number, ticks))
+        if len(behind) - 1 > tolerated:
+            falls = [after[1] - before[1] for before, after in pairwise(behind)]
+            begun = behind[falls.index(min(falls)) + 1 :]
+            firsts.append(begun[0][0])
+            latest, behind = max(ticks for _, ticks in begun), begun[-1:]
     return firsts
 
 
