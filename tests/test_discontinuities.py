@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +13,16 @@ import numpy as np
 import pytest
 
 from curation.judge import walk
+from curation.media.frame import Frame
 from curation.media.readers import read_again
 from curation.records import Sample, Source
 from curation.report.table import flat_table
+from curation.splitter import PerRecording
 from curation.stage import View
 from datasets_media import Bench, write_video
-from generated import joined, scenes_of
+from generated import a_source, joined, no_models, scenes_of, spans_of
 from generated import write_video as encode
+from stages.scenes import ScenesConfig, ScenesSplitter
 
 FIRST = [(30, 1), (45, 2)]
 SECOND = [(45, 2), (3, 3), (42, 4), (35, 5)]
@@ -93,7 +100,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "merging": {"min_scene_s": 4.0},
     "fades alone": {"content_threshold": None},
     "adaptive": {"content_threshold": None, "adaptive_threshold": 3.0},
-    "transnet": {"content_threshold": None, "fade_threshold": None, "transnet_threshold": 0.5},
     "pieces": {"max_clip_s": 3.3},
     "no detector": {"content_threshold": None, "fade_threshold": None},
 }
@@ -122,10 +128,11 @@ def test_recordings_are_cut_as_if_they_stood_alone(recordings: Path, tmp_path: P
 ENDS = {
     "stand_ins": "allow",
     "captions": {"engine": "stand-in"},
-    "tokens": {"weights": "stand-in", "area": 4096, "fps": 1, "max_frames": 8},
+    "tokens": {"weights": "stand-in", "area": 4096, "fps": 1, "max_frames": 4},
 }
 
 
+@pytest.mark.slow
 def test_later_stages_find_the_frames_of_each_recording(recordings: Path, tmp_path: Path) -> None:
     alone, whole = alone_and_joined(recordings, tmp_path, **ENDS)
     for key, column in (("videos.flow", "flow_score"), ("videos.color", "mean_luma"), ("tokens", "codes")):
@@ -149,13 +156,34 @@ def test_a_new_filter_finds_the_frames_of_known_cuts(recordings: Path, tmp_path:
 
 def test_a_video_that_jumps_is_not_shared_out(recordings: Path, tmp_path: Path) -> None:
     """Neither its frames nor its clips: no position in it can be sought."""
+    captions = {"stand_ins": "allow", "captions": {"engine": "stand-in"}}
     run = {"segment_s": 4.0, "max_failed_fraction": 1.0, "decoder": "decord"}
-    whole = Run(data_of(recordings / "joined", tmp_path / "whole", **ENDS))
-    parted = Run(data_of(recordings / "joined", tmp_path / "parts", **ENDS, run=run))
-    for key in ("videos.scenes", "videos.flow", "tokens"):
+    whole = Run(data_of(recordings / "joined", tmp_path / "whole", **captions))
+    parted = Run(data_of(recordings / "joined", tmp_path / "parts", **captions, run=run))
+    for key in ("videos.scenes", "videos.flow", "captions"):
         assert parted.values("c.ts", key) == whole.values("c.ts", key)
     assert parted.tally.frames_decoded == whole.tally.frames_decoded
     assert whole.tally.frames_decoded["finish"] == 275
+
+
+@pytest.mark.slow
+def test_transnet_begins_its_windows_anew(tmp_path: Path) -> None:
+    """At 100 frames a window, of which 50 count: 30 and 40 frames alone have one window each."""
+    stage = ScenesSplitter(ScenesConfig(content_threshold=None, fade_threshold=None, transnet_threshold=0.5))
+    stage.setup(no_models())
+    pictures = scenes_of([15, 15]), scenes_of([10, 30])
+    source = a_source(frame_rate=Fraction(25))
+
+    def frames() -> Iterator[Frame]:
+        for number, pixels in enumerate([*pictures[0], *pictures[1]]):
+            frame = Frame(number / 25, number, lambda pixels=pixels: pixels)
+            frame.follows_jump = number == len(pictures[0])
+            yield frame
+
+    found = spans_of(PerRecording(partial(stage.start, source)), frames(), 0.04)
+    alone = [spans_of(stage.start(source), islice(frames(), *part), 0.04) for part in ((0, 30), (30, 70))]
+    assert found == [*alone[0], *alone[1]]
+    assert [span.start_frame for span in found] == [0, 15, 30, 40]
 
 
 def two_colors(folder: Path, name: str) -> None:

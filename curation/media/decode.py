@@ -235,19 +235,19 @@ def _square_width(width: int, aspect: Fraction | None) -> int:
 
 SEEKABLE_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1"})
 """Codecs in which decoding from a key frame was found to give the same frames as from the start."""
+_ROUNDING_S = 1e-6
 ROLL_IN_S = 1.0
 """How much earlier than asked decoding begins, so that open groups of pictures are whole by then."""
 
 
-def decode_video(path: Path, start_s: float = 0.0, *, clock_jumps: bool = False) -> Iterator[Frame]:
+def decode_video(path: Path, start_s: float = 0.0, timeline: Timeline | None = None) -> Iterator[Frame]:
     """Frames of the main stream in presentation order, rendered on demand: from the key frame before
     `start_s` on where the codec allows it, else from the first.
 
     A frame is valid as long as the caller keeps it; `index` counts from the first one given. A frame
     without a time follows its predecessor by one frame interval; no time is before its predecessor's.
 
-    `clock_jumps`: the video has discontinuities. It is decoded from the first frame, and its times are
-    those of its `Timeline`.
+    `timeline`: frames get its times in place of the container's, from the first frame on.
 
     Raises:
         ProbeError: not a video.
@@ -261,14 +261,12 @@ def decode_video(path: Path, start_s: float = 0.0, *, clock_jumps: bool = False)
         interval_s = float(1 / stream.average_rate) if stream.average_rate else 0.04
         promised = stream.frames
         last_s = -interval_s
-        if clock_jumps:
-            frames = _decoded_on_timeline(path, container, stream)
-        else:
+        if timeline is None:
             _seek(container, stream, start_s)
-            frames = ((picture, False) for picture in container.decode(stream))
+        frames = _decoded(container, stream, timeline)
         while True:
             try:
-                picture, follows_jump = next(frames, (None, False))
+                picture = next(frames, None)
             except (av.FFmpegError, ValueError) as error:
                 after = f"after {index} of {promised} frames" if promised else f"after {index} frames"
                 where = f"at {last_s:.3f} s" if start_s > 0 else after
@@ -276,26 +274,35 @@ def decode_video(path: Path, start_s: float = 0.0, *, clock_jumps: bool = False)
             if picture is None:
                 return
             pts_s = picture.time if picture.time is not None else last_s + interval_s
-            if index:
-                pts_s = max(pts_s, last_s)
-            render = partial(_render, picture, stream.sample_aspect_ratio)
-            yield Frame(pts_s, index, render, follows_jump=follows_jump)
+            pts_s = max(pts_s, last_s) if index else pts_s
+            yield Frame(pts_s, index, partial(_render, picture, stream.sample_aspect_ratio))
             index, last_s = index + 1, pts_s
 
 
-def _decoded_on_timeline(path: Path, container: Any, stream: Any) -> Iterator[tuple[Any, bool]]:
-    """Each picture, timed so that times rise, and whether it is the first behind a discontinuity."""
+def decode_recordings(path: Path) -> Iterator[Frame]:
+    """All frames of a video whose clock jumps, on its timeline; the first behind each jump is marked.
+
+    Raises:
+        ProbeError, DecodeError: as `decode_video`.
+    """
     timeline = _timeline_of_file(path)
-    joints = deque(timeline.joints)
+    joints_s = deque(timeline.joints_s)
+    for frame in decode_video(path, timeline=timeline):
+        while joints_s and frame.pts_s > joints_s[0] - _ROUNDING_S:
+            joints_s.popleft()
+            frame.follows_jump = True
+        yield frame
+
+
+def _decoded(container: Any, stream: Any, timeline: Timeline | None) -> Iterator[Any]:
+    """Pictures, with the times of the timeline if there is one."""
+    if timeline is None:
+        yield from container.decode(stream)
+        return
     for number, packet in enumerate(container.demux(stream)):
         pts, dts = packet.pts, packet.dts
         packet.pts, packet.dts = timeline.moved(number, pts), timeline.moved(number, dts)
-        for picture in packet.decode():
-            is_behind = False
-            while joints and picture.pts is not None and picture.pts >= joints[0]:
-                joints.popleft()
-                is_behind = True
-            yield picture, is_behind
+        yield from packet.decode()
 
 
 def _timeline_of_file(path: Path) -> Timeline:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from curation.errors import MissingDependencyError
-from curation.media.decode import decode_video
+from curation.media.decode import decode_recordings, decode_video
 from curation.media.decord import decode_with_decord, refusal
 from curation.media.frame import Frame
 from curation.records import Source
@@ -45,7 +45,7 @@ class PyAVDecoder:
         return None
 
     def frames(self, path: Path, start_s: float = 0.0) -> Iterator[Frame]:
-        return decode_video(path, start_s, clock_jumps=self._clock_jumps)
+        return decode_recordings(path) if self._clock_jumps else decode_video(path, start_s)
 
 
 class DecordDecoder:

@@ -25,17 +25,11 @@ class Frame:
         follows_jump: Whether the clock jumped before this frame: what came before is another recording.
     """
 
-    def __init__(
-        self,
-        pts_s: float,
-        index: int,
-        render: Callable[[], NDArray[np.uint8]],
-        *,
-        follows_jump: bool = False,
-    ) -> None:
+    follows_jump = False
+
+    def __init__(self, pts_s: float, index: int, render: Callable[[], NDArray[np.uint8]]) -> None:
         self.pts_s = pts_s
         self.index = index
-        self.follows_jump = follows_jump
         self._render = render
         self._sizes: dict[tuple[int, int], NDArray[np.uint8]] = {}
 

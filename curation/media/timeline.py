@@ -80,8 +80,14 @@ class Timeline:
         joints: When the first frame behind each discontinuity is shown, in ticks, rising.
     """
 
+    time_base: Fraction
     runs: tuple[_Run, ...]
     joints: tuple[int, ...]
+
+    @property
+    def joints_s(self) -> list[float]:
+        """`joints` in seconds."""
+        return [float(ticks * self.time_base) for ticks in self.joints]
 
     def moved(self, number: int, ticks: int | None) -> int | None:
         """A time of the packet of this number, on the timeline."""
@@ -121,7 +127,7 @@ def timeline_of(stamps: TimeStamps, time_base: Fraction, *, has_own_dts: bool) -
             shifts.append(begin - stretch[0])
             end = stretch[-1] + shifts[-1] + (_usual_step(stretch) or usual)
         runs.append(_Run(first, tuple(lasts), tuple(shifts)))
-    return Timeline(tuple(runs), tuple(joints))
+    return Timeline(time_base, tuple(runs), tuple(joints))
 
 
 def _usual_step(times: Iterable[int]) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from curation.errors import DecodeError
-from curation.media.decode import decode_video, probe_video
+from curation.media.decode import decode_recordings, decode_video, probe_video
 from curation.media.decoder import DecordDecoder, PyAVDecoder, decoder_for
 from curation.media.probe import probe
 from curation.media.timeline import Timeline, TimeStamps, timeline_of
@@ -237,7 +237,7 @@ JUMPS = [
 def test_all_frames_of_a_file_that_jumps_are_shown_one_after_the_other(tmp_path, name):
     path, jumps = files_that_jump(name, tmp_path)
     header = probe_video(path)
-    frames = list(decode_video(path, clock_jumps=True))
+    frames = list(decode_recordings(path))
     number = len(frames)
     shades = [float(frame.pixels.mean()) for frame in frames]
     assert shades == pytest.approx([2 * k for k in range(number)], abs=1.9)  # YUV has no finer steps
@@ -332,4 +332,4 @@ def test_a_file_that_jumps_and_breaks_off_says_where(tmp_path):
     path.write_bytes(data)
     assert probe_video(path).num_discontinuities == 1
     with pytest.raises(DecodeError, match=r"^stopped after \d\d of 100 frames: [A-Z]"):
-        list(decode_video(path, clock_jumps=True))
+        list(decode_recordings(path))
