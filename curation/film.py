@@ -27,7 +27,7 @@ from curation.media.views import GridCollector
 from curation.parts import WHOLE, Part, neighbors
 from curation.pipeline import Branch
 from curation.records import Row, Sample, Source
-from curation.splitter import CutFinder, Span, Splitter, span_row
+from curation.splitter import CutFinder, PerRecording, Span, Splitter, span_row
 from curation.stage import Media, Stage, View
 
 if TYPE_CHECKING:
@@ -87,11 +87,16 @@ class Film:
         start_s = part.start_s - (stage.lookback_s or 0.0) - RUN_UP_S
         reader = VideoReader(self._source, self._decoder, self._unit.count_frame, max(0.0, start_s))
         collector = GridCollector(self._views(), reader.first_s() if start_s > 0 else None)
-        finder = stage.start(self._source, keeps_readings=part is not WHOLE)
+        finder = self._finder(stage, part)
         self._measure(reader, finder, collector, part)
         own = [reading for reading in finder.readings if part.holds(reading.pts_s)]
         self._unit.tally.frames_held += reader.num_frames if part is WHOLE else len(own)
         return Filmed(own, None if reader.broke_off else reader.end_s)
+
+    def _finder(self, stage: Splitter[Any], part: Part) -> CutFinder:
+        if self._source.clock_jumps:
+            return PerRecording(partial(stage.start, self._source))
+        return stage.start(self._source, keeps_readings=part is not WHOLE)
 
     def join(self, filmed: Sequence[Filmed]) -> None:
         """Put the parts together, in order: the cuts of the whole, and the rows of clips that are real."""
@@ -123,7 +128,7 @@ class Film:
     def _measure_known(self, clips: Sequence[Sample]) -> None:
         """Decode only around the clips that something is missing of."""
         waiting = [clip for clip in clips if self._needs(clip) in self._unit.allowed]
-        for group in neighbors(waiting):
+        for group in neighbors(waiting, can_seek=not self._source.clock_jumps):
             reader = VideoReader(self._source, self._decoder, self._unit.count_frame, group[0].start_s)
             collector = GridCollector(self._views(), reader.first_s() if group[0].start_s > 0 else None)
             self._measure(reader, _KnownSpans(group), collector, Part(end_s=group[-1].end_s))

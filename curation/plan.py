@@ -202,6 +202,8 @@ def _parts(pipeline: Pipeline, judged: JudgedSource) -> tuple[Part, ...]:
     source, segment_s = judged.source, pipeline.config.run.segment_s
     if segment_s is None or source.kind != "video" or source.codec not in SEEKABLE_CODECS:
         return ()
+    if source.clock_jumps:
+        return ()
     return parts_of(source.duration_s or 0.0, segment_s)
 
 

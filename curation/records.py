@@ -46,10 +46,12 @@ class Source:
 
     `width` and `height` are pixels after rotation and with square pixels; `frame_rate` is the average
     rate in frames per second, exact. Where a header names no believable rate or duration, both and
-    `num_frames` come from the packets' own times. `color_transfer` is FFmpeg's name: `smpte2084` (PQ)
-    and `arib-std-b67` (HLG) are HDR, which is converted without tone mapping. `carried` is what came
-    with the file under its own names: a caption, a licence, scores. `content_hash` is the sha256 of the
-    file's bytes, in hex; None where they could not be read, or the source was probed before hashes were.
+    `num_frames` come from the packets' own times. `num_discontinuities` says how often the clock of a
+    video jumps; such a video's times, rate and duration are those of its `Timeline`. `color_transfer` is
+    FFmpeg's name: `smpte2084` (PQ) and `arib-std-b67` (HLG) are HDR, which is converted without tone
+    mapping. `carried` is what came with the file under its own names: a caption, a licence, scores.
+    `content_hash` is the sha256 of the file's bytes, in hex; None where they could not be read, or the
+    source was probed before hashes were.
     """
 
     source_id: str
@@ -68,6 +70,7 @@ class Source:
     pixel_format: str | None = None
     color_transfer: str | None = None
     sample_aspect_ratio: str | None = None
+    num_discontinuities: int | None = None
     content_hash: str | None = None
     carried: Mapping[str, Carried] = field(default_factory=dict, hash=False)
     error_type: str | None = None
@@ -77,6 +80,11 @@ class Source:
     def ok(self) -> bool:
         """Whether the source could be probed."""
         return self.error_type is None
+
+    @property
+    def clock_jumps(self) -> bool:
+        """Whether a video has discontinuities, so that no position in it can be sought."""
+        return bool(self.num_discontinuities)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

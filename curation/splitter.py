@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,31 @@ class CutFinder(abc.ABC):
     @abc.abstractmethod
     def finish(self, end_s: float) -> Iterable[Span]:
         """After the last frame, which lasts until `end_s`: return what is left."""
+
+
+class PerRecording(CutFinder):
+    """Starts a fresh finder at every discontinuity, whatever the splitter: no span reaches over one.
+
+    Each recording is split as if it stood alone, but for its place on the timeline. Such a video is
+    looked at in one piece, so readings are not kept.
+    """
+
+    def __init__(self, start: Callable[[], CutFinder]) -> None:
+        self._start = start
+        self._finder = start()
+
+    @property
+    def open_from_s(self) -> float | None:
+        return self._finder.open_from_s
+
+    def push(self, frame: Frame) -> Iterator[Span]:
+        if frame.follows_jump:
+            yield from self._finder.finish(frame.pts_s)
+            self._finder = self._start()
+        yield from self._finder.push(frame)
+
+    def finish(self, end_s: float) -> Iterable[Span]:
+        return self._finder.finish(end_s)
 
 
 class Splitter(Stage[C]):

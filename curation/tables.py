@@ -34,6 +34,7 @@ SOURCES = pa.schema(
         ("pixel_format", pa.string()),
         ("color_transfer", pa.string()),
         ("sample_aspect_ratio", pa.string()),
+        ("num_discontinuities", pa.int32()),
         ("content_hash", pa.string()),
         ("carried", pa.string()),
         pa.field("status", pa.string(), nullable=False),

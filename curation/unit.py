@@ -220,7 +220,7 @@ class UnitRun:
             if leaf.verdict.needs in self._finish_steps and self._task.part.holds(leaf.sample.start_s)
         ]
         decoder = self._pipeline.config.run.decoder
-        for group in neighbors(waiting):
+        for group in neighbors(waiting, can_seek=not source.clock_jumps):
             collector = SpanCollector(group, {view for window in group for view in self._views(window)})
             for frame in VideoReader(source, decoder, self.count_frame, group[0].start_s):
                 self._hold_windows(source, collector.push(frame), collector)

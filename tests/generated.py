@@ -41,6 +41,7 @@ def a_source(path: Path | None = None, **header: Any) -> Source:
             "num_frames": found.num_frames,
             "codec": found.codec,
             "pixel_format": found.pixel_format,
+            "num_discontinuities": found.num_discontinuities,
         } | header
     kind = header.pop("kind", "video")
     return Source(source_id="s" * 20, uri="file:///a", kind=kind, size_bytes=1, etag="", **header)
@@ -156,6 +157,12 @@ def write_video(
                 picture.pts, picture.time_base = times_ms[number], Fraction(1, 1000)
             file.mux(stream.encode(picture))
         file.mux(stream.encode())
+    return path
+
+
+def joined(path: Path, *recordings: Path) -> Path:
+    """Recordings one behind the other, as `cat` joins them: the clock begins again with each."""
+    path.write_bytes(b"".join(recording.read_bytes() for recording in recordings))
     return path
 
 

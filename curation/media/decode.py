@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from curation.errors import DecodeError, ProbeError
 from curation.media.frame import Frame
+from curation.media.timeline import Timeline, TimeStamps, timeline_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,8 +55,9 @@ def _reason(error: Exception) -> str:
 class VideoHeader:
     """What the container says, and the first frame confirms.
 
-    Where the container names no frame rate of at most 240, or no duration of at most a day, rate,
-    duration and number of frames are those of the packets instead; None if these have no times.
+    Where the container names no frame rate of at most 240, or no duration of at most a day, or its clock
+    jumps, rate, duration and number of frames are those of the packets instead; None if these have no
+    times.
 
     Attributes:
         width, height: Pixels after rotation and sample aspect ratio.
@@ -63,6 +66,7 @@ class VideoHeader:
         num_frames: The container's count, None where it has none.
         color_transfer: FFmpeg's name of the transfer function, None where it is not said.
         sample_aspect_ratio: Width to height of a stored pixel, as "4/3"; None for square pixels.
+        num_discontinuities: How often the clock jumps, by the packets.
     """
 
     width: int
@@ -76,6 +80,7 @@ class VideoHeader:
     pixel_format: str
     color_transfer: str | None
     sample_aspect_ratio: str | None
+    num_discontinuities: int
 
 
 _TRANSFERS = {
@@ -98,21 +103,16 @@ MAX_DURATION_S = 86_400.0
 
 
 def probe_video(path: Path) -> VideoHeader:
-    """Read the header and decode one frame, which knows rotation and true size.
+    """Read the header, the times of all packets, and one frame, which knows rotation and true size.
 
     Raises:
         ProbeError: not a video, no video stream, or not one frame can be decoded.
     """
-    import av
-
     with _opened(path) as (container, stream):
-        try:
-            first = next(container.decode(stream), None)
-        except (av.FFmpegError, ValueError) as error:
-            raise ProbeError(f"no frame can be decoded: {_reason(error)}") from error
-        if first is None:
-            raise ProbeError("the file holds no frame")
-        timing = _timing(container, stream) or _timing_of_packets(container, stream)
+        first, stamps = _scanned(container, stream)
+        timeline = _timeline(container, stream, stamps)
+        timing = None if timeline.joints else _timing(container, stream)
+        timing = timing or _timing_of_packets(timeline.times(stamps), stream.time_base)
         width, height = _upright_size(first, stream.sample_aspect_ratio)
         aspect = stream.sample_aspect_ratio
         return VideoHeader(
@@ -127,6 +127,7 @@ def probe_video(path: Path) -> VideoHeader:
             pixel_format=first.format.name,
             color_transfer=_TRANSFERS.get(int(first.color_trc)),
             sample_aspect_ratio=str(aspect) if aspect and aspect != 1 else None,
+            num_discontinuities=len(timeline.joints),
         )
 
 
@@ -145,29 +146,43 @@ def _timing(container: Any, stream: Any) -> _Timing | None:
     return _Timing(Fraction(rate), duration_s, stream.frames or None)
 
 
-def _timing_of_packets(container: Any, stream: Any) -> _Timing:
-    """From the packets' times: reads the file to its end, but decodes nothing."""
-    times = _times_of_packets(container, stream)
-    span = times[-1] - times[0] if times else Fraction(0)
+def _timing_of_packets(times: list[int], time_base: Fraction) -> _Timing:
+    span = (times[-1] - times[0]) * time_base if times else Fraction(0)
     if not span:
         return _Timing(None, None, len(times) or None)
     rate = ((len(times) - 1) / span).limit_denominator(1001)
     return _Timing(rate, float(span + 1 / rate), len(times))
 
 
-def _times_of_packets(container: Any, stream: Any) -> list[Fraction]:
+def _scanned(container: Any, stream: Any) -> tuple[Any, TimeStamps]:
+    """The first picture, and the time stamps of all packets: reads the whole file, decodes one frame.
+
+    Raises:
+        ProbeError: not one frame can be decoded.
+    """
     import av
 
-    times = []
+    first, stamps = None, TimeStamps()
     try:
-        container.seek(0)
         for packet in container.demux(stream):
-            if packet.pts is not None:
-                times.append(packet.pts * packet.time_base)
-    except av.FFmpegError:
+            stamps.add(packet.pts, packet.dts)
+            if first is None:
+                first = next(iter(packet.decode()), None)
+    except (av.FFmpegError, ValueError) as error:
+        if first is None:
+            raise ProbeError(f"no frame can be decoded: {_reason(error)}") from error
         # What breaks off here breaks off in decoding too, where it is reported.
-        pass
-    return sorted(times)
+    if first is None:
+        raise ProbeError("the file holds no frame")
+    return first, stamps
+
+
+def _timeline(container: Any, stream: Any, stamps: TimeStamps) -> Timeline:
+    import av.format
+
+    # FFmpeg marks the formats whose clock may jump. They store decoding times.
+    has_own_dts = bool(container.format.flags & av.format.Flags.ts_discont.value)
+    return timeline_of(stamps, stream.time_base, has_own_dts=has_own_dts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,18 +204,13 @@ def packet_times(path: Path) -> PacketTimes:
     """Times of all frames, from the packets; only the first frame is decoded.
 
     Raises:
-        ProbeError: not a video.
+        ProbeError: not a video, or not one frame can be decoded.
     """
-    import av
-
     with _opened(path) as (container, stream):
-        try:
-            first = next(container.decode(stream), None)
-        except (av.FFmpegError, ValueError) as error:
-            raise ProbeError(f"no frame can be decoded: {_reason(error)}") from error
-        rotation = 0 if first is None else -first.rotation % 360
-        times = _times_of_packets(container, stream)
-        return PacketTimes([float(time) for time in times], rotation, stream.sample_aspect_ratio)
+        first, stamps = _scanned(container, stream)
+        times = _timeline(container, stream, stamps).times(stamps)
+        times_s = [float(ticks * stream.time_base) for ticks in times]
+        return PacketTimes(times_s, -first.rotation % 360, stream.sample_aspect_ratio)
 
 
 def _duration_s(container: Any, stream: Any) -> float | None:
@@ -225,16 +235,19 @@ def _square_width(width: int, aspect: Fraction | None) -> int:
 
 SEEKABLE_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1"})
 """Codecs in which decoding from a key frame was found to give the same frames as from the start."""
+_ROUNDING_S = 1e-6
 ROLL_IN_S = 1.0
 """How much earlier than asked decoding begins, so that open groups of pictures are whole by then."""
 
 
-def decode_video(path: Path, start_s: float = 0.0) -> Iterator[Frame]:
+def decode_video(path: Path, start_s: float = 0.0, timeline: Timeline | None = None) -> Iterator[Frame]:
     """Frames of the main stream in presentation order, rendered on demand: from the key frame before
     `start_s` on where the codec allows it, else from the first.
 
     A frame is valid as long as the caller keeps it; `index` counts from the first one given. A frame
-    without a time follows its predecessor by one frame interval.
+    without a time follows its predecessor by one frame interval; no time is before its predecessor's.
+
+    `timeline`: frames get its times in place of the container's, from the first frame on.
 
     Raises:
         ProbeError: not a video.
@@ -248,8 +261,9 @@ def decode_video(path: Path, start_s: float = 0.0) -> Iterator[Frame]:
         interval_s = float(1 / stream.average_rate) if stream.average_rate else 0.04
         promised = stream.frames
         last_s = -interval_s
-        _seek(container, stream, start_s)
-        frames = container.decode(stream)
+        if timeline is None:
+            _seek(container, stream, start_s)
+        frames = _decoded(container, stream, timeline)
         while True:
             try:
                 picture = next(frames, None)
@@ -260,8 +274,46 @@ def decode_video(path: Path, start_s: float = 0.0) -> Iterator[Frame]:
             if picture is None:
                 return
             pts_s = picture.time if picture.time is not None else last_s + interval_s
+            pts_s = max(pts_s, last_s) if index else pts_s
             yield Frame(pts_s, index, partial(_render, picture, stream.sample_aspect_ratio))
             index, last_s = index + 1, pts_s
+
+
+def decode_recordings(path: Path) -> Iterator[Frame]:
+    """All frames of a video whose clock jumps, on its timeline; the first behind each jump is marked.
+
+    Raises:
+        ProbeError, DecodeError: as `decode_video`.
+    """
+    timeline = _timeline_of_file(path)
+    joints_s = deque(timeline.joints_s)
+    for frame in decode_video(path, timeline=timeline):
+        while joints_s and frame.pts_s > joints_s[0] - _ROUNDING_S:
+            joints_s.popleft()
+            frame.follows_jump = True
+        yield frame
+
+
+def _decoded(container: Any, stream: Any, timeline: Timeline | None) -> Iterator[Any]:
+    """Pictures, with the times of the timeline if there is one."""
+    if timeline is None:
+        yield from container.decode(stream)
+        return
+    for number, packet in enumerate(container.demux(stream)):
+        pts, dts = packet.pts, packet.dts
+        packet.pts, packet.dts = timeline.moved(number, pts), timeline.moved(number, dts)
+        yield from packet.decode()
+
+
+def _timeline_of_file(path: Path) -> Timeline:
+    import av
+
+    with _opened(path) as (container, stream):
+        stamps = TimeStamps()
+        with suppress(av.FFmpegError):  # decoding meets it again, and reports it
+            for packet in container.demux(stream):
+                stamps.add(packet.pts, packet.dts)
+        return _timeline(container, stream, stamps)
 
 
 def _seek(container: Any, stream: Any, start_s: float) -> None:

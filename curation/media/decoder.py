@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from curation.errors import MissingDependencyError
-from curation.media.decode import decode_video
+from curation.media.decode import decode_recordings, decode_video
 from curation.media.decord import decode_with_decord, refusal
 from curation.media.frame import Frame
 from curation.records import Source
@@ -23,7 +23,8 @@ class Decoder(Protocol):
         """Why this decoder is known to get such a video wrong; None if it takes it."""
 
     def frames(self, path: Path, start_s: float = 0.0) -> Iterator[Frame]:
-        """Upright frames with square pixels, in presentation order and with the container's times.
+        """Upright frames with square pixels, in presentation order and with the container's times, or
+        where its clock jumps, with those of the `Timeline`.
 
         They may begin at any frame up to `start_s`; `index` counts from the first one given.
 
@@ -36,11 +37,15 @@ class Decoder(Protocol):
 class PyAVDecoder:
     """FFmpeg's own decoders; a frame is converted to RGB only when somebody looks at it."""
 
+    def __init__(self, *, clock_jumps: bool = False) -> None:
+        """`clock_jumps`: the video has discontinuities."""
+        self._clock_jumps = clock_jumps
+
     def refusal(self, source: Source) -> str | None:
         return None
 
     def frames(self, path: Path, start_s: float = 0.0) -> Iterator[Frame]:
-        return decode_video(path, start_s)
+        return decode_recordings(path) if self._clock_jumps else decode_video(path, start_s)
 
 
 class DecordDecoder:
@@ -59,7 +64,9 @@ _DECODERS: dict[DecoderName, type[Decoder]] = {"pyav": PyAVDecoder, "decord": De
 def decoder_for(name: DecoderName, source: Source) -> Decoder:
     """The decoder of that name, or PyAV where it refuses the source."""
     decoder = _DECODERS[name]()
-    return PyAVDecoder() if decoder.refusal(source) else decoder
+    if name == "pyav" or decoder.refusal(source):
+        return PyAVDecoder(clock_jumps=source.clock_jumps)
+    return decoder
 
 
 def check_decoder(name: DecoderName) -> None:

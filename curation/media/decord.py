@@ -2,7 +2,8 @@
 
 Frames and seeks of 8-bit H.264, VP8 and VP9 equal FFmpeg's. Elsewhere decord 0.6 is refused: it cannot
 open AV1; random access in HEVC and MPEG gives other frames, and some HEVC transport streams come out
-wrong from the start; 10-bit video has other colors; rows of less than 50 pixels get extra channels.
+wrong from the start; 10-bit video has other colors; rows of less than 50 pixels get extra channels;
+where the clock jumps its frames and the container's times can't be matched.
 Its times are single precision and, for some containers, wrong: those of the packets are used instead.
 """
 
@@ -36,6 +37,8 @@ def refusal(source: Source) -> str | None:
         return f"decord is not known to convert {source.pixel_format} right"
     if min(source.width or 0, source.height or 0) < MIN_SIDE_PX:
         return f"decord is not known to cope with {source.width}x{source.height} pixels"
+    if source.clock_jumps:
+        return "decord can't place the frames of a video whose clock jumps"
     return None
 
 

@@ -19,9 +19,13 @@ class Frame:
     """A frame of a video.
 
     Attributes:
-        pts_s: Presentation time in seconds, as the container has it.
+        pts_s: Presentation time in seconds, as the container has it; where its clock jumps, on the
+            `Timeline`.
         index: Number of the frame in presentation order, from 0.
+        follows_jump: Whether the clock jumped before this frame: what came before is another recording.
     """
+
+    follows_jump = False
 
     def __init__(self, pts_s: float, index: int, render: Callable[[], NDArray[np.uint8]]) -> None:
         self.pts_s = pts_s

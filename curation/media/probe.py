@@ -58,4 +58,5 @@ def _probe_video(source: Source, path: Path) -> Source:
         pixel_format=header.pixel_format,
         color_transfer=header.color_transfer,
         sample_aspect_ratio=header.sample_aspect_ratio,
+        num_discontinuities=header.num_discontinuities,
     )

@@ -78,6 +78,7 @@ def _print_source(console: Console, judged: JudgedSource) -> None:
         "seconds": f"{source.duration_s:.3f}" if source.duration_s else None,
         "codec": source.codec,
         "rotation": source.rotation or None,
+        "discontinuities": source.num_discontinuities or None,
     }
     console.print(
         "  " + ", ".join(f"{name} {value}" for name, value in facts.items() if value), highlight=False
