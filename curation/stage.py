@@ -132,16 +132,16 @@ class View:
     (`fps`, or `GRID_FPS` for `count`), because theirs are taken in the pass that finds the cuts, when a
     clip's end is not yet known. Captions and tokens get times relative to the window's own start.
 
-    In space: `short_side` pixels at most (never enlarged), or `area` pixels at the same aspect ratio
-    with both sides multiples of `multiple`; neither means the size as decoded.
+    In space: `short_side` pixels at most (never enlarged), or what Emu3 would give its vision tokenizer
+    (`curation/media/resize.py`): sides that are multiples of 8, at about `emu3_area` pixels or, of a
+    pair, between its two. Neither means the size as decoded.
     """
 
     fps: float | None = None
     count: int | None = None
     max_frames: int | None = None
     short_side: int | None = None
-    area: int | None = None
-    multiple: int = 1
+    emu3_area: int | tuple[int, int] | None = None
 
 
 GRID_FPS = 4.0

@@ -31,7 +31,7 @@ class Frame:
         self.pts_s = pts_s
         self.index = index
         self._render = render
-        self._sizes: dict[tuple[int, int], NDArray[np.uint8]] = {}
+        self._sizes: dict[tuple[tuple[int, int], int | tuple[int, int] | None], NDArray[np.uint8]] = {}
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
@@ -39,8 +39,8 @@ class Frame:
         return self._render()
 
     def resized(self, view: View) -> NDArray[np.uint8]:
-        """`pixels` at the size that the view asks for; views of one size share the work."""
-        size = view_size(view, *self.pixels.shape[:2])
-        if size not in self._sizes:
-            self._sizes[size] = resize(self.pixels, view)
-        return self._sizes[size]
+        """`pixels` at the size that the view asks for; views of one size and filter share the work."""
+        key = view_size(view, *self.pixels.shape[:2]), view.emu3_area
+        if key not in self._sizes:
+            self._sizes[key] = resize(self.pixels, view)
+        return self._sizes[key]
