@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from curation.errors import ProbeError
 from curation.ingest.carried import MAX_SIDECAR_BYTES, SIDECAR_SUFFIXES, from_sidecar
 from curation.ingest.place import place_of, printable
-from curation.ingest.reader import Contents, Folder
+from curation.ingest.reader import Contents, Folder, path_of_handle
 from curation.media.probe import kind_of
-from curation.records import Carried, Source, stable_id
+from curation.records import Carried, Source, SourceKind, stable_id
 from curation.storage import Listed
+
+_COPIED_BYTES = 1 << 26
+"""Larger pictures are read from where they are."""
 
 
 class FileReader:
@@ -30,8 +37,35 @@ class FileReader:
     @contextmanager
     def opened(self, source: Source) -> Iterator[Path]:
         storage, key = place_of(source.uri).open_storage()
-        with storage.local_path(key) as path:
-            yield path
+        with storage.local_path(key) as path, _held(path, source.kind) as held:
+            yield held
+
+
+@contextmanager
+def _held(path: Path, kind: SourceKind) -> Iterator[Path]:
+    """A path to the file that stands here now, though another one may take its place.
+
+    A picture is copied into memory, so that not even writing into the file changes what is read.
+
+    Raises:
+        ProbeError: it can't be opened, or is no file.
+    """
+    try:
+        # Opening a pipe to read would wait for a writer.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise ProbeError(f"the file can't be read: {error.strerror}") from error
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise ProbeError("it is no file")
+        if kind != "image" or status.st_size > _COPIED_BYTES:
+            yield path_of_handle(handle)
+            return
+        with os.fdopen(os.memfd_create("curation"), "wb") as copy:
+            shutil.copyfileobj(file, copy, _COPIED_BYTES)
+            copy.flush()
+            yield path_of_handle(copy.fileno())
 
 
 def source_of_file(folder: Folder, item: Listed) -> Source | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import posixpath
 from dataclasses import replace
 from pathlib import Path
 
-from curation.errors import SampleError
+from curation.digest import digest_of
+from curation.errors import ProbeError, SampleError
+from curation.isolation import isolated
 from curation.media.decode import probe_video
 from curation.media.image import MAX_PIXELS, probe_image
 from curation.records import Source, SourceKind
@@ -47,9 +48,10 @@ def probe(source: Source, path: Path, max_pixels: int = MAX_PIXELS) -> Source:
     """`source` with its content hash and header fields; `error_type` and `error` where it has no header."""
     source = _weighed(source, path)
     try:
-        if source.kind == "image":
-            return _probe_image(source, path, max_pixels)
-        return _probe_video(source, path)
+        with isolated(ProbeError):
+            if source.kind == "image":
+                return _probe_image(source, path, max_pixels)
+            return _probe_video(source, path)
     except SampleError as error:
         return failed(source, error)
 
@@ -62,9 +64,7 @@ def failed(source: Source, error: SampleError) -> Source:
 def _weighed(source: Source, path: Path) -> Source:
     """With size and hash of the bytes; unchanged if they can't be read, which the prober reports."""
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return replace(source, content_hash=digest, size_bytes=file.tell())
+        return replace(source, content_hash=digest_of(path), size_bytes=path.stat().st_size)
     except OSError:
         return source
 
