@@ -28,7 +28,7 @@ from curation.judge import judge_source, load_unit
 from curation.plan import Task
 from curation.records import Source
 from curation.work import UnitWorker
-from datasets_media import Bench, environment
+from datasets_media import ROOT, Bench, environment
 from generated import moving_square, scenes_of, write_video
 from mutated import cut, damage, edit_header, flip, held_bytes, insert, repeat, zero
 
@@ -231,7 +231,9 @@ def run(folder: Path, number: int, more: Path | None = None, first: int = 0) -> 
     found, last = Findings(), first + number
     while first < last:
         command = [sys.executable, "-m", "mutated_videos", folder, "--work", str(first), str(last)]
-        done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
+        )
         lines = [json.loads(line) for line in done.stdout.splitlines()]
         assert lines, "the process could not begin"
         found.held_bytes.clear()

@@ -46,9 +46,9 @@ def kind_of(name: str) -> SourceKind | None:
 
 def probe(source: Source, path: Path, max_pixels: int = MAX_PIXELS) -> Source:
     """`source` with its content hash and header fields; `error_type` and `error` where it has no header."""
-    source = _weighed(source, path)
     try:
         with isolated(ProbeError):
+            source = _weighed(source, path)
             if source.kind == "image":
                 return _probe_image(source, path, max_pixels)
             return _probe_video(source, path)
@@ -62,11 +62,15 @@ def failed(source: Source, error: SampleError) -> Source:
 
 
 def _weighed(source: Source, path: Path) -> Source:
-    """With size and hash of the bytes; unchanged if they can't be read, which the prober reports."""
+    """With size and hash of the bytes.
+
+    Raises:
+        ProbeError: they can't be read.
+    """
     try:
         return replace(source, content_hash=digest_of(path), size_bytes=path.stat().st_size)
-    except OSError:
-        return source
+    except OSError as error:
+        raise ProbeError(f"the file can't be read: {error.strerror or error}") from error
 
 
 def _probe_image(source: Source, path: Path, max_pixels: int) -> Source:
