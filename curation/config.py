@@ -58,7 +58,8 @@ class RunSettings(StageConfig):
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of sources and samples that may fail before the run ends with exit code 1."""
     max_held_bytes: Annotated[int, Field(ge=1)] = 2**29
-    """Decoded frames of kept samples that a worker holds before captions and tokens are measured together."""
+    """Decoded pixels that a worker holds: of images that are filtered together, and of kept samples before
+    captions and tokens are measured together. At least one image or sample is held, whatever its size."""
     max_rss_bytes: Annotated[int, Field(ge=2**28)] | None = None
     """A worker that holds more memory than this after a unit is replaced; for libraries that leak."""
     decoder: DecoderName = "pyav"

@@ -17,7 +17,8 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from curation.decide import steps_of
-from curation.errors import ContractError, DecodeError, SampleError
+from curation.errors import ContractError, DecodeError, MeasureError, SampleError
+from curation.isolation import isolated
 from curation.judge import branch_steps, decide_sample
 from curation.measure import Tally
 from curation.media.decoder import DecoderName
@@ -87,7 +88,8 @@ class Film:
         start_s = part.start_s - (stage.lookback_s or 0.0) - RUN_UP_S
         reader = VideoReader(self._source, self._decoder, self._unit.count_frame, max(0.0, start_s))
         collector = GridCollector(self._views(), reader.first_s() if start_s > 0 else None)
-        finder = self._finder(stage, part)
+        with isolated(MeasureError):
+            finder = self._finder(stage, part)
         self._measure(reader, finder, collector, part)
         own = [reading for reading in finder.readings if part.holds(reading.pts_s)]
         self._unit.tally.frames_held += reader.num_frames if part is WHOLE else len(own)
@@ -105,7 +107,9 @@ class Film:
         if end_s is None:
             raise DecodeError("the end of the video was not reached")
         readings = [reading for item in filmed for reading in item.readings]
-        clips = [self._new_clip(span) for span in stage.replay(self._source, readings, end_s)]
+        with isolated(MeasureError):
+            spans = list(stage.replay(self._source, readings, end_s))
+        clips = [self._new_clip(span) for span in spans]
         self._unit.tally.note(self._splitter.key, rows=len(clips))
         real = {clip.sample_id for clip in clips}
         steps = {step.key: step for step in self._steps if step is not self._splitter}
@@ -165,7 +169,8 @@ class Film:
         for frame in reader:
             collector.push(frame)
             started = time.perf_counter()
-            spans = list(finder.push(frame))
+            with isolated(MeasureError):
+                spans = list(finder.push(frame))
             self._unit.tally.note(self._splitter.key, seconds=time.perf_counter() - started)
             yield from spans
             open_from_s = finder.open_from_s
@@ -178,7 +183,9 @@ class Film:
         if reader.num_frames == 0:
             raise DecodeError("not one frame could be decoded")
         collector.finish(reader.end_s)
-        yield from finder.finish(reader.end_s)
+        with isolated(MeasureError):
+            spans = list(finder.finish(reader.end_s))
+        yield from spans
 
 
 def _clip_at(source: Source, span: Span) -> Sample:

@@ -85,6 +85,11 @@ def from_bytes(
         raise LedgerError(f"{name} is damaged: {error}") from error
 
 
+def spelled(text: str) -> str:
+    r"""`text` as it can be stored: half of a surrogate pair, which is no character, stands as \udc80."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def rows_to_table(rows: Iterable[Row], columns: Mapping[str, pa.DataType]) -> pa.Table:
     """Rows of one stage, sorted by sample id."""
     schema = stage_schema(columns)
@@ -94,7 +99,7 @@ def rows_to_table(rows: Iterable[Row], columns: Mapping[str, pa.DataType]) -> pa
             "sample_id": row.sample_id,
             "status": "ok" if row.ok else "failed",
             "error_type": row.error_type,
-            "error": row.error,
+            "error": row.error and spelled(row.error),
             "seconds": row.seconds,
         }
         for row in sorted(rows, key=lambda row: row.sample_id)
@@ -119,7 +124,9 @@ def table_to_rows(table: pa.Table) -> list[Row]:
 
 def carried_json(source: Source) -> str | None:
     """What a source carries, as it stands in its column."""
-    return json.dumps(source.carried, sort_keys=True, ensure_ascii=False) if source.carried else None
+    # Spelled out before it becomes JSON, or reading it would bring the halves of surrogates back.
+    carried = {spelled(key): value for key, value in _spelled_record(dict(source.carried)).items()}
+    return json.dumps(carried, sort_keys=True, ensure_ascii=False) if carried else None
 
 
 def source_record(source: Source) -> dict[str, Any]:
@@ -135,7 +142,12 @@ def source_record(source: Source) -> dict[str, Any]:
 
 def sources_to_table(sources: Sequence[Source]) -> pa.Table:
     """One row per source, in the given order."""
-    return pa.Table.from_pylist([source_record(source) for source in sources], schema=SOURCES)
+    records = [_spelled_record(source_record(source)) for source in sources]
+    return pa.Table.from_pylist(records, schema=SOURCES)
+
+
+def _spelled_record(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: spelled(value) if isinstance(value, str) else value for key, value in record.items()}
 
 
 def table_to_sources(table: pa.Table) -> list[Source]:

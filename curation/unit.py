@@ -15,7 +15,7 @@ from typing import Any
 from curation.decide import Rows, Step, Verdict, decide, steps_of
 from curation.errors import ContractError, SampleError
 from curation.film import Film, Filmed
-from curation.hold import Hold, Pixels
+from curation.hold import Hold, Pixels, held_together
 from curation.judge import JudgedSample, branch_steps, decide_sample, judge_source, load_unit
 from curation.ledger import Ledger
 from curation.measure import Measurer, MediaOf, Tally, failed_row
@@ -23,13 +23,10 @@ from curation.media.readers import ImageReader, VideoReader
 from curation.media.views import SpanCollector
 from curation.parts import Part, neighbors
 from curation.pipeline import Pipeline
-from curation.plan import Task, in_groups
+from curation.plan import Task
 from curation.records import Outcome, Row, Sample, Source
 from curation.splitter import Splitter
 from curation.stage import Media, Stage, View
-
-CHUNK_IMAGES = 16
-"""Images that are held decoded at the same time."""
 
 
 @dataclass
@@ -73,7 +70,7 @@ class UnitRun:
         """Measure what the task allows and the unit needs, and commit it."""
         sources = self._sources()
         images = [source for source in sources if source.kind == "image" and source.ok]
-        for chunk in in_groups(images, CHUNK_IMAGES):
+        for chunk in held_together(images, self._pipeline.config.run.max_held_bytes):
             self._measure_images(chunk)
         for source in sources:
             if source.kind == "video" and source.ok:

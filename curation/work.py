@@ -102,9 +102,9 @@ class UnitWorker:
         self.pulse.beat(source.uri)
         if source.kind == "container":
             return list_again(source)
+        fresh = replace(source, error_type=None, error=None, content_hash=None)
         try:
-            with open_source(source) as path:
-                fresh = replace(source, error_type=None, error=None)
+            with open_source(fresh) as path:
                 return probe(fresh, path, self._pipeline.config.general.max_pixels)
         except SampleError as error:
             return failed(source, error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -9,11 +11,14 @@ from pathlib import Path, PurePosixPath
 from curation.errors import ProbeError
 from curation.ingest.carried import MAX_SIDECAR_BYTES, SIDECAR_SUFFIXES, from_sidecar
 from curation.ingest.place import place_of, printable
-from curation.ingest.reader import Contents, Folder
+from curation.ingest.reader import Contents, Folder, path_of_handle
 from curation.ingest.suffixes import kind_of
-from curation.records import Carried, Source, stable_id
+from curation.records import Carried, Source, SourceKind, stable_id
 from curation.storage import Listed
 from curation.storage.survey import describe_mode
+
+_COPIED_BYTES = 1 << 26
+"""Larger pictures are read from where they are."""
 
 
 class FileReader:
@@ -32,9 +37,29 @@ class FileReader:
     @contextmanager
     def opened(self, source: Source) -> Iterator[Path]:
         storage, key = place_of(source.uri).open_storage()
-        with storage.local_path(key) as path:
-            _check_readable(path)
-            yield path
+        with storage.local_path(key) as path, _held(path, source.kind) as held:
+            yield held
+
+
+@contextmanager
+def _held(path: Path, kind: SourceKind) -> Iterator[Path]:
+    """A path to the file that stands here now, though another one may take its place.
+
+    A picture is copied into memory, so that not even writing into the file changes what is read.
+
+    Raises:
+        ProbeError: it can't be opened, or is no file.
+    """
+    handle = _handle_of(path)
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if kind != "image" or status.st_size > _COPIED_BYTES:
+            yield path_of_handle(handle)
+            return
+        with os.fdopen(os.memfd_create("curation"), "wb") as copy:
+            shutil.copyfileobj(file, copy, _COPIED_BYTES)
+            copy.flush()
+            yield path_of_handle(copy.fileno())
 
 
 def source_of_file(folder: Folder, item: Listed) -> Source | None:
@@ -57,8 +82,8 @@ def source_of_file(folder: Folder, item: Listed) -> Source | None:
     )
 
 
-def _check_readable(path: Path) -> None:
-    """Make sure that there is a file to open.
+def _handle_of(path: Path) -> int:
+    """A handle of the file.
 
     Raises:
         ProbeError: there is none, it is something else (a FIFO is never opened), or it may not be read.
@@ -67,7 +92,7 @@ def _check_readable(path: Path) -> None:
         what = describe_mode(path.stat().st_mode)
         if what is not None:
             raise ProbeError(f"it is {what}, not a file")
-        path.open("rb").close()
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         if path.is_symlink() and not path.exists():
             raise ProbeError(

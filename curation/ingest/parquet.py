@@ -98,6 +98,7 @@ class ParquetReader:
         if self._cursor is None or self._cursor.version != version:
             if self._cursor is not None:
                 self._cursor.close()
+                self._cursor = None  # should the next one not open
             self._cursor = _Cursor(version)
         return self._cursor
 

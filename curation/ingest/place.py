@@ -5,8 +5,9 @@
     parquet://photos/0001.parquet#7   a row of a Parquet file, the first being 0
     tar://photos/0001.tar           a container as a whole, listed only if something is wrong with it
 
-In a container's path `#` and `%` are written %23 and %25. A part's etag is that of its container,
-`@`, and its position there, so that replacing the container replaces all of its parts.
+In a container's path `#` and `%` are written %23 and %25, and bytes that are no UTF-8 likewise. A part's
+etag is that of its container, `@`, and its position there, so that replacing the container replaces all
+of its parts.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from curation.errors import ProbeError
+from curation.errors import ChangedError, ProbeError
 from curation.records import Source
 from curation.storage import Storage, open_storage
 
 CONTAINER_SCHEMES = ("tar", "parquet")
 LEADING_DOTS = r"^((?:tar|parquet)://)?(?:\./)+"
 """Matches the start of a URI with `./` before its path, as older ledgers have it; group 1 is the scheme."""
+_NOT_UTF_8 = re.compile("[\udc80-\udcff]")
+"""Bytes of a name that are no UTF-8, as Python's `surrogateescape` gives them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,8 @@ class Place:
         if not self.scheme:
             return self.path
         part = f"#{self.part}" if self.part else ""
-        return f"{self.scheme}://{self.path.replace('%', '%25').replace('#', '%23')}{part}"
+        path = self.path.replace("%", "%25").replace("#", "%23")
+        return f"{self.scheme}://{_NOT_UTF_8.sub(_as_escape, path)}{part}"
 
     def open_storage(self) -> tuple[Storage, str]:
         """The storage that the file lies in, and its key there."""
@@ -52,7 +56,11 @@ def place_of(uri: str) -> Place:
     if not separator or scheme not in CONTAINER_SCHEMES:
         return Place("", uri)
     path, _, part = rest.partition("#")
-    return Place(scheme, unquote(path), part)
+    return Place(scheme, unquote(path, errors="surrogateescape"), part)
+
+
+def _as_escape(byte: re.Match[str]) -> str:
+    return f"%{ord(byte[0]) - 0xDC00:02X}"
 
 
 def plain_uri(uri: str) -> str:
@@ -90,10 +98,11 @@ def check_unchanged(source: Source, storage: Storage, key: str) -> None:
     """Make sure that positions still hold.
 
     Raises:
-        ProbeError: the container is gone, or is not the one that was listed.
+        ProbeError: the container is gone.
+        ChangedError: it is not the one that was listed.
     """
     found = storage.find(key)
     if found is None:
         raise ProbeError(f"{key} is not there any more")
     if found.etag != version_of(source)[1]:
-        raise ProbeError(f"{key} was changed since it was listed; another run lists it anew")
+        raise ChangedError(f"{key} was changed since it was listed; the next run takes it up anew")

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Protocol
 
+from curation.errors import EnvironmentFault
 from curation.records import Source
 from curation.storage import Listed, Storage
 
@@ -76,6 +77,19 @@ class Reader(Protocol):
 
 @contextmanager
 def unnamed_file() -> Iterator[tuple[IO[bytes], Path]]:
-    """A file to write to, and a path to read it by. It is gone with this process, however that ends."""
-    with TemporaryFile(prefix="curation-") as file:
-        yield file, Path(f"/proc/self/fd/{file.fileno()}")
+    """A file to write to, and a path to read it by. It is gone with this process, however that ends.
+
+    Raises:
+        EnvironmentFault: the folder for temporary files takes none.
+    """
+    try:
+        file = TemporaryFile(prefix="curation-")  # noqa: SIM115  closed below; only opening may fail so
+    except OSError as error:
+        raise EnvironmentFault(f"no temporary file can be made: {error}") from error
+    with file:
+        yield file, path_of_handle(file.fileno())
+
+
+def path_of_handle(handle: int) -> Path:
+    """A path to an open file, whatever its name stands for by now."""
+    return Path(f"/proc/self/fd/{handle}")

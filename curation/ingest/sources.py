@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
-from curation.errors import StorageError
+from curation.digest import digest_of, stamp_of
+from curation.errors import ChangedError, ProbeError, SampleError, StorageError
 from curation.ingest.files import FileReader
 from curation.ingest.parquet import ParquetReader
-from curation.ingest.place import place_of
+from curation.ingest.place import place_of, version_of
 from curation.ingest.reader import Contents, Folder, Reader
 from curation.ingest.tars import TarReader
+from curation.isolation import isolated, machine_fault
 from curation.records import Source
 from curation.storage import Listed, open_storage
+
+T = TypeVar("T")
 
 READERS: tuple[Reader, ...] = (FileReader(), TarReader(), ParquetReader())
 _OF_SCHEME = {reader.scheme: reader for reader in READERS}
@@ -30,18 +36,70 @@ def contents_of(folder: Folder, item: Listed) -> Contents:
     if reader is None:
         return Contents()
     try:
-        return reader.list(folder, item)
-    except StorageError as error:
+        with isolated(ProbeError), _blaming_the_file():
+            return reader.list(folder, item)
+    except ProbeError as error:
         return Contents(error=str(error))
 
 
-def open_source(source: Source) -> AbstractContextManager[Path]:
-    """A source as a file on this machine, while the context lasts.
+@contextmanager
+def open_source(source: Source) -> Iterator[Path]:
+    """A source as a file on this machine, while the context lasts: the bytes that were hashed at probing.
 
     Raises:
         ProbeError: it is not there any more, or can't be read; when the context is entered.
+        ChangedError: it is not what was hashed, or was written to while it was read.
+        StorageError, EnvironmentFault: the trouble is not this source's.
     """
-    return _OF_SCHEME[place_of(source.uri).scheme].opened(source)
+    with ExitStack() as stack:
+        with isolated(ProbeError), _blaming_the_file():
+            path = stack.enter_context(_OF_SCHEME[place_of(source.uri).scheme].opened(source))
+            stamp = stamp_of(path)
+            if source.content_hash is not None and digest_of(path) != source.content_hash:
+                raise _changed(source)
+        try:
+            yield path
+        except SampleError as error:
+            if stamp_of(path) != stamp:
+                raise _changed(source) from error
+            raise
+        if stamp_of(path) != stamp:
+            raise _changed(source)
+
+
+@contextmanager
+def _blaming_the_file() -> Iterator[None]:
+    """Make a ProbeError of what the storage says of one file, such as that it may not be read."""
+    try:
+        yield
+    except StorageError as error:
+        if error.__cause__ is None or machine_fault(error.__cause__) is not None:
+            raise
+        raise ProbeError(str(error)) from error
+
+
+def _changed(source: Source) -> ChangedError:
+    storage, key = place_of(source.uri).open_storage()
+    listed = storage.find(key)
+    if listed is not None and listed.etag == version_of(source)[1]:
+        return ChangedError(
+            "it was changed since it was listed, though size and date are the same; "
+            "touch the file, and the next run takes it up anew"
+        )
+    return ChangedError("it was changed since it was listed; the next run takes it up anew")
+
+
+def while_unchanged(path: Path, frames: Iterable[T]) -> Iterator[T]:
+    """What is read of an open file, each given only if the file is still what it was before the first.
+
+    Raises:
+        ChangedError: it was written to.
+    """
+    stamp = stamp_of(path)
+    for frame in frames:
+        if stamp_of(path) != stamp:
+            raise ChangedError("it was written to while it was read; the next run takes it up anew")
+        yield frame
 
 
 def list_again(container: Source) -> Source:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from curation.errors import DecodeError
+from curation.isolation import isolated
 from curation.media.resize import resize, view_size
 
 if TYPE_CHECKING:
@@ -36,11 +38,13 @@ class Frame:
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
         """[H, W, 3] uint8 RGB, upright, square pixels."""
-        return self._render()
+        with isolated(DecodeError):
+            return self._render()
 
     def resized(self, view: View) -> NDArray[np.uint8]:
         """`pixels` at the size that the view asks for; views of one size and filter share the work."""
         key = view_size(view, *self.pixels.shape[:2]), view.emu3_area
         if key not in self._sizes:
-            self._sizes[key] = resize(self.pixels, view)
+            with isolated(DecodeError):
+                self._sizes[key] = resize(self.pixels, view)
         return self._sizes[key]

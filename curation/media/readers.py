@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from curation.errors import SampleError
-from curation.ingest.sources import open_source
+from curation.errors import DecodeError, SampleError
+from curation.ingest.sources import open_source, while_unchanged
+from curation.isolation import isolated
 from curation.media.decoder import DecoderName, decoder_for
 from curation.media.frame import Frame
 from curation.media.image import read_image
@@ -47,13 +49,14 @@ class ImageReader:
         pixels = self._decoded(sample.sample_id, source)
         if isinstance(pixels, SampleError):
             raise pixels
-        return Media(source, resize(pixels, view)[np.newaxis], np.zeros(1))
+        with isolated(DecodeError):
+            return Media(source, resize(pixels, view)[np.newaxis], np.zeros(1))
 
     def _decoded(self, sample_id: str, source: Source) -> Any:
         if sample_id not in self._pixels:
             self._on_decode(source.uri)
             try:
-                with open_source(source) as path:
+                with open_source(source) as path, isolated(DecodeError):
                     self._pixels[sample_id] = read_image(path, self._max_pixels)
             except SampleError as error:
                 self._pixels[sample_id] = error
@@ -80,7 +83,7 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[Frame]:
         with open_source(self._source) as path:
-            for frame in self._decoder.frames(path, self._start_s):
+            for frame in self._frames(path, self._start_s):
                 if self._last_s is not None and frame.pts_s > self._last_s:
                     self._interval_s = frame.pts_s - self._last_s
                 self._last_s = frame.pts_s
@@ -91,7 +94,11 @@ class VideoReader:
     def first_s(self) -> float:
         """When the source's first frame is shown, wherever this reader begins."""
         with open_source(self._source) as path:
-            return next((frame.pts_s for frame in self._decoder.frames(path)), 0.0)
+            return next((frame.pts_s for frame in self._frames(path)), 0.0)
+
+    def _frames(self, path: Path, start_s: float = 0.0) -> Iterator[Frame]:
+        with isolated(DecodeError):
+            yield from while_unchanged(path, self._decoder.frames(path, start_s))
 
     @property
     def end_s(self) -> float:

@@ -186,5 +186,26 @@ def test_a_name_that_is_not_utf8_is_a_source_that_fails(listed: List, folder: Pa
         file.write(b"x")
     (source,) = listed().sources
     assert source.uri == f"{folder}/\\xff.jpg"
-    with open_source(source) as path:
-        assert not path.exists()
+    with pytest.raises(ProbeError, match="No such file"), open_source(source):
+        pass
+
+
+def test_a_container_whose_name_is_not_utf8_is_read(
+    listed: List, folder: Path, photos: list[bytes], tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for number, name in enumerate(("0.jpg", "b\udcff.jpg")):
+            archive.add(tmp_path / f"{number}.jpg", name)
+    pq.write_table(pa.table({"image": photos[:2]}), tmp_path / "a.parquet")
+    for name in ("a.tar", "a.parquet"):
+        (tmp_path / name).rename(folder / f"\udcff%#{name}")
+    sources = listed().sources
+    assert [source.uri.rpartition("/")[2] for source in sources] == [
+        "%FF%25%23a.parquet#0",
+        "%FF%25%23a.parquet#1",
+        "%FF%25%23a.tar#0.jpg",
+        "%FF%25%23a.tar#b\\xff.jpg",
+    ]
+    for source, photo in zip(sources, photos[:2] * 2, strict=True):
+        with open_source(source) as path:
+            assert path.read_bytes() == photo

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation.errors import ProbeError
+from curation.errors import ChangedError, ProbeError
 from curation.ingest.sources import open_source
 from curation.records import Source
 from datasets_media import List
@@ -190,6 +190,6 @@ def test_a_file_that_changes_after_listing_is_not_read(
     first = listed().sources[0]
     assert content(first) == photos[0]
     write(path, {"image": photos[1:]})
-    with pytest.raises(ProbeError, match="was changed since it was listed"):
+    with pytest.raises(ChangedError, match="was changed since it was listed"):
         content(first)
     assert content(listed().sources[0]) == photos[1]

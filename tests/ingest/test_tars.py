@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from curation.errors import ProbeError
+from curation.errors import ChangedError, ProbeError
 from curation.ingest.sources import open_source
 from curation.records import Source
 from datasets_media import List
@@ -186,7 +186,7 @@ def test_a_tar_that_changes_after_listing_is_not_read_at_old_positions(
     path = write_tar(folder / "a.tar", {"0.jpg": photos[0], "1.jpg": photos[1]})
     (_, second) = listed().sources
     write_tar(path, {"1.jpg": photos[1]})
-    with pytest.raises(ProbeError, match="was changed since it was listed"):
+    with pytest.raises(ChangedError, match="was changed since it was listed"):
         content(second)
     path.unlink()
     with pytest.raises(ProbeError, match="is not there any more"):
