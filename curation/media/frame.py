@@ -21,11 +21,20 @@ class Frame:
     Attributes:
         pts_s: Presentation time in seconds, as the container has it.
         index: Number of the frame in presentation order, from 0.
+        coded: Size, pixel aspect and orientation of the picture as it is stored; None where the decoder
+            does not tell.
     """
 
-    def __init__(self, pts_s: float, index: int, render: Callable[[], NDArray[np.uint8]]) -> None:
+    def __init__(
+        self,
+        pts_s: float,
+        index: int,
+        render: Callable[[], NDArray[np.uint8]],
+        coded: tuple[object, ...] | None = None,
+    ) -> None:
         self.pts_s = pts_s
         self.index = index
+        self.coded = coded
         self._render = render
         self._sizes: dict[tuple[int, int], NDArray[np.uint8]] = {}
 
