@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from curation.errors import ConfigError
-from curation.media.decoder import DecoderName
+from curation.media.decoder import DecoderName, DecoderSettings
 from curation.media.image import MAX_PIXELS
 from curation.registry import SHARDS, STAGES, load, stage_class
 from curation.splitter import Splitter
@@ -37,7 +37,12 @@ class General(StageConfig):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run; `auto` takes a GPU where there is one."""
     max_pixels: Annotated[int, Field(ge=1)] = MAX_PIXELS
-    """Images of more pixels are FAILED, by their header alone; with a new limit use `--retry-failed`."""
+    """Images and videos of more pixels (of videos: a frame, with square pixels) are FAILED, by their header
+    alone, or where frames grow in mid-stream; with a new limit use `--retry-failed`."""
+    hdr: Literal["tone_map", "flag", "reject"] = "tone_map"
+    """Video in PQ or HLG: `tone_map` makes it SDR; `reject` rejects it (`hdr_rejected`) without looking at
+    it; `flag` takes its code values for SDR, so that it looks dull, and measures all videos, captions and
+    tokens anew. The column `color_transfer` names it in any case."""
     license: str = "unknown"
     """Licence of the media, written to every shard row and to the dataset card."""
 
@@ -114,6 +119,11 @@ class Config:
     tokens: StageChoice | None
     shards: Any
     resolved: Mapping[str, Any]
+
+    @property
+    def decoder(self) -> DecoderSettings:
+        """How videos are decoded."""
+        return DecoderSettings(self.run.decoder, self.general.hdr != "flag", self.general.max_pixels)
 
 
 _SECTIONS = ("images", "videos", "captions", "tokens", "shards", "run", "stages")

@@ -21,14 +21,14 @@ from curation.errors import ContractError, DecodeError, MeasureError, SampleErro
 from curation.isolation import isolated
 from curation.judge import branch_steps, decide_sample
 from curation.measure import Tally
-from curation.media.decoder import DecoderName
+from curation.media.decoder import DecoderSettings
 from curation.media.frame import Frame
 from curation.media.readers import VideoReader, without_pixels
 from curation.media.views import GridCollector
 from curation.parts import WHOLE, Part, neighbors
 from curation.pipeline import Branch
 from curation.records import Row, Sample, Source
-from curation.splitter import CutFinder, PerRecording, Span, Splitter, span_row
+from curation.splitter import CutFinder, PerRecording, Span, Splitter, source_values, span_row
 from curation.stage import Media, Stage, View
 
 if TYPE_CHECKING:
@@ -50,12 +50,14 @@ class Filmed:
         readings: What the splitter read off the part's own frames, in order.
         end_s: When the source ends, if its end was reached.
         rows: Step key -> rows of the clips that seem to begin in the part.
+        codings: Sizes, pixel aspects and orientations of its frames as stored.
         error: Why it broke off.
     """
 
     readings: list[Any] = field(default_factory=list)
     end_s: float | None = None
     rows: dict[str, list[Row]] = field(default_factory=dict)
+    codings: set[tuple[object, ...]] = field(default_factory=set)
     error: SampleError | None = None
     tally: Tally = field(default_factory=Tally)
 
@@ -63,7 +65,7 @@ class Filmed:
 class Film:
     """One video under the filters of its branch."""
 
-    def __init__(self, unit: UnitRun, source: Source, branch: Branch, decoder: DecoderName) -> None:
+    def __init__(self, unit: UnitRun, source: Source, branch: Branch, decoder: DecoderSettings) -> None:
         if branch.splitter is None:
             raise ContractError("videos need a splitter")
         self._unit = unit
@@ -91,9 +93,10 @@ class Film:
         with isolated(MeasureError):
             finder = self._finder(stage, part)
         self._measure(reader, finder, collector, part)
+        self._unit.complete(self._splitter, self._source, source_values(reader.codings))
         own = [reading for reading in finder.readings if part.holds(reading.pts_s)]
         self._unit.tally.frames_held += reader.num_frames if part is WHOLE else len(own)
-        return Filmed(own, None if reader.broke_off else reader.end_s)
+        return Filmed(own, None if reader.broke_off else reader.end_s, codings=reader.codings)
 
     def _finder(self, stage: Splitter[Any], part: Part) -> CutFinder:
         if self._source.clock_jumps:
@@ -110,6 +113,8 @@ class Film:
         with isolated(MeasureError):
             spans = list(stage.replay(self._source, readings, end_s))
         clips = [self._new_clip(span) for span in spans]
+        codings = set().union(*(item.codings for item in filmed))
+        self._unit.complete(self._splitter, self._source, source_values(codings))
         self._unit.tally.note(self._splitter.key, rows=len(clips))
         real = {clip.sample_id for clip in clips}
         steps = {step.key: step for step in self._steps if step is not self._splitter}

@@ -9,9 +9,11 @@ from typing import Any
 from curation.config import BranchChoice, Config, RuleChoice, StageChoice
 from curation.decide import AllOf, AnyOf, Rule, Step, steps_of, with_step
 from curation.errors import ConfigError
+from curation.media.pictures.render import PIXELS_VERSION
 from curation.models import resolve_revision
 from curation.records import Sample, SourceKind, stable_id
-from curation.stage import DatasetStage, ModelRef
+from curation.splitter import Splitter
+from curation.stage import DatasetStage, ModelRef, Stage
 
 
 @dataclass(frozen=True)
@@ -99,24 +101,27 @@ def build_pipeline(
         if accept_new_models
         else {(m["name"], m["asked"], m["role"]): m["revision"] for m in recorded or []}
     )
-    builder = _Builder(known)
+    builder = _Builder(known, tone_maps=config.decoder.tone_maps)
     branches: dict[SourceKind, Branch] = {}
     if config.images:
         branches["image"] = builder.branch(config.images)
     if config.videos:
-        branches["video"] = builder.branch(config.videos)
+        branches["video"] = builder.branch(config.videos, PIXELS_VERSION)
     ends = [builder.step(choice) for choice in (config.captions, config.tokens) if choice]
     return Pipeline(config, branches, AllOf(tuple(ends)), tuple(builder.models))
 
 
 class _Builder:
-    def __init__(self, known: Mapping[tuple[str, str | None, str], str]) -> None:
+    def __init__(self, known: Mapping[tuple[str, str | None, str], str], *, tone_maps: bool) -> None:
         self._known = known
+        self._tone_maps = tone_maps
         self.models: list[ResolvedModel] = []
 
-    def branch(self, choice: BranchChoice) -> Branch:
-        steps = {key: self.step(stage) for key, stage in choice.stages.items()}
-        return Branch(self.step(choice.splitter) if choice.splitter else None, self._rule(choice.rule, steps))
+    def branch(self, choice: BranchChoice, pixels: int | None = None) -> Branch:
+        """`pixels` is the version of what the branch's stages look at, where that may change."""
+        steps = {key: self.step(stage, pixels) for key, stage in choice.stages.items()}
+        splitter = self.step(choice.splitter, pixels) if choice.splitter else None
+        return Branch(splitter, self._rule(choice.rule, steps))
 
     def _rule(self, choice: RuleChoice, steps: Mapping[str, Step]) -> Rule:
         parts = tuple(
@@ -124,7 +129,7 @@ class _Builder:
         )
         return AllOf(parts) if choice.mode == "all" else AnyOf(parts)
 
-    def step(self, choice: StageChoice) -> Step:
+    def step(self, choice: StageChoice, pixels: int | None = None) -> Step:
         stage = choice.build()
         revisions = {}
         for ref in stage.models():
@@ -146,8 +151,22 @@ class _Builder:
             sorted(stage.columns),
             sorted(stage.measure_settings().items()),
             sorted(revisions.items()),
+            *self._looked_at(choice, stage, pixels),
         )
         return Step(choice.key, stage, fingerprint, is_bound=not isinstance(stage, DatasetStage))
+
+    def _looked_at(self, choice: StageChoice, stage: Stage[Any], pixels: int | None) -> list[str]:
+        """What the numbers of a stage that sees video depend on besides itself.
+
+        Captions and tokens are those of images, too, which shall not be made anew because videos change:
+        there, only HDR that is not tone-mapped counts.
+        """
+        if choice.key.startswith("images.") or not (
+            isinstance(stage, Splitter) or stage.view("clip") is not None
+        ):
+            return []
+        version = [] if pixels is None else [f"pixels {pixels}"]
+        return version if self._tone_maps else [*version, "hdr not tone-mapped"]
 
     def _revision(self, key: str, ref: ModelRef) -> str:
         known = self._known.get((ref.name, ref.revision, ref.role))

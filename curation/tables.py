@@ -30,6 +30,8 @@ SOURCES = pa.schema(
         ("num_frames", pa.int64()),
         ("codec", pa.string()),
         ("rotation", pa.int32()),
+        ("mirrored", pa.bool_()),
+        ("interlaced", pa.bool_()),
         ("stream_index", pa.int32()),
         ("pixel_format", pa.string()),
         ("color_transfer", pa.string()),

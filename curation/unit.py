@@ -105,6 +105,14 @@ class UnitRun:
         self.state.add(step, row)
         self._new.setdefault(step.key, []).append(row)
 
+    def complete(self, step: Step, source: Source, values: Mapping[str, Any]) -> None:
+        """Fill in what only the end of a source tells, in the new rows of its clips."""
+        rows = self._new.get(step.key, [])
+        for number, row in enumerate(rows):
+            if row.values.get("source_id") == source.source_id:
+                rows[number] = replace(row, values={**row.values, **values})
+                self.state.add(step, rows[number])
+
     def _commit(self) -> None:
         steps = {step.key: step for step in self._pipeline.steps()}
         for key, rows in self._new.items():
@@ -189,7 +197,7 @@ class UnitRun:
         return self.tally
 
     def _film(self, source: Source) -> Film:
-        return Film(self, source, self._pipeline.branches["video"], self._pipeline.config.run.decoder)
+        return Film(self, source, self._pipeline.branches["video"], self._pipeline.config.decoder)
 
     def _sources(self) -> list[Source]:
         only = self._task.only
@@ -216,7 +224,7 @@ class UnitRun:
             for leaf in judged.leaves()
             if leaf.verdict.needs in self._finish_steps and self._task.part.holds(leaf.sample.start_s)
         ]
-        decoder = self._pipeline.config.run.decoder
+        decoder = self._pipeline.config.decoder
         for group in neighbors(waiting, can_seek=not source.clock_jumps):
             collector = SpanCollector(group, {view for window in group for view in self._views(window)})
             for frame in VideoReader(source, decoder, self.count_frame, group[0].start_s):

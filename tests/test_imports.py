@@ -14,7 +14,11 @@ PACKAGES = ("curation", "stages", "captioner", "tokenize_shards")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 OWNERS = {
     "ray": {"curation/pool.py"},
-    "av": {"curation/media/decode.py"},
+    "av": {
+        "curation/media/decode.py",
+        "curation/media/pictures/filters.py",
+        "curation/media/pictures/orientation.py",
+    },
     "decord": {"curation/media/decord.py"},
     "faiss": {"stages/clusters.py", "stages/duplicates.py"},
     "pillow_heif": {"curation/media/image.py"},

@@ -25,13 +25,22 @@ class Frame:
             `Timeline`.
         index: Number of the frame in presentation order, from 0.
         follows_jump: Whether the clock jumped before this frame: what came before is another recording.
+        coded: Size, pixel aspect and orientation of the picture as it is stored; None where the decoder
+            does not tell.
     """
 
     follows_jump = False
 
-    def __init__(self, pts_s: float, index: int, render: Callable[[], NDArray[np.uint8]]) -> None:
+    def __init__(
+        self,
+        pts_s: float,
+        index: int,
+        render: Callable[[], NDArray[np.uint8]],
+        coded: tuple[object, ...] | None = None,
+    ) -> None:
         self.pts_s = pts_s
         self.index = index
+        self.coded = coded
         self._render = render
         self._sizes: dict[tuple[tuple[int, int], int | tuple[int, int] | None], NDArray[np.uint8]] = {}
 

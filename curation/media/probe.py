@@ -20,7 +20,7 @@ def probe(source: Source, path: Path, max_pixels: int = MAX_PIXELS) -> Source:
             source = _weighed(source, path)
             if source.kind == "image":
                 return _probe_image(source, path, max_pixels)
-            return _probe_video(source, path)
+            return _probe_video(source, path, max_pixels)
     except SampleError as error:
         return failed(source, error)
 
@@ -47,8 +47,8 @@ def _probe_image(source: Source, path: Path, max_pixels: int) -> Source:
     return replace(source, width=width, height=height, codec=codec, rotation=rotation)
 
 
-def _probe_video(source: Source, path: Path) -> Source:
-    header = probe_video(path)
+def _probe_video(source: Source, path: Path, max_pixels: int) -> Source:
+    header = probe_video(path, max_pixels)
     return replace(
         source,
         width=header.width,
@@ -58,6 +58,8 @@ def _probe_video(source: Source, path: Path) -> Source:
         num_frames=header.num_frames,
         codec=header.codec,
         rotation=header.rotation,
+        mirrored=header.mirrored,
+        interlaced=header.interlaced,
         stream_index=header.stream_index,
         pixel_format=header.pixel_format,
         color_transfer=header.color_transfer,

@@ -11,7 +11,7 @@ import numpy as np
 from curation.errors import DecodeError, SampleError
 from curation.ingest.sources import open_source, while_unchanged
 from curation.isolation import isolated
-from curation.media.decoder import DecoderName, decoder_for
+from curation.media.decoder import DecoderSettings, decoder_for
 from curation.media.frame import Frame
 from curation.media.image import read_image
 from curation.media.resize import resize
@@ -67,7 +67,7 @@ class VideoReader:
     """The frames of one source in order; knows afterwards how many there were and when the last one ends."""
 
     def __init__(
-        self, source: Source, decoder: DecoderName, on_frame: Callable[[], None], start_s: float = 0.0
+        self, source: Source, decoder: DecoderSettings, on_frame: Callable[[], None], start_s: float = 0.0
     ) -> None:
         """Frames well before `start_s` may be left out."""
         self._source = source
@@ -78,6 +78,8 @@ class VideoReader:
         self._interval_s = float(1 / source.frame_rate) if source.frame_rate else 0.04
         self._last_s: float | None = None
         self.num_frames = 0
+        self.codings: set[tuple[object, ...]] = set()
+        """Sizes, pixel aspects and orientations of the frames as stored; none if the decoder hides them."""
         self.broke_off = False
         """Whether the caller stopped before the last frame."""
 
@@ -88,6 +90,8 @@ class VideoReader:
                     self._interval_s = frame.pts_s - self._last_s
                 self._last_s = frame.pts_s
                 self.num_frames += 1
+                if frame.coded is not None:
+                    self.codings.add(frame.coded)
                 self._on_frame()
                 yield frame
 
@@ -106,14 +110,14 @@ class VideoReader:
         return round((self._last_s or 0.0) + self._interval_s, 6)
 
 
-def read_again(source: Source, sample: Sample, view: View, *, decoder: DecoderName, max_pixels: int) -> Media:
+def read_again(source: Source, sample: Sample, view: View, *, decoder: DecoderSettings) -> Media:
     """The frames of one sample that is captioned or tokenized, as the stage of that view got them.
 
     Raises:
         SampleError: the source can't be decoded.
     """
     if sample.kind == "image":
-        return ImageReader({sample.sample_id: source}, lambda _: None, max_pixels).media(sample, view)
+        return ImageReader({sample.sample_id: source}, lambda _: None, decoder.max_pixels).media(sample, view)
     collector = SpanCollector([sample], [view])
     for frame in VideoReader(source, decoder, lambda: None, sample.start_s):
         if collector.push(frame):

@@ -77,8 +77,11 @@ def _print_source(console: Console, judged: JudgedSource) -> None:
         "frames/s": f"{float(source.frame_rate):.3f}" if source.frame_rate else None,
         "seconds": f"{source.duration_s:.3f}" if source.duration_s else None,
         "codec": source.codec,
+        "mirrored": source.mirrored or None,
         "rotation": source.rotation or None,
         "discontinuities": source.num_discontinuities or None,
+        "interlaced": source.interlaced or None,
+        "transfer": source.color_transfer if source.is_hdr else None,
     }
     console.print(
         "  " + ", ".join(f"{name} {value}" for name, value in facts.items() if value), highlight=False
