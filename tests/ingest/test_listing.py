@@ -186,5 +186,5 @@ def test_a_name_that_is_not_utf8_is_a_source_that_fails(listed: List, folder: Pa
         file.write(b"x")
     (source,) = listed().sources
     assert source.uri == f"{folder}/\\xff.jpg"
-    with open_source(source) as path:
-        assert not path.exists()
+    with pytest.raises(ProbeError, match="No such file or directory"):
+        open_source(source).__enter__()
