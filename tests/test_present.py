@@ -255,6 +255,9 @@ class TestVersions:
         assert "reading headers" not in said
         assert "gone" not in said
         assert ledger.sources(0) == old
+        os.utime(tmp_path / "in0/photo0.jpg", ns=(1, 1))
+        assert "measuring" not in curation("run", "-c", config)
+        assert [source.source_id for source in ledger.sources(0)] == [source.source_id for source in old]
 
     def test_older_ledger_with_versions_in_several_units(self, bench: Bench, tmp_path: Path) -> None:
         """Before, a new version went into a unit of its own, under an id that its date was part of."""
