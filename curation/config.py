@@ -29,7 +29,8 @@ class General(StageConfig):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """The dataset's name: letters, digits, `.`, `_`, `-`; the shards go to `<output>/shards/<name>`."""
     input: list[str] = Field(min_length=1)
-    """Folders to read, all files below them. A source's identity is its path as spelled here."""
+    """Folders to read, all files below them. A source's identity is its path as spelled here, `./in` being
+    `in`."""
     output: str
     """Folder for ledger, shards and report."""
     stand_ins: Literal["refuse", "allow"] = "refuse"
