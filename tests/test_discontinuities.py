@@ -166,6 +166,32 @@ def test_a_video_that_jumps_is_not_shared_out(recordings: Path, tmp_path: Path) 
     assert whole.tally.frames_decoded["finish"] == 275
 
 
+def test_clips_far_apart_are_found_in_one_go(tmp_path: Path) -> None:
+    """By hand: 100 frames, of which the 60 gray ones in the middle, 12 seconds, wait for nothing."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    how: dict[str, Any] = {"codec": "libx264", "pix_fmt": "yuv420p", "rate": 5}
+    red, gray, blue = (np.full((48, 64, 3), color, np.uint8) for color in (RED, (128, 128, 128), BLUE))
+    parts = (
+        encode(tmp_path / "a.ts", [red] * 20 + [gray] * 60, **how),
+        encode(tmp_path / "b.ts", [blue] * 20, **how),
+    )
+    joined(folder / "c.ts", *parts)
+    videos = {
+        "scenes": {},
+        "filters": ["color"],
+        "color": {"min_untinted_colorfulness": None},
+    }
+    captions = {"stand_ins": "allow", "captions": {"engine": "stand-in"}}
+    first = Run(data_of(folder, tmp_path / "out", videos=videos, **captions))
+    assert len(first.rows("captions")) == 2
+    assert first.tally.frames_decoded["finish"] == 100
+    videos |= {"filters": ["color", "flow"], "flow": {"min_score": None, "max_score": None}}
+    again = Run(data_of(folder, tmp_path / "out", videos=videos, **captions))
+    assert len(again.values("c.ts", "videos.flow")) == 2
+    assert again.tally.frames_decoded["filter"] == 100
+
+
 @pytest.mark.slow
 def test_transnet_begins_its_windows_anew(tmp_path: Path) -> None:
     """At 100 frames a window, of which 50 count: 30 and 40 frames alone have one window each."""
@@ -246,7 +272,7 @@ def test_slides_and_pauses_are_no_discontinuities(tmp_path: Path) -> None:
         assert [clip["duration_s"] for clip in run.clips(name)] == pytest.approx([seconds])
 
 
-def test_a_late_clock_is_no_discontinuity_in_parts_or_whole(tmp_path: Path) -> None:
+def test_a_late_clock_is_no_discontinuity(tmp_path: Path) -> None:
     """A recorder that has been on for a day: 20 seconds from 86,400 s on."""
     folder = tmp_path / "in"
     folder.mkdir()

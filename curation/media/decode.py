@@ -322,8 +322,10 @@ def _decoded(container: Any, stream: Any, timeline: Timeline | None) -> Iterator
         yield from container.decode(stream)
         return
     for number, packet in enumerate(container.demux(stream)):
-        pts, dts = packet.pts, packet.dts
-        packet.pts, packet.dts = timeline.moved(number, pts), timeline.moved(number, dts)
+        # Decoding times stand in where there are no others; where there are, they may be far off.
+        stands_in = packet.pts is None
+        packet.pts = timeline.moved(number, packet.pts)
+        packet.dts = timeline.moved(number, packet.dts) if stands_in else None
         yield from packet.decode()
 
 

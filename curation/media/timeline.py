@@ -104,11 +104,12 @@ class Timeline:
 
 
 def timeline_of(stamps: TimeStamps, time_base: Fraction, *, has_own_dts: bool) -> Timeline:
-    """`has_own_dts`: the container stores decoding times, so that they rise wherever its clock does.
+    """Find the discontinuities among a stream's time stamps, and lay its recordings end to end.
 
+    `has_own_dts`: the container stores decoding times, so that they rise wherever its clock does.
     Elsewhere FFmpeg makes them up, and they are of no use where the clock jumps.
     """
-    usual = _usual_step(ticks for _, ticks in stamps.decoded()) or round(Fraction(1, 25) / time_base)
+    usual = _usual_step(ticks for _, ticks in stamps.decoded()) or max(1, round(Fraction(1, 25) / time_base))
     if has_own_dts:
         firsts = _fall_backs(stamps.decoded(), JITTER_PACKETS)
     else:
