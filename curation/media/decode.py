@@ -127,8 +127,8 @@ def probe_video(path: Path, max_pixels: int = MAX_PIXELS) -> VideoHeader:
             raise ProbeError("the file holds no frame")
         _check_size(first, aspect, max_pixels)
         timing = _timing(container, stream) or _timing_of_packets(container, stream)
-        height, width = shown_size(first, aspect)
         orientation = orientation_of(first)
+        height, width = shown_size(first, aspect, orientation)
         return VideoHeader(
             width=width,
             height=height,
@@ -265,8 +265,9 @@ def decode_video(
         promised = stream.frames
         last_s = -interval_s
         _seek(container, stream, start_s)
-        frames = _sized(container.decode(stream), stream, rendering.max_pixels)
-        renderer = Renderer(rendering, stream.sample_aspect_ratio)
+        aspect = stream.sample_aspect_ratio
+        frames = _sized(container.decode(stream), aspect, rendering.max_pixels)
+        renderer = Renderer(rendering, aspect)
         while True:
             try:
                 picture = next(frames, None)
@@ -283,10 +284,10 @@ def decode_video(
             index, last_s = index + 1, pts_s
 
 
-def _sized(pictures: Iterator[Any], stream: Any, max_pixels: int) -> Iterator[Any]:
+def _sized(pictures: Iterator[Any], aspect: Fraction | None, max_pixels: int) -> Iterator[Any]:
     """The same pictures; a ValueError at the first that is too large."""
     for picture in pictures:
-        reason = too_large(picture.width, picture.height, stream.sample_aspect_ratio, max_pixels)
+        reason = too_large(picture.width, picture.height, aspect, max_pixels)
         if reason is not None:
             raise ValueError(reason)
         yield picture
