@@ -128,8 +128,8 @@ def hdr_planes(height: int = 96, width: int = 128, *, highest: int = 640) -> lis
     """Y, Cb and Cr of a smooth colored picture, 10 bits, limited range, within the range of R'G'B'."""
     down, across = np.mgrid[0:height, 0:width] / [[[height]], [[width]]]
     luma = 200 + (highest - 200) * (0.5 + 0.5 * np.sin(5 * across + 3 * down))
-    blue = 512 + 60 * np.sin(4 * down + across)
-    red = 512 + 60 * np.cos(3 * across - 2 * down)
+    blue = 512 + 60 * np.sin(4 * down + 30 * across)
+    red = 512 + 60 * np.cos(30 * across - 2 * down)
     return [np.rint(plane).astype(np.uint16) for plane in (luma, blue, red)]
 
 
