@@ -127,8 +127,8 @@ def probe_video(path: Path, max_pixels: int = MAX_PIXELS) -> VideoHeader:
         timeline = _timeline(container, stream, stamps)
         timing = None if timeline.joints else _timing(container, stream)
         timing = timing or _timing_of_packets(timeline.times(stamps), stream.time_base)
-        height, width = shown_size(first, aspect)
         orientation = orientation_of(first)
+        height, width = shown_size(first, aspect, orientation)
         return VideoHeader(
             width=width,
             height=height,
@@ -282,8 +282,9 @@ def decode_video(
         last_s = -interval_s
         if timeline is None:
             _seek(container, stream, start_s)
-        frames = _sized(_decoded(container, stream, timeline), stream, rendering.max_pixels)
-        renderer = Renderer(rendering, stream.sample_aspect_ratio)
+        aspect = stream.sample_aspect_ratio
+        frames = _sized(_decoded(container, stream, timeline), aspect, rendering.max_pixels)
+        renderer = Renderer(rendering, aspect)
         while True:
             try:
                 picture = next(frames, None)
@@ -340,10 +341,10 @@ def _timeline_of_file(path: Path) -> Timeline:
         return _timeline(container, stream, stamps)
 
 
-def _sized(pictures: Iterator[Any], stream: Any, max_pixels: int) -> Iterator[Any]:
+def _sized(pictures: Iterator[Any], aspect: Fraction | None, max_pixels: int) -> Iterator[Any]:
     """The same pictures; a ValueError at the first that is too large."""
     for picture in pictures:
-        reason = too_large(picture.width, picture.height, stream.sample_aspect_ratio, max_pixels)
+        reason = too_large(picture.width, picture.height, aspect, max_pixels)
         if reason is not None:
             raise ValueError(reason)
         yield picture

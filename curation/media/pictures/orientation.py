@@ -61,12 +61,16 @@ def from_matrix(a: float, b: float, c: float, d: float) -> Orientation:
 
 
 def orientation_of(picture: Any) -> Orientation:
-    """The orientation that the container or the stream gives a decoded picture."""
+    """The orientation that the container or the stream gives a decoded picture.
+
+    For one picture in many: whose side data PyAV has read is freed by the garbage collector only, and
+    until then its pixels stay, and new ones come from cold memory.
+    """
     import numpy as np
     from av.sidedata.sidedata import Type
 
-    data = picture.side_data.get(Type.DISPLAYMATRIX)
-    if data is None:
-        return UPRIGHT
-    a, b, _, c, d = (int(value) for value in np.frombuffer(data, np.int32)[:5])
-    return from_matrix(a, b, c, d)
+    for data in picture.side_data:
+        if data.type == Type.DISPLAYMATRIX:
+            a, b, _, c, d = (int(value) for value in np.frombuffer(data, np.int32)[:5])
+            return from_matrix(a, b, c, d)
+    return UPRIGHT

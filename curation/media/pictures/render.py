@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -12,7 +12,7 @@ from curation.media.frame import Frame
 from curation.media.image import MAX_PIXELS
 from curation.media.pictures.deinterlace import Deinterlacer
 from curation.media.pictures.filters import Scaler
-from curation.media.pictures.orientation import orientation_of
+from curation.media.pictures.orientation import Orientation, orientation_of
 from curation.media.pictures.tonemap import HLG, PQ, ToneMapper
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ class Rendering:
 DEFAULT_RENDERING = Rendering()
 
 
-def shown_size(picture: Any, aspect: Fraction | None) -> tuple[int, int]:
+def shown_size(picture: Any, aspect: Fraction | None, orientation: Orientation) -> tuple[int, int]:
     """Height and width of a picture with square pixels, upright."""
-    return orientation_of(picture).upright(picture.height, square_width(picture.width, aspect))
+    return orientation.upright(picture.height, square_width(picture.width, aspect))
 
 
 def square_width(width: int, aspect: Fraction | None) -> int:
@@ -83,20 +83,18 @@ def with_square_pixels(
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """An interlaced picture whose successor is not known yet."""
+    """An interlaced picture whose successor is not known yet; `whole` makes its frame when it is."""
 
     before: Any
     picture: Any
-    pts_s: float
-    index: int
-    coded: tuple[object, ...]
+    whole: Callable[[Callable[[], Any]], Frame]
 
 
 class Renderer:
     """Turns the pictures of one video into frames, converted only when somebody looks at them.
 
     Progressive pictures become frames at once; an interlaced one when the next is there, which
-    deinterlacing needs.
+    deinterlacing needs. The one before is looked at if it is interlaced, too.
     """
 
     def __init__(self, rendering: Rendering, aspect: Fraction | None) -> None:
@@ -104,6 +102,7 @@ class Renderer:
         self._size = rendering.size
         self._tone_maps = rendering.tone_maps
         self._aspect = aspect
+        self._turned: tuple[float, Orientation] | None = None
         self._before: Any = None
         self._waiting: _Waiting | None = None
         self._deinterlace = Deinterlacer()
@@ -112,14 +111,28 @@ class Renderer:
 
     def push(self, picture: Any, pts_s: float, index: int, aspect: Fraction | None) -> Iterator[Frame]:
         """Take the next picture; yield the frames that are ready. `aspect` is the stream's own, as of now."""
-        self._size = self._size or shown_size(picture, self._aspect)
         yield from self._ready(picture)
-        coded = (picture.width, picture.height, aspect, orientation_of(picture))
+        orientation = self._orientation(picture)
+        size = shown_size(picture, self._aspect, orientation)
+        self._size = self._size or size
+        scaled = None if size == self._size else orientation.upright(*self._size)
+        coded = (picture.width, picture.height, aspect, orientation)
+
+        def frame(picture: Callable[[], Any]) -> Frame:
+            return Frame(pts_s, index, lambda: self._render(picture(), orientation, scaled), coded)
+
         if picture.interlaced_frame:
-            self._waiting = _Waiting(self._before, picture, pts_s, index, coded)
+            self._waiting, self._before = _Waiting(self._before, picture, frame), picture
         else:
-            yield Frame(pts_s, index, partial(self._render, picture), coded)
-        self._before = picture
+            # Not kept: holding one picture more than the decoder needs cost a third of decoding.
+            self._before = None
+            yield frame(lambda: picture)
+
+    def _orientation(self, picture: Any) -> Orientation:
+        """That of the pictures before, unless its angle is another one."""
+        if self._turned is None or self._turned[0] != picture.rotation:
+            self._turned = picture.rotation, orientation_of(picture)
+        return self._turned[1]
 
     def finish(self) -> Iterator[Frame]:
         """After the last picture: yield what is left."""
@@ -128,21 +141,18 @@ class Renderer:
     def _ready(self, after: Any) -> Iterator[Frame]:
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
-            render = partial(self._render_interlaced, waiting.before, waiting.picture, after)
-            yield Frame(waiting.pts_s, waiting.index, render, waiting.coded)
+            yield waiting.whole(partial(self._deinterlace, waiting.before, waiting.picture, after))
 
-    def _render_interlaced(self, before: Any, picture: Any, after: Any) -> NDArray[np.uint8]:
-        return self._render(self._deinterlace(before, picture, after))
+    def _render(
+        self, picture: Any, orientation: Orientation, scaled: tuple[int, int] | None
+    ) -> NDArray[np.uint8]:
+        """[H, W, 3] uint8 RGB, upright: with square pixels, or where the stream has changed, at the height
+        and width `scaled`, as stored.
+        """
+        pixels = self._in_rgb(picture, scaled)
+        return orientation.apply(pixels if scaled else with_square_pixels(pixels, self._aspect))
 
-    def _render(self, picture: Any) -> NDArray[np.uint8]:
-        """[H, W, 3] uint8 RGB: square pixels, then turned upright."""
-        orientation = orientation_of(picture)
-        if self._size is None or shown_size(picture, self._aspect) == self._size:
-            return orientation.apply(with_square_pixels(self._in_rgb(picture), self._aspect))
-        # Where a stream changes in its middle.
-        return orientation.apply(self._in_rgb(picture, orientation.upright(*self._size)))
-
-    def _in_rgb(self, picture: Any, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    def _in_rgb(self, picture: Any, size: tuple[int, int] | None) -> NDArray[np.uint8]:
         """[H, W, 3] uint8 RGB as stored, at this height and width or at the picture's own."""
         if self._tone_maps and picture.color_trc in (PQ, HLG):
             return self._tone_map(picture, size)

@@ -121,7 +121,7 @@ def _levels() -> NDArray[np.uint8]:
 @functools.cache
 def _cube(transfer: int, primaries: int, white: int) -> bytes:
     """The grid as a .cube file, red running fastest; `white` is the 16-bit level of a signal of 1."""
-    axis = np.clip(np.linspace(0, 1, _GRID) * _LEVELS / white, 0, 1)
+    axis = np.linspace(0, _LEVELS / white, _GRID)
     blue, green, red = np.meshgrid(axis, axis, axis, indexing="ij")
     corners = np.stack([red, green, blue], axis=-1).reshape(-1, 3)
     squeezed = np.rint(_squeezed(_mapped(corners, transfer, primaries)) * 1e6).astype(int)
