@@ -47,3 +47,26 @@ def digest_of(path: Path) -> str:
         if len(_KNOWN) > _MAX_KNOWN:
             _KNOWN.popitem(last=False)
     return digest
+
+
+class Watch:
+    """Holds an open file against what it was when the watch began."""
+
+    def __init__(self, path: Path, content_hash: str | None) -> None:
+        """`content_hash` is what the file must have, if that is known."""
+        self._path = path
+        self._content_hash = content_hash
+        self._stamp = stamp_of(path)
+
+    def is_unchanged(self) -> bool:
+        """Whether the bytes are still the same. That its name was removed or given away changes none."""
+        stamp = stamp_of(self._path)
+        if stamp == self._stamp:
+            return True
+        if self._content_hash is not None:
+            is_same = digest_of(self._path) == self._content_hash
+        else:
+            is_same = stamp[:-1] == self._stamp[:-1]
+        if is_same:
+            self._stamp = stamp
+        return is_same

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from curation.digest import digest_of, stamp_of
+from curation.digest import Watch, digest_of
 from curation.errors import ChangedError, ProbeError, SampleError, StorageError
 from curation.ingest.files import FileReader
 from curation.ingest.parquet import ParquetReader
@@ -54,16 +54,16 @@ def open_source(source: Source) -> Iterator[Path]:
     with ExitStack() as stack:
         with isolated(ProbeError), _blaming_the_file():
             path = stack.enter_context(_OF_SCHEME[place_of(source.uri).scheme].opened(source))
-            stamp = stamp_of(path)
+            watch = Watch(path, source.content_hash)
             if source.content_hash is not None and digest_of(path) != source.content_hash:
                 raise _changed(source)
         try:
             yield path
         except SampleError as error:
-            if stamp_of(path) != stamp:
+            if not watch.is_unchanged():
                 raise _changed(source) from error
             raise
-        if stamp_of(path) != stamp:
+        if not watch.is_unchanged():
             raise _changed(source)
 
 
@@ -89,16 +89,16 @@ def _changed(source: Source) -> ChangedError:
     return ChangedError("it was changed since it was listed; the next run takes it up anew")
 
 
-def while_unchanged(path: Path, frames: Iterable[T]) -> Iterator[T]:
-    """What is read of an open file, each given only if the file is still what it was before the first.
+def while_unchanged(source: Source, path: Path, frames: Iterable[T]) -> Iterator[T]:
+    """What is read of an opened source, each given only if the file is still what it was before the first.
 
     Raises:
         ChangedError: it was written to.
     """
-    stamp = stamp_of(path)
+    watch = Watch(path, source.content_hash)
     for frame in frames:
-        if stamp_of(path) != stamp:
-            raise ChangedError("it was written to while it was read; the next run takes it up anew")
+        if not watch.is_unchanged():
+            raise _changed(source)
         yield frame
 
 

@@ -102,7 +102,7 @@ class VideoReader:
 
     def _frames(self, path: Path, start_s: float = 0.0) -> Iterator[Frame]:
         with isolated(DecodeError):
-            yield from while_unchanged(path, self._decoder.frames(path, start_s))
+            yield from while_unchanged(self._source, path, self._decoder.frames(path, start_s))
 
     @property
     def end_s(self) -> float:

@@ -269,6 +269,28 @@ def test_dataset_wide_stage_needs_none_of_its_optional_inputs(name: str) -> None
 
 
 @pytest.mark.parametrize("name", DATASET_WIDE)
+def test_dataset_wide_stage_takes_optional_inputs_that_nobody_measured(name: str) -> None:
+    """A stage in one branch of a rule leaves nulls for the samples that another branch kept."""
+    stage = dataset_stage(name)
+    table = population_for(stage, 20)
+    for column in stage.optional_inputs():
+        kind = table.schema.field(column).type
+        table = table.set_column(table.column_names.index(column), column, pa.nulls(20, kind))
+    without = table.drop_columns([*stage.optional_inputs()])
+    assert stage.measure_all(table).equals(stage.measure_all(without))
+
+
+@pytest.mark.parametrize("name", DATASET_WIDE)
+def test_dataset_wide_stage_takes_samples_that_are_all_alike(name: str) -> None:
+    stage = dataset_stage(name)
+    ids = population_for(stage, 20)["sample_id"]
+    table = pa.concat_tables([population_for(stage, 1)] * 20).set_column(0, "sample_id", ids)
+    rows = stage.measure_all(table).to_pylist()
+    assert len(rows) == 20
+    assert any(stage.reject_reason(row) is None for row in rows)
+
+
+@pytest.mark.parametrize("name", DATASET_WIDE)
 def test_some_threshold_of_a_dataset_wide_stage_rejects_something(name: str) -> None:
     stage = dataset_stage(name)
     rows = stage.measure_all(population_for(stage, 101)).to_pylist()
