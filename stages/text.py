@@ -258,9 +258,13 @@ class _Recognizer:
         self._engine = _rapidocr({"Global.use_det": False, "Rec.model_path": str(path)})
 
     def reads(self, frame: NDArray[np.uint8], box: NDArray[Any]) -> bool:
-        """Whether a [4, 2] box of a [H, W, 3] RGB frame holds at least two characters."""
+        """Whether a [4, 2] box of a [H, W, 3] RGB frame holds two characters, upright or upside down."""
         line = self._cut(np.ascontiguousarray(frame[..., ::-1]), box.astype(np.float32))
-        return any(len("".join(text.split())) >= _FEWEST_CHARACTERS for text in self._engine(line).txts or ())
+        return any(self._num_characters(line[::step, ::step]) >= _FEWEST_CHARACTERS for step in (1, -1))
+
+    def _num_characters(self, line: NDArray[np.uint8]) -> int:
+        texts = self._engine(np.ascontiguousarray(line)).txts or ()
+        return sum(len("".join(text.split())) for text in texts)
 
 
 def _rapidocr(params: dict[str, Any]) -> Any:

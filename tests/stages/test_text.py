@@ -229,7 +229,7 @@ def test_large_boxes_count_only_where_something_is_read(stage, detector, kind):
 
 
 @pytest.mark.parametrize("word", ["SALE", "2024", "END", "No 1"])
-@pytest.mark.parametrize("turns", [0, 1])
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
 def test_large_words_are_read(stage, detector, word, turns):
     picture = np.rot90(page(word, size=110, height=180), turns)
     row = row_of(stage, picture)
