@@ -18,7 +18,7 @@ from curation.pipeline import Pipeline
 from curation.records import Source, SourceKind, stable_id
 from curation.splitter import Splitter
 
-Phase = Literal["probe", "filter", "finish"]
+Phase = Literal["list", "probe", "filter", "finish"]
 Item = TypeVar("Item")
 
 
@@ -29,7 +29,7 @@ class Task:
     Attributes:
         phase: Which pass.
         unit: Number of the unit.
-        sources: For probing, the sources as listed.
+        sources: For probing, the sources as listed; for listing, one container.
         steps: Keys of the steps that may be measured.
         needs: Keys of the steps that it comes to, as far as that is known: those that something waits for,
             and those after them.
@@ -54,6 +54,11 @@ class Task:
     parts: tuple[Part, ...] = ()
     services: Mapping[str, Mapping[str, str]] = field(default_factory=dict, compare=False)
     num_sources: int = field(default=0, compare=False)
+
+
+def plan_listing(containers: Iterable[Source]) -> list[Task]:
+    """One task per container, so that one which kills its worker is known at once."""
+    return [Task("list", number, (container,), num_sources=1) for number, container in enumerate(containers)]
 
 
 def plan_probes(

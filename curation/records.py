@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 SourceKind = Literal["image", "video", "container"]
 SampleKind = Literal["image", "clip"]
-Carried = str | int | float | bool
-"""A value that came with a source."""
+Carried = str | int | float | bool | list[str]
+"""A value that came with a source; a list holds several texts of one name."""
 
 ID_LENGTH = 20
 """Hex digits of an id: 80 bits, so 1e9 samples collide with probability below 1e-6."""

@@ -7,13 +7,13 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.errors import ContractError, LedgerError
-from curation.records import Row, Source
+from curation.records import Carried, Row, Source
 
 SOURCES = pa.schema(
     [
@@ -62,6 +62,27 @@ def to_bytes(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
+
+
+def batches_to_bytes(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> bytes:
+    """Parquet, written batch by batch, so that one batch is all that is held beside the bytes."""
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return sink.getvalue()
+
+
+def schema_of(file: IO[bytes], name: str) -> pa.Schema:
+    """The schema of a Parquet file with its metadata; no row is read.
+
+    Raises:
+        LedgerError: `name` is not a Parquet object.
+    """
+    try:
+        return pq.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise LedgerError(f"{name} is damaged: {error}") from error
 
 
 def from_bytes(
@@ -122,11 +143,14 @@ def source_record(source: Source) -> dict[str, Any]:
     rate = record.pop("frame_rate")
     record["frame_rate_num"] = rate.numerator if rate else None
     record["frame_rate_den"] = rate.denominator if rate else None
-    record["carried"] = (
-        json.dumps(source.carried, sort_keys=True, ensure_ascii=False) if source.carried else None
-    )
+    record["carried"] = carried_to_text(source.carried)
     record["status"] = "ok" if source.ok else "failed"
     return record
+
+
+def carried_to_text(carried: Mapping[str, Carried]) -> str | None:
+    """What came with a source as JSON; null where that is nothing."""
+    return json.dumps(carried, sort_keys=True, ensure_ascii=False) if carried else None
 
 
 def sources_to_table(sources: Sequence[Source]) -> pa.Table:

@@ -3,29 +3,90 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from curation.config import Config
 from curation.errors import ConfigError
-from curation.ingest.index import ListingIndex
-from curation.ingest.place import Place, place_of, position_of
+from curation.ingest.carried import PROBLEM, merged
+from curation.ingest.index import ListingIndex, as_source
+from curation.ingest.place import Place, place_of, position_of, printable
 from curation.ingest.reader import Contents, Folder
-from curation.ingest.sources import reader_of
+from curation.ingest.sources import container_reader, is_read
 from curation.records import Source, stable_id
 from curation.storage import Listed, open_storage
+
+_MAX_NAMED = 12
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The media below the inputs in order of place, and how many other files lie there."""
+    """The media below the inputs in order of place, and how many other files lie there.
+
+    Attributes:
+        left_out: What of the metadata in containers could not be kept -> how many times.
+    """
 
     sources: list[Source]
     num_ignored: int
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def lines(self) -> list[str]:
+        """What people should know, a line per matter."""
+        num_bad = sum(PROBLEM in source.carried for source in self.sources)
+        said = []
+        if num_bad:
+            said.append(
+                f"{num_bad} sources came with something that could not be kept: {PROBLEM} in the table"
+            )
+        if self.left_out:
+            counts = (f"{what} {number}" for what, number in self.left_out.most_common(_MAX_NAMED))
+            more = len(self.left_out) - _MAX_NAMED
+            said.append("not carried along: " + ", ".join(counts) + (f" and {more} more" if more > 0 else ""))
+        return said
 
 
-def list_inputs(config: Config) -> Listing:
-    """List the configured inputs.
+@dataclass(frozen=True)
+class FoundFolder:
+    """An input as it was found, before any file in it was opened, and how many outputs of runs it has."""
+
+    folder: Folder
+    num_skipped: int
+
+
+def find_inputs(config: Config) -> list[FoundFolder]:
+    """The files below the configured inputs.
+
+    Raises:
+        ConfigError: an input is missing, has no file that could hold media, or is the output of a run.
+    """
+    found = [_folder(root) for root in config.general.input]
+    for root, one in zip(config.general.input, found, strict=True):
+        if not any(map(is_read, one.folder.items)):
+            raise ConfigError(f"input {root}: {_nothing_found(one.folder.items)}")
+    return found
+
+
+def unlisted_containers(
+    config: Config, found: Sequence[FoundFolder], *, retry_failed: bool = False
+) -> list[Source]:
+    """Containers that are new or changed since they were listed; those that failed too, if asked for."""
+    index = ListingIndex(open_storage(config.general.output))
+    containers = [
+        as_source(one.folder, item)
+        for one in found
+        for item in one.folder.items.values()
+        if container_reader(item.key) is not None
+    ]
+    return [container for container in containers if index.lacks(container, retry_failed=retry_failed)]
+
+
+def list_inputs(config: Config, found: Sequence[FoundFolder] | None = None) -> Listing:
+    """List the configured inputs; `found` saves looking for their files again.
+
+    A run has its workers list what `unlisted_containers` names before; what the index still does not
+    know is listed here.
 
     A container that can't be listed to its end is a source itself, of kind `container` and failed, beside
     the sources that were found in it.
@@ -34,41 +95,42 @@ def list_inputs(config: Config) -> Listing:
         ConfigError: an input is missing, holds no media, or is the output of a run.
     """
     sources: dict[str, Source] = {}
-    num_ignored = 0
+    num_ignored, left_out = 0, Counter[str]()
     index = ListingIndex(open_storage(config.general.output))
-    for root in config.general.input:
-        folder, num_skipped = _folder(root)
+    for root, one in zip(config.general.input, found or find_inputs(config), strict=True):
+        folder = one.folder
         used: set[str] = set()
-        unread = [key for key in folder.items if reader_of(key) is None]
+        unread = [key for key in folder.items if not is_read(key)]
         found_any = False
         for item in folder.items.values():
             contents = index.contents(folder, item)
             used |= contents.used
             num_ignored += contents.num_ignored
+            left_out.update(contents.left_out)
             for source in (*contents.sources, *_problem(folder, item, contents)):
                 known = sources.get(source.uri)
-                carried = {**known.carried, **source.carried} if known else source.carried
+                carried = merged(known.carried, source.carried) if known else source.carried
                 sources[source.uri] = replace(source, carried=carried)
                 found_any = True
         if not found_any:
             raise ConfigError(f"input {root}: {_nothing_found(folder.items)}")
-        num_ignored += num_skipped + len(set(unread) - used)
-    return Listing(sorted(sources.values(), key=_order), num_ignored)
+        num_ignored += one.num_skipped + len(set(unread) - used)
+    return Listing(sorted(sources.values(), key=_order), num_ignored, left_out)
 
 
 def _problem(folder: Folder, item: Listed, contents: Contents) -> Iterator[Source]:
-    """A container that something is wrong with, as a source."""
-    reader = reader_of(item.key)
-    if contents.error is None or reader is None:
+    """A file that something is wrong with, as a source."""
+    if contents.error is None:
         return
-    uri = Place(reader.scheme, folder.path(item.key)).uri
+    reader = container_reader(item.key)
+    uri = printable(Place(reader.scheme if reader else "", folder.path(item.key)).uri)
     yield Source(
         source_id=stable_id(uri),
         uri=uri,
         kind="container",
         size_bytes=item.size_bytes,
         etag=item.etag,
-        error_type="ProbeError",
+        error_type=contents.error_type,
         error=contents.error,
     )
 
@@ -81,8 +143,8 @@ def _order(source: Source) -> tuple[str, int]:
     return Place(place.scheme, place.path).uri, position_of(source)
 
 
-def _folder(root: str) -> tuple[Folder, int]:
-    """An input, and how many of its files belong to the outputs of runs."""
+def _folder(root: str) -> FoundFolder:
+    """An input without the outputs of runs that lie in it."""
     storage = open_storage(root)
     items = {item.key: item for item in storage.list("")}
     outputs = _outputs(items)
@@ -90,7 +152,7 @@ def _folder(root: str) -> tuple[Folder, int]:
         raise ConfigError(f"input {root}: that is the output of a run")
     inside = tuple(f"{output}/" for output in outputs)
     kept = {key: item for key, item in items.items() if not key.startswith(inside)}
-    return Folder(storage, root.rstrip("/"), kept), len(items) - len(kept)
+    return FoundFolder(Folder(storage, root.rstrip("/"), kept), len(items) - len(kept))
 
 
 def _outputs(keys: Collection[str]) -> list[str]:

@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 
 from curation.errors import StorageError
 from curation.ingest.files import FileReader
-from curation.ingest.parquet import ParquetReader
+from curation.ingest.manifests import ManifestReader
+from curation.ingest.parquet.reader import ParquetReader
 from curation.ingest.place import place_of
-from curation.ingest.reader import Contents, Folder, Reader
+from curation.ingest.reader import ContainerReader, Contents, Folder, Reader
 from curation.ingest.tars import TarReader
 from curation.records import Source
-from curation.storage import Listed, open_storage
+from curation.storage import Listed
 
-READERS: tuple[Reader, ...] = (FileReader(), TarReader(), ParquetReader())
-_OF_SCHEME = {reader.scheme: reader for reader in READERS}
-
-
-def reader_of(key: str) -> Reader | None:
-    """The reader for a file of this name."""
-    return next((reader for reader in READERS if reader.takes(key)), None)
+_FILES = FileReader()
+_CONTAINERS: tuple[ContainerReader, ...] = (TarReader(), ParquetReader(), ManifestReader())
+_OF_SCHEME: dict[str, Reader] = {reader.scheme: reader for reader in (_FILES, *_CONTAINERS)}
 
 
-def contents_of(folder: Folder, item: Listed) -> Contents:
-    """What a file holds; nothing if no reader takes it."""
-    reader = reader_of(item.key)
-    if reader is None:
+def container_reader(key: str) -> ContainerReader | None:
+    """The reader of containers for a file of this name."""
+    return next((reader for reader in _CONTAINERS if reader.takes(key)), None)
+
+
+def is_read(key: str) -> bool:
+    """Whether a file of this name may hold media, or name files that do."""
+    return _FILES.takes(key) or container_reader(key) is not None
+
+
+def list_file(folder: Folder, item: Listed) -> Contents:
+    """A plain file as a source; nothing if its name is not that of media."""
+    if not _FILES.takes(item.key):
         return Contents()
     try:
-        return reader.list(folder, item)
+        return _FILES.list(folder, item)
     except StorageError as error:
-        return Contents(error=str(error))
+        return Contents(error_type="ProbeError", error=str(error))
 
 
 def open_source(source: Source) -> AbstractContextManager[Path]:
@@ -42,13 +47,3 @@ def open_source(source: Source) -> AbstractContextManager[Path]:
         ProbeError: it is not there any more, or can't be read; when the context is entered.
     """
     return _OF_SCHEME[place_of(source.uri).scheme].opened(source)
-
-
-def list_again(container: Source) -> Source:
-    """A failed container with what listing it says now: no error if it can be listed to its end."""
-    path = place_of(container.uri).path
-    root, _, key = path.rpartition("/")
-    folder = Folder(open_storage(root or "/"), root, {})
-    item = folder.storage.find(key)
-    contents = contents_of(folder, item) if item else Contents(error=f"{key} is not there any more")
-    return replace(container, error_type="ProbeError" if contents.error else None, error=contents.error)
