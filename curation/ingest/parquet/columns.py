@@ -99,9 +99,9 @@ def layout_of(parquet: pq.ParquetFile) -> Layout:
         if one.name in named or any(one.name == column.name for column in media):
             continue
         if not is_kept(one.type):
-            left_out[one.name] = f"{one.type}"[:60]
+            left_out[one.name] = f"{plain(one.type)}"[:60]
         elif len(carried) == MAX_COLUMNS:
-            left_out[one.name] = f"column {MAX_COLUMNS + 1} or higher"
+            left_out[one.name] = f"one of more than {MAX_COLUMNS}"
         else:
             carried.append(one.name)
     return Layout(tuple(_with_paths(parquet, media)), named, tuple(carried), left_out)

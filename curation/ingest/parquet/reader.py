@@ -70,6 +70,8 @@ class ParquetReader:
                 if not layout.media and not layout.named:
                     return Inventory(num_ignored=1)
                 return _Listing(parquet, layout, Budget(container.item.size_bytes), beat).inventory()
+        except UnicodeDecodeError:
+            return Inventory(error="the name of one of its columns is not UTF-8, which Arrow can't read")
         except UNREADABLE as error:
             return Inventory(error=f"damaged: {first_line(error)}")
 
@@ -139,9 +141,7 @@ class _Listing:
                     self.beat()
                 found = list(self._entries(row, values, media))
                 if len(self.entries) + len(found) > MAX_ENTRIES:
-                    error = (
-                        f"damaged, or more than {MAX_ENTRIES} media: those behind row {row} are not listed"
-                    )
+                    error = f"it holds more than {MAX_ENTRIES} media; those from row {row} on are not listed"
                     break
                 self.entries += found
                 self.num_empty += not found
