@@ -19,8 +19,8 @@ from typing import IO, Any
 
 from curation.errors import ProbeError
 from curation.ingest.carried import MAX_SIDECAR_BYTES, encoding_of, kept
-from curation.ingest.named import named_entries, naming_columns
-from curation.ingest.place import place_of, printable
+from curation.ingest.named import named_entries, naming_columns, why_absent
+from curation.ingest.place import printable
 from curation.ingest.reader import MAX_ENTRIES, Budget, Container, Entry, Inventory
 from curation.records import Source
 
@@ -55,8 +55,7 @@ class ManifestReader:
 
     def opened(self, source: Source) -> AbstractContextManager[Path]:
         # A line whose file is there is a source by that file's name; this is another one.
-        line = place_of(source.uri).part.partition("/")[0]
-        raise ProbeError(source.error or f"line {line} names no file that is there")
+        raise ProbeError(why_absent(source))
 
 
 def _inventory(rows: Iterator[_Row], budget: Budget, beat: Callable[[], None]) -> Inventory:

@@ -23,6 +23,8 @@ PATH_COLUMNS = (
     "image", "video", "file", "url", "URL", "image_url", "video_url", "file_names", "images", "videos",
 )  # fmt: skip
 """Columns that may name files, the first that does counts."""
+NAMED_FILE = "file_name"
+"""Under this name a failed source carries the path that its row names."""
 _PATH_COLUMN_ENDS = ("_file_name", "_file_names")
 """Hugging Face's imagefolder reads several files per row from columns that end so."""
 
@@ -78,8 +80,17 @@ def resolved(folder: Folder, item: Listed, scheme: str, entry: Entry) -> tuple[S
     source = source_of_file(folder, target, entry.kind) if target else None
     if target is None or source is None:
         failed = source_in(folder.path(item.key), item, scheme, entry)
-        return replace(failed, error_type="ProbeError", error=_refusal(folder, item, path)), None
+        failed = replace(failed, carried={NAMED_FILE: path, **entry.carried} if path else entry.carried)
+        return replace(failed, error_type="ProbeError", error=why_absent(failed)), None
     return replace(source, carried=merged(source.carried, entry.carried)), target.key
+
+
+def why_absent(source: Source) -> str:
+    """What is wrong with a row that holds no media, and whose file is not there."""
+    path = source.carried.get(NAMED_FILE)
+    return (
+        f"it names {path!r}, which is no file of the input" if path else "it holds no media and names no file"
+    )
 
 
 def _target(folder: Folder, item: Listed, path: str) -> Listed | None:
@@ -92,12 +103,3 @@ def _keys(folder: Folder, item: Listed, path: str) -> tuple[str, str]:
     beside = posixpath.join(posixpath.dirname(item.key), path)
     root = posixpath.abspath(folder.root) if path.startswith("/") else folder.root
     return posixpath.normpath(beside), posixpath.normpath(path.removeprefix(f"{root}/"))
-
-
-def _refusal(folder: Folder, item: Listed, path: str) -> str:
-    if not path:
-        return "it holds no media and names no file"
-    said = repr(printable(path))
-    if all(key.startswith(("/", "../")) for key in _keys(folder, item, path)):
-        return f"it names {said}, which leads out of the input"
-    return f"it names {said}, and there is no such file"

@@ -95,7 +95,7 @@ def test_several_columns_of_media_are_several_sources_of_a_row(listed: List, fol
         "0/video": "video",
         "1/video": "video",
     }
-    with pytest.raises(ProbeError, match="row 1 holds no media"):
+    with pytest.raises(ProbeError, match="it holds no media"):
         content(found["1/video"])
     assert found["0/image"].uri.startswith(f"parquet://{path}")
 
@@ -113,7 +113,7 @@ def test_a_struct_tells_the_kind_by_its_path_or_points_to_a_file(listed: List, f
     assert beside.uri == f"{folder}/sub/b.bin"
     assert (clip.kind, beside.kind, nothing.kind) == ("video", "image", "image")
     assert (content(clip), content(beside)) == (b"1", b"beside")
-    with pytest.raises(ProbeError, match="row 2 holds no media and names no file"):
+    with pytest.raises(ProbeError, match="it holds no media and names no file"):
         content(nothing)
 
 
@@ -133,11 +133,11 @@ def test_rows_that_name_files_add_to_what_these_carry(
         "0.jpg": {"caption": "said beside it", "score": 1.0},
         "1.jpg": {"score": 2.0},
         "2.jpg": {},
-        f"{prefix}#2": {"score": 3.0},
+        f"{prefix}#2": {"file_name": "missing.jpg", "score": 3.0},
         f"{prefix}#3": {"score": 4.0},
     }
     assert content(found["1.jpg"]) == photos[1]
-    with pytest.raises(ProbeError, match=r"it names 'missing\.jpg', and there is no such file"):
+    with pytest.raises(ProbeError, match=r"it names 'missing\.jpg', which is no file of the input"):
         content(found[f"{prefix}#2"])
 
 

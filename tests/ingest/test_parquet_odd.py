@@ -171,8 +171,8 @@ def test_a_path_that_leaves_the_input_is_refused_by_name(listed: List, folder: P
     path_only(folder, [path])
     (source,) = listed().sources
     assert (source.ok, source.uri) == (False, f"parquet://{folder}/d.parquet#0")
-    assert source.error == f"it names {path!r}, which leads out of the input"
-    with pytest.raises(ProbeError, match="leads out of the input"):
+    assert source.error == f"it names {path!r}, which is no file of the input"
+    with pytest.raises(ProbeError, match="no file of the input"):
         content(source)
 
 

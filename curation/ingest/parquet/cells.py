@@ -15,7 +15,7 @@ from curation.ingest.place import printable
 
 ROWS = 8192
 """Rows of a column that are read at a time."""
-UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
+UNREADABLE = (pa.ArrowException, OSError, ValueError, LookupError, MemoryError)
 """What pyarrow raises about damaged files."""
 _OUT_OF_RANGE = "<value out of range"
 _IS_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from curation.errors import ProbeError
 from curation.ingest.carried import Unkept, kept
-from curation.ingest.named import named_entries
+from curation.ingest.named import named_entries, why_absent
 from curation.ingest.parquet.cells import UNREADABLE, column_cells, first_line
 from curation.ingest.parquet.columns import (
     Layout,
@@ -80,10 +80,10 @@ class ParquetReader:
         place = place_of(source.uri)
         storage, key = place.open_storage()
         check_unchanged(source, storage, key)
-        row, _, name = place.part.partition("/")
+        name = place.part.partition("/")[2]
         data = self._cursor_of(source).media(position_of(source), name)
         if data is None:
-            raise ProbeError(source.error or f"row {row} holds no media and names no file")
+            raise ProbeError(why_absent(source))
         with unnamed_file() as (copy, path):
             copy.write(data)
             copy.flush()
@@ -94,6 +94,7 @@ class ParquetReader:
         if self._cursor is None or self._cursor.version != version:
             if self._cursor is not None:
                 self._cursor.close()
+                self._cursor = None  # should the next one not open
             self._cursor = _Cursor(version)
         return self._cursor
 
