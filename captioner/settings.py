@@ -98,7 +98,7 @@ class CaptionConfig(StageConfig):
     max_attempts: Annotated[int, Field(ge=1)] = 3
     """How often a model is asked for a caption that the gate lets pass."""
     seed: int = 0
-    """Seed of the draw of lengths and of the model's sampling."""
+    """Seed of the draws of lengths, of the model's sampling, and of one text where several came along."""
     gate: GateConfig = GateConfig()
     """What counts as a caption."""
 

@@ -141,7 +141,7 @@ class CaptionStage(Stage[CaptionConfig]):
         if config.engine == "stand-in":
             self.engine = StandInEngine()
         elif config.engine == "sidecar":
-            self.engine = SidecarEngine(config.column)
+            self.engine = SidecarEngine(config.column, config.seed)
         elif config.engine == "vllm":
             model = fetch(self.models()[0], setup.revisions["captioner"])
             self.engine = VLLMEngine(engine_arguments(config, model), sampling, device=setup.device)
@@ -229,6 +229,7 @@ class CaptionStage(Stage[CaptionConfig]):
             temperature=temperature,
             seed=seed,
             carried=talk.media.source.carried,
+            sample_id=talk.sample.sample_id,
         )
 
     def _take(self, talk: _Talk, answer: Answer, *, is_last: bool) -> None:

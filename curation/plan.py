@@ -25,7 +25,7 @@ from curation.records import Source, SourceKind
 from curation.splitter import Splitter
 from curation.tables import carried_json
 
-Phase = Literal["probe", "filter", "finish"]
+Phase = Literal["list", "probe", "filter", "finish"]
 Item = TypeVar("Item")
 
 
@@ -36,7 +36,7 @@ class Task:
     Attributes:
         phase: Which pass.
         unit: Number of the unit.
-        sources: For probing, what is read: sources as listed.
+        sources: For probing, what is read: sources as listed; for listing, one container.
         known: For probing: what the unit holds already; it is written anew.
         steps: Keys of the steps that may be measured.
         needs: Keys of the steps that it comes to, as far as that is known: those that something waits for,
@@ -61,6 +61,11 @@ class Task:
     parts: tuple[Part, ...] = ()
     services: Mapping[str, Mapping[str, str]] = field(default_factory=dict, compare=False)
     num_sources: int = field(default=0, compare=False)
+
+
+def plan_listing(containers: Iterable[Source]) -> list[Task]:
+    """One task per container, so that one which kills its worker is known at once."""
+    return [Task("list", number, (container,), num_sources=1) for number, container in enumerate(containers)]
 
 
 def plan_probes(
@@ -112,7 +117,7 @@ def _match(known: pa.Table, sources: Sequence[Source], limit: int | None) -> _Ma
         {
             "uri": pa.array([source.uri for source in sources], pa.string()),
             "etag": pa.array([source.etag for source in sources], pa.string()),
-            "carried": pa.array([carried_json(source) for source in sources], pa.string()),
+            "carried": pa.array([carried_json(source.carried) for source in sources], pa.string()),
         }
     )
     places = pc.index_in(match_names(known["uri"]), value_set=match_names(listed["uri"]))

@@ -23,7 +23,7 @@ from curation.ledger import Ledger
 from curation.measure import Tally
 from curation.plan import Task
 from curation.records import Source
-from curation.work import UnitWorker, commit_probed, record_poison
+from curation.work import UnitWorker, commit_probed, record_poison, record_unlisted
 
 if TYPE_CHECKING:
     from curation.pipeline import Pipeline
@@ -153,6 +153,8 @@ class Pool:
             self._watcher.say(f"a worker died on unit {task.unit} ({died}); trying its sources one by one")
             self._drop_worker(worker)
             self._idle.append(self._new_worker())
+            if task.phase == "list":
+                return self._list_again(task)
             if task.phase == "probe":
                 return self._probe_one_by_one(task)
             return self._part_again(job) if task.parts else self._one_by_one(task)
@@ -173,6 +175,12 @@ class Pool:
         self._watcher.say(f"a worker holds {held / 1e6:.0f} MB: replacing it")
         self._drop_worker(worker)
         return self._new_worker()
+
+    def _list_again(self, task: Task) -> Tally:
+        (container,) = task.sources
+        if self._alone(container.uri, Job(task).start) is None:
+            record_unlisted(self._ledger, task, self._pipeline.config.run.max_kills)
+        return Tally()
 
     def _probe_one_by_one(self, task: Task) -> Tally:
         tally, probed = Tally(), []

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 SourceKind = Literal["image", "video", "container"]
 SampleKind = Literal["image", "clip"]
-Carried = str | int | float | bool
-"""A value that came with a source."""
+Carried = str | int | float | bool | list[str]
+"""A value that came with a source; a list holds several texts of one name."""
 
 HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
 """FFmpeg's names of PQ and HLG."""

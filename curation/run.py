@@ -5,25 +5,26 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from curation import __version__
 from curation.config import Config
 from curation.dataset import Population, bind, bind_step, dataset_steps, filters_behind, measure_step
 from curation.decide import Step
 from curation.ingest.leftovers import some_names
-from curation.ingest.listing import Listing, list_inputs
+from curation.ingest.listing import Listing, find_inputs, list_inputs, unlisted_containers
 from curation.judge import NO_REDO, PROBE, Redo
 from curation.ledger import Ledger
 from curation.measure import Tally
 from curation.media.decoder import check_decoder
 from curation.pipeline import Pipeline, build_pipeline
-from curation.plan import Phase, Task, plan_pass, plan_probes
+from curation.plan import Phase, Task, plan_listing, plan_pass, plan_probes
 from curation.present import absent_sources, remember_listing
+from curation.records import Source
 from curation.registry import SHARDS, load
 from curation.report.books import Books, keep_books
 from curation.report.card import render_card
@@ -32,6 +33,9 @@ from curation.report.page import render_page
 from curation.select import Selection
 from curation.storage import Storage, open_storage
 from curation.watch import Watcher
+
+if TYPE_CHECKING:
+    from curation.pool import Pool
 
 REPORT = "report/index.html"
 RUN = "run.json"
@@ -110,22 +114,36 @@ def run(config: Config, order: Order, watcher: Watcher) -> Result:
     if writer is not None:
         writer.check()
     check_decoder(config.run.decoder)
-    listing = list_inputs(config)
+    found = find_inputs(config)
+    from curation.pool import Pool
+
     with ledger.storage.exclusive():
-        remember_listing(ledger.storage, listing.sources)
-        _announce(pipeline, listing, absent_sources(ledger).gone, watcher)
-        before = _read_run(ledger.storage)
-        _write_run(ledger.storage, pipeline, listing.leftovers.record(), before.get("last_work"))
+        with Pool(pipeline, ledger, order.address, watcher) as pool:
+            retry_failed = order.redo.drops(PROBE, row_failed=True)
+            _list_containers(unlisted_containers(config, found, retry_failed=retry_failed), pool, watcher)
+            listing = list_inputs(config, found)
+            remember_listing(ledger.storage, listing.sources)
+            _announce(pipeline, listing, absent_sources(ledger).gone, watcher)
+            before = _read_run(ledger.storage)
+            _write_run(ledger.storage, pipeline, listing.leftovers.record(), before.get("last_work"))
 
-        def plan(phase: Phase, pipeline: Pipeline, steps: Collection[str]) -> list[Task]:
-            if phase == "probe":
-                return plan_probes(ledger, listing, config, limit=order.limit, redo=order.redo)
-            allowed = set(steps) if order.only is None else order.only & set(steps)
-            return list(plan_pass(ledger, pipeline, phase, allowed, redo=order.redo))
+            def plan(phase: Phase, pipeline: Pipeline, steps: Collection[str]) -> list[Task]:
+                if phase == "probe":
+                    return plan_probes(ledger, listing, config, limit=order.limit, redo=order.redo)
+                allowed = set(steps) if order.only is None else order.only & set(steps)
+                return list(plan_pass(ledger, pipeline, phase, allowed, redo=order.redo))
 
-        pipeline, tally = _measure(pipeline, ledger, plan, order, watcher)
+            pipeline, tally = _measure(pipeline, ledger, pool, plan, order, watcher)
         # A single stage leaves later ones pending; shards made then would lose samples.
         return _conclude(pipeline, ledger, None if order.only else writer, tally, time.monotonic() - started)
+
+
+def _list_containers(containers: Sequence[Source], pool: Pool, watcher: Watcher) -> None:
+    """Have workers look into containers, which may be damaged, or made to do damage."""
+    if containers:
+        watcher.begin("list", len(containers))
+        pool.do(plan_listing(containers))
+        watcher.end()
 
 
 def _announce(pipeline: Pipeline, listing: Listing, gone: Mapping[str, str], watcher: Watcher) -> None:
@@ -145,6 +163,7 @@ def _announce(pipeline: Pipeline, listing: Listing, gone: Mapping[str, str], wat
 def _measure(
     pipeline: Pipeline,
     ledger: Ledger,
+    pool: Pool,
     plan: Callable[[Phase, Pipeline, Collection[str]], list[Task]],
     order: Order,
     watcher: Watcher,
@@ -154,29 +173,26 @@ def _measure(
     Dataset-wide steps come between the filter and the finish pass, in this process; filters that stand
     behind one of them have a pass of their own. The pipeline comes back with those steps bound.
     """
-    from curation.pool import Pool
-
     tally = Tally()
-    with Pool(pipeline, ledger, order.address, watcher) as pool:
 
-        def do(phase: Phase, steps: Collection[str]) -> None:
-            tasks = plan(phase, pipeline, steps)
-            if tasks:
-                with _services(pipeline, tasks, watcher) as services:
-                    watcher.begin(phase, sum(task.num_sources for task in tasks))
-                    tally.add(pool.do([replace(task, services=services) for task in tasks]))
-                    watcher.end()
+    def do(phase: Phase, steps: Collection[str]) -> None:
+        tasks = plan(phase, pipeline, steps)
+        if tasks:
+            with _services(pipeline, tasks, watcher) as services:
+                watcher.begin(phase, sum(task.num_sources for task in tasks))
+                tally.add(pool.do([replace(task, services=services) for task in tasks]))
+                watcher.end()
 
-        do("probe", ())
-        do("filter", filters_behind(pipeline, None))
-        for kind, step in dataset_steps(pipeline):
-            pipeline, population = bind_step(pipeline, ledger, kind, step)
-            pool.use(pipeline)
-            bound = pipeline.step_of(step.key)
-            if bound is not None and (order.only is None or step.key in order.only):
-                tally.add(_measure_together(pipeline, ledger, bound, population, order.redo, watcher))
-            do("filter", filters_behind(pipeline, step.key))
-        do("finish", {step.key for step in pipeline.steps()})
+    do("probe", ())
+    do("filter", filters_behind(pipeline, None))
+    for kind, step in dataset_steps(pipeline):
+        pipeline, population = bind_step(pipeline, ledger, kind, step)
+        pool.use(pipeline)
+        bound = pipeline.step_of(step.key)
+        if bound is not None and (order.only is None or step.key in order.only):
+            tally.add(_measure_together(pipeline, ledger, bound, population, order.redo, watcher))
+        do("filter", filters_behind(pipeline, step.key))
+    do("finish", {step.key for step in pipeline.steps()})
     return pipeline, tally
 
 

@@ -7,13 +7,13 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.errors import ContractError, LedgerError
-from curation.records import Row, Source
+from curation.records import Carried, Row, Source
 
 SOURCES = pa.schema(
     [
@@ -65,6 +65,27 @@ def to_bytes(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
+
+
+def batches_to_bytes(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> bytes:
+    """Parquet, written batch by batch, so that one batch is all that is held beside the bytes."""
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return sink.getvalue()
+
+
+def schema_of(file: IO[bytes], name: str) -> pa.Schema:
+    """The schema of a Parquet file with its metadata; no row is read.
+
+    Raises:
+        LedgerError: `name` is not a Parquet object.
+    """
+    try:
+        return pq.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise LedgerError(f"{name} is damaged: {error}") from error
 
 
 def from_bytes(
@@ -124,11 +145,11 @@ def table_to_rows(table: pa.Table) -> list[Row]:
     return rows
 
 
-def carried_json(source: Source) -> str | None:
-    """What a source carries, as it stands in its column."""
+def carried_json(carried: Mapping[str, Carried]) -> str | None:
+    """What came with a source as JSON; null where that is nothing."""
     # Spelled out before it becomes JSON, or reading it would bring the halves of surrogates back.
-    carried = {spelled(key): value for key, value in _spelled_record(dict(source.carried)).items()}
-    return json.dumps(carried, sort_keys=True, ensure_ascii=False) if carried else None
+    kept = {spelled(name): _spelled_value(value) for name, value in carried.items()}
+    return json.dumps(kept, sort_keys=True, ensure_ascii=False) if kept else None
 
 
 def source_record(source: Source) -> dict[str, Any]:
@@ -137,7 +158,7 @@ def source_record(source: Source) -> dict[str, Any]:
     rate = record.pop("frame_rate")
     record["frame_rate_num"] = rate.numerator if rate else None
     record["frame_rate_den"] = rate.denominator if rate else None
-    record["carried"] = carried_json(source)
+    record["carried"] = carried_json(source.carried)
     record["status"] = "ok" if source.ok else "failed"
     return record
 
@@ -149,7 +170,13 @@ def sources_to_table(sources: Sequence[Source]) -> pa.Table:
 
 
 def _spelled_record(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: spelled(value) if isinstance(value, str) else value for key, value in record.items()}
+    return {key: _spelled_value(value) for key, value in record.items()}
+
+
+def _spelled_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_spelled_value(item) for item in value]
+    return spelled(value) if isinstance(value, str) else value
 
 
 def table_to_sources(table: pa.Table) -> list[Source]:

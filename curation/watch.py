@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 PHASE_NAMES = {
+    "list": "listing containers",
     "probe": "reading headers",
     "filter": "measuring and filtering",
     "finish": "captions and tokens",

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from curation.decide import Step
 from curation.errors import PoisonSource, SampleError
 from curation.film import Filmed
-from curation.ingest.sources import list_again, open_source
+from curation.ingest.index import ListingIndex
+from curation.ingest.sources import open_source
 from curation.judge import PROBE, judge_source, load_unit
 from curation.ledger import Ledger
 from curation.measure import Tally, failed_row
@@ -33,6 +34,7 @@ class UnitWorker:
         self._pipeline = pipeline
         self._device = device
         self._ledger = Ledger(open_storage(pipeline.config.general.output))
+        self._index = ListingIndex(self._ledger.storage)
         self._ready: dict[str, Stage[Any]] = {}
         self._phase = ""
         self._services: Mapping[str, Mapping[str, str]] = {}
@@ -49,6 +51,8 @@ class UnitWorker:
             CurationError: nothing that concerns one sample alone; those end as failed rows.
         """
         self._enter(task)
+        if task.phase == "list":
+            return self._list(task)
         return self._probe(task) if task.phase == "probe" else self._unit(task).run()
 
     def film(self, task: Task, number: int) -> Filmed:
@@ -80,6 +84,13 @@ class UnitWorker:
             self.pulse.beat()
         return self._ready[step.key]
 
+    def _list(self, task: Task) -> Tally:
+        """Look into containers, and keep in the index what they hold."""
+        for container in task.sources:
+            self.pulse.beat(container.uri)
+            self._index.list_now(container, self.pulse.beat)
+        return Tally()
+
     def _probe(self, task: Task) -> Tally:
         """Read the headers of a new unit, or those of an old one whose files are read again."""
         tally, sources = Tally(), []
@@ -101,7 +112,7 @@ class UnitWorker:
         """The source with what its header says, or with the error that reading it met."""
         self.pulse.beat(source.uri)
         if source.kind == "container":
-            return list_again(source)
+            return self._index.checked(source, self.pulse.beat)
         fresh = replace(source, error_type=None, error=None, content_hash=None)
         try:
             with open_source(fresh) as path:
@@ -116,6 +127,13 @@ def commit_probed(ledger: Ledger, task: Task, sources: list[Source]) -> None:
         ledger.replace_sources(task.unit, settle(task.known, sources))
     else:
         ledger.commit_sources(task.unit, sources)
+
+
+def record_unlisted(ledger: Ledger, task: Task, kills: int) -> None:
+    """Note that the task's containers kill whoever lists them, so that they are failed sources."""
+    for container in task.sources:
+        error = f"killed its worker {kills} times when it was listed"
+        ListingIndex(ledger.storage).give_up(container, PoisonSource.__name__, error)
 
 
 def record_poison(pipeline: Pipeline, ledger: Ledger, task: Task, source_id: str, kills: int) -> None:

@@ -17,12 +17,12 @@ import yaml
 from PIL import Image
 
 from curation.config import Config, parse_config
-from curation.ingest.listing import Listing, list_inputs
-from curation.judge import Redo, walk
+from curation.ingest.listing import Listing, find_inputs, list_inputs, unlisted_containers
+from curation.judge import PROBE, Redo, walk
 from curation.ledger import Ledger
 from curation.measure import Tally
 from curation.pipeline import Pipeline, build_pipeline
-from curation.plan import Task, plan_pass, plan_probes
+from curation.plan import Task, plan_listing, plan_pass, plan_probes
 from curation.present import remember_listing
 from curation.storage import open_storage
 from curation.work import UnitWorker
@@ -134,6 +134,10 @@ class Bench:
 
     def tasks(self, phase: Any, redo: Redo | None = None) -> list[Task]:
         redo = redo or Redo()
+        if phase == "list":
+            found = find_inputs(self.config)
+            retry_failed = redo.drops(PROBE, row_failed=True)
+            return plan_listing(unlisted_containers(self.config, found, retry_failed=retry_failed))
         if phase == "probe":
             listing = list_inputs(self.config)
             remember_listing(self.ledger.storage, listing.sources)
@@ -144,7 +148,7 @@ class Bench:
     def run(self, redo: Redo | None = None) -> Tally:
         tally = Tally()
         worker = UnitWorker(self.pipeline, "cpu")
-        for phase in ("probe", "filter", "finish"):
+        for phase in ("list", "probe", "filter", "finish"):
             for task in self.tasks(phase, redo):
                 tally.add(worker.work(task))
         return tally

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from captioner.stage import CaptionStage
+from curation.ingest.reader import Container, Inventory
+from curation.ingest.tars import TarReader
 from curation.media.frame import Frame
 from curation.records import Sample, Source
 from curation.splitter import CutFinder, Span
@@ -30,6 +32,25 @@ class CountingColor(ColorStage):
         with Path(os.environ[CALLS]).open("a") as file:
             file.writelines(f"{sample.sample_id}\n" for sample in samples)
         return super().measure(samples, media)
+
+
+class DeadlyTars(ColorStage):
+    """In a worker, listing a tar called poison kills the process, and one called hanging hangs."""
+
+    name = "deadly_tars"
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        read = TarReader.list
+
+        def list_or_die(reader: TarReader, container: Container, beat: Any) -> Inventory:
+            if "poison" in container.path:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if "hanging" in container.path:
+                time.sleep(3600)
+            return read(reader, container, beat)
+
+        TarReader.list = list_or_die  # type: ignore[method-assign]
 
 
 class DeadlyColor(ColorStage):

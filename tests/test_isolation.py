@@ -28,10 +28,10 @@ from curation.errors import (
     WorkerError,
 )
 from curation.film import Film
+from curation.ingest.suffixes import kind_of
 from curation.isolation import isolated
 from curation.media import decoder, probe, readers
 from curation.media.frame import Frame
-from curation.media.probe import kind_of
 from curation.media.readers import ImageReader
 from curation.records import Row, Source
 from curation.tables import rows_to_table, sources_to_table, table_to_rows, table_to_sources

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from curation.errors import ProbeError
-from curation.ingest.carried import MAX_SIDECAR_BYTES, SIDECAR_SUFFIXES, from_sidecar
+from curation.errors import ProbeError, StorageError
+from curation.ingest.carried import MAX_SIDECAR_BYTES, PROBLEM, from_sidecar, from_sidecars
 from curation.ingest.place import place_of, printable
 from curation.ingest.reader import Contents, Folder, path_of_handle
 from curation.ingest.suffixes import kind_of
@@ -30,8 +31,9 @@ class FileReader:
         return kind_of(key) is not None
 
     def list(self, folder: Folder, item: Listed) -> Contents:
+        """A file as a source."""
         source = source_of_file(folder, item)
-        used = frozenset(sidecar.key for sidecar in _sidecars(folder, item))
+        used = frozenset(sidecar.key for sidecar in _sidecars(folder, item).values())
         return Contents((source,) if source else (), used=used)
 
     @contextmanager
@@ -62,15 +64,11 @@ def _held(path: Path, kind: SourceKind) -> Iterator[Path]:
             yield path_of_handle(copy.fileno())
 
 
-def source_of_file(folder: Folder, item: Listed) -> Source | None:
-    """A file as a source, with its sidecars; None if it is no media."""
-    kind = kind_of(item.key)
+def source_of_file(folder: Folder, item: Listed, kind: SourceKind | None = None) -> Source | None:
+    """A file as a source, with its sidecars; None if its name is not that of media, and no kind is given."""
+    kind = kind_of(item.key) or kind
     if kind is None:
         return None
-    carried: dict[str, Carried] = {}
-    for sidecar in _sidecars(folder, item):
-        data = folder.storage.read(sidecar.key)
-        carried |= from_sidecar(PurePosixPath(sidecar.key).suffix, data or b"")
     uri = printable(folder.path(item.key))
     return Source(
         source_id=stable_id(uri),
@@ -78,7 +76,7 @@ def source_of_file(folder: Folder, item: Listed) -> Source | None:
         kind=kind,
         size_bytes=item.size_bytes,
         etag=item.etag,
-        carried=carried,
+        carried=_carried(folder, item),
     )
 
 
@@ -101,7 +99,20 @@ def _handle_of(path: Path) -> int:
         raise ProbeError(f"the file can't be opened: {error.strerror}") from error
 
 
-def _sidecars(folder: Folder, item: Listed) -> list[Listed]:
-    names = (PurePosixPath(item.key).with_suffix(suffix).as_posix() for suffix in SIDECAR_SUFFIXES)
-    found = (folder.items.get(name) for name in names)
-    return [sidecar for sidecar in found if sidecar and sidecar.size_bytes <= MAX_SIDECAR_BYTES]
+def _carried(folder: Folder, item: Listed) -> dict[str, Carried]:
+    sidecars = _sidecars(folder, item).items()
+    return from_sidecars({suffix: _said(folder, suffix, sidecar) for suffix, sidecar in sidecars})
+
+
+def _said(folder: Folder, suffix: str, sidecar: Listed) -> dict[str, Carried]:
+    try:
+        data = folder.storage.read(sidecar.key)
+    except StorageError as error:
+        return {PROBLEM: printable(f"the {suffix} file beside it can't be read: {error}")}
+    return {} if data is None else from_sidecar(suffix, data)
+
+
+def _sidecars(folder: Folder, item: Listed) -> Mapping[str, Listed]:
+    """The files of the same name, by suffix in lower case."""
+    found = folder.sidecars.get(posixpath.splitext(item.key)[0], {})
+    return {suffix: sidecar for suffix, sidecar in found.items() if sidecar.size_bytes <= MAX_SIDECAR_BYTES}

@@ -10,11 +10,12 @@ from pathlib import PurePosixPath
 
 from curation.config import Config
 from curation.errors import ConfigError
-from curation.ingest.index import ListingIndex
+from curation.ingest.carried import PROBLEM, merged
+from curation.ingest.index import ListingIndex, as_source
 from curation.ingest.leftovers import NO_SUFFIX, Leftovers
-from curation.ingest.place import Place, place_of, position_of
+from curation.ingest.place import Place, place_of, position_of, printable
 from curation.ingest.reader import Contents, Folder
-from curation.ingest.sources import reader_of
+from curation.ingest.sources import container_reader, is_read
 from curation.ingest.suffixes import suffix_of
 from curation.records import Source, stable_id
 from curation.storage import Listed, open_storage
@@ -53,15 +54,36 @@ def find_inputs(config: Config) -> list[FoundFolder]:
     """The files below the configured inputs, each once.
 
     Raises:
-        ConfigError: an input is the output of a run.
+        ConfigError: an input is missing, has no file that could hold media, or is the output of a run.
         StorageError: a folder can't be read.
     """
     roots = [_spelled(root) for root in config.general.input]
-    return [_folder(root, found) for root, found in zip(roots, survey(roots, _is_read), strict=True)]
+    found = [_folder(root, one) for root, one in zip(roots, survey(roots, is_read), strict=True)]
+    for root, folder in zip(config.general.input, found, strict=True):
+        if not folder.survey.repeated and not any(map(is_read, folder.folder.items)):
+            raise ConfigError(f"input {root}: {_nothing_found(folder.folder.items)}")
+    return found
+
+
+def unlisted_containers(
+    config: Config, found: Sequence[FoundFolder], *, retry_failed: bool = False
+) -> list[Source]:
+    """Containers that are new or changed since they were listed; those that failed too, if asked for."""
+    index = ListingIndex(open_storage(config.general.output))
+    containers = [
+        as_source(one.folder, item)
+        for one in found
+        for item in one.folder.items.values()
+        if container_reader(item.key) is not None
+    ]
+    return [container for container in containers if index.lacks(container, retry_failed=retry_failed)]
 
 
 def list_inputs(config: Config, found: Sequence[FoundFolder] | None = None) -> Listing:
     """List the configured inputs; `found` saves looking for their files again.
+
+    A run has its workers list what `unlisted_containers` names before; what the index still does not
+    know is listed here.
 
     A container that can't be listed to its end is a source itself, of kind `container` and failed, beside
     the sources that were found in it.
@@ -84,13 +106,14 @@ def list_inputs(config: Config, found: Sequence[FoundFolder] | None = None) -> L
             leftovers.add_parts(item.key, contents)
             for source in (*contents.sources, *_problem(folder, item, contents)):
                 known = sources.get(source.uri)
-                carried = {**known.carried, **source.carried} if known else source.carried
+                carried = merged(known.carried, source.carried) if known else source.carried
                 sources[source.uri] = replace(source, carried=carried)
                 found_any = True
         if not found_any:
             raise ConfigError(f"input {root}: {_nothing_found(folder.items)}")
-        unread = (key for key in folder.items if not _is_read(key) and key not in used)
+        unread = (key for key in folder.items if not is_read(key) and key not in used)
         leftovers.kinds.update(suffix_of(key) or NO_SUFFIX for key in unread)
+    leftovers.num_bad_metadata = sum(PROBLEM in source.carried for source in sources.values())
     return Listing(sorted(sources.values(), key=_order), leftovers)
 
 
@@ -100,23 +123,19 @@ def _spelled(root: str) -> str:
     return f"{scheme}{separator}{PurePosixPath(re.sub('/+', '/', path))}"
 
 
-def _is_read(key: str) -> bool:
-    return reader_of(key) is not None
-
-
 def _problem(folder: Folder, item: Listed, contents: Contents) -> Iterator[Source]:
-    """A container that something is wrong with, as a source."""
-    reader = reader_of(item.key)
-    if contents.error is None or reader is None:
+    """A file that something is wrong with, as a source."""
+    if contents.error is None:
         return
-    uri = Place(reader.scheme, folder.path(item.key)).uri
+    reader = container_reader(item.key)
+    uri = printable(Place(reader.scheme if reader else "", folder.path(item.key)).uri)
     yield Source(
         source_id=stable_id(uri),
         uri=uri,
         kind="container",
         size_bytes=item.size_bytes,
         etag=item.etag,
-        error_type="ProbeError",
+        error_type=contents.error_type,
         error=contents.error,
     )
 

@@ -3,11 +3,12 @@
     photos/a.jpg                    a file
     tar://photos/0001.tar#a.jpg     a member of a tar
     parquet://photos/0001.parquet#7   a row of a Parquet file, the first being 0
+    lines://photos/metadata.jsonl#3   a line of a list of files, the first being 1, if its file is not there
     tar://photos/0001.tar           a container as a whole, listed only if something is wrong with it
 
-In a container's path `#` and `%` are written %23 and %25, and bytes that are no UTF-8 likewise. A part's
-etag is that of its container, `@`, and its position there, so that replacing the container replaces all
-of its parts.
+In a container's path `#` and `%` are written %23 and %25, and bytes that are not UTF-8 as %FF, so that
+it can be opened by its URI whatever it is called. A part's etag is that of its container,
+`@`, and its position there, so that replacing the container replaces all of its parts.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from curation.errors import ChangedError, ProbeError
 from curation.records import Source
 from curation.storage import Storage, open_storage
 
-CONTAINER_SCHEMES = ("tar", "parquet")
-LEADING_DOTS = r"^((?:tar|parquet)://)?(?:\./)+"
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+"""How Python spells bytes of a file's name that are not UTF-8."""
+CONTAINER_SCHEMES = ("tar", "parquet", "lines")
+LEADING_DOTS = rf"^((?:{'|'.join(CONTAINER_SCHEMES)})://)?(?:\./)+"
 """Matches the start of a URI with `./` before its path, as older ledgers have it; group 1 is the scheme."""
-_NOT_UTF_8 = re.compile("[\udc80-\udcff]")
-"""Bytes of a name that are no UTF-8, as Python's `surrogateescape` gives them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,7 @@ class Place:
         if not self.scheme:
             return self.path
         part = f"#{self.part}" if self.part else ""
-        path = self.path.replace("%", "%25").replace("#", "%23")
-        return f"{self.scheme}://{_NOT_UTF_8.sub(_as_escape, path)}{part}"
+        return f"{self.scheme}://{_quoted(self.path)}{part}"
 
     def open_storage(self) -> tuple[Storage, str]:
         """The storage that the file lies in, and its key there."""
@@ -59,21 +59,26 @@ def place_of(uri: str) -> Place:
     return Place(scheme, unquote(path, errors="surrogateescape"), part)
 
 
-def _as_escape(byte: re.Match[str]) -> str:
-    return f"%{ord(byte[0]) - 0xDC00:02X}"
-
-
 def plain_uri(uri: str) -> str:
     """`uri` without `./` before its path: what two spellings of one place have in common."""
     return re.sub(LEADING_DOTS, r"\1", uri)
 
 
-def printable(uri: str) -> str:
-    r"""`uri` as text that can be stored: bytes of a name that are not UTF-8 are spelled out, as \xff.
+def _quoted(path: str) -> str:
+    text = path.replace("%", "%25").replace("#", "%23")
+    return _NOT_UTF8.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text)
 
-    A file of such a name can't be opened by its URI, and fails with that.
+
+def printable(text: str) -> str:
+    r"""`text` as it can be stored: what is not Unicode is spelled out.
+
+    Bytes of a name that are not UTF-8 become \xff, half a surrogate pair becomes \ud800. A file of such
+    a name can't be opened by its URI, and fails with that.
     """
-    return uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def part_etag(container_etag: str, position: int) -> str:

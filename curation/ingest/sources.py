@@ -4,42 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from curation.digest import Watch, digest_of
 from curation.errors import ChangedError, ProbeError, SampleError, StorageError
 from curation.ingest.files import FileReader
-from curation.ingest.parquet import ParquetReader
+from curation.ingest.manifests import ManifestReader
+from curation.ingest.parquet.reader import ParquetReader
 from curation.ingest.place import place_of, version_of
-from curation.ingest.reader import Contents, Folder, Reader
+from curation.ingest.reader import ContainerReader, Contents, Folder, Reader
 from curation.ingest.tars import TarReader
 from curation.isolation import isolated, machine_fault
 from curation.records import Source
-from curation.storage import Listed, open_storage
+from curation.storage import Listed
 
 T = TypeVar("T")
 
-READERS: tuple[Reader, ...] = (FileReader(), TarReader(), ParquetReader())
-_OF_SCHEME = {reader.scheme: reader for reader in READERS}
+_FILES = FileReader()
+_CONTAINERS: tuple[ContainerReader, ...] = (TarReader(), ParquetReader(), ManifestReader())
+_OF_SCHEME: dict[str, Reader] = {reader.scheme: reader for reader in (_FILES, *_CONTAINERS)}
 
 
-def reader_of(key: str) -> Reader | None:
-    """The reader for a file of this name."""
-    return next((reader for reader in READERS if reader.takes(key)), None)
+def container_reader(key: str) -> ContainerReader | None:
+    """The reader of containers for a file of this name."""
+    return next((reader for reader in _CONTAINERS if reader.takes(key)), None)
 
 
-def contents_of(folder: Folder, item: Listed) -> Contents:
-    """What a file holds; nothing if no reader takes it."""
-    reader = reader_of(item.key)
-    if reader is None:
+def is_read(key: str) -> bool:
+    """Whether a file of this name may hold media, or name files that do."""
+    return _FILES.takes(key) or container_reader(key) is not None
+
+
+def list_file(folder: Folder, item: Listed) -> Contents:
+    """A plain file as a source; nothing if its name is not that of media."""
+    if not _FILES.takes(item.key):
         return Contents()
     try:
-        with isolated(ProbeError), _blaming_the_file():
-            return reader.list(folder, item)
+        with isolated(ProbeError), blaming_the_file():
+            return _FILES.list(folder, item)
     except ProbeError as error:
-        return Contents(error=str(error))
+        return Contents(error_type="ProbeError", error=str(error))
 
 
 @contextmanager
@@ -52,7 +57,7 @@ def open_source(source: Source) -> Iterator[Path]:
         StorageError, EnvironmentFault: the trouble is not this source's.
     """
     with ExitStack() as stack:
-        with isolated(ProbeError), _blaming_the_file():
+        with isolated(ProbeError), blaming_the_file():
             path = stack.enter_context(_OF_SCHEME[place_of(source.uri).scheme].opened(source))
             watch = Watch(path, source.content_hash)
             if source.content_hash is not None and digest_of(path) != source.content_hash:
@@ -68,7 +73,7 @@ def open_source(source: Source) -> Iterator[Path]:
 
 
 @contextmanager
-def _blaming_the_file() -> Iterator[None]:
+def blaming_the_file() -> Iterator[None]:
     """Make a ProbeError of what the storage says of one file, such as that it may not be read."""
     try:
         yield
@@ -100,13 +105,3 @@ def while_unchanged(source: Source, path: Path, frames: Iterable[T]) -> Iterator
         if not watch.is_unchanged():
             raise _changed(source)
         yield frame
-
-
-def list_again(container: Source) -> Source:
-    """A failed container with what listing it says now: no error if it can be listed to its end."""
-    path = place_of(container.uri).path
-    root, _, key = path.rpartition("/")
-    folder = Folder(open_storage(root or "/"), root, {})
-    item = folder.storage.find(key)
-    contents = contents_of(folder, item) if item else Contents(error=f"{key} is not there any more")
-    return replace(container, error_type="ProbeError" if contents.error else None, error=contents.error)

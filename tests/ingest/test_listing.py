@@ -8,19 +8,20 @@ import os
 import random
 import tarfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import ConfigError, ProbeError
-from curation.ingest import index
+from curation.ingest import sources
 from curation.ingest.carried import MAX_SIDECAR_BYTES
 from curation.ingest.place import Place, place_of
-from curation.ingest.reader import Contents, Folder
-from curation.ingest.sources import contents_of, open_source
-from curation.storage import Listed
+from curation.ingest.reader import Container, Inventory
+from curation.ingest.sources import open_source
 from datasets_media import List
 from mutated import damage
 
@@ -112,29 +113,30 @@ def test_an_input_without_media_is_refused(listed: List, folder: Path, names: li
 def test_a_container_that_did_not_change_is_listed_once(
     listed: List, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another etag lists it again; a damaged one, and one that names files, is listed each time."""
+    """Failed ones and lists of files too; another etag lists a container again."""
     (folder / "a.jpg").write_bytes(b"x")
     with tarfile.open(folder / "a.tar", "w") as archive:
         archive.add(folder / "a.jpg", "b.jpg")
     (folder / "broken.tar").write_bytes(b"x")
     pq.write_table(pa.table({"image": [b"x"], "TEXT": ["red"]}), folder / "a.parquet")
     pq.write_table(pa.table({"file_name": ["a.jpg"]}), folder / "names.parquet")
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.jpg"}')
     seen: list[str] = []
-
-    def noting(folder: Folder, item: Listed) -> Contents:
-        seen.append(item.key)
-        return contents_of(folder, item)
-
-    monkeypatch.setattr(index, "contents_of", noting)
+    for reader in sources._CONTAINERS:
+        monkeypatch.setattr(reader, "list", partial(noting, seen, reader.list))
     first = listed()
-    assert sorted(seen) == ["a.jpg", "a.parquet", "a.tar", "broken.tar", "names.parquet"]
+    assert sorted(seen) == ["a.parquet", "a.tar", "broken.tar", "metadata.jsonl", "names.parquet"]
     seen.clear()
     assert listed() == first
-    assert sorted(seen) == ["a.jpg", "broken.tar", "names.parquet"]
+    assert seen == []
     os.utime(folder / "a.tar", ns=(1, 1))
-    seen.clear()
     assert [source.etag for source in listed().sources] != [source.etag for source in first.sources]
-    assert "a.tar" in seen
+    assert seen == ["a.tar"]
+
+
+def noting(seen: list[str], read: Any, container: Container, beat: Any) -> Inventory:
+    seen.append(container.item.key)
+    return cast(Inventory, read(container, beat))
 
 
 def test_a_damaged_index_is_made_anew(listed: List, folder: Path, tmp_path: Path) -> None:
