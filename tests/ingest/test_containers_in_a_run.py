@@ -259,8 +259,8 @@ def test_bad_metadata_costs_no_picture_and_stands_in_table_and_explain(
         "d.parquet#1": None,
         "lone.jpg": "caption",
     }
-    assert list_inputs(bench.config).lines() == [
-        "3 sources came with something that could not be kept: carried_error in the table"
+    assert list_inputs(bench.config).leftovers.lines() == [
+        "metadata errors: of 3 sources, carried_error in the table"
     ]
     with io.StringIO() as shown:
         explain(Console(file=shown, width=300), bench.ledger, bench.pipeline, "lone.jpg")

@@ -111,7 +111,7 @@ def test_bad_lines_are_counted_and_the_others_are_read(listed: List, three: Path
     ]
     (three / "metadata.jsonl").write_bytes(b"\n".join(lines))
     found = listed()
-    assert found.left_out == {"line of a list that can't be read": 3}
+    assert found.leftovers.metadata == {"line of a list that can't be read": 3}
     said = carried(listed, three)
     assert (said["a.jpg"], said["sub/c.jpg"]) == ({"text": "t"}, {"text": "u"})
     assert said["b.jpg"]["n"] == 1
@@ -122,7 +122,7 @@ def test_a_comma_without_quotes_is_a_bad_line_and_no_half_caption(listed: List, 
     (three / "metadata.csv").write_text("file_name,text\na.jpg,red, and square\nb.jpg,blue\n")
     found = listed()
     assert carried(listed, three) == {"a.jpg": {}, "b.jpg": {"text": "blue"}, "sub/c.jpg": {}}
-    assert found.left_out.total() == 1
+    assert found.leftovers.metadata.total() == 1
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -139,7 +139,7 @@ def test_lists_are_read_by_their_mark(listed: List, three: Path, encoding: str) 
 def test_other_jsonl_is_no_list_of_files(listed: List, three: Path, text: str) -> None:
     (three / "labels.jsonl").write_text(text)
     found = listed()
-    assert (len(found.sources), found.num_ignored, found.left_out.total()) == (3, 1, 0)
+    assert (len(found.sources), found.num_ignored, found.leftovers.metadata.total()) == (3, 1, 0)
 
 
 def test_the_shared_case_arrives(listed: List, shared_data: Path) -> None:

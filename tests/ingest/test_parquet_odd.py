@@ -247,7 +247,7 @@ def test_what_is_no_picture_is_left_out_by_name(listed: List, folder: Path) -> N
     write(folder / "more.parquet", columns_of)
     found = listed()
     assert [source.carried for source in found.sources] == [{"caption": "x"}, {"caption": "y"}] * 2
-    assert found.left_out == {
+    assert found.leftovers.metadata == {
         "column md5 (binary)": 2,
         "column clip_embedding (binary)": 2,
         "column fixed (fixed_size_binary[2])": 2,
@@ -298,7 +298,7 @@ def test_the_shared_lists_and_extras(listed: List, shared_data: Path) -> None:
         "list.parquet#0/1",
         "list.parquet#1/0",
     ]
-    assert found.left_out == {"column md5 (binary)": 1, "column clip_embedding (binary)": 1}
+    assert found.leftovers.metadata == {"column md5 (binary)": 1, "column clip_embedding (binary)": 1}
 
 
 def test_captions_of_several_rows_are_all_kept(listed: List, folder: Path) -> None:
@@ -375,7 +375,7 @@ def test_columns_beyond_the_limit_are_left_out_by_name(
     write(folder / "a.parquet", {"image": [JPEG], **{f"c{number}": [number] for number in range(4)}})
     found = listed()
     assert found.sources[0].carried == {"c0": 0, "c1": 1}
-    assert found.left_out == {"column c2 (one of more than 2)": 1, "column c3 (one of more than 2)": 1}
+    assert found.leftovers.metadata == {"column c2 (one of more than 2)": 1, "column c3 (one of more than 2)": 1}
 
 
 def test_a_huge_footer_is_refused(listed: List, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
