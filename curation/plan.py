@@ -150,7 +150,7 @@ def _rewrites(
     for place, unit in matched.changed.items():
         by_unit.setdefault(unit, []).append(place)
     for unit in sorted({*units[matched.carries_else | is_redone].tolist(), *by_unit}):
-        rows = np.flatnonzero(units == unit)
+        rows = np.arange(*np.searchsorted(units, [unit, unit + 1]))
         changed = by_unit.get(unit, [])
         again = {int(place) for place in matched.place_of[rows[is_redone[rows]]]}
         to_read = [sources[place] for place in sorted(again.union(changed))]
