@@ -33,7 +33,7 @@ WHITE_NITS = 100.0
 """Linear light of 1.0: the white of an SDR display."""
 _GRID = 65
 _TOE = 10.0
-_BELOW = 0.2
+_BELOW, _SPAN = 0.2, 1.3
 _LEVELS = 65_535
 _SCALING = "flags=bicubic+accurate_rnd+full_chroma_int:in_chroma_loc=left"
 _FULL_RANGE = 2
@@ -100,19 +100,19 @@ def _to_xyz(primaries: tuple[tuple[float, float], ...]) -> NDArray[np.float64]:
     return columns * scales
 
 
-# The grid holds light on a scale that is straight around 0 and goes on below it: on the scale of the result,
-# whose slope is infinite at 0, colors near the edge of the gamut came out up to 33 levels off.
+# The grid holds light on a scale that is straight around 0 and goes on below it and above 1: on the scale
+# of the result, whose slope is infinite at 0, colors near the edge of the gamut came out up to 33 levels off.
 
 
 def _squeezed(light: NDArray[np.float64]) -> NDArray[np.float64]:
     squeezed: NDArray[np.float64] = np.arcsinh(light * _TOE) / np.arcsinh(_TOE)
-    return np.clip((squeezed + _BELOW) / (1 + _BELOW), 0, 1)
+    return np.clip((squeezed + _BELOW) / _SPAN, 0, 1)
 
 
 @functools.cache
 def _levels() -> NDArray[np.uint8]:
     """[65536] squeezed light, as 16 bits, to 8 bits of R'G'B'."""
-    squeezed = np.arange(_LEVELS + 1) / _LEVELS * (1 + _BELOW) - _BELOW
+    squeezed = np.arange(_LEVELS + 1) / _LEVELS * _SPAN - _BELOW
     light = np.sinh(squeezed * np.arcsinh(_TOE)) / _TOE
     levels: NDArray[np.uint8] = np.rint(255 * np.clip(light, 0, 1) ** (1 / 2.4)).astype(np.uint8)
     return levels
