@@ -31,7 +31,6 @@ _PADDING_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 1 << 16
 """Of one member, with its long name, PAX records and sparse map; 1,536 bytes as a rule."""
 _MAX_GLOBAL_RECORDS = 100
-_MAX_READS_AT_END = 4
 _BEAT_EVERY = 1000
 _FAULTS = (tarfile.TarError, OSError, ValueError, LookupError, ArithmeticError, RecursionError, struct.error)
 """What `tarfile` raises about damaged archives."""
@@ -60,7 +59,7 @@ class _Walk:
 
 
 class _Metered:
-    """A file that gives the reader of a header no more than `_MAX_HEADER_BYTES`, and its end only once."""
+    """A file that gives the reader of a header no more than `_MAX_HEADER_BYTES`."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -69,16 +68,12 @@ class _Metered:
     def renew(self) -> None:
         """The next header begins."""
         self._left = _MAX_HEADER_BYTES
-        self._at_end = 0
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= self._left:
             raise tarfile.ReadError(f"a header is not of 0 to {_MAX_HEADER_BYTES} bytes")
         data = self._file.read(size)
         self._left -= len(data)
-        self._at_end += not data
-        if self._at_end > _MAX_READS_AT_END:
-            raise tarfile.ReadError("it breaks off in a header")
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:

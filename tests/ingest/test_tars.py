@@ -264,16 +264,23 @@ HOSTILE = (
 )
 
 
+LONG = ("PAX header of a gigabyte", "long name without end", "long names in a row")
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("what", HOSTILE)
 def test_headers_made_to_do_damage_are_refused_and_what_came_before_is_there(
     listed: List, folder: Path, photos: list[bytes], what: str
 ) -> None:
     good = b"".join(raw_header(b"%d.jpg" % n, len(photos[n])) + blocks(photos[n]) for n in range(2))
-    (folder / "a.tar").write_bytes(good + hostile(what))
+    with (folder / "a.tar").open("wb") as file:
+        file.write(good + hostile(what))
+        if what in LONG:
+            file.truncate(2 << 30)  # holes: what the header claims is there
     whole, *members = listed().sources
     assert (whole.kind, whole.error_type) == ("container", "ProbeError")
     assert (whole.error or "").startswith("damaged after 2 files: ")
+    assert ("a header is not of 0 to 65536 bytes" in (whole.error or "")) == (what in LONG)
     assert [content(member) for member in members] == photos[:2]
 
 
