@@ -9,7 +9,7 @@ text, and small print vanishes below its size in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from curation.errors import ConfigError, MissingDependencyError
 from curation.models import fetch
 from curation.records import Sample, SampleKind
-from curation.stage import KeepMax, Media, ModelRef, Setup, Stage, StageConfig, View
+from curation.stage import KeepMax, Location, Media, ModelRef, Setup, Stage, StageConfig, View
 
 _RAPIDOCR_DETECTOR = "package:rapidocr/models/PP-OCRv6_det_small.onnx"
 _SMALLEST_SIDE = 32
@@ -36,7 +36,7 @@ class TextConfig(StageConfig):
     """Largest share of a frame that text may cover, 0..1; Emu3 does not publish its own."""
     backend: Literal["rapidocr", "paddleocr"] = "rapidocr"
     """Which library runs the detector; PaddleOCR is the extra `paddle`."""
-    detector: str = _RAPIDOCR_DETECTOR
+    detector: Location = _RAPIDOCR_DETECTOR
     """rapidocr: an ONNX file. PaddleOCR: a folder or hub name such as PaddlePaddle/PP-OCRv5_server_det."""
     revision: str | None = None
     """Revision of a hub name; its newest by default."""
@@ -86,6 +86,9 @@ class TextStage(Stage[TextConfig]):
 
     def models(self) -> Sequence[ModelRef]:
         return (ModelRef("detector", self.config.detector, self.config.revision),)
+
+    def packages(self) -> Mapping[str, str]:
+        return {"paddleocr": "paddle"} if self.config.backend == "paddleocr" else {}
 
     def setup(self, setup: Setup) -> None:
         path = fetch(self.models()[0], setup.revisions["detector"])

@@ -65,6 +65,7 @@ class ScenesSplitter(Splitter[ScenesConfig]):
     """
 
     name = "scenes"
+    kinds = frozenset({"clip"})
     version = 3
     Config = ScenesConfig
 
