@@ -13,14 +13,15 @@ from importlib.resources import files
 from pathlib import Path
 
 from curation.errors import EnvironmentFault
+from curation.models import PINNED
 
 PACKAGES = (
     "scikit-image==0.26.0",
     "scikit-learn==1.9.1",
     "scikit-video==1.1.11",
     "gradio==6.31.0",
-    "dashscope==2.0.2",
-    "rapidocr-onnxruntime==1.4.4",
+    PINNED["dashscope"],
+    PINNED["rapidocr_onnxruntime"],
 )
 """Sources of the media; dashscope carries Qwen's vocabulary, rapidocr-onnxruntime PP-OCRv4's weights. Taken
 without their dependencies.
@@ -82,8 +83,11 @@ def prepare(folder: str, say: Callable[[str], None]) -> None:
     if broken.is_file() and all(path.is_file() for path in wanted):
         return
     packages = root / "packages"
+    try:
+        (root / "input").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentFault(f"cannot make {root}/input: {error.strerror}") from error
     fetch_packages(packages, say)
-    (root / "input").mkdir(parents=True, exist_ok=True)
     for path, name in wanted.items():
         shutil.copyfile(packages / name, path)
     data = (packages / original).read_bytes()

@@ -15,14 +15,19 @@ CurationError
     ├── MeasureError  ├── CaptionError  ├── TokenizeError  └── PoisonSource
 
 Every constructor takes one message, because extra positional arguments do not survive pickling
-between processes.
+between processes. Secrets in it are hidden.
 """
+
+from curation.redaction import redact
 
 
 class CurationError(Exception):
     """Anything that this project raises on purpose."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
 
 
 class ConfigError(CurationError):

@@ -20,7 +20,7 @@ from curation.errors import ConfigError, UnsupportedMediaError
 from curation.ingest.carried import drawn_text
 from curation.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind, Source
-from curation.stage import KeepMin, Media, ModelRef, Setup, Stage, StageConfig, View
+from curation.stage import KeepMin, Location, Media, ModelRef, Setup, Stage, StageConfig, View
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ class HpsConfig(StageConfig):
     """Least score, about 0.15..0.35; by default it only counts towards a mean."""
     model: str = "ViT-H-14"
     """open_clip architecture."""
-    weights: str = "xswu/HPSv2"
+    weights: Location = "xswu/HPSv2"
     """Checkpoint: hub name, file, URL, or `stand-in` for a tiny untrained model."""
     weights_file: str | None = "HPS_v2.1_compressed.pt"
     """Name of the checkpoint, where `weights` is a hub name or a folder."""

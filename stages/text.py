@@ -11,7 +11,7 @@ character and scripts that the recognizer does not know (it reads Chinese, Engli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from curation.errors import ConfigError, MissingDependencyError
 from curation.models import fetch
 from curation.records import Sample, SampleKind
-from curation.stage import KeepMax, Media, ModelRef, Setup, Stage, StageConfig, View
+from curation.stage import KeepMax, Location, Media, ModelRef, Setup, Stage, StageConfig, View
 
 _MODELS = "package:rapidocr_onnxruntime/models"
 _DETECTOR = f"{_MODELS}/ch_PP-OCRv4_det_infer.onnx"
@@ -48,11 +48,11 @@ class TextConfig(StageConfig):
     """Largest share of a frame that text may cover, 0..1; Emu3 does not publish its own."""
     backend: Literal["rapidocr", "paddleocr"] = "rapidocr"
     """Which library runs the detector; PaddleOCR is the extra `paddle`."""
-    detector: str = _DETECTOR
+    detector: Location = _DETECTOR
     """rapidocr: an ONNX file. PaddleOCR: a folder or hub name such as PaddlePaddle/PP-OCRv5_server_det."""
     revision: str | None = None
     """Revision of a hub name; its newest by default."""
-    recognizer: str | None = _RECOGNIZER
+    recognizer: Location | None = _RECOGNIZER
     """An ONNX file with its characters in it: reads large boxes. Null: all boxes count."""
     max_unread_box: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of the frame, 0..1, above which a box counts only if two characters or more are read in it."""
@@ -108,6 +108,9 @@ class TextStage(Stage[TextConfig]):
         if self.config.recognizer is None:
             return (detector,)
         return (detector, ModelRef("recognizer", self.config.recognizer))
+
+    def packages(self) -> Mapping[str, str]:
+        return {"paddleocr": "paddle"} if self.config.backend == "paddleocr" else {}
 
     def setup(self, setup: Setup) -> None:
         paths = {ref.role: fetch(ref, setup.revisions[ref.role]) for ref in self.models()}

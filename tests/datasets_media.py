@@ -13,9 +13,11 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
 import yaml
 from PIL import Image
 
+from curation.cli import main
 from curation.config import Config, parse_config
 from curation.ingest.listing import Listing, find_inputs, list_inputs, unlisted_containers
 from curation.judge import PROBE, Redo, walk
@@ -205,6 +207,16 @@ def curation(*args: str | Path, cwd: Path | None = None, code: int | None = 0) -
     said = done.stdout + done.stderr
     assert code is None or done.returncode == code, f"exit {done.returncode}\n{said}"
     return said
+
+
+def said_by(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str]:
+    """Exit code of a command in this process, and what it said; for those that need no Ray."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, args)])
+    said = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, said.out + said.err
 
 
 def started(config: Path) -> subprocess.Popen[bytes]:

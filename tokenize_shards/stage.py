@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from curation.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind
-from curation.stage import Media, ModelRef, Setup, Stage, StageConfig, View
+from curation.stage import Location, Media, ModelRef, Setup, Stage, StageConfig, View
 from tokenize_shards.vision import (
     TEMPORAL_FACTOR,
     TOKENIZERS,
@@ -29,7 +29,7 @@ MAX_AREA_PX = 2048 * 2048
 class TokenConfig(StageConfig):
     """Settings of the vision tokenizer. Emu3: area 512 * 512 in pre-training, 720 * 720 later."""
 
-    weights: str
+    weights: Location
     """Emu3's vision tokenizer in transformers' format: hub name, folder, or `stand-in`."""
     revision: str | None = None
     """Revision of the hub name; its newest by default."""

@@ -67,6 +67,7 @@ class ScenesSplitter(Splitter[ScenesConfig]):
 
     name = "scenes"
     version = 4
+    kinds = frozenset({"clip"})
     Config = ScenesConfig
 
     @property

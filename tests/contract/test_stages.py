@@ -110,9 +110,8 @@ def media_of(stage: Stage[Any], kind: str, seeds: Sequence[int]) -> tuple[list[S
     return samples, media
 
 
-KINDS = [
-    (name, kind) for name in MEASURING for kind in ("image", "clip") if (name, kind) != ("flow", "image")
-]
+KINDS = [(name, kind) for name in MEASURING for kind in sorted(stage_class(name, {}).kinds)]
+OTHER_KINDS = [(name, kind) for name in MEASURING for kind in {"image", "clip"} - stage_class(name, {}).kinds]
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -182,6 +181,31 @@ def test_rows_hold_exactly_the_declared_columns(name: str, kind: str) -> None:
     rows = isolate(stage, samples, lambda sample, _: media[samples.index(sample)])
     assert [row.error for row in rows] == [None, None, None]
     assert all(set(row.values) == set(stage.columns) for row in rows)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_kinds_are_some_of_those_that_there_are(name: str) -> None:
+    assert stage_class(name, {}).kinds
+    assert stage_class(name, {}).kinds <= {"image", "clip"}
+
+
+@pytest.mark.parametrize(("name", "kind"), OTHER_KINDS)
+def test_other_kinds_than_declared_cannot_be_measured(name: str, kind: str) -> None:
+    stage = ready(name)
+    samples, media = media_of(stage, kind, [1])
+    (row,) = isolate(stage, samples, lambda sample, _: media[samples.index(sample)])
+    assert not row.ok
+
+
+@pytest.mark.parametrize("name", ["captions", "tokens"])
+def test_what_all_kept_samples_go_through_takes_every_kind(name: str) -> None:
+    assert stage_class(name, {}).kinds == {"image", "clip"}
+
+
+def test_splitters_make_clips() -> None:
+    for name in STAGES:
+        if issubclass(stage_class(name, {}), Splitter):
+            assert stage_class(name, {}).kinds == {"clip"}
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS)

@@ -375,7 +375,10 @@ def test_columns_beyond_the_limit_are_left_out_by_name(
     write(folder / "a.parquet", {"image": [JPEG], **{f"c{number}": [number] for number in range(4)}})
     found = listed()
     assert found.sources[0].carried == {"c0": 0, "c1": 1}
-    assert found.leftovers.metadata == {"column c2 (one of more than 2)": 1, "column c3 (one of more than 2)": 1}
+    assert found.leftovers.metadata == {
+        "column c2 (one of more than 2)": 1,
+        "column c3 (one of more than 2)": 1,
+    }
 
 
 def test_a_huge_footer_is_refused(listed: List, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
