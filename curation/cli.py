@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import io
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -380,8 +379,4 @@ def main(args: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         echo("\nstopped; what was measured is kept, and the same command goes on from there", err=True)
         code = INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the output, such as `head`, has had enough; Python would flush it once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
     sys.exit(code or 0)

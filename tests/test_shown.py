@@ -28,7 +28,7 @@ def write_odd_media(folder: Path) -> None:
     for seed, name in enumerate((TALK, RED, BROKEN)):
         write_photo(folder / name, seed)
     (folder / BROKEN).write_bytes((folder / BROKEN).read_bytes()[:500])
-    (folder / RED).with_suffix(".txt").write_text("a [/caption] with [red]tags")
+    (folder / RED).with_suffix(".txt").write_text("a [/caption] with [red]tags \u4e2d", "utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -121,25 +121,31 @@ def test_there_is_one_console() -> None:
     assert makers == {"curation/console.py"}
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
-def test_text_that_the_terminal_cannot_show_stops_nothing(encoding: str) -> None:
-    """A file's name may be no UTF-8, and a terminal may have no Chinese."""
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("utf-8", "\u4e2d".encode()), ("ascii", b"\\u4e2d"), ("latin-1", b"\\u4e2d")]
+)
+def test_text_that_the_terminal_cannot_show_stops_nothing(odd: Path, encoding: str, shown: bytes) -> None:
     done = subprocess.run(
-        command("verify", "no/\udcff\u4e2d"),
+        command("explain", "red].jpg", "-c", odd),
         env=environment() | {"PYTHONIOENCODING": encoding},
         capture_output=True,
-        check=False,
+        check=True,
     )
-    assert done.returncode == 2
-    assert done.stderr.startswith(b"ConfigError: no/")
+    assert b"carries caption a [/caption] with [red]tags " + shown in done.stdout
 
 
-def test_reader_that_has_had_enough_is_no_fault(odd: Path) -> None:
+@pytest.mark.parametrize("words", [["status"], ["table", "--to", "t.csv"]], ids=lambda words: words[0])
+def test_reader_that_has_had_enough_is_no_fault(odd: Path, words: list[str]) -> None:
     """As with `curation status | head -0`."""
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        command("status", "-c", odd), env=environment(), stdout=writing, stderr=subprocess.PIPE, check=False
+        command(*words, "-c", odd),
+        env=environment() | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
+        cwd=odd.parent,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
