@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from curation.decide import Step
-from curation.errors import PoisonSource, SampleError
+from curation.errors import PoisonSource, ProbeError, SampleError
 from curation.film import Filmed
 from curation.ingest.index import ListingIndex
 from curation.ingest.sources import open_source
+from curation.isolation import isolated
 from curation.judge import PROBE, judge_source, load_unit
 from curation.ledger import Ledger
 from curation.measure import Tally, failed_row
@@ -23,6 +24,7 @@ from curation.plan import Task
 from curation.records import Source
 from curation.stage import Setup, Stage
 from curation.storage import open_storage
+from curation.tables import sources_to_table
 from curation.unit import Pulse, UnitRun
 from curation.versions import settle
 
@@ -116,9 +118,12 @@ class UnitWorker:
         fresh = replace(source, error_type=None, error=None, content_hash=None)
         try:
             with open_source(fresh) as path:
-                return probe(fresh, path, self._pipeline.config.general.max_pixels)
+                probed = probe(fresh, path, self._pipeline.config.general.max_pixels)
+            with isolated(ProbeError):
+                sources_to_table([probed])  # a header may say numbers that fit no column
         except SampleError as error:
             return failed(source, error)
+        return probed
 
 
 def commit_probed(ledger: Ledger, task: Task, sources: list[Source]) -> None:

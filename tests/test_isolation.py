@@ -9,6 +9,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,22 @@ def test_a_mistake_of_the_core_stops_the_run(bench: Bench, monkeypatch: pytest.M
             patch.setattr(owner, name, mistaken)
             with pytest.raises(KeyError, match="no such step"):
                 bench.run()
+
+
+def test_a_header_with_numbers_that_fit_no_column_fails_its_source(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pixel aspect of 24403224:1, found by damaging a file, makes a width beyond 32 bits."""
+    read, folder = probe.probe_video, Path(bench.config.general.input[0])
+
+    def wide(path: Path) -> Any:
+        header = read(path)
+        is_broken = path.read_bytes() == (folder / "b.mp4").read_bytes()
+        return replace(header, width=3_123_612_719) if is_broken else header
+
+    monkeypatch.setattr(probe, "probe_video", wide)
+    bench.run()
+    assert ends(bench) == OUTCOMES | {"d.jpg": "kept"}
 
 
 # The machine
