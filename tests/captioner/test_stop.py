@@ -30,7 +30,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(600)
     def log_message(self, *args): pass
 (place / "pid").write_text(str(os.getpid()))
-port = int(sys.argv[sys.argv.index("--port") + 1])
+port = next(int(arg.partition("=")[2]) for arg in sys.argv if arg.startswith("--port="))
 http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
 """Healthy, but never answers a question; or refuses it, if there is a file `forbid`."""
