@@ -191,7 +191,8 @@ def write_config(path: Path, data: dict[str, Any]) -> Path:
 
 def environment() -> dict[str, str]:
     """For commands: stages of the tests can be imported, and nothing is downloaded."""
-    return os.environ | {"PYTHONPATH": str(TESTS), "HF_HUB_OFFLINE": "1"}
+    places = os.pathsep.join(map(str, (ROOT, TESTS)))  # this checkout, whatever is installed
+    return os.environ | {"PYTHONPATH": places, "HF_HUB_OFFLINE": "1"}
 
 
 def command(*args: str | Path) -> list[str]:
