@@ -23,6 +23,7 @@ from curation.ingest import files
 from curation.ingest.sources import open_source
 from curation.judge import Redo
 from curation.ledger import Ledger
+from curation.media.decoder import DecoderSettings
 from curation.media.readers import VideoReader, read_again
 from curation.records import Sample, Source
 from curation.report.books import keep_books
@@ -181,7 +182,7 @@ def test_previews_show_what_was_tokenized_or_nothing(
         sample = Sample.of_span(source.source_id, 0.0, 1.0)
 
     def look() -> Any:
-        return read_again(source, sample, View(short_side=32), decoder="pyav", max_pixels=10**6)
+        return read_again(source, sample, View(short_side=32), decoder=DecoderSettings())
 
     assert len(look().pixels)
     replaced(folder, tmp_path, silently=True)
@@ -204,7 +205,7 @@ def sha256(path: Path) -> str:
 
 
 def test_a_video_that_is_written_to_while_it_is_decoded_is_noticed_at_the_next_frame(folder: Path) -> None:
-    reader = iter(VideoReader(a_video(folder), "pyav", lambda: None))
+    reader = iter(VideoReader(a_video(folder), DecoderSettings(), lambda: None))
     for _ in range(5):
         next(reader)
     with (folder / "b.mp4").open("ab") as file:
@@ -215,8 +216,8 @@ def test_a_video_that_is_written_to_while_it_is_decoded_is_noticed_at_the_next_f
 
 def test_a_video_that_another_one_takes_the_place_of_is_read_to_its_end(folder: Path, tmp_path: Path) -> None:
     """As a download does that renames its file when it is complete."""
-    whole = len(list(VideoReader(a_video(folder), "pyav", lambda: None)))
-    reader = iter(VideoReader(a_video(folder), "pyav", lambda: None))
+    whole = len(list(VideoReader(a_video(folder), DecoderSettings(), lambda: None)))
+    reader = iter(VideoReader(a_video(folder), DecoderSettings(), lambda: None))
     next(reader)
     (tmp_path / "new.mp4").write_bytes(b"something else")
     (tmp_path / "new.mp4").replace(folder / "b.mp4")

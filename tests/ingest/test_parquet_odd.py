@@ -253,7 +253,9 @@ def test_what_is_no_picture_is_left_out_by_name(listed: List, folder: Path) -> N
         "column fixed (fixed_size_binary[2])": 2,
         "column nested (struct<a: int64>)": 2,
     }
-    assert found.lines() == ["not carried along: " + ", ".join(f"{what} 2" for what in found.left_out)]
+    assert found.leftovers.lines() == [
+        "not carried along: " + ", ".join(f"{what} 2" for what in found.leftovers.metadata)
+    ]
 
 
 def test_bytes_of_sound_are_no_pictures(listed: List, folder: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from curation.errors import DecodeError
 from curation.media.decode import decode_recordings, decode_video, probe_video
-from curation.media.decoder import DecordDecoder, PyAVDecoder, decoder_for
+from curation.media.decoder import DecoderSettings, DecordDecoder, PyAVDecoder, decoder_for
 from curation.media.probe import probe
 from curation.media.timeline import Timeline, TimeStamps, timeline_of
 from curation.records import Source
@@ -307,7 +307,7 @@ def test_a_file_that_jumps_is_decoded_from_its_first_frame_by_pyav(tmp_path):
     source = a_source(path, **known)
     assert DecordDecoder().refusal(source) == "decord can't place the frames of a video whose clock jumps"
     for name in ("decord", "pyav"):
-        decoder = decoder_for(name, source)
+        decoder = decoder_for(DecoderSettings(name), source)
         assert isinstance(decoder, PyAVDecoder)
         assert next(decoder.frames(path, 3.5)).pixels.mean() == 0
 

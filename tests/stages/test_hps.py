@@ -68,7 +68,8 @@ def test_worst_frame_counts():
     frames = [texture(224, 224, seed=seed) for seed in range(3)]
     singles = [score(stage, frame) for frame in frames]
     assert len(set(singles)) == 3
-    assert score(stage, *frames) == min(singles)
+    # Three in one product add up in another order than each alone, on some processors.
+    assert score(stage, *frames) == pytest.approx(min(singles), abs=1e-6)
 
 
 @pytest.mark.parametrize("carried", [{}, {"caption": " "}, {"caption": 3}, {"text": "a cat"}])
