@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from curation.judge import walk
+from curation.media.decoder import DecoderSettings
 from curation.media.frame import Frame
 from curation.media.readers import read_again
 from curation.records import Sample, Source
@@ -233,7 +234,7 @@ def colors_of(run: Run, name: str) -> list[list[str]]:
     colors = []
     for clip in run.clips(name):
         sample = Sample.of_span(source.source_id, clip["start_s"], clip["end_s"])
-        media = read_again(source, sample, View(fps=2.0, short_side=32), decoder="pyav", max_pixels=10**9)
+        media = read_again(source, sample, View(fps=2.0, short_side=32), decoder=DecoderSettings())
         colors.append(["red" if pixels.mean((0, 1))[0] > 128 else "blue" for pixels in media.pixels])
     return colors
 
