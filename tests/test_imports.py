@@ -24,6 +24,7 @@ OWNERS = {
     "pillow_heif": {"curation/media/image.py"},
     "PIL": {
         "curation/media/image.py",
+        "curation/media/resize.py",
         "stages/thumbnail.py",
         "stages/aesthetic.py",
         "stages/hps.py",

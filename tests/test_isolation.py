@@ -164,8 +164,8 @@ class Broken:
         def render() -> Any:
             raise self._error
 
-        def breaks(path: Path, start_s: float = 0.0) -> Iterator[Frame]:
-            for frame in decode(path, start_s):
+        def breaks(path: Path, *args: Any) -> Iterator[Frame]:
+            for frame in decode(path, *args):
                 if frame.index != 5 or path.read_bytes() not in self._bytes:
                     yield frame
                 elif when_looked_at:
@@ -230,8 +230,8 @@ def test_a_header_with_numbers_that_fit_no_column_fails_its_source(
     """A pixel aspect of 24403224:1, found by damaging a file, makes a width beyond 32 bits."""
     read, folder = probe.probe_video, Path(bench.config.general.input[0])
 
-    def wide(path: Path) -> Any:
-        header = read(path)
+    def wide(path: Path, max_pixels: int) -> Any:
+        header = read(path, max_pixels)
         is_broken = path.read_bytes() == (folder / "b.mp4").read_bytes()
         return replace(header, width=3_123_612_719) if is_broken else header
 
