@@ -169,7 +169,8 @@ class Media:
     pts_s: NDArray[np.float64]
 
 
-_HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
+_HUB_NAME = re.compile(r"^[\w.-]+/(?!.*\.(?:onnx|pth?|safetensors|bin)$)[\w.-]+$")
+"""`org/name`; a name with the suffix of a file of weights is one in a folder here."""
 
 
 @dataclass(frozen=True)

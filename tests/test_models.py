@@ -371,3 +371,11 @@ class TestHub:
     def test_commit_stands_for_itself(self, tmp_path: Path, server: FileServer) -> None:
         server.stop()
         assert self.ask(tmp_path, revision=COMMIT, HF_ENDPOINT=server.url) == [COMMIT, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_on_hub"),
+    [("org/name", True), ("org/name-v1.5", True), ("demo/detector.onnx", False), ("a/b.safetensors", False)],
+)
+def test_file_of_weights_in_a_folder_is_no_hub_name(name: str, is_on_hub: bool) -> None:
+    assert ModelRef("role", name).is_on_hub == is_on_hub

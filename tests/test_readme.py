@@ -61,6 +61,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_photo(media / f"photo{seed}.jpg", seed, size=(640, 480))
     write_video(media / "bikes.mp4", [(20, seed) for seed in range(1, 9)], size=128)
     write_vocabulary(folder / "demo/qwen.tiktoken")
+    (package,) = importlib.util.find_spec("rapidocr_onnxruntime").submodule_search_locations
+    for path in (Path(package) / "models").glob("ch_PP-OCRv4_*_infer.onnx"):
+        shutil.copy(path, folder / "demo")
     _write_candidates(folder)
     return folder
 

@@ -108,7 +108,7 @@ def test_decord_says_what_is_broken(tmp_path):
 def test_both_say_after_how_many_frames_it_breaks_off(tmp_path, decoder):
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (64, 80, 3), np.uint8) for _ in range(100)]
-    path = write_video(tmp_path / "a.mp4", noise, codec="libx264", pix_fmt="yuv420p", g="10")
+    path = write_video(tmp_path / "a.mp4", noise, codec="libx264", pix_fmt="yuv420p", g="10", threads="1")
     data = bytearray(path.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
     path.write_bytes(data)
