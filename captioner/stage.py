@@ -137,6 +137,9 @@ class CaptionStage(Stage[CaptionConfig]):
         model = fetch(self.models()[0], revisions["captioner"])
         return serving(self.config, engine_arguments(self.config, model))
 
+    def reads_carried(self) -> bool:
+        return self.config.engine == "sidecar"
+
     def setup(self, setup: Setup) -> None:
         config = self.config
         sampling = Sampling(

@@ -23,6 +23,11 @@ def visible(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
+def on_one_line(text: str) -> str:
+    """`visible`, with line breaks spelled out too, as a name may hold them."""
+    return visible(text).replace("\n", "\\n")
+
+
 def echo(text: str, *, err: bool = False) -> None:
     """Print one message."""
     click.echo(visible(text), err=err)

@@ -26,6 +26,7 @@ from curation.measure import Tally, failed_row
 from curation.pipeline import Branch, Pipeline
 from curation.records import Outcome, Row, Sample, Source, SourceKind, stable_id
 from curation.stage import GIVEN_COLUMNS, DatasetStage, Setup
+from curation.tables import carried_json
 
 _MEMBERS = pa.schema([*GIVEN_COLUMNS.items(), ("unit", pa.int64())])
 
@@ -37,10 +38,12 @@ class Population:
     Attributes:
         members: `GIVEN_COLUMNS` and `unit`, a row per sample, sorted by `sample_id`.
         num_waiting: Samples, and sources without any yet, that an earlier step still has to measure.
+        carried: Digest of what came along with their sources.
     """
 
     members: pa.Table
     num_waiting: int
+    carried: str = ""
 
     def digest(self) -> str:
         """Names this set of samples."""
@@ -93,7 +96,10 @@ def bind_step(
 ) -> tuple[Pipeline, Population]:
     """The pipeline with this step bound to its population; the dataset-wide steps before it must be."""
     population = _take_census(pipeline, ledger, kind, step)
-    read = sorted(provider.fingerprint for provider, _ in _providers(pipeline.branches[kind], step))
+    providers = [provider for provider, _ in _providers(pipeline.branches[kind], step)]
+    read = sorted(provider.fingerprint for provider in providers)
+    if any(provider.stage.reads_carried() for provider in providers):
+        read.append(population.carried)
     bound = replace(step, fingerprint=stable_id(step.fingerprint, *read, population.digest()), is_bound=True)
     return pipeline.with_step(bound), population
 
@@ -102,7 +108,7 @@ def _take_census(pipeline: Pipeline, ledger: Ledger, kind: SourceKind, step: Ste
     branch = pipeline.branches[kind]
     # Only this branch's filters are read: neither captions nor the other kind's measurements matter.
     part = replace(pipeline, branches={kind: branch}, finish=AllOf(()))
-    tables, num_waiting = [], 0
+    tables, num_waiting, carried = [], 0, hashlib.sha256()
     for state, judged in walk(ledger, part):
         members = []
         for source in judged:
@@ -111,9 +117,11 @@ def _take_census(pipeline: Pipeline, ledger: Ledger, kind: SourceKind, step: Ste
             found, waiting = _members(branch, step, source)
             members += [_given(sample, source.source) | {"unit": state.unit} for sample in found]
             num_waiting += waiting
+            if found:
+                carried.update(f"{source.source.source_id}{carried_json(source.source.carried)}\n".encode())
         tables.append(pa.Table.from_pylist(members, schema=_MEMBERS))
     members_table = pa.concat_tables(tables) if tables else _MEMBERS.empty_table()
-    return Population(members_table.sort_by("sample_id"), num_waiting)
+    return Population(members_table.sort_by("sample_id"), num_waiting, carried.hexdigest())
 
 
 def _members(branch: Branch, step: Step, source: JudgedSource) -> tuple[list[Sample], int]:

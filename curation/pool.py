@@ -198,7 +198,7 @@ class Pool:
                 )
             probed.append(found)
             tally.note("probe", rows=1, failed=int(not found.ok))
-        commit_probed(self._ledger, task, probed)
+        commit_probed(self._pipeline, self._ledger, task, probed)
         return tally
 
     def _one_by_one(self, task: Task) -> Tally:

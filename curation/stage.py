@@ -281,6 +281,13 @@ class Stage(abc.ABC, Generic[C]):
                 records the culprit as FAILED, so a stage never catches errors for isolation.
         """
 
+    def reads_carried(self) -> bool:
+        """Whether its numbers depend on what came along with a source, such as a caption.
+
+        When something else comes along, the rows of that source's samples are measured again.
+        """
+        return False
+
     def usage(self) -> Mapping[str, float]:
         """What measuring took since the last call, as numbers that can be summed up, for the report."""
         return {}

@@ -101,7 +101,7 @@ class UnitWorker:
             probed = self.probe(source)
             sources.append(probed)
             tally.note(PROBE, rows=1, failed=int(not probed.ok), seconds=time.perf_counter() - started)
-        commit_probed(self._ledger, task, sources)
+        commit_probed(self._pipeline, self._ledger, task, sources)
         return tally
 
     @staticmethod
@@ -126,12 +126,35 @@ class UnitWorker:
         return probed
 
 
-def commit_probed(ledger: Ledger, task: Task, sources: list[Source]) -> None:
+def commit_probed(pipeline: Pipeline, ledger: Ledger, task: Task, sources: list[Source]) -> None:
     """Write what a probing task found: a new unit, or over the one whose files were read again."""
-    if task.known:
-        ledger.replace_sources(task.unit, settle(task.known, sources))
-    else:
+    if not task.known:
         ledger.commit_sources(task.unit, sources)
+        return
+    settled = settle(task.known, sources)
+    # First, so that a run that is killed in between finds the difference again.
+    _drop_rows_of_changed(pipeline, ledger, task.unit, settled)
+    ledger.replace_sources(task.unit, settled)
+
+
+def _drop_rows_of_changed(pipeline: Pipeline, ledger: Ledger, unit: int, settled: list[Source]) -> None:
+    """Take out rows that were made of what came along with a source, where that is another thing now."""
+    steps = [step for step in pipeline.steps() if step.stage.reads_carried()]
+    now = {source.source_id: source.carried for source in settled}
+    state = load_unit(ledger, pipeline, unit)
+    changed = [
+        source for source in state.sources if now.get(source.source_id, source.carried) != source.carried
+    ]
+    if not steps or not changed:
+        return
+    samples = [
+        judged.sample for source in changed for judged in judge_source(pipeline, state, source).samples
+    ]
+    ids = {part.sample_id for sample in samples for part in (sample, *pipeline.windows(sample))}
+    for step in steps:
+        if ids & set(state.rows.get(step.key, {})):
+            columns = step.stage.columns
+            ledger.commit(step.name, step.fingerprint, unit, [], columns, replaces=ids)
 
 
 def record_unlisted(ledger: Ledger, task: Task, kills: int) -> None:

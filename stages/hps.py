@@ -82,6 +82,9 @@ class HpsStage(Stage[HpsConfig]):
     def placement_settings(cls) -> set[str]:
         return {"weights_sha256", "weights_file"}
 
+    def reads_carried(self) -> bool:
+        return True
+
     def setup(self, setup: Setup) -> None:
         from open_clip import get_tokenizer, image_transform
 

@@ -307,3 +307,36 @@ def test_what_an_optional_input_lacks_of_all_samples_is_null(photos: Path) -> No
     found = outcomes(pipeline, ledger)
     assert sorted((*found["photo0.jpg"], *found["photo2.jpg"])) == ["kept", "rejected duplicate_of"]
     assert found["photo1.jpg"] == ["kept"]
+
+
+def test_what_is_computed_from_captions_follows_them(tmp_path: Path) -> None:
+    """A score against the caption that came along, and the mean of it, which looks at all samples."""
+    media = tmp_path / "in"
+    media.mkdir()
+    for seed in range(3):
+        write_photo(media / f"{seed}.jpg", seed)
+        (media / f"{seed}.txt").write_text(f"a picture with number {seed}")
+    data = config_data(media, tmp_path / "out", tmp_path / "none")
+    data["images"] = {
+        "filters": ["hps", "mean_score"],
+        "hps": {"weights": "stand-in", "min_score": None},
+        "mean_score": {"scores": ["hps_score"], "scale": "own", "min_score": None},
+    }
+    del data["videos"], data["captions"], data["tokens"], data["shards"]
+
+    def means() -> list[float]:
+        pipeline, ledger, _ = run_here(data)
+        return [
+            found[0].rows["images.mean_score"].values["mean_score"]
+            for found in samples(pipeline, ledger).values()
+        ]
+
+    before = means()
+    (media / "1.txt").write_text("something else altogether, in many more words than before")
+    _, _, tally = run_here(data)
+    assert {key: number for key, number in tally.rows.items() if number} == {
+        "images.hps": 1,
+        "images.mean_score": 3,
+    }
+    assert [now == then for now, then in zip(means(), before, strict=True)] == [True, False, True]
+    assert run_here(data)[2].rows.total() == 0

@@ -94,7 +94,7 @@ def _fitting(value: Any) -> Carried | Unkept | None:
 def _fitting_text(text: str) -> str | Unkept:
     if len(text) > MAX_SIDECAR_BYTES:
         return Unkept(f"{len(text)} characters are too many for one value")
-    return text if is_text(text) else Unkept("it holds half a surrogate pair, which is not Unicode text")
+    return text if is_text(text) else Unkept("it is not Unicode text: not UTF-8, or half a surrogate pair")
 
 
 def is_text(text: str) -> bool:

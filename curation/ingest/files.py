@@ -96,6 +96,8 @@ def _handle_of(path: Path) -> int:
             raise ProbeError(
                 f"it is a link to {printable(str(path.readlink()))}, which is not there"
             ) from error
+        if r"\x" in path.name and not path.exists():
+            raise ProbeError("its name is not UTF-8, so it can't be opened by it: rename the file") from error
         raise ProbeError(f"the file can't be opened: {error.strerror}") from error
 
 

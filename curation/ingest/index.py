@@ -26,7 +26,7 @@ from curation.isolation import isolated
 from curation.records import Source, stable_id
 from curation.storage import Listed, Storage
 
-_VERSION = "2"
+_VERSION = "3"
 """Raise it when a reader finds other sources in the same file, or tells other things about them."""
 _ENTRIES = pa.schema(
     [

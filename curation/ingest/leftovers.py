@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
+from curation.console import on_one_line
 from curation.ingest.carried import PROBLEM
 from curation.ingest.place import printable
 from curation.ingest.reader import Contents, Folder
@@ -18,6 +20,9 @@ HIDDEN = "hidden"
 OUTPUTS = "outputs of runs"
 MAX_KINDS = 12
 MAX_NAMES = 5
+"""Names that are said in a line."""
+MAX_RECORDED = 1000
+"""Names of a kind that go to run.json."""
 
 
 @dataclass
@@ -89,8 +94,11 @@ class Leftovers:
             "lines": self.lines(),
             "left_out": dict(self._ranked()),
             "num_hidden": len(self.hidden),
+            "hidden": self.hidden[:MAX_RECORDED],
             "num_not_files": len(self.not_files),
+            "not_files": dict(islice(self.not_files.items(), MAX_RECORDED)),
             "num_repeated": len(self.repeated),
+            "repeated": dict(islice(self.repeated.items(), MAX_RECORDED)),
             "not_carried": dict(self.metadata.most_common()),
             "num_bad_metadata": self.num_bad_metadata,
         }
@@ -103,4 +111,4 @@ def some_names(names: Iterable[str], number: int | None = None) -> str:
     """The first names, and how many more there are: of `number`, if not all are given."""
     known = list(names)
     more = (number or len(known)) - MAX_NAMES
-    return ", ".join(known[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+    return on_one_line(", ".join(known[:MAX_NAMES])) + (f" and {more} more" if more > 0 else "")

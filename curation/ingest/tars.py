@@ -10,9 +10,10 @@ from __future__ import annotations
 import posixpath
 import struct
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -52,6 +53,8 @@ class _Walk:
     members: dict[str, _Member] = field(default_factory=dict)
     carried: dict[str, dict[str, dict[str, Carried]]] = field(default_factory=dict)
     """Name without suffix -> suffix in lower case -> values."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """What was met that is no file -> how often."""
     num_files: int = 0
     num_sparse: int = 0
     offset_bytes: int = 0
@@ -108,7 +111,8 @@ class TarReader:
         entries = tuple(_entry(walk, member) for member in walk.members.values())
         stems = {_stem(walk, member) for member in walk.members.values()}
         num_used = sum(len(walk.carried[stem]) for stem in stems if stem)
-        return Inventory(entries, walk.num_files - len(entries) - num_used, error=error)
+        num_ignored = walk.num_files - len(entries) - num_used
+        return Inventory(entries, num_ignored, walk.left_out, error=error)
 
     @contextmanager
     def opened(self, source: Source) -> Iterator[Path]:
@@ -132,7 +136,7 @@ def _walk(file: IO[bytes], walk: _Walk, beat: Callable[[], None]) -> None:
     metered = _Metered(file)
     with tarfile.open(fileobj=metered, mode="r:") as archive:  # type: ignore[call-overload]
         while (member := _next(archive, metered, walk)) is not None:
-            if not member.isreg() or posixpath.basename(member.name).startswith("."):
+            if not _is_file(walk, member):
                 continue
             if walk.num_files == MAX_ENTRIES:
                 raise tarfile.ReadError("a tar of more is not listed to its end: pack it as several")
@@ -142,6 +146,37 @@ def _walk(file: IO[bytes], walk: _Walk, beat: Callable[[], None]) -> None:
                 beat()
             _note(file, walk, member)
         _check_end(file, archive.offset)
+
+
+def _is_file(walk: _Walk, member: tarfile.TarInfo) -> bool:
+    """Whether a member is one to read. A second name of a file is noted as that file; the rest is counted."""
+    if member.isdir():
+        return False
+    if posixpath.basename(member.name).startswith("."):
+        walk.left_out["hidden file in a tar"] += 1
+        return False
+    if member.islnk() and _is_second_name(walk, member):
+        return False
+    if not member.isreg():
+        kind = "link" if member.islnk() or member.issym() else "device or FIFO"
+        walk.left_out[f"{kind} in a tar"] += 1
+    return bool(member.isreg())
+
+
+def _is_second_name(walk: _Walk, member: tarfile.TarInfo) -> bool:
+    """Note a hard link to a medium or a sidecar that stands before it; False if it is to nothing of these."""
+    (stem, suffix), (other, other_suffix) = map(posixpath.splitext, (member.name, member.linkname))
+    kind, target = kind_of(member.name), walk.members.get(member.linkname)
+    said = walk.carried.get(other, {}).get(other_suffix.lower())
+    if kind is not None and target is not None:
+        walk.num_files += 1
+        walk.members[member.name] = replace(target, name=member.name, kind=kind)
+        return True
+    if suffix.lower() == other_suffix.lower() and said is not None:
+        walk.num_files += 1
+        walk.carried.setdefault(stem, {})[suffix.lower()] = said
+        return True
+    return False
 
 
 def _next(archive: tarfile.TarFile, metered: _Metered, walk: _Walk) -> tarfile.TarInfo | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from curation.console import on_one_line
 from curation.ingest.leftovers import some_names
 from curation.pipeline import Pipeline
 from curation.report.books import OUTCOMES, Books
@@ -29,7 +30,7 @@ def print_funnel(console: Console, pipeline: Pipeline, books: Books) -> None:
         console.print(_branch_table(books))
     for failure in books.failures[:10]:
         console.print("failed", style="red", end=" ")
-        console.print(f"{failure.uri} at {failure.step}: {failure.error_type}: {failure.error}")
+        console.print(on_one_line(f"{failure.uri} at {failure.step}: {failure.error_type}: {failure.error}"))
     if books.num_failures > 10:
         console.print(f"... and {books.num_failures - 10} more; `curation table` has them all")
     if books.gone:

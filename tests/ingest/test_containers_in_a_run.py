@@ -173,6 +173,36 @@ def test_another_caption_is_taken_over_without_measuring(bench: Bench, folder: P
     assert bench.tasks("probe") == []
 
 
+def test_captions_that_came_along_follow_their_files(
+    folder: Path, media: Path, vocabulary: Path, tmp_path: Path
+) -> None:
+    for name in "abc":
+        (folder / f"{name}.jpg").write_bytes((media / "photo0.jpg").read_bytes() + name.encode())
+        (folder / f"{name}.txt").write_text(f"a house before the storm, {name}")
+    data = config_data(folder, tmp_path / "out", vocabulary, captions={"engine": "sidecar"})
+    data["images"] = {"filters": ["resolution"], "resolution": {"min_width": 1, "min_height": 1}}
+    del data["videos"], data["shards"]
+    bench = Bench(data)
+
+    def captions() -> dict[str, str | None]:
+        rows = flat_table(bench.ledger, bench.pipeline).to_pylist()
+        samples = [row for row in rows if row["level"] == "sample"]
+        return {row["uri"].rpartition("/")[2]: row["caption"] or row["error_type"] for row in samples}
+
+    bench.run()
+    before = {f"{name}.jpg": f"a house before the storm, {name}" for name in "abc"}
+    assert captions() == before
+    (folder / "a.txt").write_text("a house after the storm")
+    (folder / "b.txt").write_bytes("a house and a caf\xe9".encode("latin-1"))
+    tally = bench.run()
+    assert {key: number for key, number in tally.rows.items() if number} == {"captions": 2}
+    assert captions() == before | {"a.jpg": "a house after the storm", "b.jpg": "CaptionError"}
+    (folder / "b.txt").write_text("a house and a caf\xe9")
+    bench.run()
+    assert captions() == before | {"a.jpg": "a house after the storm", "b.jpg": "a house and a caf\xe9"}
+    assert bench.run().rows.total() == 0
+
+
 def test_table_and_explain_show_what_is_carried(bench: Bench, folder: Path, media: Path) -> None:
     said: list[dict[str, Any]] = [
         {"caption": "red", "width": 7, "score": 1},
@@ -264,7 +294,7 @@ def test_bad_metadata_costs_no_picture_and_stands_in_table_and_explain(
     ]
     with io.StringIO() as shown:
         explain(Console(file=shown, width=300), bench.ledger, bench.pipeline, "lone.jpg")
-        assert "carried_error caption: it holds half a surrogate pair" in shown.getvalue()
+        assert "carried_error caption: it is not Unicode text" in shown.getvalue()
 
 
 def test_one_of_several_captions_is_drawn_and_all_stand_in_the_table(

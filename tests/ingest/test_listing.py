@@ -188,7 +188,7 @@ def test_a_name_that_is_not_utf8_is_a_source_that_fails(listed: List, folder: Pa
         file.write(b"x")
     (source,) = listed().sources
     assert source.uri == f"{folder}/\\xff.jpg"
-    with pytest.raises(ProbeError, match="No such file"), open_source(source):
+    with pytest.raises(ProbeError, match="its name is not UTF-8"), open_source(source):
         pass
 
 

@@ -53,6 +53,37 @@ def test_members_are_sources_with_their_own_bytes(
     assert found.num_ignored == 0
 
 
+def test_second_names_are_read_and_what_is_no_file_is_counted(
+    listed: List, folder: Path, photos: list[bytes], tmp_path: Path
+) -> None:
+    """As `tar` packs hard links: each further name of a file refers to the first."""
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "a.jpg").write_bytes(photos[0])
+    (made / "a.txt").write_text("one text for both")
+    (made / "b.jpg").hardlink_to(made / "a.jpg")
+    (made / "b.txt").hardlink_to(made / "a.txt")
+    (made / "c.jpg").symlink_to("a.jpg")
+    os.mkfifo(made / "d.jpg")
+    (made / ".hidden.jpg").write_bytes(photos[1])
+    with tarfile.open(folder / "a.tar", "w") as archive:
+        for name in ("a.jpg", "a.txt", "b.jpg", "b.txt", "c.jpg", "d.jpg", ".hidden.jpg"):
+            archive.add(made / name, name)
+        lost = tarfile.TarInfo("e.jpg")
+        lost.type, lost.linkname = tarfile.LNKTYPE, "not_there.jpg"
+        archive.addfile(lost)
+    found = listed()
+    assert names(found.sources) == ["a.jpg", "b.jpg"]
+    assert [content(source) for source in found.sources] == [photos[0]] * 2
+    assert [source.carried for source in found.sources] == [{"caption": "one text for both"}] * 2
+    assert found.num_ignored == 0
+    assert found.leftovers.metadata == {
+        "link in a tar": 2,
+        "device or FIFO in a tar": 1,
+        "hidden file in a tar": 1,
+    }
+
+
 def test_text_and_json_of_a_key_are_carried(listed: List, folder: Path) -> None:
     """Keys end at the first dot, as WebDataset has them; the longer name goes first."""
     files = {
