@@ -14,7 +14,7 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
 
-from curation.console import console, visible
+from curation.console import console, on_one_line, visible
 from curation.report.flatfile import write_table
 from curation.watch import ConsoleWatcher
 from datasets_media import ROOT, Bench, command, environment, said_by, write_config, write_photo
@@ -92,6 +92,7 @@ def test_run_shows_names_as_they_are(tmp_path: Path) -> None:
 
 
 def test_control_characters_are_spelled_out() -> None:
+    assert on_one_line("a\nb\x1b") == "a\\nb\\x1b"
     assert visible("a\x1b[31mb\x07\r\x9b\tc\nd") == "a\\x1b[31mb\\x07\\x0d\\x9b\tc\nd"
 
 

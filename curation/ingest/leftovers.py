@@ -82,7 +82,10 @@ class Leftovers:
         said = {
             "left out": ", ".join(kinds),
             "no files": some_names(f"{path} ({what})" for path, what in self.not_files.items()),
-            "read once": some_names(f"{path} is {first}" for path, first in self.repeated.items()),
+            "read once": some_names(
+                f"{path}, which is named twice" if path == first else f"{path} is {first}"
+                for path, first in self.repeated.items()
+            ),
             "not carried along": some_names(metadata),
             "metadata errors": f"of {num_bad} sources, {PROBLEM} in the table" if num_bad else "",
         }

@@ -98,11 +98,11 @@ def test_a_link_to_a_file_of_the_inputs_is_a_second_name_and_a_hard_link_is_a_fi
 @pytest.mark.parametrize(
     ("roots", "names", "words"),
     [
-        (["in", "./in"], ["in/a.jpg", "in/sub/b.jpg"], ["read once: in is in"]),
+        (["in", "./in"], ["in/a.jpg", "in/sub/b.jpg"], ["read once: in, which is named twice"]),
         (["./in/"], ["in/a.jpg", "in/sub/b.jpg"], []),
         (["in//sub"], ["in/sub/b.jpg"], []),
         (["in", "{here}/in"], ["in/a.jpg", "in/sub/b.jpg"], ["read once: {here}/in is in"]),
-        (["in/sub", "in"], ["in/a.jpg", "in/sub/b.jpg"], ["read once: in/sub is in/sub"]),
+        (["in/sub", "in"], ["in/a.jpg", "in/sub/b.jpg"], ["read once: in/sub, which is named twice"]),
         (["{here}/in/sub", "in"], ["in/a.jpg", "in/sub/b.jpg"], ["read once: {here}/in/sub is in/sub"]),
         (["link", "in"], ["link/a.jpg", "link/sub/b.jpg"], ["read once: in is link"]),
     ],
@@ -266,3 +266,14 @@ def test_hidden_files_in_outputs_are_not_left_over(listed: List, folder: Path) -
     for name in ("a.jpg", "out/run.json", "out/sources/unit-000000.parquet", "out/.lock"):
         put(folder / name)
     assert said(listed(), folder) == ["left out: outputs of runs 2"]
+
+
+def test_the_record_names_more_than_the_line_says(listed: List, folder: Path) -> None:
+    put(folder / "a.jpg")
+    for number in range(9):
+        os.mkfifo(folder / f"{number}\n.jpg")
+    found = listed(folder).leftovers
+    (line,) = found.lines()
+    assert line.endswith(" and 4 more")
+    assert "\n" not in line
+    assert len(found.record()["not_files"]) == 9
