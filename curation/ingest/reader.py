@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -204,11 +204,11 @@ def unnamed_file() -> Iterator[tuple[IO[bytes], Path]]:
     Raises:
         EnvironmentFault: the folder for temporary files takes none.
     """
-    try:
-        file = TemporaryFile(prefix="curation-")  # noqa: SIM115  closed below; only opening may fail so
-    except OSError as error:
-        raise EnvironmentFault(f"no temporary file can be made: {error}") from error
-    with file:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(TemporaryFile(prefix="curation-"))
+        except OSError as error:
+            raise EnvironmentFault(f"no temporary file can be made: {error}") from error
         yield file, path_of_handle(file.fileno())
 
 

@@ -173,8 +173,7 @@ def _timing_of_packets(times: list[int], time_base: Fraction) -> _Timing:
     span = (times[-1] - times[0]) * time_base if times else Fraction(0)
     if not span:
         return _Timing(None, None, len(times) or None)
-    exact = (len(times) - 1) / span
-    rate = exact.limit_denominator(1001) or exact  # less than one frame in half an hour would become none
+    rate = ((len(times) - 1) / span).limit_denominator(1001)
     return _Timing(rate, float(span + 1 / rate), len(times))
 
 

@@ -37,15 +37,6 @@ def test_video_header(tmp_path: Path) -> None:
     assert (source.rotation, source.stream_index, source.sample_aspect_ratio) == (0, 0, None)
 
 
-def test_a_picture_every_hour_has_a_rate(tmp_path: Path) -> None:
-    """The header's 1,000 frames a second are not believed; two packets an hour apart are one in 3,600 s."""
-    source = probed(
-        write_video(tmp_path / "a.mkv", scenes_of([2], 48, 64), rate=1000, times_ms=[0, 3_600_000])
-    )
-    assert (source.ok, source.error) == (True, None)
-    assert source.frame_rate == Fraction(1, 3600)
-
-
 def test_not_media_is_an_error_of_the_source(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_text("no video")
