@@ -136,6 +136,7 @@ def ask(folder: Path, engine: Engine, model: str, say: Callable[[str], None], *,
     labels = {label.sample_id: label for label in read_labels(folder)}
     missing = [label for label in labels.values() if label.caption is None]
     given = 0
+    say(f"asking {model} for {len(missing)} captions")
     for start in range(0, len(missing), batch):
         group = missing[start : start + batch]
         for label, answer in zip(

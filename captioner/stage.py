@@ -42,6 +42,10 @@ class _Talk:
     outcome: dict[str, Any] | SampleError | None = None
 
 
+_ASKING_PATIENCE_S = 60.0
+"""How long `label ask`, at which somebody sits and waits, goes on asking a server that is away."""
+
+
 class CaptionStage(Stage[CaptionConfig]):
     """Asks a vision-language model, and asks again if the answer is no caption.
 
@@ -316,5 +320,10 @@ def server_engine(url: str, model: str, api_key_env: str, concurrency: int) -> E
         ) from None
     key = os.environ.get(config.api_key_env)
     return OpenAIEngine(
-        config.url or "", config.model, key, Sampling(config.max_tokens), concurrency=concurrency
+        config.url or "",
+        config.model,
+        key,
+        Sampling(config.max_tokens),
+        patience=Patience(config.timeout_s, _ASKING_PATIENCE_S),
+        concurrency=concurrency,
     )

@@ -7,8 +7,9 @@ import io
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -94,10 +95,18 @@ class OpenAIEngine:
         started = time.perf_counter()
         self._stopped.clear()
         try:
-            with self._open() as client, ThreadPoolExecutor(self._concurrency) as pool:
+            with self._open() as client, ThreadPoolExecutor(self._concurrency) as pool, self._ending():
                 return list(pool.map(partial(self._answer, client), questions))
         finally:
             self.busy_s += time.perf_counter() - started
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Threads that wait for a server that is away give up when this one leaves, by Ctrl-C for example."""
+        try:
+            yield
+        finally:
+            self._stopped.set()
 
     def _answer(self, client: httpx2.Client, question: Question) -> Answer | CaptionError:
         try:

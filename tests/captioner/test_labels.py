@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import time
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,7 +30,7 @@ from captioner.labels import (
 )
 from curation.cli import cli
 from curation.errors import CaptionError, ConfigError
-from datasets_media import config_data, worked, write_config
+from datasets_media import command, config_data, environment, worked, write_config
 
 PLACES = [f"frames/{{}}/{number}.jpg" for number in range(8)]
 
@@ -136,7 +139,7 @@ def test_a_model_is_asked_for_what_is_missing_and_only_that(data: dict[str, Any]
     draw(ledger, pipeline, tmp_path, number=3, seed=0, num_frames=8, short_side=48)
     said: list[str] = []
     assert ask(tmp_path, Echo(refuses=1), "teacher", said.append, batch=2) == 1
-    assert len(said) == 2  # the first of each batch was refused
+    assert len(said) == 3  # that it asks, then the first of each batch, which was refused
     engine = Echo()
     assert ask(tmp_path, engine, "teacher", said.append) == 2
     assert len(engine.asked) == 2
@@ -145,6 +148,19 @@ def test_a_model_is_asked_for_what_is_missing_and_only_that(data: dict[str, Any]
     assert {(label.model, label.history[0]["by"], label.history[0]["did"]) for label in labels} == {
         ("teacher", "teacher", "wrote")
     }
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_asking_a_server_that_is_away(data: dict[str, Any], tmp_path: Path) -> None:
+    pipeline, ledger, _ = worked(data)
+    draw(ledger, pipeline, tmp_path, number=3, seed=0, num_frames=8, short_side=48)
+    asking = command("label", "ask", str(tmp_path), "--url", "http://127.0.0.1:9/v1", "--model", "teacher")
+    with subprocess.Popen(asking, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "asking teacher for 3 captions\n"
+        time.sleep(2)  # until it waits to ask again
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
 
 
 def test_corrections_come_back_with_who_and_when(folder: Path, tmp_path: Path) -> None:
