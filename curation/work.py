@@ -140,13 +140,13 @@ def commit_probed(pipeline: Pipeline, ledger: Ledger, task: Task, sources: list[
 def _drop_rows_of_changed(pipeline: Pipeline, ledger: Ledger, unit: int, settled: list[Source]) -> None:
     """Take out rows that were made of what came along with a source, where that is another thing now."""
     steps = [step for step in pipeline.steps() if step.stage.reads_carried()]
+    if not steps:
+        return
     now = {source.source_id: source.carried for source in settled}
     state = load_unit(ledger, pipeline, unit)
     changed = [
         source for source in state.sources if now.get(source.source_id, source.carried) != source.carried
     ]
-    if not steps or not changed:
-        return
     samples = [
         judged.sample for source in changed for judged in judge_source(pipeline, state, source).samples
     ]
