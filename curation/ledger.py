@@ -10,7 +10,7 @@ version that was read; whoever comes second merges with what the first one wrote
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -91,6 +91,27 @@ class Ledger:
             return None
         table = tables.from_bytes(data, key, only=["sample_id", "status", *names])
         return table.filter(pc.equal(table["status"], "ok")).drop_columns(["status"])
+
+    def scan(
+        self, stage: str, fingerprint: str, columns: Sequence[str], units: Iterable[int]
+    ) -> Iterator[tuple[int, pa.Table]]:
+        """These columns of a stage's rows, failed ones included, unit by unit; each must have a file.
+
+        Only the bytes of these columns are read. A column that a file lacks is left out.
+        """
+        yield from self._scan(f"ledger/{stage}/{fingerprint}", columns, units)
+
+    def scan_sources(self, columns: Sequence[str], units: Iterable[int]) -> Iterator[tuple[int, pa.Table]]:
+        """These columns of the sources, unit by unit."""
+        yield from self._scan("sources", columns, units)
+
+    def _scan(
+        self, prefix: str, columns: Sequence[str], units: Iterable[int]
+    ) -> Iterator[tuple[int, pa.Table]]:
+        for unit in units:
+            key = f"{prefix}/{unit_name(unit)}"
+            with self.storage.open(key) as file:
+                yield unit, tables.read_columns(file, key, columns)
 
     def commit(
         self,

@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -80,6 +80,20 @@ def from_bytes(
         if only is not None:
             wanted = [column for column in wanted if column in only]
         return file.read(wanted, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise LedgerError(f"{name} is damaged: {error}") from error
+
+
+def read_columns(file: IO[bytes], name: str, columns: Sequence[str]) -> pa.Table:
+    """Columns of an open Parquet object, by reading their bytes alone; those that it lacks are left out.
+
+    Raises:
+        LedgerError: `name` is not a Parquet object.
+    """
+    try:
+        parquet = pq.ParquetFile(file, pre_buffer=False)
+        there = set(parquet.schema_arrow.names)
+        return parquet.read([column for column in columns if column in there], use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise LedgerError(f"{name} is damaged: {error}") from error
 
