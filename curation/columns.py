@@ -45,7 +45,8 @@ class Labels:
         encoded = pc.dictionary_encode(column)
         encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
         table = np.array([*map(self.code, encoded.dictionary.to_pylist()), NONE], np.int32)
-        return table[encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+        found: NDArray[np.int32] = table[encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+        return found
 
     def column(self, codes: NDArray[Any]) -> pa.DictionaryArray:
         """The texts behind codes, null for `NONE`."""

@@ -359,7 +359,8 @@ def _places(value_set: pa.Array, column: Any) -> NDArray[np.int64]:
     """Where each text of `column` stands in `value_set`; -1 where it does not."""
     found = pc.index_in(column, value_set=value_set)
     found = found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
-    return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    places: NDArray[np.int64] = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return places
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:

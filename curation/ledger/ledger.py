@@ -4,12 +4,12 @@
     <output>/ledger/<stage>/<fingerprint>/unit-000000.parquet   one row per measured sample
 
 Nothing else remembers progress. A commit reads the unit file, adds the new rows and replaces the
-version that was read; whoever comes second merges with what the first one wrote.
+version that was read; whoever comes second merges with what the first one wrote. `unitfiles` knows how
+many units can share a file.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
@@ -17,20 +17,15 @@ import pyarrow.compute as pc
 
 from curation import tables
 from curation.errors import LedgerError, WriteConflict
+from curation.ledger.unitfiles import UnitFiles
 from curation.records import Row, Source
 from curation.storage import Storage
 from curation.storage.base import ABSENT
 
-_UNIT_FILE = re.compile(r"unit-(\d{6,})\.parquet$")
 _MAX_CONFLICTS = 20
 
 BIG_COLUMNS = frozenset({"codes", "embedding", "thumbnail"})
 """Columns that no decision needs, left out unless asked for."""
-
-
-def unit_name(unit: int) -> str:
-    """The file name of a unit."""
-    return f"unit-{unit:06d}.parquet"
 
 
 class Ledger:
@@ -38,36 +33,38 @@ class Ledger:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
+        self._sources = UnitFiles(storage, "sources")
+        self._steps: dict[tuple[str, str], UnitFiles] = {}
 
     def units(self) -> list[int]:
         """The units whose sources have been listed and probed."""
-        return self._units_under("sources")
+        return self._sources.units()
 
     def measured_units(self, stage: str, fingerprint: str) -> list[int]:
         """The units that have rows of this stage."""
-        return self._units_under(f"ledger/{stage}/{fingerprint}")
+        return self._step(stage, fingerprint).units()
 
-    def _units_under(self, prefix: str) -> list[int]:
-        matches = (_UNIT_FILE.search(item.key) for item in self.storage.list(prefix))
-        return sorted(int(match[1]) for match in matches if match)
+    def _step(self, stage: str, fingerprint: str) -> UnitFiles:
+        key = (stage, fingerprint)
+        if key not in self._steps:
+            self._steps[key] = UnitFiles(self.storage, f"ledger/{stage}/{fingerprint}")
+        return self._steps[key]
 
     def sources(self, unit: int) -> list[Source]:
         """The sources of a unit.
 
         Raises:
-            LedgerError: the unit file is missing or damaged.
+            LedgerError: the unit is missing or damaged.
         """
-        key = f"sources/{unit_name(unit)}"
-        data = self.storage.read(key)
-        if data is None:
-            raise LedgerError(f"{self.storage.root}/{key} is missing")
-        return tables.table_to_sources(tables.from_bytes(data, key))
+        table = self._sources.read(unit)
+        if table is None:
+            raise LedgerError(f"{self.storage.root}/{self._sources.key(unit)} is missing")
+        return tables.table_to_sources(table)
 
     def commit_sources(self, unit: int, sources: list[Source]) -> None:
         """Write a new unit; the first writer wins, a doubled worker does no harm."""
-        data = tables.to_bytes(tables.sources_to_table(sources))
         try:
-            self.storage.write(f"sources/{unit_name(unit)}", data, expect=ABSENT)
+            self._sources.write(unit, tables.sources_to_table(sources), expect=ABSENT)
         except WriteConflict:
             present = {source.source_id for source in self.sources(unit)}
             if present != {source.source_id for source in sources}:
@@ -75,43 +72,40 @@ class Ledger:
 
     def replace_sources(self, unit: int, sources: list[Source]) -> None:
         """Overwrite a unit whose failed sources were probed again."""
-        self.storage.write(f"sources/{unit_name(unit)}", tables.to_bytes(tables.sources_to_table(sources)))
+        self._sources.write(unit, tables.sources_to_table(sources))
 
     def rows(self, stage: str, fingerprint: str, unit: int, *, with_big: bool = False) -> list[Row]:
         """Every row of a stage in a unit, failed ones included."""
-        key = f"ledger/{stage}/{fingerprint}/{unit_name(unit)}"
-        data = self.storage.read(key)
-        return [] if data is None else _parse(data, key, with_big=with_big)
+        table = self._step(stage, fingerprint).read(unit, without=frozenset() if with_big else BIG_COLUMNS)
+        return [] if table is None else tables.table_to_rows(table)
 
     def columns(self, stage: str, fingerprint: str, unit: int, names: Sequence[str]) -> pa.Table | None:
         """`sample_id` and these columns of the rows that did not fail; None where the unit has none."""
-        key = f"ledger/{stage}/{fingerprint}/{unit_name(unit)}"
-        data = self.storage.read(key)
-        if data is None:
-            return None
-        table = tables.from_bytes(data, key, only=["sample_id", "status", *names])
-        return table.filter(pc.equal(table["status"], "ok")).drop_columns(["status"])
+        table = self._step(stage, fingerprint).read(unit, ["sample_id", "status", *names])
+        return (
+            None if table is None else table.filter(pc.equal(table["status"], "ok")).drop_columns(["status"])
+        )
 
     def scan(
         self, stage: str, fingerprint: str, columns: Sequence[str], units: Iterable[int]
     ) -> Iterator[tuple[int, pa.Table]]:
-        """These columns of a stage's rows, failed ones included, unit by unit; each must have a file.
+        """These columns of a stage's rows, failed ones included, unit by unit, where there are any.
 
-        Only the bytes of these columns are read. A column that a file lacks is left out.
+        Only the bytes of these columns are read; one that a file lacks is left out.
         """
-        yield from self._scan(f"ledger/{stage}/{fingerprint}", columns, units)
+        return self._step(stage, fingerprint).scan(units, columns)
 
     def scan_sources(self, columns: Sequence[str], units: Iterable[int]) -> Iterator[tuple[int, pa.Table]]:
         """These columns of the sources, unit by unit."""
-        yield from self._scan("sources", columns, units)
+        return self._sources.scan(units, columns)
 
-    def _scan(
-        self, prefix: str, columns: Sequence[str], units: Iterable[int]
-    ) -> Iterator[tuple[int, pa.Table]]:
-        for unit in units:
-            key = f"{prefix}/{unit_name(unit)}"
-            with self.storage.open(key) as file:
-                yield unit, tables.read_columns(file, key, columns)
+    def compact(self, steps: Iterable[tuple[str, str]], more_than: int = 1) -> int:
+        """Merge the unit files of the sources and of these (stage, fingerprint)s where there are more.
+
+        Only for who holds the output alone. Returns the number of files that were replaced.
+        """
+        folders = [self._sources, *(self._step(*step) for step in steps)]
+        return sum(folder.compact() for folder in folders if folder.num_files() > more_than)
 
     def commit(
         self,
@@ -129,23 +123,16 @@ class Ledger:
             LedgerError: the unit file is damaged, or never stops changing.
         """
         new, old = list(rows), set(replaces)
-        key = f"ledger/{stage}/{fingerprint}/{unit_name(unit)}"
+        files = self._step(stage, fingerprint)
         for _ in range(_MAX_CONFLICTS):
-            data, version = self.storage.read_versioned(key)
-            present = [] if data is None else _parse(data, key, with_big=True)
+            table, version = files.read_versioned(unit)
+            present = [] if table is None else tables.table_to_rows(table)
             merged = {row.sample_id: row for row in present if row.sample_id not in old}
             for row in new:
                 merged.setdefault(row.sample_id, row)
             try:
-                table = tables.rows_to_table(merged.values(), columns)
-                self.storage.write(key, tables.to_bytes(table), expect=version)
+                files.write(unit, tables.rows_to_table(merged.values(), columns), expect=version)
             except WriteConflict:
                 continue
             return
-        raise LedgerError(f"{key} was changed by others {_MAX_CONFLICTS} times in a row")
-
-
-def _parse(data: bytes, key: str, *, with_big: bool) -> list[Row]:
-    return tables.table_to_rows(
-        tables.from_bytes(data, key, without=frozenset() if with_big else BIG_COLUMNS)
-    )
+        raise LedgerError(f"{files.key(unit)} was changed by others {_MAX_CONFLICTS} times in a row")
