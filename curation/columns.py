@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from curation.decide import AllOf, AnyOf, Rule, Step
 from curation.records import Outcome
 
-OUTCOMES = tuple(Outcome)
+OUTCOMES = (Outcome.KEPT, Outcome.REJECTED, Outcome.FAILED, Outcome.PENDING)
 """Outcome codes are places in this tuple."""
 KEPT, REJECTED, FAILED, PENDING = (np.int8(OUTCOMES.index(outcome)) for outcome in OUTCOMES)
 NONE = -1

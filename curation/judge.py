@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from curation.decide import KEPT, Rows, Step, Verdict, decide, steps_of
-from curation.ingest.place import version_of
 from curation.ledger import Ledger
 from curation.pipeline import Branch, Pipeline
+from curation.present import Absent, absent_sources
 from curation.records import Outcome, Row, Sample, Source
 
 
@@ -73,6 +73,8 @@ class UnitState:
     unit: int
     sources: list[Source]
     rows: dict[str, dict[str, Row]] = field(default_factory=dict)
+    gone: list[Source] = field(default_factory=list)
+    """Sources of the unit that are no longer in the inputs, once they have been told apart."""
 
     def add(self, step: Step, row: Row) -> None:
         """Take in a row that was just measured."""
@@ -132,41 +134,20 @@ def measured_units(ledger: Ledger, pipeline: Pipeline) -> dict[str, frozenset[in
     }
 
 
-def superseded_ids(ledger: Ledger) -> frozenset[str]:
-    """Sources whose file was replaced since they were listed, by another one of the same name.
-
-    Of a container that was replaced, all that was in the old one.
-    """
-    newest: dict[str, str] = {}
-    newest_version: dict[str, str] = {}
-    versions: dict[str, tuple[str, str]] = {}
-    for unit in ledger.units():
-        for source in ledger.sources(unit):
-            file, version = versions[source.source_id] = version_of(source)
-            newest[source.uri], newest_version[file] = source.source_id, version
-    current = set(newest.values())
-    return frozenset(
-        source_id
-        for source_id, (file, version) in versions.items()
-        if source_id not in current or newest_version[file] != version
-    )
-
-
 def walk(
     ledger: Ledger, pipeline: Pipeline, redo: Redo = NO_REDO
 ) -> Iterator[tuple[UnitState, list[JudgedSource]]]:
-    """Every unit with its verdicts, one at a time, without sources that were replaced since."""
+    """Every unit with its verdicts, one at a time, of the sources that are in the inputs."""
     measured = measured_units(ledger, pipeline)
-    superseded = superseded_ids(ledger)
+    absent = absent_sources(ledger)
     for unit in ledger.units():
-        yield judged(load_unit(ledger, pipeline, unit, redo=redo, measured=measured), pipeline, superseded)
+        yield judged(load_unit(ledger, pipeline, unit, redo=redo, measured=measured), pipeline, absent)
 
 
-def judged(
-    state: UnitState, pipeline: Pipeline, superseded: Collection[str]
-) -> tuple[UnitState, list[JudgedSource]]:
-    """A unit without its superseded sources, and its verdicts."""
-    state.sources = [source for source in state.sources if source.source_id not in superseded]
+def judged(state: UnitState, pipeline: Pipeline, absent: Absent) -> tuple[UnitState, list[JudgedSource]]:
+    """A unit without its absent sources, and its verdicts."""
+    state.gone = [source for source in state.sources if source.source_id in absent.gone]
+    state.sources = [source for source in state.sources if source.source_id not in absent]
     return state, judge_unit(pipeline, state)
 
 

@@ -7,6 +7,11 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal, TypeVar
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
 from curation.config import Config
 from curation.decide import Step, steps_of
 from curation.ingest.listing import Listing
@@ -15,8 +20,10 @@ from curation.ledger import Ledger
 from curation.media.decode import SEEKABLE_CODECS
 from curation.parts import WHOLE, Part, parts_of
 from curation.pipeline import Pipeline
-from curation.records import Source, SourceKind, stable_id
+from curation.present import match_names
+from curation.records import Source, SourceKind
 from curation.splitter import Splitter
+from curation.tables import carried_json
 
 Phase = Literal["probe", "filter", "finish"]
 Item = TypeVar("Item")
@@ -29,12 +36,12 @@ class Task:
     Attributes:
         phase: Which pass.
         unit: Number of the unit.
-        sources: For probing, the sources as listed.
+        sources: For probing, what is read: sources as listed.
+        known: For probing: what the unit holds already; it is written anew.
         steps: Keys of the steps that may be measured.
         needs: Keys of the steps that it comes to, as far as that is known: those that something waits for,
             and those after them.
         redo: Rows that count as missing.
-        rewrites: For probing: the unit is there already, and is written anew.
         only: Work on these source ids alone; None for all.
         part: Of a video whose cuts are known, only the clips that begin there.
         parts: The cuts of the only video are looked for in these parts, each by whoever is free.
@@ -45,10 +52,10 @@ class Task:
     phase: Phase
     unit: int
     sources: tuple[Source, ...] = ()
+    known: tuple[Source, ...] = ()
     steps: frozenset[str] = frozenset()
     needs: frozenset[str] = field(default=frozenset(), compare=False)
     redo: Redo = NO_REDO
-    rewrites: bool = False
     only: frozenset[str] | None = None
     part: Part = WHOLE
     parts: tuple[Part, ...] = ()
@@ -59,25 +66,14 @@ class Task:
 def plan_probes(
     ledger: Ledger, listing: Listing, config: Config, *, limit: int | None = None, redo: Redo = NO_REDO
 ) -> list[Task]:
-    """Units for the sources that no unit holds yet; those whose failed headers are read again; those with
-    sources that carry something else than before.
+    """Units for sources that no unit holds yet, and units to write anew: those with sources that have
+    another date, carry something else than before, or failed and are read again.
+
+    At most the first `limit` sources of the listing are read.
     """
-    known: dict[str, Source] = {}
-    listed = {source.uri: source for source in listing.sources}
-    tasks = []
-    for unit in ledger.units():
-        sources = ledger.sources(unit)
-        known.update((source.uri, source) for source in sources)
-        updated = [_with_carried(source, listed.get(source.uri)) for source in sources]
-        if updated != sources or any(redo.drops(PROBE, not source.ok) for source in sources):
-            tasks.append(
-                Task("probe", unit, tuple(updated), redo=redo, rewrites=True, num_sources=len(sources))
-            )
-    fresh = [
-        source if source.uri not in known else _changed(source)
-        for source in listing.sources[:limit]
-        if source.uri not in known or known[source.uri].etag != source.etag
-    ]
+    known = ledger.sources_table(("uri", "etag", "carried", "status"))
+    matched = _match(known, listing.sources, limit)
+    tasks = list(_rewrites(ledger, listing.sources, known, matched, redo))
     used = set(ledger.units())
     free = (number for number in count() if number not in used)
     sizes: dict[SourceKind, int] = {
@@ -85,28 +81,92 @@ def plan_probes(
         "video": config.run.unit_videos,
         "container": config.run.unit_images,
     }
+    fresh = [listing.sources[place] for place in matched.fresh]
     for kind, size in sizes.items():
         for group in in_groups([source for source in fresh if source.kind == kind], size):
             tasks.append(Task("probe", next(free), group, num_sources=len(group)))
     return tasks
 
 
+@dataclass(frozen=True)
+class _Matched:
+    """The ledger's sources and the listing, held against each other; places are those in the listing.
+
+    Attributes:
+        place_of: For each known source the place of its file, -1 where it is gone.
+        fresh: Places of files that the ledger does not know.
+        changed: Places of files whose etag it does not know -> the unit of their newest version.
+        is_current: For each known source whether its file is listed with its etag.
+        carries_else: And carries something else than it did.
+    """
+
+    place_of: NDArray[np.int64]
+    fresh: list[int]
+    changed: Mapping[int, int]
+    is_current: NDArray[np.bool_]
+    carries_else: NDArray[np.bool_]
+
+
+def _match(known: pa.Table, sources: Sequence[Source], limit: int | None) -> _Matched:
+    listed = pa.table(
+        {
+            "uri": pa.array([source.uri for source in sources], pa.string()),
+            "etag": pa.array([source.etag for source in sources], pa.string()),
+            "carried": pa.array([carried_json(source) for source in sources], pa.string()),
+        }
+    )
+    places = pc.index_in(match_names(known["uri"]), value_set=match_names(listed["uri"]))
+    is_same = pc.equal(known["etag"], listed["etag"].take(places)).fill_null(False).to_numpy()
+    carried, now = (pc.fill_null(column, "") for column in (known["carried"], listed["carried"].take(places)))
+    place_of = pc.fill_null(places, -1).to_numpy().astype(np.int64)
+    unit_of = np.full(len(sources), -1)
+    unit_of[place_of[place_of >= 0]] = known["unit"].to_numpy()[place_of >= 0]  # of several, the last
+    is_known = np.zeros(len(sources), bool)
+    is_known[place_of[is_same]] = True
+    open_to_read = np.flatnonzero(~is_known[:limit])
+    return _Matched(
+        place_of,
+        fresh=[int(place) for place in open_to_read if unit_of[place] < 0],
+        changed={int(place): int(unit_of[place]) for place in open_to_read if unit_of[place] >= 0},
+        is_current=is_same,
+        carries_else=is_same & pc.not_equal(carried, now).to_numpy(),
+    )
+
+
+def _rewrites(
+    ledger: Ledger, sources: Sequence[Source], known: pa.Table, matched: _Matched, redo: Redo
+) -> Iterator[Task]:
+    """The units that are there already and are written anew."""
+    units = known["unit"].to_numpy()
+    has_failed = pc.equal(known["status"], "failed").to_numpy()
+    is_redone = np.array([redo.drops(PROBE, failed) for failed in (False, True)])[has_failed.astype(int)]
+    is_redone &= matched.is_current
+    by_unit: dict[int, list[int]] = {}
+    for place, unit in matched.changed.items():
+        by_unit.setdefault(unit, []).append(place)
+    for unit in sorted({*units[matched.carries_else | is_redone].tolist(), *by_unit}):
+        rows = np.flatnonzero(units == unit)
+        changed = by_unit.get(unit, [])
+        again = {int(place) for place in matched.place_of[rows[is_redone[rows]]]}
+        to_read = [sources[place] for place in sorted(again.union(changed))]
+        yield Task(
+            "probe",
+            unit,
+            tuple(to_read),
+            known=tuple(
+                replace(source, carried=sources[matched.place_of[row]].carried)
+                if matched.carries_else[row]
+                else source
+                for source, row in zip(ledger.sources(unit), rows, strict=True)
+            ),
+            num_sources=len(to_read) or len(rows),
+        )
+
+
 def in_groups(items: Sequence[Item], size: int) -> Iterator[tuple[Item, ...]]:
     """`items` in order, `size` at a time."""
     for start in range(0, len(items), size):
         yield tuple(items[start : start + size])
-
-
-def _with_carried(source: Source, listed: Source | None) -> Source:
-    """A known source with what it carries now; nothing is measured again for that."""
-    if listed is None or listed.etag != source.etag:
-        return source
-    return replace(source, carried=listed.carried)
-
-
-def _changed(source: Source) -> Source:
-    """A file that was replaced under its old name is another source."""
-    return replace(source, source_id=stable_id(source.uri, source.etag))
 
 
 def plan_pass(

@@ -25,12 +25,16 @@ def stable_id(*parts: object) -> str:
 
 
 class Outcome(StrEnum):
-    """How a source or a sample ends. Failed is not rejected: nothing is known about a failed sample."""
+    """How a source or a sample ends. Failed is not rejected: nothing is known about a failed sample.
+
+    Gone is a source that was measured and is in the inputs no longer: it counts nowhere until it returns.
+    """
 
     KEPT = "kept"
     REJECTED = "rejected"
     FAILED = "failed"
     PENDING = "pending"
+    GONE = "gone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,13 +15,15 @@ from curation import __version__
 from curation.config import Config
 from curation.dataset import Population, bind, bind_step, dataset_steps, filters_behind, measure_step
 from curation.decide import Step
-from curation.ingest.listing import list_inputs
+from curation.ingest.leftovers import some_names
+from curation.ingest.listing import Listing, list_inputs
 from curation.judge import NO_REDO, PROBE, Redo
 from curation.ledger import Ledger
 from curation.measure import Tally
 from curation.media.decoder import check_decoder
 from curation.pipeline import Pipeline, build_pipeline
 from curation.plan import Phase, Task, plan_pass, plan_probes
+from curation.present import absent_sources, remember_listing
 from curation.registry import SHARDS, load
 from curation.report.books import Books, keep_books
 from curation.report.card import render_card
@@ -110,8 +112,10 @@ def run(config: Config, order: Order, watcher: Watcher) -> Result:
     check_decoder(config.run.decoder)
     listing = list_inputs(config)
     with ledger.storage.exclusive():
-        _announce(pipeline, len(listing.sources), listing.num_ignored, watcher)
-        _write_run(ledger.storage, pipeline, _read_run(ledger.storage).get("last_work"))
+        remember_listing(ledger.storage, listing.sources)
+        _announce(pipeline, listing, absent_sources(ledger).gone, watcher)
+        before = _read_run(ledger.storage)
+        _write_run(ledger.storage, pipeline, listing.leftovers.record(), before.get("last_work"))
 
         def plan(phase: Phase, pipeline: Pipeline, steps: Collection[str]) -> list[Task]:
             if phase == "probe":
@@ -124,12 +128,18 @@ def run(config: Config, order: Order, watcher: Watcher) -> Result:
         return _conclude(pipeline, ledger, None if order.only else writer, tally, time.monotonic() - started)
 
 
-def _announce(pipeline: Pipeline, num_sources: int, num_ignored: int, watcher: Watcher) -> None:
-    ignored = f" ({num_ignored} other files ignored)" if num_ignored else ""
-    watcher.say(f"{pipeline.config.general.name}: {num_sources} sources{ignored}")
+def _announce(pipeline: Pipeline, listing: Listing, gone: Mapping[str, str], watcher: Watcher) -> None:
+    watcher.say(f"{pipeline.config.general.name}: {len(listing.sources)} sources")
     notice = untrained_notice(pipeline)
     if notice:
         watcher.warn(notice)
+    for line in listing.leftovers.lines():
+        watcher.say(line)
+    if gone:
+        watcher.say(
+            f"gone from the inputs: {len(gone)} sources ({some_names(gone.values())}); what was measured of "
+            "them is kept, and counts again if they return"
+        )
 
 
 def _measure(
@@ -211,8 +221,9 @@ def _conclude(pipeline: Pipeline, ledger: Ledger, writer: Any, tally: Tally, sec
     if writer is not None:
         written = writer.write(storage, folder, Selection(ledger, pipeline))
         _write_if_changed(storage, f"{folder}/README.md", render_card(pipeline, books, written))
-    last_work = _last_work(tally, seconds) if tally.rows.total() else _read_run(storage).get("last_work")
-    run_record = _write_run(storage, pipeline, last_work)
+    before = _read_run(storage)
+    last_work = _last_work(tally, seconds) if tally.rows.total() else before.get("last_work")
+    run_record = _write_run(storage, pipeline, before.get("listing"), last_work)
     _write_if_changed(storage, REPORT, render_page(ledger, pipeline, books, run_record))
     paths = {"report": f"{storage.root}/{REPORT}", "run": f"{storage.root}/{RUN}"}
     if written is not None:
@@ -223,7 +234,8 @@ def _conclude(pipeline: Pipeline, ledger: Ledger, writer: Any, tally: Tally, sec
 def write_report(pipeline: Pipeline, ledger: Ledger) -> tuple[Books, str]:
     """Render the report anew from the ledger; its path."""
     books = keep_books(ledger, pipeline)
-    record = _run_record(pipeline, _read_run(ledger.storage).get("last_work"))
+    before = _read_run(ledger.storage)
+    record = _run_record(pipeline, before.get("listing"), before.get("last_work"))
     _write_if_changed(ledger.storage, REPORT, render_page(ledger, pipeline, books, record))
     return books, f"{ledger.storage.root}/{REPORT}"
 
@@ -250,7 +262,7 @@ def _last_work(tally: Tally, seconds: float) -> dict[str, Any]:
     }
 
 
-def _run_record(pipeline: Pipeline, last_work: Any) -> dict[str, Any]:
+def _run_record(pipeline: Pipeline, listing: Any, last_work: Any) -> dict[str, Any]:
     return {
         "untrained": untrained_notice(pipeline),
         "curation": __version__,
@@ -258,6 +270,7 @@ def _run_record(pipeline: Pipeline, last_work: Any) -> dict[str, Any]:
         "models": [asdict(model) for model in pipeline.models],
         "fingerprints": {step.key: step.fingerprint for step in pipeline.steps() if step.is_bound},
         "versions": {"python": platform.python_version(), **_versions()},
+        "listing": listing,
         "last_work": last_work,
     }
 
@@ -272,8 +285,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _write_run(storage: Storage, pipeline: Pipeline, last_work: Any) -> dict[str, Any]:
-    record = _run_record(pipeline, last_work)
+def _write_run(storage: Storage, pipeline: Pipeline, listing: Any, last_work: Any) -> dict[str, Any]:
+    record = _run_record(pipeline, listing, last_work)
     _write_if_changed(storage, RUN, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return record
 

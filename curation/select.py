@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curation.decide import Step
-from curation.judge import JudgedSample, JudgedSource, judged, load_unit, measured_units, superseded_ids
+from curation.judge import JudgedSample, JudgedSource, judged, load_unit, measured_units
 from curation.ledger import Ledger
 from curation.pipeline import Pipeline
+from curation.present import absent_sources
 from curation.records import Carried, Outcome
 
 SCORES = ("aesthetic_score", "text_coverage", "flow_score")
@@ -39,7 +40,7 @@ class Selection:
         self._ledger, self._pipeline = ledger, pipeline
         self._ends = pipeline.step_of("captions"), pipeline.step_of("tokens")
         self._measured = measured_units(ledger, pipeline)
-        self._superseded = superseded_ids(ledger)
+        self._absent = absent_sources(ledger)
 
     def units(self) -> list[int]:
         """The units, in order."""
@@ -51,7 +52,7 @@ class Selection:
         if captions is None or tokens is None:
             return
         state = load_unit(self._ledger, self._pipeline, unit, measured=self._measured)
-        for source in judged(state, self._pipeline, self._superseded)[1]:
+        for source in judged(state, self._pipeline, self._absent)[1]:
             for sample in source.samples:
                 for leaf in sample.leaves():
                     if leaf.verdict.outcome is Outcome.KEPT:

@@ -134,15 +134,18 @@ def table_to_rows(table: pa.Table) -> list[Row]:
     return rows
 
 
+def carried_json(source: Source) -> str | None:
+    """What a source carries, as it stands in its column."""
+    return json.dumps(source.carried, sort_keys=True, ensure_ascii=False) if source.carried else None
+
+
 def source_record(source: Source) -> dict[str, Any]:
     """The columns of one source."""
     record = asdict(source)
     rate = record.pop("frame_rate")
     record["frame_rate_num"] = rate.numerator if rate else None
     record["frame_rate_den"] = rate.denominator if rate else None
-    record["carried"] = (
-        json.dumps(source.carried, sort_keys=True, ensure_ascii=False) if source.carried else None
-    )
+    record["carried"] = carried_json(source)
     record["status"] = "ok" if source.ok else "failed"
     return record
 

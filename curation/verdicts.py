@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,10 @@ from curation.columns import (
     Verdicts,
 )
 from curation.decide import AllOf, Step, steps_of
-from curation.judge import NO_REDO, Redo, branch_steps, measured_units, superseded_ids
+from curation.judge import NO_REDO, Redo, branch_steps
 from curation.ledger import Ledger
 from curation.pipeline import Branch, Pipeline
+from curation.present import absent_sources
 from curation.records import Sample, SourceKind, stable_id
 
 UNITS_AT_A_TIME = 32
@@ -119,27 +121,29 @@ def verdict_groups(
     units: Iterable[int] | None = None,
     source_columns: Sequence[str] = (),
 ) -> Iterator[VerdictGroup]:
-    """Every unit with its verdicts, without sources that were replaced since, in order of units."""
-    reader = _Reader(ledger, pipeline, redo, [*_SOURCE_COLUMNS, *source_columns])
+    """Every unit with its verdicts, of the sources that are in the inputs, in order of units."""
+    reader = _Reader(ledger, pipeline, redo)
     todo = list(ledger.units() if units is None else units)
-    for start in range(0, len(todo), UNITS_AT_A_TIME):
-        yield reader.group(todo[start : start + UNITS_AT_A_TIME])
+    sources = ledger.scan_sources([*_SOURCE_COLUMNS, *source_columns], todo)
+    while parts := list(islice(sources, UNITS_AT_A_TIME)):
+        yield reader.group(parts)
 
 
 class _Reader:
     """Reads groups of units and judges them."""
 
-    def __init__(self, ledger: Ledger, pipeline: Pipeline, redo: Redo, source_columns: list[str]) -> None:
-        self._ledger, self._pipeline, self._redo = ledger, pipeline, redo
-        self._source_columns = source_columns
-        self._measured = measured_units(ledger, pipeline)
-        self._superseded = pa.array(sorted(superseded_ids(ledger)), pa.string())
+    def __init__(self, ledger: Ledger, pipeline: Pipeline, redo: Redo) -> None:
+        self._pipeline, self._redo = pipeline, redo
+        self._measured = {step.key: ledger.snapshot(step.name, step.fingerprint) for step in pipeline.steps()}
+        absent = absent_sources(ledger)
+        self._absent = pa.array([*absent.gone, *absent.replaced], pa.string())
         self._steps = list({step.key: step for step in pipeline.steps()}.values())
         self._codes = {step.key: code for code, step in enumerate(self._steps)}
         self._labels = Labels()
 
-    def group(self, units: Sequence[int]) -> VerdictGroup:
-        sources = self._sources(units)
+    def group(self, parts: Sequence[tuple[int, pa.Table]]) -> VerdictGroup:
+        """The verdicts of units, given the columns of their sources."""
+        units, sources = [unit for unit, _ in parts], self._present(parts)
         of_sources = self._header_verdicts(sources)
         samples: dict[SourceKind, SampleGroup] = {}
         leaves: dict[SourceKind, Leaves] = {}
@@ -155,14 +159,13 @@ class _Reader:
             self._sum_up(of_sources, leaves[kind])
         return VerdictGroup(sources, of_sources, samples, leaves, self._labels, self._steps)
 
-    def _sources(self, units: Sequence[int]) -> pa.Table:
-        parts = [
-            part.append_column("unit", pa.array(np.full(part.num_rows, unit)))
-            for unit, part in self._ledger.scan_sources(self._source_columns, units)
-        ]
-        table = pa.concat_tables(parts).combine_chunks()
-        if len(self._superseded):
-            table = table.filter(pc.invert(pc.is_in(table["source_id"], value_set=self._superseded)))
+    def _present(self, parts: Sequence[tuple[int, pa.Table]]) -> pa.Table:
+        """The sources that are in the inputs, with their `unit`."""
+        table = pa.concat_tables(
+            part.append_column("unit", pa.array(np.full(part.num_rows, unit))) for unit, part in parts
+        )
+        if len(self._absent):
+            table = table.filter(pc.invert(pc.is_in(table["source_id"], value_set=self._absent)))
         return table.combine_chunks()
 
     def _header_verdicts(self, sources: pa.Table) -> Verdicts:
@@ -259,9 +262,8 @@ class _Reader:
 
     def _rows(self, step: Step, units: Sequence[int], columns: Sequence[str]) -> pa.Table:
         """Key, status and these columns of a step's rows in the units, without those that are redone."""
-        there = [unit for unit in units if unit in self._measured[step.key]]
         wanted = ["sample_id", "status", "error_type", *columns]
-        parts = [part for _, part in self._ledger.scan(step.name, step.fingerprint, wanted, there)]
+        parts = [part for _, part in self._measured[step.key].scan(units, wanted)]
         if not parts:
             types = {"sample_id": pa.string(), "status": pa.string(), "error_type": pa.string()}
             declared = {**step.stage.columns, **types}

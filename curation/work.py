@@ -23,6 +23,7 @@ from curation.records import Source
 from curation.stage import Setup, Stage
 from curation.storage import open_storage
 from curation.unit import Pulse, UnitRun
+from curation.versions import settle
 
 
 class UnitWorker:
@@ -80,15 +81,13 @@ class UnitWorker:
         return self._ready[step.key]
 
     def _probe(self, task: Task) -> Tally:
-        """Read the headers of a new unit, or those of an old one that failed."""
+        """Read the headers of a new unit, or those of an old one whose files are read again."""
         tally, sources = Tally(), []
         for source in task.sources:
             started = time.perf_counter()
-            again = not task.rewrites or task.redo.drops(PROBE, not source.ok)
-            probed = self.probe(source) if again else source
+            probed = self.probe(source)
             sources.append(probed)
-            if again:
-                tally.note(PROBE, rows=1, failed=int(not probed.ok), seconds=time.perf_counter() - started)
+            tally.note(PROBE, rows=1, failed=int(not probed.ok), seconds=time.perf_counter() - started)
         commit_probed(self._ledger, task, sources)
         return tally
 
@@ -112,13 +111,9 @@ class UnitWorker:
 
 
 def commit_probed(ledger: Ledger, task: Task, sources: list[Source]) -> None:
-    """Write what a probing task found: a new unit, or over the one whose failures were read again.
-
-    A container that can be listed now is dropped: its contents are sources of their own.
-    """
-    if task.rewrites:
-        mended = [source for source in sources if source.kind == "container" and source.ok]
-        ledger.replace_sources(task.unit, [source for source in sources if source not in mended])
+    """Write what a probing task found: a new unit, or over the one whose files were read again."""
+    if task.known:
+        ledger.replace_sources(task.unit, settle(task.known, sources))
     else:
         ledger.commit_sources(task.unit, sources)
 

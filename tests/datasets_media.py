@@ -23,6 +23,7 @@ from curation.ledger import Ledger
 from curation.measure import Tally
 from curation.pipeline import Pipeline, build_pipeline
 from curation.plan import Task, plan_pass, plan_probes
+from curation.present import remember_listing
 from curation.storage import open_storage
 from curation.work import UnitWorker
 
@@ -134,7 +135,9 @@ class Bench:
     def tasks(self, phase: Any, redo: Redo | None = None) -> list[Task]:
         redo = redo or Redo()
         if phase == "probe":
-            return plan_probes(self.ledger, list_inputs(self.config), self.config, redo=redo)
+            listing = list_inputs(self.config)
+            remember_listing(self.ledger.storage, listing.sources)
+            return plan_probes(self.ledger, listing, self.config, redo=redo)
         steps = {step.key for step in self.pipeline.steps()}
         return list(plan_pass(self.ledger, self.pipeline, phase, steps, redo=redo))
 

@@ -23,8 +23,9 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from curation.errors import SampleError
+from curation.ingest.suffixes import kind_of
 from curation.media.image import read_image
-from curation.media.probe import kind_of, probe
+from curation.media.probe import probe
 from curation.records import Source
 
 MAX_PIXELS = 1_000_000

@@ -49,7 +49,7 @@ def test_merged_units_hold_the_same(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
     assert files(tmp_path) == ["000001-00000.parquet"]
     assert [len(rows) for rows in before[1]] == [0, 1, 2, 3, 4]
-    scanned = dict(ledger.scan(*STEP, ["score"], range(7)))
+    scanned = dict(ledger.snapshot(*STEP).scan(range(7), ["score"]))
     assert {unit: table.num_rows for unit, table in scanned.items()} == {0: 0, 1: 1, 2: 2, 3: 3, 4: 4}
     assert scanned[2].column_names == ["score"]
 

@@ -18,6 +18,7 @@ from curation.ledger import Ledger
 from curation.measure import Tally
 from curation.pipeline import Pipeline
 from curation.plan import plan_pass, plan_probes
+from curation.present import remember_listing
 from curation.report.books import keep_books
 from curation.storage import open_storage
 from curation.work import UnitWorker
@@ -36,7 +37,9 @@ def run_here(data: dict[str, Any], redo: Redo | None = None) -> tuple[Pipeline, 
         for task in tasks:
             tally.add(worker.work(task))
 
-    work(plan_probes(ledger, list_inputs(config), config))
+    listing = list_inputs(config)
+    remember_listing(ledger.storage, listing.sources)
+    work(plan_probes(ledger, listing, config))
     work(list(plan_pass(ledger, pipeline, "filter", filters_behind(pipeline, None), redo=redo)))
     for kind, step in dataset_steps(pipeline):
         pipeline, population = bind_step(pipeline, ledger, kind, step)

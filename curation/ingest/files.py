@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from curation.errors import ProbeError
 from curation.ingest.carried import MAX_SIDECAR_BYTES, SIDECAR_SUFFIXES, from_sidecar
 from curation.ingest.place import place_of, printable
 from curation.ingest.reader import Contents, Folder
-from curation.media.probe import kind_of
+from curation.ingest.suffixes import kind_of
 from curation.records import Carried, Source, stable_id
 from curation.storage import Listed
+from curation.storage.survey import describe_mode
 
 
 class FileReader:
@@ -31,6 +33,7 @@ class FileReader:
     def opened(self, source: Source) -> Iterator[Path]:
         storage, key = place_of(source.uri).open_storage()
         with storage.local_path(key) as path:
+            _check_readable(path)
             yield path
 
 
@@ -52,6 +55,25 @@ def source_of_file(folder: Folder, item: Listed) -> Source | None:
         etag=item.etag,
         carried=carried,
     )
+
+
+def _check_readable(path: Path) -> None:
+    """Make sure that there is a file to open.
+
+    Raises:
+        ProbeError: there is none, it is something else (a FIFO is never opened), or it may not be read.
+    """
+    try:
+        what = describe_mode(path.stat().st_mode)
+        if what is not None:
+            raise ProbeError(f"it is {what}, not a file")
+        path.open("rb").close()
+    except OSError as error:
+        if path.is_symlink() and not path.exists():
+            raise ProbeError(
+                f"it is a link to {printable(str(path.readlink()))}, which is not there"
+            ) from error
+        raise ProbeError(f"the file can't be opened: {error.strerror}") from error
 
 
 def _sidecars(folder: Folder, item: Listed) -> list[Listed]:

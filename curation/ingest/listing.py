@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 
 from curation.config import Config
 from curation.errors import ConfigError
 from curation.ingest.index import ListingIndex
+from curation.ingest.leftovers import NO_SUFFIX, Leftovers
 from curation.ingest.place import Place, place_of, position_of
 from curation.ingest.reader import Contents, Folder
 from curation.ingest.sources import reader_of
+from curation.ingest.suffixes import suffix_of
 from curation.records import Source, stable_id
 from curation.storage import Listed, open_storage
+from curation.storage.survey import Survey, survey
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The media below the inputs in order of place, and how many other files lie there."""
+    """The media below the inputs in order of place, and what else lies there."""
 
     sources: list[Source]
-    num_ignored: int
+    leftovers: Leftovers = field(default_factory=Leftovers)
+
+    @property
+    def num_ignored(self) -> int:
+        """Files, and parts of files, that are neither media nor say anything about media."""
+        return self.leftovers.kinds.total()
 
 
 def list_inputs(config: Config) -> Listing:
@@ -32,19 +42,20 @@ def list_inputs(config: Config) -> Listing:
 
     Raises:
         ConfigError: an input is missing, holds no media, or is the output of a run.
+        StorageError: a folder can't be read.
     """
     sources: dict[str, Source] = {}
-    num_ignored = 0
+    leftovers = Leftovers()
     index = ListingIndex(open_storage(config.general.output))
-    for root in config.general.input:
-        folder, num_skipped = _folder(root)
+    roots = [_spelled(root) for root in config.general.input]
+    for root, found in zip(roots, survey(roots, _is_read), strict=True):
+        folder = _folder(root, found, leftovers)
         used: set[str] = set()
-        unread = [key for key in folder.items if reader_of(key) is None]
-        found_any = False
+        found_any = bool(found.repeated)
         for item in folder.items.values():
             contents = index.contents(folder, item)
             used |= contents.used
-            num_ignored += contents.num_ignored
+            leftovers.add_parts(item.key, contents)
             for source in (*contents.sources, *_problem(folder, item, contents)):
                 known = sources.get(source.uri)
                 carried = {**known.carried, **source.carried} if known else source.carried
@@ -52,8 +63,19 @@ def list_inputs(config: Config) -> Listing:
                 found_any = True
         if not found_any:
             raise ConfigError(f"input {root}: {_nothing_found(folder.items)}")
-        num_ignored += num_skipped + len(set(unread) - used)
-    return Listing(sorted(sources.values(), key=_order), num_ignored)
+        unread = (key for key in folder.items if not _is_read(key) and key not in used)
+        leftovers.kinds.update(suffix_of(key) or NO_SUFFIX for key in unread)
+    return Listing(sorted(sources.values(), key=_order), leftovers)
+
+
+def _spelled(root: str) -> str:
+    """An input as its sources are called: `in` for `./in`, `in/` and `in/.`."""
+    scheme, separator, path = root.rpartition("://")
+    return f"{scheme}{separator}{PurePosixPath(re.sub('/+', '/', path))}"
+
+
+def _is_read(key: str) -> bool:
+    return reader_of(key) is not None
 
 
 def _problem(folder: Folder, item: Listed, contents: Contents) -> Iterator[Source]:
@@ -81,16 +103,17 @@ def _order(source: Source) -> tuple[str, int]:
     return Place(place.scheme, place.path).uri, position_of(source)
 
 
-def _folder(root: str) -> tuple[Folder, int]:
-    """An input, and how many of its files belong to the outputs of runs."""
-    storage = open_storage(root)
-    items = {item.key: item for item in storage.list("")}
-    outputs = _outputs(items)
+def _folder(root: str, found: Survey, leftovers: Leftovers) -> Folder:
+    """An input without the outputs of runs that lie in it; what is no file in it is noted."""
+    keys = [item.key for item in found.files]
+    outputs = _outputs(keys)
     if "" in outputs:
         raise ConfigError(f"input {root}: that is the output of a run")
     inside = tuple(f"{output}/" for output in outputs)
-    kept = {key: item for key, item in items.items() if not key.startswith(inside)}
-    return Folder(storage, root.rstrip("/"), kept), len(items) - len(kept)
+    items = {item.key: item for item in found.files if not item.key.startswith(inside)}
+    folder = Folder(open_storage(root), root.rstrip("/"), items)
+    leftovers.add_survey(folder, found, inside)
+    return folder
 
 
 def _outputs(keys: Collection[str]) -> list[str]:

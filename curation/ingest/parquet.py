@@ -29,7 +29,7 @@ from curation.ingest.carried import scalars
 from curation.ingest.files import source_of_file
 from curation.ingest.place import Place, check_unchanged, part_etag, place_of, position_of, version_of
 from curation.ingest.reader import Contents, Folder, unnamed_file
-from curation.media.probe import kind_of
+from curation.ingest.suffixes import kind_of
 from curation.records import Carried, Source, SourceKind, stable_id
 from curation.storage import Listed
 

@@ -11,6 +11,7 @@ In a container's path `#` and `%` are written %23 and %25. A part's etag is that
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -19,6 +20,8 @@ from curation.records import Source
 from curation.storage import Storage, open_storage
 
 CONTAINER_SCHEMES = ("tar", "parquet")
+LEADING_DOTS = r"^((?:tar|parquet)://)?(?:\./)+"
+"""Matches the start of a URI with `./` before its path, as older ledgers have it; group 1 is the scheme."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,11 @@ def place_of(uri: str) -> Place:
         return Place("", uri)
     path, _, part = rest.partition("#")
     return Place(scheme, unquote(path), part)
+
+
+def plain_uri(uri: str) -> str:
+    """`uri` without `./` before its path: what two spellings of one place have in common."""
+    return re.sub(LEADING_DOTS, r"\1", uri)
 
 
 def printable(uri: str) -> str:

@@ -18,7 +18,7 @@ from curation.errors import ProbeError
 from curation.ingest.carried import MAX_SIDECAR_BYTES, SIDECAR_SUFFIXES, from_sidecar
 from curation.ingest.place import Place, check_unchanged, part_etag, place_of, position_of, printable
 from curation.ingest.reader import Contents, Folder, unnamed_file
-from curation.media.probe import kind_of
+from curation.ingest.suffixes import kind_of
 from curation.records import Carried, Source, SourceKind, stable_id
 from curation.storage import Listed
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import tables
 from curation.errors import LedgerError, WriteConflict
-from curation.ledger.unitfiles import UnitFiles
+from curation.ledger.unitfiles import Snapshot, UnitFiles
 from curation.records import Row, Source
 from curation.storage import Storage
 from curation.storage.base import ABSENT
@@ -61,6 +62,19 @@ class Ledger:
             raise LedgerError(f"{self.storage.root}/{self._sources.key(unit)} is missing")
         return tables.table_to_sources(table)
 
+    def sources_table(self, columns: Sequence[str]) -> pa.Table:
+        """These columns of all sources, and `unit`; unit by unit, within a unit from old to new.
+
+        Raises:
+            LedgerError: a unit file is missing or damaged.
+        """
+        parts = [
+            part.append_column("unit", pa.array(np.full(part.num_rows, unit)))
+            for unit, part in self.scan_sources(columns, self.units())
+        ]
+        schema = pa.schema([*(tables.SOURCES.field(name) for name in columns), ("unit", pa.int64())])
+        return pa.concat_tables([schema.empty_table(), *parts])
+
     def commit_sources(self, unit: int, sources: list[Source]) -> None:
         """Write a new unit; the first writer wins, a doubled worker does no harm."""
         try:
@@ -71,7 +85,7 @@ class Ledger:
                 raise
 
     def replace_sources(self, unit: int, sources: list[Source]) -> None:
-        """Overwrite a unit whose failed sources were probed again."""
+        """Overwrite a unit: sources were probed again, changed their date, or carry something else."""
         self._sources.write(unit, tables.sources_to_table(sources))
 
     def rows(self, stage: str, fingerprint: str, unit: int, *, with_big: bool = False) -> list[Row]:
@@ -86,18 +100,19 @@ class Ledger:
             None if table is None else table.filter(pc.equal(table["status"], "ok")).drop_columns(["status"])
         )
 
-    def scan(
-        self, stage: str, fingerprint: str, columns: Sequence[str], units: Iterable[int]
-    ) -> Iterator[tuple[int, pa.Table]]:
-        """These columns of a stage's rows, failed ones included, unit by unit, where there are any.
-
-        Only the bytes of these columns are read; one that a file lacks is left out.
-        """
-        return self._step(stage, fingerprint).scan(units, columns)
+    def snapshot(self, stage: str, fingerprint: str) -> Snapshot:
+        """The units that have rows of a stage now, to be scanned by column, failed rows included."""
+        return self._step(stage, fingerprint).snapshot()
 
     def scan_sources(self, columns: Sequence[str], units: Iterable[int]) -> Iterator[tuple[int, pa.Table]]:
-        """These columns of the sources, unit by unit."""
-        return self._sources.scan(units, columns)
+        """These columns of the sources, unit by unit; null where a file was written before they were."""
+        schema = pa.schema([tables.SOURCES.field(name) for name in columns])
+        for unit, part in self._sources.snapshot().scan(units, columns):
+            there = {name: part[name] for name in part.column_names}
+            yield (
+                unit,
+                pa.table([there.get(f.name, pa.nulls(part.num_rows, f.type)) for f in schema], schema=schema),
+            )
 
     def compact(self, steps: Iterable[tuple[str, str]], more_than: int = 1) -> int:
         """Merge the unit files of the sources and of these (stage, fingerprint)s where there are more.

@@ -71,6 +71,34 @@ class _Compact:
                 raise LedgerError(f"{self.key} is damaged: {error}") from error
 
 
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """The units under one folder at one time, to be read without listing them again.
+
+    Attributes:
+        own: Units that have a file of their own.
+        merged: Unit -> the newest compact file that holds it.
+    """
+
+    files: UnitFiles
+    own: frozenset[int]
+    merged: Mapping[int, _Compact]
+
+    def __contains__(self, unit: object) -> bool:
+        return unit in self.own or unit in self.merged
+
+    def units(self) -> list[int]:
+        """The units, in order."""
+        return sorted({*self.own, *self.merged})
+
+    def scan(self, units: Iterable[int], columns: Collection[str]) -> Iterator[tuple[int, pa.Table]]:
+        """These columns of units, in the order of the units; those that are not there are left out.
+
+        Only the bytes of these columns are read; one that a file lacks is left out.
+        """
+        return self.files.scan(self, units, columns)
+
+
 class UnitFiles:
     """The units under one folder."""
 
@@ -80,7 +108,7 @@ class UnitFiles:
 
     def units(self) -> list[int]:
         """The units that have a file, or rows in a compact file."""
-        return sorted({*self._own(), *self._merged()})
+        return self.snapshot().units()
 
     def _own(self) -> list[int]:
         matches = (_UNIT_FILE.search(item.key) for item in self._storage.list(self._prefix))
@@ -131,9 +159,15 @@ class UnitFiles:
         """
         self._storage.write(self.key(unit), tables.to_bytes(table), expect=expect)
 
-    def scan(self, units: Iterable[int], columns: Collection[str]) -> Iterator[tuple[int, pa.Table]]:
+    def snapshot(self) -> Snapshot:
+        """What is there now, listed once."""
+        return Snapshot(self, frozenset(self._own()), self._merged())
+
+    def scan(
+        self, snapshot: Snapshot, units: Iterable[int], columns: Collection[str]
+    ) -> Iterator[tuple[int, pa.Table]]:
         """These columns of units, in the order of the units; those that are not there are left out."""
-        own, merged = set(self._own()), self._merged()
+        own, merged = snapshot.own, snapshot.merged
         for compact, together in groupby(units, lambda unit: None if unit in own else merged.get(unit)):
             if compact is not None:
                 yield from compact.read(self._storage, together, columns, ())

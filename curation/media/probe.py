@@ -3,44 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import posixpath
 from dataclasses import replace
 from pathlib import Path
 
 from curation.errors import SampleError
 from curation.media.decode import probe_video
 from curation.media.image import MAX_PIXELS, probe_image
-from curation.records import Source, SourceKind
-
-IMAGE_SUFFIXES = frozenset(
-    {
-        ".jpg",
-        ".jpeg",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".ico",
-        ".pgm",
-        ".ppm",
-    }
-)
-IMAGE_SUFFIXES_WITH_PLUGIN = frozenset({".heic", ".heif"})
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".ts", ".ps", ".mpg", ".mpeg", ".wmv", ".3gp"}
-)
-
-
-def kind_of(name: str) -> SourceKind | None:
-    """What a file of this name should hold; None for files that are no media."""
-    suffix = posixpath.splitext(name)[1].lower()
-    if suffix in IMAGE_SUFFIXES | IMAGE_SUFFIXES_WITH_PLUGIN:
-        return "image"
-    return "video" if suffix in VIDEO_SUFFIXES else None
+from curation.records import Source
 
 
 def probe(source: Source, path: Path, max_pixels: int = MAX_PIXELS) -> Source:

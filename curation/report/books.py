@@ -11,9 +11,11 @@ from curation.errors import LedgerError
 from curation.judge import JudgedSample, JudgedSource, walk
 from curation.ledger import Ledger
 from curation.pipeline import Pipeline
-from curation.records import Outcome, SampleKind, SourceKind
+from curation.records import Outcome, SampleKind, Source, SourceKind
 
 MAX_EXAMPLES = 100
+OUTCOMES = (Outcome.KEPT, Outcome.REJECTED, Outcome.FAILED, Outcome.PENDING)
+"""What a source or sample that is there can end as; these add up to what came in."""
 
 
 @dataclass
@@ -58,6 +60,9 @@ class Books:
     """(kind, `any_of` as people write it) -> branch -> samples that it let through."""
     failures: list[Failure] = field(default_factory=list)
     num_failures: int = 0
+    gone: Counter[SourceKind] = field(default_factory=Counter)
+    """Sources that are no longer in the inputs, which count nowhere else."""
+    gone_examples: list[str] = field(default_factory=list)
 
     def failed_fraction(self) -> float:
         """The larger of the shares of failed sources and of failed samples."""
@@ -75,7 +80,7 @@ class Books:
         }
         named.update({f"{kind}s": counts for kind, counts in self.samples.items()})
         return {
-            name: {"in": counts.total(), **{outcome.value: counts[outcome] for outcome in Outcome}}
+            name: {"in": counts.total(), **{outcome.value: counts[outcome] for outcome in OUTCOMES}}
             for name, counts in named.items()
         }
 
@@ -92,6 +97,8 @@ def keep_books(ledger: Ledger, pipeline: Pipeline) -> Books:
             raise LedgerError(f"unit {state.unit}: {len(state.sources)} sources, {len(judged)} verdicts")
         for source in judged:
             keeper.take(source)
+        for gone in state.gone:
+            keeper.take_gone(gone)
         keeper.check_orphans(state.rows, judged)
     return keeper.books
 
@@ -122,6 +129,14 @@ class _Keeper:
                 self.books.kept_by[f"{source.kind}s", describe_rule(rule)][describe_rule(part)] += 1
             for leaf in sample.leaves():
                 self._leaf(judged, sample, leaf)
+
+    def take_gone(self, source: Source) -> None:
+        """Count a source that is no longer in the inputs."""
+        self._once(source.source_id, f"source {source.uri}")
+        self.books.sources.setdefault(source.kind, Counter())
+        self.books.gone[source.kind] += 1
+        if len(self.books.gone_examples) < MAX_EXAMPLES:
+            self.books.gone_examples.append(source.uri)
 
     def check_orphans(self, rows: dict[str, dict[str, Any]], judged: list[JudgedSource]) -> None:
         """Every clip in the ledger belongs to a source of its unit, and was counted."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from rich.console import Console
 
-from curation.decide import describe_rule, passed_by
+from curation.decide import Verdict, describe_rule, passed_by
 from curation.errors import ConfigError
 from curation.ingest.place import place_of
-from curation.judge import JudgedSample, JudgedSource, walk
+from curation.judge import JudgedSample, JudgedSource, judge_source, walk
 from curation.ledger import BIG_COLUMNS, Ledger
 from curation.pipeline import Pipeline
+from curation.records import Outcome
 
 
 def explain(console: Console, ledger: Ledger, pipeline: Pipeline, wanted: str) -> None:
@@ -18,23 +22,31 @@ def explain(console: Console, ledger: Ledger, pipeline: Pipeline, wanted: str) -
     Raises:
         ConfigError: nothing, or more than one source, has this name.
     """
-    found = [
-        (source, [sample for sample in source.samples if is_meant(sample, wanted)])
-        for _, judged in walk(ledger, pipeline)
-        for source in judged
-    ]
-    hits = [(source, samples) for source, samples in found if samples or is_source(source, wanted)]
+    hits, gone = [], []
+    for state, judged in walk(ledger, pipeline):
+        hits += _hits(judged, wanted)
+        gone += _hits([judge_source(pipeline, state, source) for source in state.gone], wanted)
+    is_gone = not hits
+    hits = hits or gone
     if not hits:
         raise ConfigError(f"there is no source or sample {wanted!r} in this output")
     if len(hits) > 1:
         names = ", ".join(source.source.uri for source, _ in hits[:5])
         raise ConfigError(f"{wanted!r} is ambiguous: {names}")
     source, samples = hits[0]
-    _print_source(console, source)
+    _print_source(console, replace(source, verdict=Verdict(Outcome.GONE)) if is_gone else source)
+    if is_gone:
+        console.print("  gone from the inputs, so it counts nowhere; what follows counts again if it returns")
     for sample in samples or source.samples:
         _print_sample(console, pipeline, sample, "")
         for rule, part in passed_by(pipeline.branches[source.source.kind].rule, sample.rows):
             console.print(f"  kept by {describe_rule(part)}, of {describe_rule(rule)}", highlight=False)
+
+
+def _hits(judged: Iterable[JudgedSource], wanted: str) -> list[tuple[JudgedSource, list[JudgedSample]]]:
+    """The sources that are meant, or have samples that are, with these samples."""
+    found = [(source, [sample for sample in source.samples if is_meant(sample, wanted)]) for source in judged]
+    return [(source, samples) for source, samples in found if samples or is_source(source, wanted)]
 
 
 def is_source(judged: JudgedSource, wanted: str) -> bool:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from curation.ingest.leftovers import some_names
 from curation.pipeline import Pipeline
-from curation.records import Outcome
-from curation.report.books import Books
-
-OUTCOMES = (Outcome.KEPT, Outcome.REJECTED, Outcome.FAILED, Outcome.PENDING)
+from curation.report.books import OUTCOMES, Books
 
 
 def untrained_notice(pipeline: Pipeline) -> str | None:
@@ -36,15 +34,20 @@ def print_funnel(console: Console, pipeline: Pipeline, books: Books) -> None:
         )
     if books.num_failures > 10:
         console.print(f"... and {books.num_failures - 10} more; `curation table` has them all")
+    if books.gone:
+        names = some_names(books.gone_examples, books.gone.total())
+        console.print(f"gone from the inputs: {names}", highlight=False, markup=False)
 
 
 def _outcome_table(books: Books) -> Table:
     table = Table(title="Outcomes", title_justify="left", box=None, header_style="bold", pad_edge=False)
     table.add_column("")
-    for name in ("in", *OUTCOMES):
+    for name in ("in", *OUTCOMES, *(["gone"] if books.gone else [])):
         table.add_column(str(name), justify="right")
+    gone = {f"{kind} sources": str(number) for kind, number in books.gone.items()}
     for kind, counts in books.outcome_totals().items():
-        table.add_row(kind, *(str(counts[name]) for name in ("in", *(outcome.value for outcome in OUTCOMES))))
+        last = [gone.get(kind, "")] if gone else []
+        table.add_row(kind, *(str(number) for number in counts.values()), *last)
     return table
 
 

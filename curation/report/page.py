@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from curation.decide import Step, describe_rule
+from curation.ingest.leftovers import some_names
 from curation.judge import JudgedSample, JudgedSource, walk
 from curation.ledger import Ledger
 from curation.pipeline import Pipeline
-from curation.report.books import Books
-from curation.report.funnel import OUTCOMES, untrained_notice
+from curation.report.books import OUTCOMES, Books
+from curation.report.funnel import untrained_notice
 from curation.report.html import html_environment
 from curation.report.tokens import look_at_shards
 
@@ -55,6 +56,8 @@ def render_page(ledger: Ledger, pipeline: Pipeline, books: Books, run: dict[str,
         name=pipeline.config.general.name,
         notice=untrained_notice(pipeline),
         totals=books.outcome_totals(),
+        gone={f"{kind} sources": number for kind, number in books.gone.items()},
+        left_out=_left_out(books, run),
         outcomes=[outcome.value for outcome in OUTCOMES],
         branches=[(f"{kind}s", describe_rule(branch.rule)) for kind, branch in pipeline.branches.items()],
         steps=[(key, books.steps[key], _thresholds(step)) for key, step in steps.items()],
@@ -72,6 +75,14 @@ def render_page(ledger: Ledger, pipeline: Pipeline, books: Books, run: dict[str,
         models=pipeline.models,
         run=run,
     )
+
+
+def _left_out(books: Books, run: dict[str, Any]) -> list[str]:
+    """What the inputs hold that is no source, and the sources that they hold no longer."""
+    lines: list[str] = (run["listing"] or {}).get("lines", [])
+    if books.gone:
+        lines = [*lines, f"gone from the inputs: {some_names(books.gone_examples, books.gone.total())}"]
+    return lines
 
 
 def _thresholds(step: Step) -> list[str]:

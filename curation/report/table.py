@@ -10,7 +10,7 @@ from curation.decide import Rule, Verdict, describe_rule, passed_by
 from curation.judge import JudgedSample, JudgedSource, walk
 from curation.ledger import BIG_COLUMNS, Ledger
 from curation.pipeline import Pipeline
-from curation.records import Row
+from curation.records import Outcome, Row
 from curation.report.carried import CarriedColumns
 from curation.tables import SOURCES, source_record
 
@@ -35,13 +35,15 @@ def flat_table(ledger: Ledger, pipeline: Pipeline, source_ids: frozenset[str] | 
     What sources carry stands in columns of its own names, at the end; with `carried_` before names that
     are taken. `kept_by` names the branch of each `any_of` that let a sample through.
 
+    A source that is no longer in the inputs has one row, of the outcome `gone`.
+
     `source_ids` limits it to these sources.
     """
     schema = _schema(pipeline)
     records: list[dict[str, Any]] = []
     carried = CarriedColumns(schema.names)
-    for _, judged in walk(ledger, pipeline):
-        for source in judged:
+    for state, judged in walk(ledger, pipeline):
+        for source in (*judged, *(JudgedSource(gone, (), Verdict(Outcome.GONE)) for gone in state.gone)):
             if source_ids is None or source.source.source_id in source_ids:
                 branch = pipeline.branches.get(source.source.kind)
                 rows = _records(source, branch.rule if branch else None)

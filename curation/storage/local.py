@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from curation.errors import StorageError, WriteConflict
@@ -19,11 +19,17 @@ _LOCK = ".lock"
 
 
 @contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: Path | str) -> Iterator[None]:
+    """What the system says about `path`, as a StorageError."""
     try:
         yield
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
+
+
+def etag_of(status: os.stat_result) -> str:
+    """A tag of a file that changes with its size and its time of modification."""
+    return f"{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
 class LocalStorage:
@@ -35,35 +41,43 @@ class LocalStorage:
 
     def list(self, prefix: str) -> list[Listed]:
         top = self._folder / prefix
-        with _named_errors(top):
-            found = [self._listed(path) for path in top.rglob("*") if path.is_file()] if top.is_dir() else []
-        visible = (item for item in found if not Path(item.key).name.startswith("."))
-        return sorted(visible, key=lambda item: item.key)
+        found: list[Listed] = []
+        with named_errors(top):
+            waiting = [(str(top), f"{PurePosixPath(prefix)}/" if prefix else "")] if top.is_dir() else []
+            while waiting:
+                folder, keys = waiting.pop()
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append((entry.path, f"{keys}{entry.name}/"))
+                        elif not entry.name.startswith(".") and entry.is_file():
+                            status = entry.stat()
+                            found.append(Listed(keys + entry.name, status.st_size, etag_of(status)))
+        return sorted(found, key=lambda item: item.key)
 
     def leftovers(self, prefix: str) -> tuple[str, ...]:
         top = self._folder / prefix
-        with _named_errors(top):
+        with named_errors(top):
             found = [path.relative_to(self._folder).as_posix() for path in top.rglob(f"{_TEMP_PREFIX}*")]
         return tuple(sorted(found))
 
     def _listed(self, path: Path) -> Listed:
         status = path.stat()
-        etag = f"{status.st_size:x}-{status.st_mtime_ns:x}"
-        return Listed(path.relative_to(self._folder).as_posix(), status.st_size, etag)
+        return Listed(path.relative_to(self._folder).as_posix(), status.st_size, etag_of(status))
 
     def find(self, key: str) -> Listed | None:
         path = self._folder / key
-        with _named_errors(path):
+        with named_errors(path):
             return self._listed(path) if path.is_file() else None
 
     def open(self, key: str) -> IO[bytes]:
         path = self._folder / key
-        with _named_errors(path):
+        with named_errors(path):
             return path.open("rb")
 
     def read(self, key: str) -> bytes | None:
         path = self._folder / key
-        with _named_errors(path):
+        with named_errors(path):
             try:
                 return path.read_bytes()
             except FileNotFoundError:
@@ -75,7 +89,7 @@ class LocalStorage:
 
     def write(self, key: str, data: bytes, expect: str | None = None) -> None:
         path = self._folder / key
-        with _named_errors(path):
+        with named_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             temp = _write_temp(path.parent, data)
             try:
@@ -96,7 +110,7 @@ class LocalStorage:
 
     def delete(self, key: str) -> None:
         path = self._folder / key
-        with _named_errors(path):
+        with named_errors(path):
             path.unlink(missing_ok=True)
 
     @contextmanager
@@ -105,7 +119,7 @@ class LocalStorage:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        with _named_errors(self._folder):
+        with named_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         with _locked(self._folder / _LOCK, wait=False):
             self._remove_leftovers()
@@ -143,7 +157,7 @@ def _sync_folder(folder: Path) -> None:
 @contextmanager
 def _locked(path: Path, *, wait: bool) -> Iterator[None]:
     """Hold a lock that the kernel releases when this process ends, however it ends."""
-    with _named_errors(path):
+    with named_errors(path):
         file = path.open("w")
     with file:
         try:

@@ -1,0 +1,94 @@
+"""What lies in the inputs and is no source: counted by kind, and named where somebody should look."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from curation.ingest.place import printable
+from curation.ingest.reader import Contents, Folder
+from curation.ingest.suffixes import suffix_of
+from curation.storage.survey import Survey
+
+NO_SUFFIX = "no suffix"
+HIDDEN = "hidden"
+OUTPUTS = "outputs of runs"
+MAX_KINDS = 12
+MAX_NAMES = 5
+
+
+@dataclass
+class Leftovers:
+    """What a listing left out.
+
+    Attributes:
+        kinds: Suffix -> number of files; also members of tars, and files of runs' outputs.
+        hidden: Paths of hidden files and folders.
+        not_files: Path -> what it is.
+        repeated: Path -> path under which the same folder or file is read.
+    """
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    hidden: list[str] = field(default_factory=list)
+    not_files: dict[str, str] = field(default_factory=dict)
+    repeated: dict[str, str] = field(default_factory=dict)
+
+    def add_parts(self, key: str, contents: Contents) -> None:
+        """Count what a file holds beside its sources."""
+        if contents.num_ignored:
+            suffix = suffix_of(key)
+            is_whole = not contents.sources and contents.num_ignored == 1
+            self.kinds[suffix if is_whole else f"in {suffix} files"] += contents.num_ignored
+
+    def add_survey(self, folder: Folder, found: Survey, outputs: tuple[str, ...]) -> None:
+        """Note what is no file to read. `outputs` are the beginnings of keys of runs' outputs."""
+        num_inside = len(found.files) - len(folder.items)
+        if num_inside:
+            self.kinds[OUTPUTS] += num_inside
+
+        def named(keys: Iterable[str]) -> Iterator[tuple[str, str]]:
+            for key in sorted(keys):
+                if not key.startswith(outputs):
+                    yield key, printable(folder.path(key) if key else folder.root or "/")
+
+        self.hidden += [path for _, path in named(found.hidden)]
+        self.not_files |= {path: found.not_files[key] for key, path in named(found.not_files)}
+        self.repeated |= {path: printable(found.repeated[key]) for key, path in named(found.repeated)}
+
+    def lines(self) -> list[str]:
+        """What people should know, a line per matter."""
+        kinds = [f"{kind} {number}" for kind, number in self._ranked()]
+        more = len(kinds) - MAX_KINDS
+        if more > 0:
+            rest = sum(number for _, number in self._ranked()[MAX_KINDS:])
+            kinds = [*kinds[:MAX_KINDS], f"{more} other suffixes {rest}"]
+        if self.hidden:
+            kinds.append(f"{HIDDEN} {len(self.hidden)} ({some_names(self.hidden)})")
+        said = {
+            "left out": ", ".join(kinds),
+            "no files": some_names(f"{path} ({what})" for path, what in self.not_files.items()),
+            "read once": some_names(f"{path} is {first}" for path, first in self.repeated.items()),
+        }
+        return [f"{name}: {text}" for name, text in said.items() if text]
+
+    def record(self) -> dict[str, Any]:
+        """For run.json and the report; lists of paths are cut."""
+        return {
+            "lines": self.lines(),
+            "left_out": dict(self._ranked()),
+            "num_hidden": len(self.hidden),
+            "num_not_files": len(self.not_files),
+            "num_repeated": len(self.repeated),
+        }
+
+    def _ranked(self) -> list[tuple[str, int]]:
+        return sorted(self.kinds.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def some_names(names: Iterable[str], number: int | None = None) -> str:
+    """The first names, and how many more there are: of `number`, if not all are given."""
+    known = list(names)
+    more = (number or len(known)) - MAX_NAMES
+    return ", ".join(known[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,189 @@
+"""What lies below the inputs: every file once, whichever ways lead to it, and what is no file.
+
+    survey(["in", "/data/more"], takes=lambda name: name.endswith(".jpg"))
+
+Folders that belong to an input come first, then links: a linked folder is read like any other, under
+the name of the link. A folder that is reached a second time (a loop, `./in` beside `in`, an input inside
+another one) is not read again. A link to a file that lies in an input itself is a second name of that
+file; a link to any other file is a file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from curation.storage import Listed, open_storage
+from curation.storage.local import etag_of, named_errors
+
+DANGLING = "dangling"
+"""The etag of a link to a file that is not there."""
+_SPECIAL = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+@dataclass
+class Survey:
+    """What lies below one root. Keys are relative to it, with `/`.
+
+    Attributes:
+        files: Every file that is not hidden; links to nothing among them, if their name is one to read.
+        hidden: Names that begin with a dot; folders end with `/` and are not looked into.
+        not_files: Key -> what it is: a FIFO, a device, a link to nothing, a folder with the name of a file.
+        repeated: Key ("" for the root itself) -> path under which the same thing is read.
+    """
+
+    files: list[Listed] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    not_files: dict[str, str] = field(default_factory=dict)
+    repeated: dict[str, str] = field(default_factory=dict)
+
+
+def describe_mode(mode: int) -> str | None:
+    """What a thing of this `st_mode` is, where it is no file: never open it, a FIFO would wait for ever."""
+    return _SPECIAL.get(stat.S_IFMT(mode))
+
+
+def survey(roots: Sequence[str], takes: Callable[[str], bool]) -> list[Survey]:
+    """One survey per root, in their order. `takes` says whether a file of this name is one to read.
+
+    Raises:
+        StorageError: a folder can't be read.
+        ConfigError: a root is no folder but a URL of an unknown kind.
+    """
+    walk = _Walk(roots, takes)
+    # The outer of two roots comes first, so that the inner one is found in it as a whole.
+    for number in sorted(range(len(roots)), key=lambda number: walk.real_roots[number].count("/")):
+        walk.read_root(number)
+    walk.follow_links()
+    for found in walk.surveys:
+        found.files.sort(key=lambda item: item.key)
+    return walk.surveys
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Something below a root: number of the root, key, the path that leads to it, and its real path."""
+
+    root: int
+    key: str
+    path: str
+    real: str
+
+    def below(self, name: str) -> _Place:
+        """An entry of this folder that is no link."""
+        key = f"{self.key}/{name}" if self.key else name
+        return _Place(self.root, key, f"{self.path}/{name}", f"{self.real.rstrip('/')}/{name}")
+
+
+class _Walk:
+    def __init__(self, roots: Sequence[str], takes: Callable[[str], bool]) -> None:
+        self._roots = roots
+        self._takes = takes
+        self._folders = [open_storage(root).root for root in roots]
+        self.real_roots = [os.path.realpath(folder) for folder in self._folders]
+        self.surveys = [Survey() for _ in roots]
+        self._read: dict[str, str] = {}
+        """Real path of every folder that was read -> the path under which it was."""
+        self._links: deque[_Place] = deque()
+
+    def read_root(self, number: int) -> None:
+        """Read a root with all its folders, but for links."""
+        folder = self._folders[number]
+        if os.path.isdir(folder):  # noqa: PTH112  paths are text here, for speed and for odd bytes
+            self._read_tree(_Place(number, "", folder, self.real_roots[number]))
+
+    def follow_links(self) -> None:
+        """Read what links lead to, links in linked folders included."""
+        own = frozenset(self._read)
+        self._links = deque(sorted(self._links, key=lambda link: (link.root, link.key)))
+        while self._links:
+            link = self._links.popleft()
+            self._follow(link, own)
+
+    def _named(self, place: _Place) -> str:
+        """The path of a place as the configuration spells it."""
+        root = self._roots[place.root]
+        return f"{root.rstrip('/')}/{place.key}" if place.key else root
+
+    def _read_tree(self, top: _Place) -> None:
+        waiting = [top]
+        while waiting:
+            folder = waiting.pop()
+            if folder.real in self._read:
+                self.surveys[folder.root].repeated[folder.key] = self._read[folder.real]
+                continue
+            self._read[folder.real] = self._named(folder)
+            waiting += self._read_folder(folder)
+
+    def _read_folder(self, folder: _Place) -> list[_Place]:
+        """Note the entries of one folder; the folders in it."""
+        found, inner = self.surveys[folder.root], []
+        prefix = f"{folder.key}/" if folder.key else ""
+        with named_errors(folder.path), os.scandir(folder.path) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith("."):
+                    found.hidden.append(f"{prefix}{name}{'/' * entry.is_dir(follow_symlinks=False)}")
+                elif entry.is_file(follow_symlinks=False):
+                    self._add_file(found, f"{prefix}{name}", entry)
+                elif entry.is_symlink():
+                    self._links.append(folder.below(name))
+                elif entry.is_dir(follow_symlinks=False):
+                    inner.append(self._noted(found, folder.below(name)))
+                else:
+                    mode = entry.stat(follow_symlinks=False).st_mode
+                    found.not_files[f"{prefix}{name}"] = describe_mode(mode) or "no file"
+        return inner
+
+    @staticmethod
+    def _add_file(found: Survey, key: str, entry: os.DirEntry[str]) -> None:
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return  # removed since the folder was read: as if it had been removed before
+        found.files.append(Listed(key, status.st_size, etag_of(status)))
+
+    def _noted(self, found: Survey, folder: _Place) -> _Place:
+        """The folder, after a word about it if it is called like a file."""
+        if self._takes(folder.key):
+            found.not_files[folder.key] = "a folder, and read as one"
+        return folder
+
+    def _follow(self, link: _Place, own: frozenset[str]) -> None:
+        """Note what a link leads to. `own` are the folders that were read without a link."""
+        found = self.surveys[link.root]
+        try:
+            status = os.stat(link.path)  # noqa: PTH116
+        except OSError:
+            if self._takes(link.key):
+                found.files.append(Listed(link.key, 0, DANGLING))
+            else:
+                found.not_files[link.key] = "a link to nothing"
+            return
+        real = os.path.realpath(link.path)
+        if stat.S_ISDIR(status.st_mode):
+            self._follow_folder(self._noted(found, _Place(link.root, link.key, link.path, real)), link)
+        elif not stat.S_ISREG(status.st_mode):
+            found.not_files[link.key] = describe_mode(status.st_mode) or "no file"
+        else:
+            folder, _, name = real.rpartition("/")
+            if folder in own and self._takes(name) and not name.startswith("."):
+                found.repeated[link.key] = f"{self._read[folder]}/{name}"
+            else:
+                found.files.append(Listed(link.key, status.st_size, etag_of(status)))
+
+    def _follow_folder(self, folder: _Place, link: _Place) -> None:
+        if f"{link.real}/".startswith(f"{folder.real.rstrip('/')}/"):
+            # The link lies in the folder that it leads to: a loop, even where that folder is no input.
+            self.surveys[link.root].repeated[link.key] = self._read.get(folder.real, folder.real)
+        else:
+            self._read_tree(folder)
