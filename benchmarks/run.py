@@ -9,6 +9,7 @@ NAMES = (
     "decode_once",
     "filter_pass",
     "image_filters",
+    "text_detectors",
     "image_tokens",
     "clip_tokens",
     "documents",

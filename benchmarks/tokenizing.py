@@ -70,7 +70,8 @@ def _reference(folder: Path) -> Any:
 
     @torch.inference_mode()
     def encode(frames: Any) -> Any:
-        pixels = (torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+        # Contiguous, as its own image processor gives them.
+        pixels = (torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous().float() / 255 - 0.5) / 0.5
         if len(frames) == 1:
             return model.encode(pixels, torch.tensor([pixels.shape[-2:]])).image_tokens[0].numpy()
         hidden = model.quant_conv(model.encoder(pixels[None]).permute(0, 2, 1, 3, 4))

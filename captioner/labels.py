@@ -100,7 +100,7 @@ def draw(
             continue
         source, sample, stratum = clips[sample_id]
         try:
-            reader = VideoReader(source, pipeline.config.run.decoder, lambda: None, sample.start_s)
+            reader = VideoReader(source, pipeline.config.decoder, lambda: None, sample.start_s)
             view = View(count=num_frames, short_side=short_side)
             frames = _write_frames(folder, source, sample, reader, view)
         except SampleError:

@@ -45,7 +45,7 @@ def load_prompts(folder: str | None, lengths: Mapping[Length, float], *, structu
     Raises:
         ConfigError: a file is missing, or names a place that can't be filled in.
     """
-    root: Traversable = Path(folder).expanduser() if folder else files("captioner").joinpath("prompts")
+    root: Traversable = Path(folder) if folder else files("captioner").joinpath("prompts")
     names = [f"{kind}-{length}" for kind in KINDS for length in sorted(lengths)]
     texts = {name: _read(root, name) for name in [*names, *(["structured"] if structured else [])]}
     for name, text in texts.items():

@@ -51,21 +51,20 @@ def serving(config: CaptionConfig, arguments: Mapping[str, Any]) -> Iterator[dic
 
 def server_command(config: CaptionConfig, arguments: Mapping[str, Any], port: int) -> list[str]:
     """The command line of vLLM's server with the engine's arguments."""
-    python = Path(config.serve.python).expanduser().absolute() if config.serve.python else sys.executable
+    python = Path(config.serve.python).absolute() if config.serve.python else sys.executable
     given = dict(arguments) | {"served_model_name": config.model, "host": config.serve.host, "port": port}
     model = str(given.pop("model"))
     if config.frames_as == "video":
         given["trust_request_mm_kwargs"] = True  # requests tell the frames' rate
     command = [str(python), "-m", "vllm.entrypoints.cli.main", "serve", model, "--disable-uvicorn-access-log"]
-    for name, value in given.items():
-        command += _flag(name.replace("_", "-"), value)
-    return command
+    return [*command, *(_flag(name.replace("_", "-"), value) for name, value in given.items())]
 
 
-def _flag(name: str, value: Any) -> list[str]:
+def _flag(name: str, value: Any) -> str:
+    """With `=`, so that a value is never taken for another argument."""
     if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
-    return [f"--{name}", json.dumps(value) if isinstance(value, dict | list) else str(value)]
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name}={json.dumps(value) if isinstance(value, dict | list) else value}"
 
 
 class ModelServer:

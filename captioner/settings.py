@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
+from captioner.engine_args import check_engine_args
 from captioner.gate import SCRIPTS, GateConfig
 from captioner.prompt import Length, load_prompts
 from curation.errors import ConfigError
-from curation.stage import StageConfig
+from curation.stage import Location, StageConfig
 
 EngineName = Literal["vllm", "serve", "openai", "sidecar", "stand-in"]
 
-_NOT_ENGINE_ARGS = {
-    "model": "model",
-    "served_model_name": "model",
-    "revision": "revision",
-    "dtype": "dtype",
-    "quantization": "quantization",
-    "seed": "seed",
-    "tensor_parallel_size": "tensor_parallel_size",
-    "mm_processor_kwargs": "max_pixels",
-    "limit_mm_per_prompt": "num_frames",
-    "structured_outputs_config": "structured",
-    "trust_request_mm_kwargs": "frames_as",
-    "host": "serve.host",
-    "port": "serve.port",
-    "api_key": "api_key_env",
-}
-"""Arguments of vLLM that are set here under another name."""
+
+def _environment_name(text: str) -> str:
+    if not text.isidentifier():
+        # Most likely it is the key itself, so it is not repeated.
+        raise ValueError("is to name an environment variable that holds the key, such as OPENAI_API_KEY")
+    return text
+
+
+EnvironmentName = Annotated[str, AfterValidator(_environment_name)]
 
 
 class ServeConfig(StageConfig):
     """The server that a run starts, watches and stops."""
 
-    python: str | None = None
+    python: Location | None = None
     """The Python that has vLLM, such as .venv-caption/bin/python; by default the one that runs this."""
     host: str = "127.0.0.1"
     """Address to listen on. On a cluster, this machine's address that workers on other nodes can reach."""
@@ -46,7 +39,8 @@ class ServeConfig(StageConfig):
     max_restarts: Annotated[int, Field(ge=0)] = 5
     """A server that ended by itself this many times in a run is not started again."""
     environment: dict[str, str] = Field(default_factory=dict)
-    """Environment variables for the server, such as CUDA_VISIBLE_DEVICES. No secrets: they go to run.json."""
+    """Environment variables for the server, such as CUDA_VISIBLE_DEVICES. They go to run.json, but for
+    what is named like a secret."""
 
 
 class CaptionConfig(StageConfig):
@@ -55,13 +49,13 @@ class CaptionConfig(StageConfig):
     engine: EngineName
     """`vllm`: in the worker (extra `caption`); `serve`: a vLLM server that the run starts and stops;
     `openai`: any server with that API; `sidecar`: what came with the data; `stand-in`: no model."""
-    model: str = ""
+    model: Location = ""
     """A hub name or folder for vLLM; for engine `openai` the name that the server knows."""
     revision: str | None = None
     """Revision of a hub name; its newest by default. For engine `openai` what the server runs, if known."""
-    url: Annotated[str, Field(pattern="^https?://")] | None = None
+    url: Annotated[Location, Field(pattern="^https?://")] | None = None
     """Base URL of the server, such as http://127.0.0.1:8000/v1, for engine `openai`."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: EnvironmentName = "OPENAI_API_KEY"
     """Environment variable of the workers that holds the server's key, if it wants one."""
     column: str = "caption"
     """Name of the text that came with a source, for engine `sidecar`."""
@@ -79,7 +73,7 @@ class CaptionConfig(StageConfig):
     max_window_s: Annotated[float, Field(gt=0)] = 20.0
     """Longest window in seconds."""
 
-    prompts: str | None = None
+    prompts: Location | None = None
     """Folder of prompt files like those in captioner/prompts, which are the default."""
     lengths: Annotated[dict[Length, Annotated[float, Field(ge=0)]], Field(min_length=1)] = Field(
         default={"short": 0.1, "medium": 0.2, "long": 0.7}
@@ -98,7 +92,7 @@ class CaptionConfig(StageConfig):
     max_attempts: Annotated[int, Field(ge=1)] = 3
     """How often a model is asked for a caption that the gate lets pass."""
     seed: int = 0
-    """Seed of the draw of lengths and of the model's sampling."""
+    """Seed of the draws of lengths, of the model's sampling, and of one text where several came along."""
     gate: GateConfig = GateConfig()
     """What counts as a caption."""
 
@@ -110,8 +104,9 @@ class CaptionConfig(StageConfig):
     """vLLM scales pictures down to this many pixels: one frame's with Qwen2.5-VL, a clip's with Qwen3-VL."""
     tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
     """GPUs that one engine spans."""
-    engine_args: dict[str, Any] = Field(default_factory=dict)
-    """Further arguments of vLLM's engine that change speed, not texts, such as {max_num_seqs: 64}."""
+    engine_args: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further arguments of vLLM's engine that change speed, not texts, such as {max_num_seqs: 64}; none that
+    run code from elsewhere."""
     serve: ServeConfig = ServeConfig()
     """The server of engine `serve`."""
     concurrency: Annotated[int, Field(ge=1)] = 32
@@ -131,10 +126,7 @@ class CaptionConfig(StageConfig):
             raise ValueError(f"language {self.language!r} is not one of {', '.join(SCRIPTS)}")
         if not sum(self.lengths.values()):
             raise ValueError("lengths must give one of short, medium and long a weight above 0")
-        for name in sorted(set(self.engine_args) & set(_NOT_ENGINE_ARGS)):
-            raise ValueError(f"engine_args.{name} is set by {_NOT_ENGINE_ARGS[name]}")
-        if self.engine_args.get("trust_remote_code"):
-            raise ValueError("engine_args.trust_remote_code would run code that comes with a model")
+        check_engine_args(self.engine_args)
         try:
             load_prompts(self.prompts, self.lengths, structured=self.structured)
         except ConfigError as error:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+from pydantic import ValidationError
 
 from captioner import gate, structure
 from captioner.engines.base import Answer, Engine, Question, Sampling
@@ -20,7 +21,7 @@ from captioner.prompt import Length, drawn_length, load_prompts
 from captioner.server import KEY, URL, serving
 from captioner.settings import CaptionConfig
 from captioner.windows import windows
-from curation.errors import CaptionError, SampleError
+from curation.errors import CaptionError, ConfigError, SampleError
 from curation.models import STAND_IN, fetch
 from curation.records import Row, Sample, SampleKind, stable_id
 from curation.stage import Media, ModelRef, Setup, Stage, View
@@ -103,6 +104,12 @@ class CaptionStage(Stage[CaptionConfig]):
         name = STAND_IN if stand_in else self.config.model
         return (ModelRef("captioner", name, self.config.revision, stand_in=stand_in),)
 
+    def packages(self) -> Mapping[str, str]:
+        """A server may have vLLM in an environment of its own."""
+        engine, serve = self.config.engine, self.config.serve
+        in_here = engine == "vllm" or (engine == "serve" and serve.python is None)
+        return {"vllm": "caption"} if in_here else {}
+
     @classmethod
     def placement_settings(cls) -> set[str]:
         return {
@@ -141,7 +148,7 @@ class CaptionStage(Stage[CaptionConfig]):
         if config.engine == "stand-in":
             self.engine = StandInEngine()
         elif config.engine == "sidecar":
-            self.engine = SidecarEngine(config.column)
+            self.engine = SidecarEngine(config.column, config.seed)
         elif config.engine == "vllm":
             model = fetch(self.models()[0], setup.revisions["captioner"])
             self.engine = VLLMEngine(engine_arguments(config, model), sampling, device=setup.device)
@@ -229,6 +236,7 @@ class CaptionStage(Stage[CaptionConfig]):
             temperature=temperature,
             seed=seed,
             carried=talk.media.source.carried,
+            sample_id=talk.sample.sample_id,
         )
 
     def _take(self, talk: _Talk, answer: Answer, *, is_last: bool) -> None:
@@ -289,7 +297,21 @@ def _verdicts_of(error: str) -> list[str]:
 
 
 def server_engine(url: str, model: str, api_key_env: str, concurrency: int) -> Engine:
-    """An engine for plain questions outside of a run, at a server with OpenAI's API."""
-    config = CaptionConfig(engine="openai", url=url, model=model, concurrency=concurrency)
-    key = os.environ.get(api_key_env)
-    return OpenAIEngine(url, model, key, Sampling(config.max_tokens), concurrency=concurrency)
+    """An engine for plain questions outside of a run, at a server with OpenAI's API.
+
+    Raises:
+        ConfigError: there can be no such server.
+    """
+    try:
+        config = CaptionConfig(
+            engine="openai", url=url, model=model, api_key_env=api_key_env, concurrency=concurrency
+        )
+    except ValidationError as error:
+        found = error.errors(include_input=False, include_url=False)
+        raise ConfigError(
+            "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in found)
+        ) from None
+    key = os.environ.get(config.api_key_env)
+    return OpenAIEngine(
+        config.url or "", config.model, key, Sampling(config.max_tokens), concurrency=concurrency
+    )

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import io
+import json
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from curation import __version__
+from curation.console import accept_any_text, echo
 from curation.errors import ConfigError, CurationError
 from curation.label import label
+from curation.options import config_options, path_text, shards_options, work_options
+from curation.redaction import redact
 
 if TYPE_CHECKING:
     from curation.config import Config
 
 INTERRUPTED = 130
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Group(click.Group):
@@ -43,44 +47,6 @@ def cli() -> None:
     """
 
 
-def _config_options(command: F) -> F:
-    options = [
-        click.option("--config", "-c", "path", required=True, metavar="FILE", help="YAML configuration."),
-        click.option(
-            "--set",
-            "overrides",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Override a setting, such as images.aesthetic.min_score=5.2.",
-        ),
-        click.option(
-            "--input", "inputs", multiple=True, metavar="FOLDER", help="Read these folders instead."
-        ),
-        click.option("--output", metavar="FOLDER", help="Write there instead."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _work_options(command: F) -> F:
-    options = [
-        click.option(
-            "--address", metavar="ADDRESS", help="Ray cluster; by default one is started on this machine."
-        ),
-        click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Take up at most N sources."),
-        click.option("--retry-failed", is_flag=True, help="Try again what failed."),
-        click.option(
-            "--accept-new-models",
-            is_flag=True,
-            help="Measure anew with models that changed under their name.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 def _load(path: str, overrides: Sequence[str], inputs: Sequence[str], output: str | None) -> Config:
     from curation.config import load_config
 
@@ -88,8 +54,8 @@ def _load(path: str, overrides: Sequence[str], inputs: Sequence[str], output: st
 
 
 @cli.command()
-@_config_options
-@_work_options
+@config_options
+@work_options
 def run(
     path: str, overrides: tuple[str, ...], inputs: tuple[str, ...], output: str | None, **work: Any
 ) -> int:
@@ -105,8 +71,8 @@ def run(
 
 @cli.command()
 @click.argument("name")
-@_config_options
-@_work_options
+@config_options
+@work_options
 @click.option("--recompute", is_flag=True, help="Measure again what has been measured.")
 def stage(
     name: str,
@@ -143,9 +109,10 @@ def _choices(config: Config) -> list[Any]:
 
 
 def _run(config: Config, order: Any) -> int:
+    from curation.console import console
     from curation.report.funnel import print_funnel
     from curation.run import run as run_pipeline
-    from curation.watch import ConsoleWatcher, console
+    from curation.watch import ConsoleWatcher
 
     out = console()
     watcher = ConsoleWatcher(out)
@@ -157,22 +124,22 @@ def _run(config: Config, order: Any) -> int:
     if not result.did_work:
         out.print("nothing was missing: no media was opened")
     for name, place in result.paths.items():
-        out.print(f"{name:>7}: {place}", highlight=False)
+        out.print(f"{name:>7}: {place}")
     failed, limit = result.books.failed_fraction(), config.run.max_failed_fraction
     if failed > limit:
-        out.print(f"[red]{failed:.1%} failed, more than run.max_failed_fraction: {limit:g}[/]")
+        out.print(f"{failed:.1%} failed, more than run.max_failed_fraction: {limit:g}", style="red")
         return 1
     return 0
 
 
 @cli.command()
-@_config_options
+@config_options
 def status(path: str, overrides: tuple[str, ...], inputs: tuple[str, ...], output: str | None) -> int:
     """Show the funnel as the ledger has it."""
+    from curation.console import console
     from curation.report.books import keep_books
     from curation.report.funnel import print_funnel
     from curation.run import open_pipeline
-    from curation.watch import console
 
     pipeline, ledger = open_pipeline(_load(path, overrides, inputs, output))
     print_funnel(console(), pipeline, keep_books(ledger, pipeline))
@@ -180,68 +147,59 @@ def status(path: str, overrides: tuple[str, ...], inputs: tuple[str, ...], outpu
 
 
 @cli.command()
-@_config_options
+@config_options
 def report(path: str, overrides: tuple[str, ...], inputs: tuple[str, ...], output: str | None) -> int:
     """Write the HTML report from the ledger."""
     from curation.run import open_pipeline, write_report
 
     _, place = write_report(*open_pipeline(_load(path, overrides, inputs, output)))
-    click.echo(place)
+    echo(place)
     return 0
 
 
 @cli.command()
-@_config_options
-@click.option("--to", "target", required=True, metavar="FILE", help="Parquet file to write.")
+@config_options
+@click.option(
+    "--to", "target", required=True, type=path_text, metavar="FILE", help=".parquet or .csv file to write."
+)
 def table(
     path: str, overrides: tuple[str, ...], inputs: tuple[str, ...], output: str | None, target: str
 ) -> int:
-    """Write one flat table: a row per source and sample with every column, outcome and reason."""
-    from pathlib import Path
+    """Write one flat table: a row per source and sample with every column, outcome and reason.
 
-    from curation import tables
+    As Parquet or CSV, by the file's name. In CSV lists are JSON and bytes are hexadecimal.
+    """
+    from curation.report.flatfile import format_of, write_table
     from curation.report.table import flat_table
     from curation.run import open_pipeline
 
+    layout = format_of(target)
     pipeline, ledger = open_pipeline(_load(path, overrides, inputs, output))
     flat = flat_table(ledger, pipeline)
-    try:
-        Path(target).write_bytes(tables.to_bytes(flat))
-    except OSError as error:
-        raise ConfigError(f"cannot write {target}: {error.strerror}") from error
-    click.echo(f"{target}: {flat.num_rows} rows, {flat.num_columns} columns")
+    write_table(flat, target, layout)
+    echo(f"{target}: {flat.num_rows} rows, {flat.num_columns} columns")
     return 0
 
 
 @cli.command()
 @click.argument("wanted", metavar="ID")
-@_config_options
+@config_options
 def explain(
     wanted: str, path: str, overrides: tuple[str, ...], inputs: tuple[str, ...], output: str | None
 ) -> int:
     """Tell everything about one source or sample: an id, the start of one, a URI or a file name."""
+    from curation.console import console
     from curation.report.explain import explain as explain_one
     from curation.run import open_pipeline
-    from curation.watch import console
 
     pipeline, ledger = open_pipeline(_load(path, overrides, inputs, output))
     explain_one(console(), ledger, pipeline, wanted)
     return 0
 
 
-def _shards_options(command: F) -> F:
-    options = [
-        click.argument("folder", required=False),
-        click.option("--config", "-c", "path", metavar="FILE", help="Take the shards of this configuration."),
-        click.option("--output", metavar="FOLDER", help="With --config: its output is there instead."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 def _shards_folder(folder: str | None, path: str | None, output: str | None) -> str:
     """Where the shards are: as named, or where the configuration writes them."""
+    from curation.registry import MANIFEST, load
     from curation.storage import open_storage
 
     if path is not None and folder is None:
@@ -249,34 +207,46 @@ def _shards_folder(folder: str | None, path: str | None, output: str | None) -> 
         folder = f"{general.output}/shards/{general.name}"
     elif folder is None or path is not None:
         raise ConfigError("name either a folder of shards or, with --config, the configuration of their run")
-    if not open_storage(folder).list(""):
+    names = [item.key for item in open_storage(folder).list("")]
+    if not names:
         raise ConfigError(f"{folder}: there is no such folder, or nothing is in it")
+    known = (load(MANIFEST), ".parquet")
+    if not any(name.endswith(known) and "/" not in name for name in names):
+        raise ConfigError(f"{folder} holds no shards; those of a run are in shards/NAME of its output")
     return folder
 
 
 @cli.command()
-@_shards_options
+@shards_options
 def verify(folder: str | None, path: str | None, output: str | None) -> int:
-    """Check the shards in FOLDER: files, sha256, rows, documents, splits, and that no sample is missing."""
+    """Check the shards in FOLDER: files, sha256, rows, documents, splits, and that no sample is missing.
+
+    In the output of a run also whether they hold sources that have left the inputs since.
+    """
+    from curation.present import absent_beside
     from curation.registry import VERIFY, load
     from curation.storage import open_storage
 
     place = _shards_folder(folder, path, output)
-    found = load(VERIFY)(open_storage(place), "")
+    found = load(VERIFY)(open_storage(place), "", absent_beside(place))
     for problem in found.problems:
-        click.echo(problem)
+        echo(problem)
     sound = f"{found.num_shards} shards, {found.num_samples} samples, {found.num_tokens} tokens"
-    click.echo(
+    echo(
         f"{place}: {len(found.problems)} problems; sound: {sound}" if found.problems else f"{place}: {sound}"
     )
     return 1 if found.problems else 0
 
 
 @cli.command()
-@click.argument("candidates", metavar="CANDIDATES")
-@click.argument("votes", metavar="VOTES")
-@click.option("--vocabulary", required=True, metavar="FILE", help="The text vocabulary, as in shards.")
-@click.option("--to", "target", required=True, metavar="FILE", help="Parquet file for the triplets.")
+@click.argument("candidates", type=path_text, metavar="CANDIDATES")
+@click.argument("votes", type=path_text, metavar="VOTES")
+@click.option(
+    "--vocabulary", required=True, type=path_text, metavar="FILE", help="The text vocabulary, as in shards."
+)
+@click.option(
+    "--to", "target", required=True, type=path_text, metavar="FILE", help="Parquet file for the triplets."
+)
 @click.option("--min-voters", type=click.IntRange(1), help="Voters a prompt needs.")
 @click.option("--min-agreement", type=click.FloatRange(0, 1), help="Share of them that must agree.")
 def preference(
@@ -293,19 +263,21 @@ def preference(
     asked = {"min_voters": min_voters, "min_agreement": min_agreement}
     settings = {name: value for name, value in asked.items() if value is not None}
     made = load(PREFERENCE)(candidates, votes, target, vocabulary, **settings)
-    click.echo(f"{target}: triplets of {made.num_triplets} of {made.num_prompts} prompts")
+    echo(f"{target}: triplets of {made.num_triplets} of {made.num_prompts} prompts")
     for reason, number in made.left_out.items():
-        click.echo(f"left out: {reason} {number}")
+        echo(f"left out: {reason} {number}")
     if made.num_partial_votes:
         voters = "1 voter" if made.num_partial_votes == 1 else f"{made.num_partial_votes} voters"
-        click.echo(f"{voters} had not scored all candidates of a prompt and did not count for it")
+        echo(f"{voters} had not scored all candidates of a prompt and did not count for it")
     return 0
 
 
 @cli.command()
 @click.argument("format_name", metavar="FORMAT")
-@_shards_options
-@click.option("--to", "target", required=True, metavar="FOLDER", help="Empty folder to write into.")
+@shards_options
+@click.option(
+    "--to", "target", required=True, type=path_text, metavar="FOLDER", help="Empty folder to write into."
+)
 @click.option(
     "--context",
     type=click.IntRange(min=1),
@@ -320,19 +292,20 @@ def export(
     from curation.registry import EXPORT, load
 
     done = load(EXPORT)(format_name, _shards_folder(folder, path, output), target, context=context)
-    click.echo(f"{target}: {done.num_samples} samples in {done.num_files} files, counted again")
+    echo(f"{target}: {done.num_samples} samples in {done.num_files} files, counted again")
     for reason, number in done.left_out.items():
         if number:
-            click.echo(f"left out: {number} {reason}")
+            echo(f"left out: {number} {reason}")
     return 0
 
 
 @cli.command()
 @click.argument("wanted", metavar="ID")
-@_config_options
+@config_options
 @click.option(
     "--to",
     "target",
+    type=path_text,
     default="preview.html",
     show_default=True,
     metavar="FILE",
@@ -357,14 +330,14 @@ def preview(
     looks = look_at(ledger, pipeline, wanted)
     notice = untrained_notice(pipeline)
     if notice:
-        click.echo(notice)
+        echo(notice)
     for look in looks:
         found = look.error or f"PSNR {look.psnr_db:.2f} dB, SSIM {look.ssim:.4f}"
-        click.echo(f"{look.sample_id} {look.title}: {found}")
+        echo(f"{look.sample_id} {look.title}: {found}")
     if all(look.error for look in looks):
         return 1
     write_preview(pipeline, looks, target)
-    click.echo(target)
+    echo(target)
     return 0
 
 
@@ -377,10 +350,10 @@ def demo(folder: str, fetch_only: bool) -> int:
     from curation.demo import demo_config, prepare
     from curation.run import Order
 
-    prepare(folder, click.echo)
+    prepare(path_text(folder), echo)
     if fetch_only:
         return 0
-    vocabulary = f"shards.vocabulary={folder}/qwen.tiktoken"
+    vocabulary = f"shards.vocabulary={json.dumps(f'{folder}/qwen.tiktoken')}"
     config = load_config(demo_config(), [vocabulary], input=[f"{folder}/input"], output=f"{folder}/output")
     return _run(config, Order())
 
@@ -390,17 +363,20 @@ cli.add_command(label)
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code: 0, 1 too many failures, 2 usage, 3 environment, 130 Ctrl-C."""
+    accept_any_text()
     try:
         code = cli.main(args=args, prog_name="curation", standalone_mode=False)
     except click.exceptions.Exit as finished:
         code = finished.exit_code
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        echo(redact(said.getvalue().rstrip()), err=True)
         code = error.exit_code
     except CurationError as error:
-        click.echo(f"{type(error).__name__}: {error}", err=True)
+        echo(f"{type(error).__name__}: {error}", err=True)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\nstopped; what was measured is kept, and the same command goes on from there", err=True)
+        echo("\nstopped; what was measured is kept, and the same command goes on from there", err=True)
         code = INTERRUPTED
     sys.exit(code or 0)

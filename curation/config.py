@@ -9,18 +9,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from curation.errors import ConfigError
-from curation.media.decoder import DecoderName
+from curation.media.decoder import DecoderName, DecoderSettings
 from curation.media.image import MAX_PIXELS
+from curation.records import SampleKind
 from curation.registry import SHARDS, STAGES, load, stage_class
+from curation.settings_file import read_settings
 from curation.splitter import Splitter
-from curation.stage import GIVEN_COLUMNS, DatasetStage, Stage, StageConfig
+from curation.stage import GIVEN_COLUMNS, DatasetStage, Location, Stage, StageConfig
 
 
 class General(StageConfig):
@@ -28,16 +28,22 @@ class General(StageConfig):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """The dataset's name: letters, digits, `.`, `_`, `-`; the shards go to `<output>/shards/<name>`."""
-    input: list[str] = Field(min_length=1)
-    """Folders to read, all files below them. A source's identity is its path as spelled here."""
-    output: str
+    input: list[Location] = Field(min_length=1)
+    """Folders to read, all files below them. A source's identity is its path as spelled here, `./in` being
+    `in`."""
+    output: Location
     """Folder for ledger, shards and report."""
     stand_ins: Literal["refuse", "allow"] = "refuse"
     """Whether untrained stand-in models may be used."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run; `auto` takes a GPU where there is one."""
     max_pixels: Annotated[int, Field(ge=1)] = MAX_PIXELS
-    """Images of more pixels are FAILED, by their header alone; with a new limit use `--retry-failed`."""
+    """Images and videos of more pixels (of videos: a frame, with square pixels) are FAILED, by their header
+    alone, or where frames grow in mid-stream; with a new limit use `--retry-failed`."""
+    hdr: Literal["tone_map", "flag", "reject"] = "tone_map"
+    """Video in PQ or HLG: `tone_map` makes it SDR; `reject` rejects it (`hdr_rejected`) without looking at
+    it; `flag` takes its code values for SDR, so that it looks dull, and measures all videos, captions and
+    tokens anew. The column `color_transfer` names it in any case."""
     license: str = "unknown"
     """Licence of the media, written to every shard row and to the dataset card."""
 
@@ -58,7 +64,8 @@ class RunSettings(StageConfig):
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of sources and samples that may fail before the run ends with exit code 1."""
     max_held_bytes: Annotated[int, Field(ge=1)] = 2**29
-    """Decoded frames of kept samples that a worker holds before captions and tokens are measured together."""
+    """Decoded pixels that a worker holds: of images that are filtered together, and of kept samples before
+    captions and tokens are measured together. At least one image or sample is held, whatever its size."""
     max_rss_bytes: Annotated[int, Field(ge=2**28)] | None = None
     """A worker that holds more memory than this after a unit is replaced; for libraries that leak."""
     decoder: DecoderName = "pyav"
@@ -114,9 +121,16 @@ class Config:
     shards: Any
     resolved: Mapping[str, Any]
 
+    @property
+    def decoder(self) -> DecoderSettings:
+        """How videos are decoded."""
+        return DecoderSettings(self.run.decoder, self.general.hdr != "flag", self.general.max_pixels)
+
 
 _SECTIONS = ("images", "videos", "captions", "tokens", "shards", "run", "stages")
 _SPLITTERS = {"videos": "scenes"}
+_SAMPLES: Mapping[str, SampleKind] = {"images": "image", "videos": "clip"}
+"""What the filters of a section measure."""
 
 
 class _Problems:
@@ -190,41 +204,15 @@ def load_config(path: str, overrides: Sequence[str] = (), **fields: Any) -> Conf
 
     Args:
         path: YAML file.
-        overrides: "a.b=value" settings that replace the file's, value in YAML.
+        overrides: "a.b=value" settings that replace the file's, value in YAML; null drops a section.
         fields: Top-level settings that replace the file's; None leaves it.
 
     Raises:
         ConfigError: with every problem, each under its dotted name.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} must hold a mapping of settings")
-    for override in overrides:
-        _override(data, override)
+    data = read_settings(path, overrides)
     data.update({key: value for key, value in fields.items() if value is not None})
     return parse_config(data, path)
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    name, separator, value = override.partition("=")
-    if not separator:
-        raise ConfigError(f"--set {override}: must look like images.aesthetic.min_score=5.2")
-    *path, last = name.strip().split(".")
-    for part in path:
-        data = data.setdefault(part, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f"--set {override}: {part} is not a section")
-    try:
-        data[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML") from error
 
 
 def parse_config(data: Mapping[str, Any], name: str = "configuration") -> Config:
@@ -252,7 +240,9 @@ def parse_config(data: Mapping[str, Any], name: str = "configuration") -> Config
     shards = problems.check(load(SHARDS).Config, "shards", data["shards"]) if "shards" in data else None
     for key in ("captions", "tokens"):
         if "shards" in data and key not in data:
-            problems.add("shards", f"needs {key}, which the configuration does not have")
+            problems.add(
+                "shards", f"needs {key}, which the configuration does not have; add it or drop shards"
+            )
     _check_stand_ins(general, [branches, ends], problems)
     if problems.found:
         raise ConfigError("\n  ".join([f"{name}: {_count(len(problems.found))}", *problems.found]))
@@ -281,11 +271,14 @@ def _extra_stages(section: Any, problems: _Problems) -> dict[str, str]:
     found = {}
     for name, target in section.items():
         try:
-            load(str(target))
+            stage = load(str(target))
         except ConfigError as error:
             problems.add(f"stages.{name}", str(error))
-        else:
+            continue
+        if isinstance(stage, type) and issubclass(stage, Stage):
             found[str(name)] = str(target)
+        else:
+            problems.add(f"stages.{name}", f"{target} is no stage: no subclass of curation.stage.Stage")
     return found
 
 
@@ -309,9 +302,15 @@ def _branch(kind: str, section: Any, extra: dict[str, str], problems: _Problems)
         if key in ("filters", splitter_name) or key in used:
             continue
         if key in known:
-            problems.add(f"{kind}.{key}", f"has settings but does not stand in {kind}.filters")
+            problems.add(
+                f"{kind}.{key}",
+                f"has settings but does not stand in {kind}.filters; put it there, or drop {kind}.{key} (by "
+                f"--set {kind}.{key}=null on the command line)",
+            )
         else:
             problems.unknown(kind, str(key), {*known, "filters", *filter(None, [splitter_name])})
+    for name in used:
+        _check_kind(kind, name, known, extra, problems)
     stages = {
         f"{kind}.{name}": _choice(f"{kind}.{name}", name, section.get(name), extra, problems) for name in used
     }
@@ -322,6 +321,16 @@ def _branch(kind: str, section: Any, extra: dict[str, str], problems: _Problems)
     order = [splitter, *(stages[f"{kind}.{name}"] for name in used)]
     _check_inputs([choice for choice in order if choice], {**STAGES, **extra}, problems)
     return BranchChoice(rule, splitter, {key: choice for key, choice in stages.items() if choice})
+
+
+def _check_kind(
+    section: str, name: str, known: Iterable[str], extra: dict[str, str], problems: _Problems
+) -> None:
+    """A filter must be able to measure what the section holds."""
+    kind = _SAMPLES[section]
+    if kind not in stage_class(name, extra).kinds:
+        able = sorted(other for other in known if kind in stage_class(other, extra).kinds)
+        problems.add(f"{section}.filters", f"{name} measures no {kind}s; {', '.join(able)} do")
 
 
 def _check_inputs(order: Sequence[StageChoice], registered: Mapping[str, str], problems: _Problems) -> None:

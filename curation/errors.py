@@ -3,25 +3,31 @@
 CurationError
 ├── ConfigError              exit 2, before any work
 ├── EnvironmentFault         exit 3, before any work
-│   └── MissingDependencyError
+│   ├── MissingDependencyError
+│   └── DeviceMemoryFault    one sample alone does not fit: stop
 ├── ContractError            a stage broke its own declaration: stop
 ├── LedgerError              damaged file or books that don't balance: stop, nothing lost
 ├── StorageError             input or output out of reach: stop, nothing lost
 │   └── WriteConflict        someone else wrote first: read again and merge
 ├── WorkerError              replace the worker, retry its unit
 └── SampleError              record the sample as FAILED, go on
-    ├── ProbeError  ├── DecodeError  ├── UnsupportedMediaError
-    ├── CaptionError  ├── TokenizeError  └── PoisonSource
+    ├── ProbeError  ├── ChangedError  ├── DecodeError  ├── UnsupportedMediaError
+    ├── MeasureError  ├── CaptionError  ├── TokenizeError  └── PoisonSource
 
 Every constructor takes one message, because extra positional arguments do not survive pickling
-between processes.
+between processes. Secrets in it are hidden.
 """
+
+from curation.redaction import redact
 
 
 class CurationError(Exception):
     """Anything that this project raises on purpose."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
 
 
 class ConfigError(CurationError):
@@ -38,6 +44,10 @@ class EnvironmentFault(CurationError):
 
 class MissingDependencyError(EnvironmentFault):
     """A package or a model's files are not here; the message names what to install."""
+
+
+class DeviceMemoryFault(EnvironmentFault):
+    """A GPU has too little memory for what a stage does."""
 
 
 class ContractError(CurationError):
@@ -70,12 +80,20 @@ class ProbeError(SampleError):
     """The file is not media, or its header cannot be read."""
 
 
+class ChangedError(SampleError):
+    """The file is not the one that was listed any more; the next run takes the new one up."""
+
+
 class DecodeError(SampleError):
     """The header is fine, the pixels are not."""
 
 
 class UnsupportedMediaError(SampleError):
     """Decodable, but not something that this stage can measure."""
+
+
+class MeasureError(SampleError):
+    """A stage raised something that it does not declare; the message names it."""
 
 
 class CaptionError(SampleError):

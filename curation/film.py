@@ -17,17 +17,18 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from curation.decide import steps_of
-from curation.errors import ContractError, DecodeError, SampleError
+from curation.errors import ContractError, DecodeError, MeasureError, SampleError
+from curation.isolation import isolated
 from curation.judge import branch_steps, decide_sample
 from curation.measure import Tally
-from curation.media.decoder import DecoderName
+from curation.media.decoder import DecoderSettings
 from curation.media.frame import Frame
 from curation.media.readers import VideoReader, without_pixels
 from curation.media.views import GridCollector
 from curation.parts import WHOLE, Part, neighbors
 from curation.pipeline import Branch
 from curation.records import Row, Sample, Source
-from curation.splitter import CutFinder, Span, Splitter, span_row
+from curation.splitter import CutFinder, PerRecording, Span, Splitter, source_values, span_row
 from curation.stage import Media, Stage, View
 
 if TYPE_CHECKING:
@@ -49,12 +50,14 @@ class Filmed:
         readings: What the splitter read off the part's own frames, in order.
         end_s: When the source ends, if its end was reached.
         rows: Step key -> rows of the clips that seem to begin in the part.
+        codings: Sizes, pixel aspects and orientations of its frames as stored.
         error: Why it broke off.
     """
 
     readings: list[Any] = field(default_factory=list)
     end_s: float | None = None
     rows: dict[str, list[Row]] = field(default_factory=dict)
+    codings: set[tuple[object, ...]] = field(default_factory=set)
     error: SampleError | None = None
     tally: Tally = field(default_factory=Tally)
 
@@ -62,7 +65,7 @@ class Filmed:
 class Film:
     """One video under the filters of its branch."""
 
-    def __init__(self, unit: UnitRun, source: Source, branch: Branch, decoder: DecoderName) -> None:
+    def __init__(self, unit: UnitRun, source: Source, branch: Branch, decoder: DecoderSettings) -> None:
         if branch.splitter is None:
             raise ContractError("videos need a splitter")
         self._unit = unit
@@ -87,11 +90,18 @@ class Film:
         start_s = part.start_s - (stage.lookback_s or 0.0) - RUN_UP_S
         reader = VideoReader(self._source, self._decoder, self._unit.count_frame, max(0.0, start_s))
         collector = GridCollector(self._views(), reader.first_s() if start_s > 0 else None)
-        finder = stage.start(self._source, keeps_readings=part is not WHOLE)
+        with isolated(MeasureError):
+            finder = self._finder(stage, part)
         self._measure(reader, finder, collector, part)
+        self._unit.complete(self._splitter, self._source, source_values(reader.codings))
         own = [reading for reading in finder.readings if part.holds(reading.pts_s)]
         self._unit.tally.frames_held += reader.num_frames if part is WHOLE else len(own)
-        return Filmed(own, None if reader.broke_off else reader.end_s)
+        return Filmed(own, None if reader.broke_off else reader.end_s, codings=reader.codings)
+
+    def _finder(self, stage: Splitter[Any], part: Part) -> CutFinder:
+        if self._source.clock_jumps:
+            return PerRecording(partial(stage.start, self._source))
+        return stage.start(self._source, keeps_readings=part is not WHOLE)
 
     def join(self, filmed: Sequence[Filmed]) -> None:
         """Put the parts together, in order: the cuts of the whole, and the rows of clips that are real."""
@@ -100,7 +110,11 @@ class Film:
         if end_s is None:
             raise DecodeError("the end of the video was not reached")
         readings = [reading for item in filmed for reading in item.readings]
-        clips = [self._new_clip(span) for span in stage.replay(self._source, readings, end_s)]
+        with isolated(MeasureError):
+            spans = list(stage.replay(self._source, readings, end_s))
+        clips = [self._new_clip(span) for span in spans]
+        codings = set().union(*(item.codings for item in filmed))
+        self._unit.complete(self._splitter, self._source, source_values(codings))
         self._unit.tally.note(self._splitter.key, rows=len(clips))
         real = {clip.sample_id for clip in clips}
         steps = {step.key: step for step in self._steps if step is not self._splitter}
@@ -123,7 +137,7 @@ class Film:
     def _measure_known(self, clips: Sequence[Sample]) -> None:
         """Decode only around the clips that something is missing of."""
         waiting = [clip for clip in clips if self._needs(clip) in self._unit.allowed]
-        for group in neighbors(waiting):
+        for group in neighbors(waiting, can_seek=not self._source.clock_jumps):
             reader = VideoReader(self._source, self._decoder, self._unit.count_frame, group[0].start_s)
             collector = GridCollector(self._views(), reader.first_s() if group[0].start_s > 0 else None)
             self._measure(reader, _KnownSpans(group), collector, Part(end_s=group[-1].end_s))
@@ -160,7 +174,8 @@ class Film:
         for frame in reader:
             collector.push(frame)
             started = time.perf_counter()
-            spans = list(finder.push(frame))
+            with isolated(MeasureError):
+                spans = list(finder.push(frame))
             self._unit.tally.note(self._splitter.key, seconds=time.perf_counter() - started)
             yield from spans
             open_from_s = finder.open_from_s
@@ -173,7 +188,9 @@ class Film:
         if reader.num_frames == 0:
             raise DecodeError("not one frame could be decoded")
         collector.finish(reader.end_s)
-        yield from finder.finish(reader.end_s)
+        with isolated(MeasureError):
+            spans = list(finder.finish(reader.end_s))
+        yield from spans
 
 
 def _clip_at(source: Source, span: Span) -> Sample:

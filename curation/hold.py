@@ -1,4 +1,4 @@
-"""Samples that wait with their frames until there are enough of them to be measured together.
+"""What is held decoded at the same time: images of a chunk, and samples that wait to be measured together.
 
 A model that works on many samples at once would starve on what one source has at a time. Frames are
 held across windows, images and sources of a unit, up to a bound in bytes.
@@ -6,7 +6,7 @@ held across windows, images and sources of a unit, up to a bound in bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from curation.errors import SampleError
 from curation.media.readers import without_pixels
@@ -15,6 +15,24 @@ from curation.stage import Media, View
 
 Pixels = Mapping[View, Media | SampleError]
 """What each view of a sample shows, or why it shows nothing."""
+
+CHUNK_IMAGES = 16
+"""Images that are held decoded at the same time, at most."""
+
+
+def held_together(sources: Iterable[Source], max_bytes: int) -> Iterator[list[Source]]:
+    """Images in order, in chunks that take up to `max_bytes` decoded; a larger one is alone."""
+    chunk: list[Source] = []
+    num_bytes = 0
+    for source in sources:
+        size_bytes = 3 * (source.width or 0) * (source.height or 0)
+        if chunk and (len(chunk) == CHUNK_IMAGES or num_bytes + size_bytes > max_bytes):
+            yield chunk
+            chunk, num_bytes = [], 0
+        chunk.append(source)
+        num_bytes += size_bytes
+    if chunk:
+        yield chunk
 
 
 class Hold:

@@ -171,6 +171,8 @@ def judge_source(pipeline: Pipeline, state: UnitState, source: Source) -> Judged
         return JudgedSource(source, (), Verdict(Outcome.FAILED, source.error_type), source.error)
     if branch is None:
         return JudgedSource(source, (), Verdict(Outcome.REJECTED, f"no_rule_for_{source.kind}s"))
+    if source.is_hdr and pipeline.config.general.hdr == "reject":
+        return JudgedSource(source, (), Verdict(Outcome.REJECTED, "hdr_rejected"))
     if branch.splitter is None:
         samples = [Sample.of_image(source)]
     else:

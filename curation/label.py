@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from curation.console import echo
+from curation.options import CONFIG, OVERRIDES, expanded_path
 from curation.registry import LABELS, SERVER_ENGINE, load
-
-_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.group()
@@ -18,9 +19,9 @@ def label() -> None:
 
 
 @label.command()
-@click.argument("folder", type=_FOLDER)
-@click.option("--config", "-c", "path", required=True, metavar="FILE", help="YAML configuration.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+@click.argument("folder", type=expanded_path)
+@CONFIG
+@OVERRIDES
 @click.option("--num", type=click.IntRange(min=1), default=200, show_default=True, help="Clips to draw.")
 @click.option("--seed", default=0, show_default=True, help="Another seed draws other clips.")
 @click.option("--frames", type=click.IntRange(1, 64), default=8, show_default=True, help="Frames of a clip.")
@@ -42,13 +43,13 @@ def draw(
     for item in labels:
         counts[item.stratum] = counts.get(item.stratum, 0) + 1
     for stratum, number in sorted(counts.items()):
-        click.echo(f"{number:6}  {stratum}")
-    click.echo(f"{len(labels)} clips in {folder}/labels.jsonl")
+        echo(f"{number:6}  {stratum}")
+    echo(f"{len(labels)} clips in {folder}/labels.jsonl")
     return 0
 
 
 @label.command()
-@click.argument("folder", type=_FOLDER)
+@click.argument("folder", type=expanded_path)
 @click.option("--url", required=True, metavar="URL", help="Base URL of an OpenAI-compatible server.")
 @click.option("--model", required=True, metavar="NAME", help="The model's name there.")
 @click.option(
@@ -62,31 +63,29 @@ def draw(
 def ask(folder: Path, url: str, model: str, api_key_env: str, concurrency: int) -> int:
     """Ask a strong model for the captions that FOLDER lacks; the same command goes on where it stopped."""
     engine = load(SERVER_ENGINE)(url, model, api_key_env, concurrency)
-    given = load(f"{LABELS}:ask")(folder, engine, model, lambda said: click.echo(said, err=True))
-    click.echo(f"{given} captions written to {folder}/labels.jsonl")
+    given = load(f"{LABELS}:ask")(folder, engine, model, partial(echo, err=True))
+    echo(f"{given} captions written to {folder}/labels.jsonl")
     return 0
 
 
 @label.command()
-@click.argument("folder", type=_FOLDER)
-@click.argument("corrected", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("folder", type=expanded_path)
+@click.argument("corrected", type=expanded_path)
 @click.option("--by", required=True, metavar="NAME", help="Who looked at these captions.")
 def correct(folder: Path, corrected: Path, by: str) -> int:
     """Take captions from CORRECTED, an edited copy of FOLDER's labels.jsonl, and note who and when."""
     counts = load(f"{LABELS}:take_corrections")(folder, corrected, by)
-    click.echo(", ".join(f"{number} {what}" for what, number in counts.items()))
+    echo(", ".join(f"{number} {what}" for what, number in counts.items()))
     return 0
 
 
 @label.command()
-@click.argument("folder", type=_FOLDER)
-@click.option(
-    "--to", "target", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE"
-)
+@click.argument("folder", type=expanded_path)
+@click.option("--to", "target", required=True, type=expanded_path, metavar="FILE")
 @click.option("--format", "layout", type=click.Choice(["llamafactory", "qwen"]), default="llamafactory")
 @click.option("--unreviewed", is_flag=True, help="Also captions that nobody has looked at.")
 def export(folder: Path, target: Path, layout: str, unreviewed: bool) -> int:
     """Write reviewed captions with their frames as training data."""
     number = load(f"{LABELS}:export")(folder, target, layout, unreviewed=unreviewed)
-    click.echo(f"{target}: {number} clips")
+    echo(f"{target}: {number} clips")
     return 0

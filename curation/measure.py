@@ -12,10 +12,18 @@ from typing import Any
 import numpy as np
 
 from curation.decide import Rows, Step, Verdict
-from curation.errors import ContractError, CurationError, SampleError, UnsupportedMediaError
+from curation.errors import (
+    ContractError,
+    DeviceMemoryFault,
+    MeasureError,
+    SampleError,
+    UnsupportedMediaError,
+)
+from curation.isolation import isolated
 from curation.plan import in_groups
 from curation.records import Row, Sample
 from curation.stage import Media, Stage, View
+from curation.tables import spelled
 
 MediaOf = Callable[[Sample, View | None], Media]
 """Gives the pixels of a view of a sample; raises SampleError where it can't."""
@@ -120,22 +128,20 @@ def isolate(stage: Stage[Any], batch: Sequence[Sample], media_of: MediaOf) -> li
 
     Raises:
         ContractError: the stage breaks its own declaration.
+        DeviceMemoryFault: one sample alone does not fit into the GPU.
         CurationError: anything else that is not about one sample.
     """
     try:
         media = [_media(stage, sample, media_of) for sample in batch]
-        measured = stage.measure(batch, media)
-    except SampleError as error:
-        problem: Exception = error
-    except CurationError:
-        raise
-    except Exception as error:  # noqa: BLE001  whatever a sample does to a library, the others go on
-        problem = error
-    else:
-        return _checked(stage, batch, measured)
-    if len(batch) > 1:
-        return [row for sample in batch for row in isolate(stage, [sample], media_of)]
-    return [failed_row(batch[0].sample_id, problem)]
+        with isolated(MeasureError):
+            measured = stage.measure(batch, media)
+    except (SampleError, DeviceMemoryFault) as error:
+        if len(batch) > 1:
+            return [row for sample in batch for row in isolate(stage, [sample], media_of)]
+        if isinstance(error, DeviceMemoryFault):
+            raise
+        return [failed_row(batch[0].sample_id, error)]
+    return _checked(stage, batch, measured)
 
 
 def _media(stage: Stage[Any], sample: Sample, media_of: MediaOf) -> Media:
@@ -148,7 +154,7 @@ def _media(stage: Stage[Any], sample: Sample, media_of: MediaOf) -> Media:
     return media
 
 
-def failed_row(sample_id: str, error: Exception) -> Row:
+def failed_row(sample_id: str, error: SampleError) -> Row:
     """The row of a sample that could not be measured."""
     return Row(sample_id, {}, type(error).__name__, str(error) or type(error).__name__)
 
@@ -170,12 +176,24 @@ def _checked(
         for column, value in values.items():
             if not _is_finite(value):
                 raise ContractError(f"stage {stage.name} returned {value} as {column}")
-    return [
-        failed_row(sample.sample_id, values)
-        if isinstance(values, SampleError)
-        else Row(sample.sample_id, values)
-        for sample, values in zip(batch, measured, strict=True)
-    ]
+    return [_row(sample, values) for sample, values in zip(batch, measured, strict=True)]
+
+
+def _row(sample: Sample, values: Mapping[str, Any] | SampleError) -> Row:
+    """The row of a sample; failed if its text cannot be stored, as half of a surrogate pair cannot."""
+    if isinstance(values, SampleError):
+        return failed_row(sample.sample_id, values)
+    for column, value in values.items():
+        if not _is_text(value):
+            return failed_row(sample.sample_id, MeasureError(f"{column} is no Unicode text"))
+    return Row(sample.sample_id, values)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether every string in a value can be encoded."""
+    if isinstance(value, list):
+        return all(_is_text(item) for item in value)
+    return not isinstance(value, str) or spelled(value) == value
 
 
 def _is_finite(value: Any) -> bool:

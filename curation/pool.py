@@ -23,12 +23,18 @@ from curation.ledger import Ledger
 from curation.measure import Tally
 from curation.plan import Task
 from curation.records import Source
-from curation.work import UnitWorker, commit_probed, record_poison
+from curation.work import UnitWorker, commit_probed, record_poison, record_unlisted
 
 if TYPE_CHECKING:
     from curation.pipeline import Pipeline
     from curation.watch import Watcher
 
+_ADDRESS = "RAY_ADDRESS"
+"""`ray job submit` tells its job the cluster by this variable."""
+_MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
+"""Longest path of a Unix socket."""
+_LONGEST_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""What Ray puts behind its temporary folder; the last number is a process id."""
 POLL_S = 0.5
 CONNECT_TIMEOUT_S = 10.0
 CHECK_S = 30.0
@@ -153,6 +159,8 @@ class Pool:
             self._watcher.say(f"a worker died on unit {task.unit} ({died}); trying its sources one by one")
             self._drop_worker(worker)
             self._idle.append(self._new_worker())
+            if task.phase == "list":
+                return self._list_again(task)
             if task.phase == "probe":
                 return self._probe_one_by_one(task)
             return self._part_again(job) if task.parts else self._one_by_one(task)
@@ -173,6 +181,12 @@ class Pool:
         self._watcher.say(f"a worker holds {held / 1e6:.0f} MB: replacing it")
         self._drop_worker(worker)
         return self._new_worker()
+
+    def _list_again(self, task: Task) -> Tally:
+        (container,) = task.sources
+        if self._alone(container.uri, Job(task).start) is None:
+            record_unlisted(self._ledger, task, self._pipeline.config.run.max_kills)
+        return Tally()
 
     def _probe_one_by_one(self, task: Task) -> Tally:
         tally, probed = Tally(), []
@@ -330,9 +344,7 @@ def _connect(address: str | None, workers: int | None) -> bool:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    # `ray job submit` tells its job the cluster by this variable.
-    address = address or os.environ.get("RAY_ADDRESS")
-
+    address = address or os.environ.get(_ADDRESS)
     if ray.is_initialized():
         return False
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
@@ -348,6 +360,28 @@ def _connect(address: str | None, workers: int | None) -> bool:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise EnvironmentFault(f"cannot connect to Ray at {address or 'this machine'}: {error}") from error
     return True
+
+
+def starts_here(address: str | None) -> bool:
+    """Whether a run with this address starts Ray itself, on this machine."""
+    return address is None and not os.environ.get(_ADDRESS)
+
+
+def check_temp_folder() -> None:
+    """Make sure that Ray can be started: its sockets have long names, below the temporary folder.
+
+    Raises:
+        EnvironmentFault: the folder's own name is too long.
+    """
+    # As Ray itself chooses it.
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder = os.environ.get(name, "/tmp")  # noqa: S108
+    room = _MAX_SOCKET_BYTES - len(_LONGEST_SOCKET)
+    if len(os.fsencode(folder)) > room:
+        raise EnvironmentFault(
+            f"{name}={folder} is too long for Ray's sockets, which have room for {room} bytes; name a "
+            "shorter folder by RAY_TMPDIR, such as RAY_TMPDIR=/tmp"
+        )
 
 
 def _check_reachable(address: str) -> None:

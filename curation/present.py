@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ from curation.errors import LedgerError
 from curation.ingest.place import LEADING_DOTS
 from curation.ledger import Ledger
 from curation.records import Source
-from curation.storage import Storage
+from curation.storage import Storage, open_storage
 
 PRESENT = "listing/present.parquet"
 _LISTED = pa.schema([("uri", pa.string()), ("etag", pa.string())])
@@ -64,17 +65,27 @@ def absent_sources(ledger: Ledger) -> Absent:
     is_current = np.zeros(known.num_rows, bool)
     if listed is not None:
         places = pc.index_in(names, value_set=match_names(listed["uri"]))
-        is_listed = places.is_valid().to_numpy()
-        is_current = pc.equal(known["etag"], listed["etag"].take(places)).fill_null(False).to_numpy()
+        is_listed = np.asarray(places.is_valid())
+        is_current = np.asarray(pc.equal(known["etag"], listed["etag"].take(places)).fill_null(False))
     stands = _newest(names, is_current)
     # A container that could not be listed is a source as long as that is so.
-    is_media = pc.not_equal(known["kind"], "container").to_numpy()
+    is_media = np.asarray(pc.not_equal(known["kind"], "container"))
     gone = known.filter(pa.array(stands & ~is_listed & is_media))
     replaced = known.filter(pa.array(~stands | (~is_listed & ~is_media)))
     return Absent(
         dict(zip(gone["source_id"].to_pylist(), gone["uri"].to_pylist(), strict=True)),
         frozenset(replaced["source_id"].to_pylist()),
     )
+
+
+def absent_beside(shards: str) -> Absent:
+    """The absent sources of the output that a folder of shards lies in; none where it lies in no output.
+
+    Raises:
+        StorageError: the folder can't be read.
+    """
+    ledger = Ledger(open_storage(str(Path(shards).resolve().parent.parent)))
+    return absent_sources(ledger) if ledger.storage.find(PRESENT) else Absent()
 
 
 def match_names(uris: pa.ChunkedArray) -> pa.Array:

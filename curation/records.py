@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 SourceKind = Literal["image", "video", "container"]
 SampleKind = Literal["image", "clip"]
-Carried = str | int | float | bool
-"""A value that came with a source."""
+Carried = str | int | float | bool | list[str]
+"""A value that came with a source; a list holds several texts of one name."""
 
+HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
+"""FFmpeg's names of PQ and HLG."""
 ID_LENGTH = 20
 """Hex digits of an id: 80 bits, so 1e9 samples collide with probability below 1e-6."""
 
@@ -46,10 +48,13 @@ class Source:
 
     `width` and `height` are pixels after rotation and with square pixels; `frame_rate` is the average
     rate in frames per second, exact. Where a header names no believable rate or duration, both and
-    `num_frames` come from the packets' own times. `color_transfer` is FFmpeg's name: `smpte2084` (PQ)
-    and `arib-std-b67` (HLG) are HDR, which is converted without tone mapping. `carried` is what came
-    with the file under its own names: a caption, a licence, scores. `content_hash` is the sha256 of the
-    file's bytes, in hex; None where they could not be read, or the source was probed before hashes were.
+    `num_frames` come from the packets' own times. `num_discontinuities` says how often the clock of a
+    video jumps; such a video's times, rate and duration are those of its `Timeline`. `color_transfer` is
+    FFmpeg's name: `smpte2084` (PQ) and `arib-std-b67` (HLG) are HDR. Pictures are mirrored left to right
+    if `mirrored`, then turned clockwise by `rotation` degrees; of an `interlaced` video the first frame or
+    the header says so. `carried` is what came with the file under its own names: a caption, a licence,
+    scores. `content_hash` is the sha256 of the file's bytes, in hex; None where they could not be read,
+    or the source was probed before hashes were.
     """
 
     source_id: str
@@ -64,10 +69,13 @@ class Source:
     num_frames: int | None = None
     codec: str | None = None
     rotation: int | None = None
+    mirrored: bool | None = None
+    interlaced: bool | None = None
     stream_index: int | None = None
     pixel_format: str | None = None
     color_transfer: str | None = None
     sample_aspect_ratio: str | None = None
+    num_discontinuities: int | None = None
     content_hash: str | None = None
     carried: Mapping[str, Carried] = field(default_factory=dict, hash=False)
     error_type: str | None = None
@@ -77,6 +85,16 @@ class Source:
     def ok(self) -> bool:
         """Whether the source could be probed."""
         return self.error_type is None
+
+    @property
+    def clock_jumps(self) -> bool:
+        """Whether a video has discontinuities, so that no position in it can be sought."""
+        return bool(self.num_discontinuities)
+
+    @property
+    def is_hdr(self) -> bool:
+        """Whether the first frame says that its transfer is PQ or HLG."""
+        return self.color_transfer in HDR_TRANSFERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,8 @@ STAGES = {
 SHARDS = "tokenize_shards.shards:ShardWriter"
 PREFERENCE = "tokenize_shards.preference:make_triplets"
 EXPORT = "tokenize_shards.export:export"
+MANIFEST = "tokenize_shards.manifest:MANIFEST"
+"""The name of the file that a folder of shards is known by."""
 VERIFY = "tokenize_shards.verify:verify"
 CODEBOOK = "tokenize_shards.codebook:codebook_use"
 PREVIEW = "tokenize_shards.preview:Previewer"
@@ -48,7 +50,7 @@ def load(target: str) -> Any:
     module_name, _, name = target.partition(":")
     try:
         return getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise ConfigError(f"cannot load {target!r}: {error}") from error
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -15,15 +16,20 @@ from curation import __version__
 from curation.config import Config
 from curation.dataset import Population, bind, bind_step, dataset_steps, filters_behind, measure_step
 from curation.decide import Step
+from curation.errors import ConfigError, LedgerError
 from curation.ingest.leftovers import some_names
-from curation.ingest.listing import Listing, list_inputs
+from curation.ingest.listing import Listing, find_inputs, list_inputs, unlisted_containers
 from curation.judge import NO_REDO, PROBE, Redo
 from curation.ledger import Ledger
 from curation.measure import Tally
 from curation.media.decoder import check_decoder
-from curation.pipeline import Pipeline, build_pipeline
-from curation.plan import Phase, Task, plan_pass, plan_probes
+from curation.models import Checklist
+from curation.pipeline import Pipeline, Readiness, build_pipeline
+from curation.plan import Phase, Task, plan_listing, plan_pass, plan_probes
+from curation.pool import Pool, check_temp_folder, starts_here
 from curation.present import absent_sources, remember_listing
+from curation.records import Source
+from curation.redaction import redact_settings
 from curation.registry import SHARDS, load
 from curation.report.books import Books, keep_books
 from curation.report.card import render_card
@@ -81,21 +87,45 @@ class Result:
         return self.tally.rows.total() > 0
 
 
-def open_pipeline(config: Config, *, accept_new_models: bool = False) -> tuple[Pipeline, Ledger]:
-    """The pipeline and the ledger of a configuration.
+def open_pipeline(config: Config) -> tuple[Pipeline, Ledger]:
+    """The pipeline and the ledger of an output that there is, to read from.
 
     Raises:
-        ConfigError: a model is not the one that the output was begun with.
+        ConfigError: no run has been there, or a model is not the one that the output was begun with.
         EnvironmentFault: a model can't be found.
     """
-    pipeline, ledger = _open_unbound(config, accept_new_models)
-    return bind(pipeline, ledger), ledger
-
-
-def _open_unbound(config: Config, accept_new_models: bool) -> tuple[Pipeline, Ledger]:
     storage = open_storage(config.general.output)
-    recorded = _read_run(storage).get("models", [])
-    return build_pipeline(config, recorded, accept_new_models=accept_new_models), Ledger(storage)
+    ledger = Ledger(storage)
+    record = _read_run(storage)
+    if not record and not ledger.units():
+        raise ConfigError(f"{storage.root} is no output of a run; `curation run` would make it one")
+    return bind(build_pipeline(config, record.get("models")), ledger), ledger
+
+
+def _open_for_work(config: Config, order: Order) -> tuple[Pipeline, Ledger, Any]:
+    """Pipeline, ledger and shard writer, once everything is there that they need.
+
+    Raises:
+        ConfigError: a model is not the one that the output was begun with, or is named wrongly.
+        EnvironmentFault: something is missing on this machine; all of it is named.
+    """
+    storage = open_storage(config.general.output)
+    is_local = starts_here(order.address)
+    checklist = Checklist()
+    pipeline = build_pipeline(
+        config,
+        _read_run(storage).get("models"),
+        accept_new_models=order.accept_new_models,
+        readiness=Readiness(checklist, packages=is_local),
+    )
+    writer = load(SHARDS)(config.shards) if config.shards is not None else None
+    if writer is not None:
+        checklist.attempt("shards", writer.check)
+    if is_local:
+        checklist.attempt("run", partial(check_decoder, config.run.decoder))
+        checklist.attempt("Ray", check_temp_folder)
+    checklist.finish()
+    return pipeline, Ledger(storage), writer
 
 
 def run(config: Config, order: Order, watcher: Watcher) -> Result:
@@ -105,27 +135,35 @@ def run(config: Config, order: Order, watcher: Watcher) -> Result:
         CurationError: what no retry helps against; the ledger holds all that was committed before.
     """
     started = time.monotonic()
-    pipeline, ledger = _open_unbound(config, order.accept_new_models)
-    writer = load(SHARDS)(config.shards) if config.shards is not None else None
-    if writer is not None:
-        writer.check()
-    check_decoder(config.run.decoder)
-    listing = list_inputs(config)
+    pipeline, ledger, writer = _open_for_work(config, order)
+    found = find_inputs(config)
     with ledger.storage.exclusive():
-        remember_listing(ledger.storage, listing.sources)
-        _announce(pipeline, listing, absent_sources(ledger).gone, watcher)
-        before = _read_run(ledger.storage)
-        _write_run(ledger.storage, pipeline, listing.leftovers.record(), before.get("last_work"))
+        with Pool(pipeline, ledger, order.address, watcher) as pool:
+            retry_failed = order.redo.drops(PROBE, row_failed=True)
+            _list_containers(unlisted_containers(config, found, retry_failed=retry_failed), pool, watcher)
+            listing = list_inputs(config, found)
+            remember_listing(ledger.storage, listing.sources)
+            _announce(pipeline, listing, absent_sources(ledger).gone, watcher)
+            before = _read_run(ledger.storage)
+            _write_run(ledger.storage, pipeline, listing.leftovers.record(), before.get("last_work"))
 
-        def plan(phase: Phase, pipeline: Pipeline, steps: Collection[str]) -> list[Task]:
-            if phase == "probe":
-                return plan_probes(ledger, listing, config, limit=order.limit, redo=order.redo)
-            allowed = set(steps) if order.only is None else order.only & set(steps)
-            return list(plan_pass(ledger, pipeline, phase, allowed, redo=order.redo))
+            def plan(phase: Phase, pipeline: Pipeline, steps: Collection[str]) -> list[Task]:
+                if phase == "probe":
+                    return plan_probes(ledger, listing, config, limit=order.limit, redo=order.redo)
+                allowed = set(steps) if order.only is None else order.only & set(steps)
+                return list(plan_pass(ledger, pipeline, phase, allowed, redo=order.redo))
 
-        pipeline, tally = _measure(pipeline, ledger, plan, order, watcher)
+            pipeline, tally = _measure(pipeline, ledger, pool, plan, order, watcher)
         # A single stage leaves later ones pending; shards made then would lose samples.
         return _conclude(pipeline, ledger, None if order.only else writer, tally, time.monotonic() - started)
+
+
+def _list_containers(containers: Sequence[Source], pool: Pool, watcher: Watcher) -> None:
+    """Have workers look into containers, which may be damaged, or made to do damage."""
+    if containers:
+        watcher.begin("list", len(containers))
+        pool.do(plan_listing(containers))
+        watcher.end()
 
 
 def _announce(pipeline: Pipeline, listing: Listing, gone: Mapping[str, str], watcher: Watcher) -> None:
@@ -145,6 +183,7 @@ def _announce(pipeline: Pipeline, listing: Listing, gone: Mapping[str, str], wat
 def _measure(
     pipeline: Pipeline,
     ledger: Ledger,
+    pool: Pool,
     plan: Callable[[Phase, Pipeline, Collection[str]], list[Task]],
     order: Order,
     watcher: Watcher,
@@ -154,29 +193,26 @@ def _measure(
     Dataset-wide steps come between the filter and the finish pass, in this process; filters that stand
     behind one of them have a pass of their own. The pipeline comes back with those steps bound.
     """
-    from curation.pool import Pool
-
     tally = Tally()
-    with Pool(pipeline, ledger, order.address, watcher) as pool:
 
-        def do(phase: Phase, steps: Collection[str]) -> None:
-            tasks = plan(phase, pipeline, steps)
-            if tasks:
-                with _services(pipeline, tasks, watcher) as services:
-                    watcher.begin(phase, sum(task.num_sources for task in tasks))
-                    tally.add(pool.do([replace(task, services=services) for task in tasks]))
-                    watcher.end()
+    def do(phase: Phase, steps: Collection[str]) -> None:
+        tasks = plan(phase, pipeline, steps)
+        if tasks:
+            with _services(pipeline, tasks, watcher) as services:
+                watcher.begin(phase, sum(task.num_sources for task in tasks))
+                tally.add(pool.do([replace(task, services=services) for task in tasks]))
+                watcher.end()
 
-        do("probe", ())
-        do("filter", filters_behind(pipeline, None))
-        for kind, step in dataset_steps(pipeline):
-            pipeline, population = bind_step(pipeline, ledger, kind, step)
-            pool.use(pipeline)
-            bound = pipeline.step_of(step.key)
-            if bound is not None and (order.only is None or step.key in order.only):
-                tally.add(_measure_together(pipeline, ledger, bound, population, order.redo, watcher))
-            do("filter", filters_behind(pipeline, step.key))
-        do("finish", {step.key for step in pipeline.steps()})
+    do("probe", ())
+    do("filter", filters_behind(pipeline, None))
+    for kind, step in dataset_steps(pipeline):
+        pipeline, population = bind_step(pipeline, ledger, kind, step)
+        pool.use(pipeline)
+        bound = pipeline.step_of(step.key)
+        if bound is not None and (order.only is None or step.key in order.only):
+            tally.add(_measure_together(pipeline, ledger, bound, population, order.redo, watcher))
+        do("filter", filters_behind(pipeline, step.key))
+    do("finish", {step.key for step in pipeline.steps()})
     return pipeline, tally
 
 
@@ -266,7 +302,7 @@ def _run_record(pipeline: Pipeline, listing: Any, last_work: Any) -> dict[str, A
     return {
         "untrained": untrained_notice(pipeline),
         "curation": __version__,
-        "config": pipeline.config.resolved,
+        "config": redact_settings(pipeline.config.resolved),
         "models": [asdict(model) for model in pipeline.models],
         "fingerprints": {step.key: step.fingerprint for step in pipeline.steps() if step.is_bound},
         "versions": {"python": platform.python_version(), **_versions()},
@@ -293,7 +329,12 @@ def _write_run(storage: Storage, pipeline: Pipeline, listing: Any, last_work: An
 
 def _read_run(storage: Storage) -> dict[str, Any]:
     data = storage.read(RUN)
-    record: dict[str, Any] = json.loads(data) if data else {}
+    try:
+        record = json.loads(data) if data else {}
+    except ValueError as error:
+        raise LedgerError(f"{storage.root}/{RUN} is damaged: {error}") from error
+    if not isinstance(record, dict):
+        raise LedgerError(f"{storage.root}/{RUN} is damaged: it holds no mapping")
     return record
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curation.decide import Step
+from curation.ingest.carried import drawn_text, texts_of
 from curation.judge import JudgedSample, JudgedSource, judged, load_unit, measured_units
 from curation.ledger import Ledger
 from curation.pipeline import Pipeline
@@ -16,7 +17,8 @@ from curation.records import Carried, Outcome
 SCORES = ("aesthetic_score", "text_coverage", "flow_score")
 LICENSE_NAMES = ("license", "licence")
 ALT_TEXT_NAMES = ("alt_text", "alt", "caption", "text", "txt")
-"""What others call the license and the text of a source; the first that a source carries counts."""
+"""What others call the license and the text of a source; the first that a source carries counts. Of several
+texts under that name one is drawn; all licenses are named."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,14 @@ def _kept(
         **{name: grid[name] for name in ("grid_t", "grid_h", "grid_w", "fps")},
         **{name: scores.get(name) for name in SCORES},
         "tokenizer": f"{tokenizer.name}@{tokenizer.revision}",
-        "license": carried_text(carried, LICENSE_NAMES) or pipeline.config.general.license,
-        "alt_text": carried_text(carried, ALT_TEXT_NAMES),
+        "license": "; ".join(carried_texts(carried, LICENSE_NAMES)) or pipeline.config.general.license,
+        "alt_text": drawn_text(carried_texts(carried, ALT_TEXT_NAMES), leaf.sample.sample_id),
     }
     return Kept(leaf.sample.sample_id, columns, (captions.fingerprint, tokens.fingerprint))
 
 
-def carried_text(carried: Mapping[str, Carried], names: tuple[str, ...]) -> str | None:
-    """The first text that a source carries under one of these names, in upper or lower case."""
-    known = {name.lower(): value for name, value in carried.items()}
-    return next((str(known[name]) for name in names if known.get(name) not in (None, "")), None)
+def carried_texts(carried: Mapping[str, Carried], names: tuple[str, ...]) -> list[str]:
+    """The texts that a source carries under the first of these names that it has, in any case."""
+    known = {name.lower(): texts_of(value) for name, value in carried.items()}
+    found = (known.get(name, []) for name in names)
+    return next((texts for texts in found if any(texts)), [])

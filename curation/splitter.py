@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +34,25 @@ SPAN_COLUMNS: Mapping[str, pa.DataType] = {
     "duration_s": pa.float64(),
     "start_frame": pa.int64(),
     "end_frame": pa.int64(),
+    "num_sizes": pa.int64(),
 }
 """The columns of every splitter: where a clip begins and ends in its source, ends exclusive."""
 
+SOURCE_COLUMNS = ("num_sizes",)
+"""Those that tell of the whole source what takes decoding all of it; the same for each of its clips.
+
+`num_sizes` is how many sizes, pixel aspects and orientations its frames have as stored; 1 where nothing
+changes in mid-stream, null where the decoder does not tell.
+"""
+
+
+def source_values(codings: Collection[object]) -> dict[str, Any]:
+    """`SOURCE_COLUMNS` of a source, from what was noted of its frames."""
+    return {"num_sizes": len(codings) or None}
+
 
 def span_row(clip: Sample, span: Span) -> dict[str, Any]:
-    """A splitter's row for one clip."""
+    """A splitter's row for one clip; `SOURCE_COLUMNS` are filled in at the source's end."""
     return {
         "source_id": clip.source_id,
         "kind": clip.kind,
@@ -48,6 +61,7 @@ def span_row(clip: Sample, span: Span) -> dict[str, Any]:
         "duration_s": clip.duration_s,
         "start_frame": span.start_frame,
         "end_frame": span.end_frame,
+        **dict.fromkeys(SOURCE_COLUMNS),
     }
 
 
@@ -72,6 +86,31 @@ class CutFinder(abc.ABC):
     @abc.abstractmethod
     def finish(self, end_s: float) -> Iterable[Span]:
         """After the last frame, which lasts until `end_s`: return what is left."""
+
+
+class PerRecording(CutFinder):
+    """Starts a fresh finder at every discontinuity, whatever the splitter: no span reaches over one.
+
+    Each recording is split as if it stood alone, but for its place on the timeline. Such a video is
+    looked at in one piece, so readings are not kept.
+    """
+
+    def __init__(self, start: Callable[[], CutFinder]) -> None:
+        self._start = start
+        self._finder = start()
+
+    @property
+    def open_from_s(self) -> float | None:
+        return self._finder.open_from_s
+
+    def push(self, frame: Frame) -> Iterator[Span]:
+        if frame.follows_jump:
+            yield from self._finder.finish(frame.pts_s)
+            self._finder = self._start()
+        yield from self._finder.push(frame)
+
+    def finish(self, end_s: float) -> Iterable[Span]:
+        return self._finder.finish(end_s)
 
 
 class Splitter(Stage[C]):

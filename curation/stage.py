@@ -19,11 +19,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
+
+from curation.paths import expand_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +39,10 @@ class StageConfig(BaseModel):
     """Base of every stage's settings, and of a run's own: typed, frozen, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+Location = Annotated[str, Field(min_length=1), AfterValidator(expand_path)]
+"""Type of a setting that names a file, a folder, a model or a URL: `~` and variables are expanded."""
 
 
 def check_template(name: str, template: str, **fields: object) -> None:
@@ -144,16 +150,16 @@ class View:
     (`fps`, or `GRID_FPS` for `count`), because theirs are taken in the pass that finds the cuts, when a
     clip's end is not yet known. Captions and tokens get times relative to the window's own start.
 
-    In space: `short_side` pixels at most (never enlarged), or `area` pixels at the same aspect ratio
-    with both sides multiples of `multiple`; neither means the size as decoded.
+    In space: `short_side` pixels at most (never enlarged), or what Emu3 would give its vision tokenizer
+    (`curation/media/resize.py`): sides that are multiples of 8, at about `emu3_area` pixels or, of a
+    pair, between its two. Neither means the size as decoded.
     """
 
     fps: float | None = None
     count: int | None = None
     max_frames: int | None = None
     short_side: int | None = None
-    area: int | None = None
-    multiple: int = 1
+    emu3_area: int | tuple[int, int] | None = None
 
 
 GRID_FPS = 4.0
@@ -224,6 +230,7 @@ class Stage(abc.ABC, Generic[C]):
 
     Class attributes:
         name: as in the configuration, the ledger and the report.
+        kinds: the samples that it can measure; a configuration that gives it others is refused.
         version: raise it when `measure` gives other numbers; earlier rows are then measured again.
         columns: column -> Arrow type; each column's meaning, unit and range stands in the class docstring.
         batch_size: samples per `measure` call, at most.
@@ -231,6 +238,7 @@ class Stage(abc.ABC, Generic[C]):
     """
 
     name: ClassVar[str]
+    kinds: ClassVar[frozenset[SampleKind]] = frozenset({"image", "clip"})
     version: ClassVar[int] = 1
     columns: ClassVar[Mapping[str, pa.DataType]]
     batch_size: ClassVar[int] = 16
@@ -247,6 +255,10 @@ class Stage(abc.ABC, Generic[C]):
     def models(self) -> Sequence[ModelRef]:
         """The models behind the numbers."""
         return ()
+
+    def packages(self) -> Mapping[str, str]:
+        """Packages beyond the base install that `setup` imports: name -> the extra that brings it."""
+        return {}
 
     def num_gpus(self) -> int | None:
         """Whole GPUs that a worker needs for it; None: the share of one that the settings give."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.errors import ContractError, LedgerError
-from curation.records import Row, Source
+from curation.records import Carried, Row, Source
 
 SOURCES = pa.schema(
     [
@@ -30,10 +30,13 @@ SOURCES = pa.schema(
         ("num_frames", pa.int64()),
         ("codec", pa.string()),
         ("rotation", pa.int32()),
+        ("mirrored", pa.bool_()),
+        ("interlaced", pa.bool_()),
         ("stream_index", pa.int32()),
         ("pixel_format", pa.string()),
         ("color_transfer", pa.string()),
         ("sample_aspect_ratio", pa.string()),
+        ("num_discontinuities", pa.int32()),
         ("content_hash", pa.string()),
         ("carried", pa.string()),
         pa.field("status", pa.string(), nullable=False),
@@ -62,6 +65,27 @@ def to_bytes(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
+
+
+def batches_to_bytes(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> bytes:
+    """Parquet, written batch by batch, so that one batch is all that is held beside the bytes."""
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return sink.getvalue()
+
+
+def schema_of(file: IO[bytes], name: str) -> pa.Schema:
+    """The schema of a Parquet file with its metadata; no row is read.
+
+    Raises:
+        LedgerError: `name` is not a Parquet object.
+    """
+    try:
+        return pq.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise LedgerError(f"{name} is damaged: {error}") from error
 
 
 def from_bytes(data: bytes, name: str) -> pa.Table:
@@ -102,6 +126,11 @@ def wanted_columns(
     return [name for name in schema.names if (columns is None or name in columns) and name not in without]
 
 
+def spelled(text: str) -> str:
+    r"""`text` as it can be stored: half of a surrogate pair, which is no character, stands as \udc80."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def rows_to_table(rows: Iterable[Row], columns: Mapping[str, pa.DataType]) -> pa.Table:
     """Rows of one stage, sorted by sample id."""
     schema = stage_schema(columns)
@@ -111,7 +140,7 @@ def rows_to_table(rows: Iterable[Row], columns: Mapping[str, pa.DataType]) -> pa
             "sample_id": row.sample_id,
             "status": "ok" if row.ok else "failed",
             "error_type": row.error_type,
-            "error": row.error,
+            "error": row.error and spelled(row.error),
             "seconds": row.seconds,
         }
         for row in sorted(rows, key=lambda row: row.sample_id)
@@ -134,9 +163,11 @@ def table_to_rows(table: pa.Table) -> list[Row]:
     return rows
 
 
-def carried_json(source: Source) -> str | None:
-    """What a source carries, as it stands in its column."""
-    return json.dumps(source.carried, sort_keys=True, ensure_ascii=False) if source.carried else None
+def carried_json(carried: Mapping[str, Carried]) -> str | None:
+    """What came with a source as JSON; null where that is nothing."""
+    # Spelled out before it becomes JSON, or reading it would bring the halves of surrogates back.
+    kept = {spelled(name): _spelled_value(value) for name, value in carried.items()}
+    return json.dumps(kept, sort_keys=True, ensure_ascii=False) if kept else None
 
 
 def source_record(source: Source) -> dict[str, Any]:
@@ -145,14 +176,25 @@ def source_record(source: Source) -> dict[str, Any]:
     rate = record.pop("frame_rate")
     record["frame_rate_num"] = rate.numerator if rate else None
     record["frame_rate_den"] = rate.denominator if rate else None
-    record["carried"] = carried_json(source)
+    record["carried"] = carried_json(source.carried)
     record["status"] = "ok" if source.ok else "failed"
     return record
 
 
 def sources_to_table(sources: Sequence[Source]) -> pa.Table:
     """One row per source, in the given order."""
-    return pa.Table.from_pylist([source_record(source) for source in sources], schema=SOURCES)
+    records = [_spelled_record(source_record(source)) for source in sources]
+    return pa.Table.from_pylist(records, schema=SOURCES)
+
+
+def _spelled_record(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: _spelled_value(value) for key, value in record.items()}
+
+
+def _spelled_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_spelled_value(item) for item in value]
+    return spelled(value) if isinstance(value, str) else value
 
 
 def table_to_sources(table: pa.Table) -> list[Source]:

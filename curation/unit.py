@@ -15,7 +15,7 @@ from typing import Any
 from curation.decide import Rows, Step, Verdict, decide, steps_of
 from curation.errors import ContractError, SampleError
 from curation.film import Film, Filmed
-from curation.hold import Hold, Pixels
+from curation.hold import Hold, Pixels, held_together
 from curation.judge import JudgedSample, branch_steps, decide_sample, judge_source, load_unit
 from curation.ledger import Ledger
 from curation.measure import Measurer, MediaOf, Tally, failed_row
@@ -23,13 +23,10 @@ from curation.media.readers import ImageReader, VideoReader
 from curation.media.views import SpanCollector
 from curation.parts import Part, neighbors
 from curation.pipeline import Pipeline
-from curation.plan import Task, in_groups
+from curation.plan import Task
 from curation.records import Outcome, Row, Sample, Source
 from curation.splitter import Splitter
 from curation.stage import Media, Stage, View
-
-CHUNK_IMAGES = 16
-"""Images that are held decoded at the same time."""
 
 
 @dataclass
@@ -73,7 +70,7 @@ class UnitRun:
         """Measure what the task allows and the unit needs, and commit it."""
         sources = self._sources()
         images = [source for source in sources if source.kind == "image" and source.ok]
-        for chunk in in_groups(images, CHUNK_IMAGES):
+        for chunk in held_together(images, self._pipeline.config.run.max_held_bytes):
             self._measure_images(chunk)
         for source in sources:
             if source.kind == "video" and source.ok:
@@ -107,6 +104,14 @@ class UnitRun:
         """Note a new row."""
         self.state.add(step, row)
         self._new.setdefault(step.key, []).append(row)
+
+    def complete(self, step: Step, source: Source, values: Mapping[str, Any]) -> None:
+        """Fill in what only the end of a source tells, in the new rows of its clips."""
+        rows = self._new.get(step.key, [])
+        for number, row in enumerate(rows):
+            if row.values.get("source_id") == source.source_id:
+                rows[number] = replace(row, values={**row.values, **values})
+                self.state.add(step, rows[number])
 
     def _commit(self) -> None:
         steps = {step.key: step for step in self._pipeline.steps()}
@@ -192,7 +197,7 @@ class UnitRun:
         return self.tally
 
     def _film(self, source: Source) -> Film:
-        return Film(self, source, self._pipeline.branches["video"], self._pipeline.config.run.decoder)
+        return Film(self, source, self._pipeline.branches["video"], self._pipeline.config.decoder)
 
     def _sources(self) -> list[Source]:
         only = self._task.only
@@ -219,8 +224,8 @@ class UnitRun:
             for leaf in judged.leaves()
             if leaf.verdict.needs in self._finish_steps and self._task.part.holds(leaf.sample.start_s)
         ]
-        decoder = self._pipeline.config.run.decoder
-        for group in neighbors(waiting):
+        decoder = self._pipeline.config.decoder
+        for group in neighbors(waiting, can_seek=not source.clock_jumps):
             collector = SpanCollector(group, {view for window in group for view in self._views(window)})
             for frame in VideoReader(source, decoder, self.count_frame, group[0].start_s):
                 self._hold_windows(source, collector.push(frame), collector)

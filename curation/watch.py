@@ -8,15 +8,15 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from curation.redaction import redact
+
 PHASE_NAMES = {
+    "list": "listing containers",
     "probe": "reading headers",
     "filter": "measuring and filtering",
     "finish": "captions and tokens",
 }
 _LINE_EVERY_S = 10.0
-
-
-_WIDTH_OF_FILES = 200
 
 
 class Watcher(Protocol):
@@ -38,12 +38,6 @@ class Watcher(Protocol):
         """The pass is over, or broken off."""
 
 
-def console() -> Console:
-    """Standard output; where that is no terminal, wide enough that no table is folded."""
-    out = Console(soft_wrap=True)
-    return out if out.is_terminal else Console(soft_wrap=True, width=_WIDTH_OF_FILES)
-
-
 class ConsoleWatcher:
     """Watches a run on a console."""
 
@@ -56,10 +50,10 @@ class ConsoleWatcher:
         self._line_at = 0.0
 
     def say(self, message: str) -> None:
-        self._console.print(message, highlight=False, markup=False)
+        self._console.print(redact(message))
 
     def warn(self, message: str) -> None:
-        self._console.print(message, style="bold red", highlight=False, markup=False)
+        self._console.print(redact(message), style="bold red")
 
     def begin(self, phase: str, num_sources: int) -> None:
         self._phase, self._done, self._total = PHASE_NAMES[phase], 0, num_sources
@@ -67,7 +61,8 @@ class ConsoleWatcher:
         if not self._console.is_terminal:
             self.say(f"{self._phase}: {num_sources} sources")
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        name = TextColumn("{task.description}", markup=False)
+        columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, console=self._console)
         self._task = self._progress.add_task(self._phase, total=num_sources)
         self._progress.start()

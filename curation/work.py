@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from curation.decide import Step
-from curation.errors import PoisonSource, SampleError
+from curation.errors import PoisonSource, ProbeError, SampleError
 from curation.film import Filmed
-from curation.ingest.sources import list_again, open_source
+from curation.ingest.index import ListingIndex
+from curation.ingest.sources import open_source
+from curation.isolation import isolated
 from curation.judge import PROBE, judge_source, load_unit
 from curation.ledger import Ledger
 from curation.measure import Tally, failed_row
@@ -22,6 +24,7 @@ from curation.plan import Task
 from curation.records import Source
 from curation.stage import Setup, Stage
 from curation.storage import open_storage
+from curation.tables import sources_to_table
 from curation.unit import Pulse, UnitRun
 from curation.versions import settle
 
@@ -33,6 +36,7 @@ class UnitWorker:
         self._pipeline = pipeline
         self._device = device
         self._ledger = Ledger(open_storage(pipeline.config.general.output))
+        self._index = ListingIndex(self._ledger.storage)
         self._ready: dict[str, Stage[Any]] = {}
         self._phase = ""
         self._services: Mapping[str, Mapping[str, str]] = {}
@@ -49,6 +53,8 @@ class UnitWorker:
             CurationError: nothing that concerns one sample alone; those end as failed rows.
         """
         self._enter(task)
+        if task.phase == "list":
+            return self._list(task)
         return self._probe(task) if task.phase == "probe" else self._unit(task).run()
 
     def film(self, task: Task, number: int) -> Filmed:
@@ -80,6 +86,13 @@ class UnitWorker:
             self.pulse.beat()
         return self._ready[step.key]
 
+    def _list(self, task: Task) -> Tally:
+        """Look into containers, and keep in the index what they hold."""
+        for container in task.sources:
+            self.pulse.beat(container.uri)
+            self._index.list_now(container, self.pulse.beat)
+        return Tally()
+
     def _probe(self, task: Task) -> Tally:
         """Read the headers of a new unit, or those of an old one whose files are read again."""
         tally, sources = Tally(), []
@@ -101,13 +114,16 @@ class UnitWorker:
         """The source with what its header says, or with the error that reading it met."""
         self.pulse.beat(source.uri)
         if source.kind == "container":
-            return list_again(source)
+            return self._index.checked(source, self.pulse.beat)
+        fresh = replace(source, error_type=None, error=None, content_hash=None)
         try:
-            with open_source(source) as path:
-                fresh = replace(source, error_type=None, error=None)
-                return probe(fresh, path, self._pipeline.config.general.max_pixels)
+            with open_source(fresh) as path:
+                probed = probe(fresh, path, self._pipeline.config.general.max_pixels)
+            with isolated(ProbeError):
+                sources_to_table([probed])  # a header may say numbers that fit no column
         except SampleError as error:
             return failed(source, error)
+        return probed
 
 
 def commit_probed(ledger: Ledger, task: Task, sources: list[Source]) -> None:
@@ -116,6 +132,13 @@ def commit_probed(ledger: Ledger, task: Task, sources: list[Source]) -> None:
         ledger.replace_sources(task.unit, settle(task.known, sources))
     else:
         ledger.commit_sources(task.unit, sources)
+
+
+def record_unlisted(ledger: Ledger, task: Task, kills: int) -> None:
+    """Note that the task's containers kill whoever lists them, so that they are failed sources."""
+    for container in task.sources:
+        error = f"killed its worker {kills} times when it was listed"
+        ListingIndex(ledger.storage).give_up(container, PoisonSource.__name__, error)
 
 
 def record_poison(pipeline: Pipeline, ledger: Ledger, task: Task, source_id: str, kills: int) -> None:

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from curation.errors import ConfigError, UnsupportedMediaError
 from curation.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind, Source
-from curation.stage import KeepMin, Media, ModelRef, Setup, Stage, StageConfig, View
+from curation.stage import KeepMin, Location, Media, ModelRef, Setup, Stage, StageConfig, View
 
 if TYPE_CHECKING:
     import torch
@@ -43,13 +43,13 @@ class AestheticConfig(StageConfig):
     """Least score, about 1..10."""
     model: str = "ViT-L-14-quickgelu"
     """open_clip architecture."""
-    weights: str = "timm/vit_large_patch14_clip_224.openai"
+    weights: Location = "timm/vit_large_patch14_clip_224.openai"
     """Weights of CLIP: hub name, file, URL, or `stand-in` for a tiny untrained model."""
     revision: str | None = None
     """Revision of the hub name; its newest by default."""
     weights_sha256: Annotated[str, Field(pattern=SHA256)] | None = None
     """sha256 that the file of CLIP's weights must have; a URL needs it."""
-    head: str = _LAION_HEAD
+    head: Location = _LAION_HEAD
     """LAION head, .pth: hub name, file, URL, or `stand-in` with stand-in weights."""
     head_file: str | None = None
     """Name of the head's file, where `head` is a hub name or a folder."""

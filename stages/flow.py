@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from curation.errors import ConfigError, UnsupportedMediaError
 from curation.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind
-from curation.stage import KeepMax, KeepMin, Media, ModelRef, Setup, Stage, StageConfig, View
+from curation.stage import KeepMax, KeepMin, Location, Media, ModelRef, Setup, Stage, StageConfig, View
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ class FlowConfig(StageConfig):
     """Most motion, in short sides per frame pair."""
     method: Literal["dis", "raft_small", "raft_large"] = "dis"
     """`dis`: OpenCV's, for CPUs, without weights; `raft_*`: torchvision's networks, for GPUs."""
-    weights: str | None = None
+    weights: Location | None = None
     """RAFT: torchvision's weights as a file or URL, or `stand-in` for an untrained network."""
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """sha256 that the weights must have; required for a URL."""
@@ -55,6 +55,7 @@ class FlowStage(Stage[FlowConfig]):
     """
 
     name = "flow"
+    kinds = frozenset({"clip"})
     version = 2
     columns = {"flow_score": pa.float32()}
     uses_gpu = True

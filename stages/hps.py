@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from curation.errors import ConfigError, UnsupportedMediaError
+from curation.ingest.carried import drawn_text
 from curation.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind, Source
-from curation.stage import KeepMin, Media, ModelRef, Setup, Stage, StageConfig, View
+from curation.stage import KeepMin, Location, Media, ModelRef, Setup, Stage, StageConfig, View
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,7 @@ class HpsConfig(StageConfig):
     """Least score, about 0.15..0.35; by default it only counts towards a mean."""
     model: str = "ViT-H-14"
     """open_clip architecture."""
-    weights: str = "xswu/HPSv2"
+    weights: Location = "xswu/HPSv2"
     """Checkpoint: hub name, file, URL, or `stand-in` for a tiny untrained model."""
     weights_file: str | None = "HPS_v2.1_compressed.pt"
     """Name of the checkpoint, where `weights` is a hub name or a folder."""
@@ -42,6 +43,8 @@ class HpsConfig(StageConfig):
     """Revision of the hub name; its newest by default."""
     prompt_column: Annotated[str, Field(min_length=1)] = "caption"
     """Name under which the prompt came with the source; without it a sample fails."""
+    seed: int = 0
+    """Seed of the draw of a prompt where several came along; that of `captions` draws the same one."""
     num_frames: Annotated[int, Field(ge=1, le=64)] = 3
     """Frames of a clip, at the centers of equal parts; the worst one counts."""
 
@@ -92,11 +95,16 @@ class HpsStage(Stage[HpsConfig]):
         self._tokenize = get_tokenizer(self.config.model)
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
-        return [{"hps_score": self._score(item.pixels, self._prompt(item.source))} for item in media]
+        return [
+            {"hps_score": self._score(item.pixels, self._prompt(sample, item.source))}
+            for sample, item in zip(samples, media, strict=True)
+        ]
 
-    def _prompt(self, source: Source) -> str:
+    def _prompt(self, sample: Sample, source: Source) -> str:
         """Raises UnsupportedMediaError: the source came without a prompt."""
         prompt = source.carried.get(self.config.prompt_column)
+        if isinstance(prompt, list):
+            prompt = drawn_text(prompt, sample.sample_id, self.config.seed)
         if not isinstance(prompt, str) or not prompt.strip():
             raise UnsupportedMediaError(f"came without a {self.config.prompt_column!r} to be scored against")
         return prompt

@@ -13,16 +13,18 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
 import yaml
 from PIL import Image
 
+from curation.cli import main
 from curation.config import Config, parse_config
-from curation.ingest.listing import Listing, list_inputs
-from curation.judge import Redo, walk
+from curation.ingest.listing import Listing, find_inputs, list_inputs, unlisted_containers
+from curation.judge import PROBE, Redo, walk
 from curation.ledger import Ledger
 from curation.measure import Tally
 from curation.pipeline import Pipeline, build_pipeline
-from curation.plan import Task, plan_pass, plan_probes
+from curation.plan import Task, plan_listing, plan_pass, plan_probes
 from curation.present import remember_listing
 from curation.storage import open_storage
 from curation.work import UnitWorker
@@ -134,6 +136,10 @@ class Bench:
 
     def tasks(self, phase: Any, redo: Redo | None = None) -> list[Task]:
         redo = redo or Redo()
+        if phase == "list":
+            found = find_inputs(self.config)
+            retry_failed = redo.drops(PROBE, row_failed=True)
+            return plan_listing(unlisted_containers(self.config, found, retry_failed=retry_failed))
         if phase == "probe":
             listing = list_inputs(self.config)
             remember_listing(self.ledger.storage, listing.sources)
@@ -144,7 +150,7 @@ class Bench:
     def run(self, redo: Redo | None = None) -> Tally:
         tally = Tally()
         worker = UnitWorker(self.pipeline, "cpu")
-        for phase in ("probe", "filter", "finish"):
+        for phase in ("list", "probe", "filter", "finish"):
             for task in self.tasks(phase, redo):
                 tally.add(worker.work(task))
         return tally
@@ -201,6 +207,16 @@ def curation(*args: str | Path, cwd: Path | None = None, code: int | None = 0) -
     said = done.stdout + done.stderr
     assert code is None or done.returncode == code, f"exit {done.returncode}\n{said}"
     return said
+
+
+def said_by(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str]:
+    """Exit code of a command in this process, and what it said; for those that need no Ray."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, args)])
+    said = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, said.out + said.err
 
 
 def started(config: Path) -> subprocess.Popen[bytes]:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from captioner.stage import CaptionStage
-from curation.records import Sample
+from curation.ingest.reader import Container, Inventory
+from curation.ingest.tars import TarReader
+from curation.media.frame import Frame
+from curation.records import Sample, Source
+from curation.splitter import CutFinder, Span
 from curation.stage import Media
 from stages.color import ColorStage
+from stages.scenes.splitter import ScenesSplitter
 
 CALLS = "CURATION_TEST_CALLS"
 """Environment variable: the file that calls are noted in, one sample id a line."""
@@ -27,6 +32,25 @@ class CountingColor(ColorStage):
         with Path(os.environ[CALLS]).open("a") as file:
             file.writelines(f"{sample.sample_id}\n" for sample in samples)
         return super().measure(samples, media)
+
+
+class DeadlyTars(ColorStage):
+    """In a worker, listing a tar called poison kills the process, and one called hanging hangs."""
+
+    name = "deadly_tars"
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        read = TarReader.list
+
+        def list_or_die(reader: TarReader, container: Container, beat: Any) -> Inventory:
+            if "poison" in container.path:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if "hanging" in container.path:
+                time.sleep(3600)
+            return read(reader, container, beat)
+
+        TarReader.list = list_or_die  # type: ignore[method-assign]
 
 
 class DeadlyColor(ColorStage):
@@ -91,3 +115,32 @@ class NotingCaptions(CaptionStage):
         with Path(os.environ[CALLS]).open("a") as file:
             file.write(" ".join(sample.sample_id for sample in samples) + "\n")
         return super().measure(samples, media)
+
+
+class AssertingScenes(ScenesSplitter):
+    """Asserts something of the frames of one file, as PySceneDetect does when times run backwards."""
+
+    def start(self, source: Source, *, keeps_readings: bool = False) -> CutFinder:
+        finder = super().start(source, keeps_readings=keeps_readings)
+        return _Asserting(finder) if "b.mp4" in source.uri else finder
+
+
+class _Asserting(CutFinder):
+    def __init__(self, finder: CutFinder) -> None:
+        self._finder = finder
+
+    @property
+    def readings(self) -> Sequence[Any]:  # type: ignore[override]
+        return self._finder.readings
+
+    @property
+    def open_from_s(self) -> float | None:
+        return self._finder.open_from_s
+
+    def push(self, frame: Frame) -> Iterable[Span]:
+        if frame.pts_s > 1.5:
+            raise AssertionError("time runs backwards")
+        return self._finder.push(frame)
+
+    def finish(self, end_s: float) -> Iterable[Span]:
+        return self._finder.finish(end_s)

@@ -41,6 +41,10 @@ def a_source(path: Path | None = None, **header: Any) -> Source:
             "num_frames": found.num_frames,
             "codec": found.codec,
             "pixel_format": found.pixel_format,
+            "num_discontinuities": found.num_discontinuities,
+            "mirrored": found.mirrored,
+            "interlaced": found.interlaced,
+            "color_transfer": found.color_transfer,
         } | header
     kind = header.pop("kind", "video")
     return Source(source_id="s" * 20, uri="file:///a", kind=kind, size_bytes=1, etag="", **header)
@@ -159,6 +163,12 @@ def write_video(
     return path
 
 
+def joined(path: Path, *recordings: Path) -> Path:
+    """Recordings one behind the other, as `cat` joins them: the clock begins again with each."""
+    path.write_bytes(b"".join(recording.read_bytes() for recording in recordings))
+    return path
+
+
 TURNS = {
     0: (1, 0, 0, 1),
     90: (0, 1, -1, 0),
@@ -170,9 +180,14 @@ TURNS = {
 
 def turn(path: Path, degrees: int) -> Path:
     """Write a clockwise turn into the track header of an MP4 file."""
+    return with_matrix(path, *TURNS[degrees])
+
+
+def with_matrix(path: Path, *matrix: float) -> Path:
+    """Write a, b, c, d of a matrix into the track header of an MP4 file."""
     data = bytearray(path.read_bytes())
     matrix_at = data.index(b"tkhd") + 44
-    a, b, c, d = (value * 65536 for value in TURNS[degrees])
+    a, b, c, d = (round(value * 65536) for value in matrix)
     data[matrix_at : matrix_at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
     return path

@@ -15,7 +15,7 @@ import random
 import resource
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,22 +89,25 @@ def mutations(number: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
         yield f"{count:04d}-{name}", damage(draw, data)
 
 
-def damage(draw: random.Random, data: bytes) -> bytes:
+Way = Callable[[random.Random, bytearray], None]
+"""One kind of damage."""
+
+
+def damage(draw: random.Random, data: bytes, ways: Sequence[Way] | None = None) -> bytes:
     """A copy with one to four kinds of damage."""
     damaged = bytearray(data)
     for _ in range(draw.choice((1, 1, 1, 2, 4))):
-        way = draw.choice((_flip, _flip, _edit_header, _edit_header, _cut, _insert, _zero, _repeat))
-        way(draw, damaged)
+        draw.choice(ways or WAYS)(draw, damaged)
     return bytes(damaged)
 
 
-def _flip(draw: random.Random, data: bytearray) -> None:
+def flip(draw: random.Random, data: bytearray) -> None:
     for _ in range(draw.randint(1, 8)):
         if data:
             data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
 
 
-def _edit_header(draw: random.Random, data: bytearray) -> None:
+def edit_header(draw: random.Random, data: bytearray) -> None:
     """Sizes, counts, offsets: extreme values among the first bytes."""
     if len(data) > 8:
         at = draw.randrange(min(len(data) - 4, 200))
@@ -112,25 +115,28 @@ def _edit_header(draw: random.Random, data: bytearray) -> None:
         data[at : at + size] = draw.choice((b"\xff", b"\x00", b"\x7f", b"\x80", b"\x01")) * size
 
 
-def _cut(draw: random.Random, data: bytearray) -> None:
+def cut(draw: random.Random, data: bytearray) -> None:
     del data[draw.randrange(len(data) + 1) :]
 
 
-def _insert(draw: random.Random, data: bytearray) -> None:
+def insert(draw: random.Random, data: bytearray) -> None:
     at = draw.randrange(len(data) + 1)
     data[at:at] = draw.randbytes(draw.randint(1, 64))
 
 
-def _zero(draw: random.Random, data: bytearray) -> None:
+def zero(draw: random.Random, data: bytearray) -> None:
     at = draw.randrange(len(data) + 1)
     end = min(len(data), at + draw.randint(1, 256))
     data[at:end] = bytes(end - at)
 
 
-def _repeat(draw: random.Random, data: bytearray) -> None:
+def repeat(draw: random.Random, data: bytearray) -> None:
     at = draw.randrange(len(data) + 1)
     part = data[at : at + draw.randint(1, 128)]
     data[at:at] = part * draw.randint(1, 20)
+
+
+WAYS: tuple[Way, ...] = (flip, flip, edit_header, edit_header, cut, insert, zero, repeat)
 
 
 def outcome(path: Path) -> str:

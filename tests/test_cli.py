@@ -125,7 +125,7 @@ def test_second_run_does_nothing_and_changes_no_byte(finished: tuple[Path, Path,
 def test_run_record_names_models_versions_and_work(finished: tuple[Path, Path, str]) -> None:
     record = json.loads((finished[1] / "run.json").read_text())
     detector = next(model for model in record["models"] if model["role"] == "detector")
-    assert detector["name"].startswith("package:rapidocr/")
+    assert detector["name"].startswith("package:rapidocr_onnxruntime/")
     assert len(detector["revision"]) == 64
     assert record["curation"] == __version__
     assert record["versions"]["ray"]
@@ -266,7 +266,7 @@ def test_changed_model_file_is_refused_unless_accepted(
 ) -> None:
     import rapidocr
 
-    model = tmp_path / "detector.onnx"
+    model = tmp_path / "detector.onnx"  # PP-OCRv6: a detector of one's choice
     model.write_bytes((Path(rapidocr.__file__).parent / "models/PP-OCRv6_det_small.onnx").read_bytes())
     data = config_data(media, tmp_path / "out", vocabulary)
     data = {key: data[key] for key in ("name", "input", "output", "run")}

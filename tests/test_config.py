@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,33 @@ def test_every_problem_is_named_at_once_with_a_suggestion() -> None:
 def test_settings_of_a_stage_that_does_not_run_are_refused() -> None:
     message = problems(minimal(images={"filters": ["resolution"], "color": {"min_colorfulness": 3.0}}))
     assert "images.color: has settings but does not stand in images.filters" in message
+    assert "drop images.color (by --set images.color=null" in message
+
+
+def test_sections_that_an_override_leaves_over_are_named_and_can_be_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    images = {"filters": ["resolution", "color"], "color": {}, "resolution": {"min_width": 5}}
+    path.write_text(yaml.safe_dump(minimal(images=images)))
+    with pytest.raises(ConfigError, match=r"drop images\.color"):
+        load_config(str(path), ["images.filters=[resolution]"])
+    config = load_config(str(path), ["images.filters=[resolution]", "images.color=null"])
+    assert config.images is not None
+    assert list(config.images.stages) == ["images.resolution"]
+    with pytest.raises(ConfigError, match=r"drop images\.text"):
+        load_config(str(path), ["images.text.max_text_coverage=0.2"])
+    # A setting's null is a value.
+    config = load_config(str(path), ["images.resolution.min_width=null"])
+    assert config.images is not None
+    assert config.images.stages["images.resolution"].settings.model_dump()["min_width"] is None
+
+
+def test_stage_that_does_not_measure_a_kind_is_refused_with_those_that_do() -> None:
+    message = problems(minimal(images={"filters": [{"any_of": ["color", "flow"]}]}))
+    (line,) = (line for line in message.splitlines() if "flow" in line)
+    assert line.strip().startswith("images.filters: flow measures no images; aesthetic, clusters, color,")
+    assert "text, thumbnail do" in line
+    assert "scenes" not in line
+    assert parse_config(minimal(videos={"filters": ["color", "flow"]})).videos
 
 
 def test_stage_listed_twice_is_refused() -> None:
@@ -123,7 +152,13 @@ def test_overrides_replace_nested_settings(tmp_path: Path) -> None:
     assert config.general.output == "elsewhere"
 
 
-@pytest.mark.parametrize("override", ["images.text", "name.x=3", "run.workers=[1"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("images.text", "name.x=3", "run.workers=[1", "=3", ".=3", "images..x=3", "images.text=", "run.=1"),
+        *("images.filters.0=color", "run={workers: 1, workers: 2}", "name=!!python/name:os.system", "a=\x00"),
+    ],
+)
 def test_malformed_overrides_are_refused(tmp_path: Path, override: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(minimal()))
@@ -131,12 +166,121 @@ def test_malformed_overrides_are_refused(tmp_path: Path, override: str) -> None:
         load_config(str(path), [override])
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "a: [", ""])
-def test_files_that_hold_no_settings_are_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", "must hold a mapping of settings, not nothing"),
+        (b"# nothing\n", "must hold a mapping of settings, not nothing"),
+        (b"[1, 2]", "must hold a mapping of settings, not a list"),
+        (b"just words", "must hold a mapping of settings, not 'just words'"),
+        (b"a: [", "is not valid YAML"),
+        (b"a:\n\tb: 1", "is not valid YAML"),
+        (b"a: \x00", "is not valid YAML"),
+        (b"a: " + b"[" * 5000, "is not valid YAML"),
+        (b"a: 1\n---\nb: 2", "is not valid YAML"),
+        (b"a: 2024-99-99", "is not valid YAML"),
+        (b"a: *b", "is not valid YAML"),
+        (b"? [1, 2]\n: 3", "is not valid YAML"),
+        ("name: \xe9".encode("latin-1"), "is not a text in UTF-8"),
+        ("name: x".encode("utf-16"), "is not a text in UTF-8"),
+        (b"run: {workers: 1, workers: 2}", "the key 'workers' stands there twice"),
+        (b"name: a\ninput: [b]\nname: c", r"the key 'name' stands there twice\s+.*line 3"),
+    ],
+)
+def test_files_that_hold_no_settings_are_refused(tmp_path: Path, data: bytes, problem: str) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=str(path)):
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=problem) as caught:
         load_config(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_byte_order_mark_is_no_part_of_the_settings(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + yaml.safe_dump(minimal()).encode())
+    assert load_config(str(path)).general.name == "t"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{1: 2}, {None: 1}, {True: {}}, {"images": {1: 2, "filters": []}}, {"run": {2: 3}}, {"stages": {1: 2}}],
+)
+def test_keys_that_are_no_names_are_named(odd: dict[Any, Any]) -> None:
+    assert "problem" in problems(minimal() | odd)
+
+
+def test_settings_go_to_the_run_record_as_json(tmp_path: Path) -> None:
+    """YAML has dates and sets, which JSON has not."""
+    captions = {"engine": "vllm", "model": "m", "engine_args": {"some_date": date(2024, 1, 1)}}
+    assert "captions.engine_args.some_date" in problems(minimal(captions=captions))
+
+
+class TestPaths:
+    """`~`, `$NAME` and `${NAME}` in every setting that names a file, a folder, a model or a URL."""
+
+    @pytest.fixture(autouse=True)
+    def variables(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", "/home/me")
+        monkeypatch.setenv("WHERE", "/data")
+        monkeypatch.delenv("NOWHERE", raising=False)
+
+    @pytest.mark.parametrize(
+        ("text", "path"),
+        [
+            ("~/x", "/home/me/x"),
+            ("~", "/home/me"),
+            ("$WHERE/x", "/data/x"),
+            ("${WHERE}x/~", "/datax/~"),
+            ("a$$b/x~", "a$b/x~"),
+            ("./~/x", "./~/x"),
+            ("https://h/~me/x", "https://h/~me/x"),
+        ],
+    )
+    def test_home_and_variables(self, text: str, path: str) -> None:
+        general = parse_config(minimal(input=[text], output=text)).general
+        assert general.input == [path]
+        assert general.output == path
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            ("$NOWHERE/x", "the environment variable NOWHERE is not set"),
+            ("a${NOWHERE}", "the environment variable NOWHERE is not set"),
+            ("a$", "a $ without a variable's name"),
+            ("${", "a $ without a variable's name"),
+            ("~no_such_user/x", "whose home folder that is is not known"),
+            ("", "at least 1 character"),
+        ],
+    )
+    def test_what_stands_for_nothing_is_refused_by_name(self, text: str, problem: str) -> None:
+        message = problems(minimal(input=["a", text], output=text))
+        assert re.search(rf"input\.1: .*{re.escape(problem)}", message)
+        assert re.search(rf"output: .*{re.escape(problem)}", message)
+
+    def test_every_setting_that_names_a_place(self) -> None:
+        """Each in its own way wrong, so that none is forgotten."""
+        wrong = {"weights": "$NOWHERE/w"}
+        message = problems(
+            minimal(
+                images={
+                    "filters": ["aesthetic", "hps", "text"],
+                    "aesthetic": wrong | {"head": "$NOWHERE/h"},
+                    "hps": wrong,
+                    "text": {"detector": "$NOWHERE/d"},
+                },
+                videos={"filters": ["flow"], "flow": wrong},
+                captions={
+                    "engine": "openai",
+                    "model": "$NOWHERE/m",
+                    "url": "http://$NOWHERE/v1",
+                    "prompts": "$NOWHERE/p",
+                    "serve": {"python": "$NOWHERE/python"},
+                },
+                tokens=wrong,
+                shards={"vocabulary": "$NOWHERE/v"},
+            )
+        )
+        assert message.count("the environment variable NOWHERE is not set") == 11
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
@@ -171,6 +315,8 @@ def test_own_stage_can_be_named_and_a_wrong_target_is_refused() -> None:
     assert config.images is not None
     assert list(config.images.stages) == ["images.mine"]
     assert "stages.mine: cannot load 'no.such:Stage'" in problems(minimal(stages={"mine": "no.such:Stage"}))
+    for target in ("os:path", "curation.config:Config", "json:dumps"):
+        assert f"stages.mine: {target} is no stage" in problems(minimal(stages={"mine": target}))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)

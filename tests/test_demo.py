@@ -9,8 +9,15 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
+from curation.media.image import read_image
+from curation.media.resize import resize
+from curation.models import resolve_revision
+from curation.stage import Setup
 from datasets_media import ROOT, contents, curation
+from generated import measured, media_of
+from stages.text import TextConfig, TextStage
 from tokenize_shards.document import parse
 from tokenize_shards.rows import document_of
 from tokenize_shards.text import TextTokenizer
@@ -67,6 +74,37 @@ def test_text_detector_is_the_real_one_and_reads_the_title(table: list[dict[str,
     title = next(row for row in table if row["uri"].endswith("a.mp4") and row["level"] == "sample")
     assert 0.01 < title["text_coverage"] < 0.2
     assert all("stand-in" in row["caption"] for row in table if row["caption"])
+
+
+def test_photos_and_clips_without_text_pass_and_the_page_does_not(
+    demo: Path, table: list[dict[str, Any]]
+) -> None:
+    """Looked at by hand: the saucer of coffee.png and the globe of world.mp4 were taken for text once."""
+    stage = TextStage(demo_text_config(demo))
+    stage.setup(Setup("cpu", {ref.role: resolve_revision(ref) for ref in stage.models()}))
+    covered = {
+        path.name: row_of_image(stage, path)["text_coverage"]
+        for path in sorted((demo / "demo/input").iterdir())
+        if path.suffix in (".png", ".jpg") and path.name != "cut_off.jpg"
+    }
+    assert len(covered) == 13
+    assert {name for name, share in covered.items() if share > 0.05} == {"page.png"}
+    clips = [row for row in table if row["kind"] == "clip" and row["text_coverage"] is not None]
+    assert len(clips) == 8
+    assert max(row["text_coverage"] for row in clips) < 0.1
+    assert all(row["text_coverage"] == 0 for row in clips if row["uri"].endswith("world.mp4"))
+
+
+def demo_text_config(demo: Path) -> TextConfig:
+    """The demo's own settings of its images, found from the tests' folder."""
+    settings = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())["images"]["text"]
+    return TextConfig(**settings | {role: str(demo / settings[role]) for role in ("detector", "recognizer")})
+
+
+def row_of_image(stage: TextStage, path: Path) -> dict[str, Any]:
+    pixels = resize(read_image(path), stage.view("image"))
+    (row,) = measured(stage, media_of([pixels], kind="image"))
+    return row
 
 
 def test_ids_give_caption_and_grid_back(demo: Path, shard_rows: list[dict[str, Any]]) -> None:

@@ -108,6 +108,23 @@ def test_parts_give_the_same_rows_as_one_piece(
     assert parted.outcomes() == {"film.mp4": "kept"}
 
 
+def test_parts_of_a_video_whose_clock_begins_late(tmp_path: Path) -> None:
+    """A recorder that has been on for a day: all frames are behind what the header calls the end."""
+    from generated import scenes_of
+    from generated import write_video as write
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    times_ms = [86_400_000 + 100 * k for k in range(200)]
+    frames = scenes_of([60, 70, 70])
+    write(folder / "a.ts", frames, codec="libx264", pix_fmt="yuv420p", times_ms=times_ms, g="10")
+    whole = Run(data_of(folder, tmp_path / "whole", None)).all()
+    parted = Run(data_of(folder, tmp_path / "parts", 5.0)).all()
+    assert len(parted.done[0].parts) == 4
+    assert parted.all_rows() == whole.all_rows()
+    assert len(whole.clips()) == 3
+
+
 def test_parts_share_the_frames(folder: Path, tmp_path: Path) -> None:
     """By hand: the seams are at 14.83 and 29.67 s, key frames at every cut and every second
     after it, a cut is settled 9 frames later.

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
-from curation.errors import ContractError, DecodeError, WorkerError
+from curation.errors import (
+    ContractError,
+    DecodeError,
+    DeviceMemoryFault,
+    EnvironmentFault,
+    StorageError,
+    WorkerError,
+)
 from curation.measure import isolate
 from curation.records import Sample, Source
 from curation.stage import Media, Stage, StageConfig, View
@@ -74,13 +84,20 @@ def test_error_in_the_place_of_a_row_fails_that_sample_and_repeats_nothing() -> 
     assert stage.calls == ["abcd"]
 
 
-@pytest.mark.parametrize("error", [DecodeError("gone"), ZeroDivisionError("oops"), MemoryError()])
-def test_only_the_culprit_fails(error: Exception) -> None:
+@pytest.mark.parametrize(
+    ("error", "error_type", "message"),
+    [
+        (DecodeError("gone"), "DecodeError", "gone"),
+        (ZeroDivisionError("oops"), "MeasureError", "ZeroDivisionError: oops"),
+        (MemoryError(), "MeasureError", "MemoryError"),
+        (cv2.error("size\n of 3 GB"), "MeasureError", "error: size of 3 GB"),
+    ],
+)
+def test_only_the_culprit_fails(error: Exception, error_type: str, message: str) -> None:
     stage = Answer({"c": error})
     rows = isolate(stage, SAMPLES, pixels)
     assert [(row.sample_id, row.ok) for row in rows] == [("a", True), ("b", True), ("c", False), ("d", True)]
-    assert rows[2].error_type == type(error).__name__
-    assert rows[2].error == (str(error) or type(error).__name__)
+    assert (rows[2].error_type, rows[2].error) == (error_type, message)
     assert rows[2].values == {}
     assert stage.calls == ["abcd", "a", "b", "c", "d"]
 
@@ -113,6 +130,36 @@ def test_other_columns_than_declared_stop_the_run(answer: dict[str, Any]) -> Non
 def test_number_that_is_none_stops_the_run(value: Any) -> None:
     with pytest.raises(ContractError, match="as value"):
         isolate(Answer({"a": value}), SAMPLES, pixels)
+
+
+def test_text_that_cannot_be_stored_fails_its_sample() -> None:
+    """Half of a surrogate pair is no character (Unicode 16, D72), and Arrow's strings are UTF-8."""
+    rows = isolate(Answer({"b": {"value": "\ud83d"}, "c": {"value": ["ok", "\ud83d"]}}), SAMPLES, pixels)
+    assert [row.error for row in rows] == [None, *["value is no Unicode text"] * 2, None]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), StorageError),
+        (OSError(errno.EIO, "Input/output error"), StorageError),
+        (OSError(errno.EMFILE, "Too many open files"), EnvironmentFault),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory."), DeviceMemoryFault),
+    ],
+)
+def test_what_this_machine_lacks_is_nobodys_fault(error: Exception, raised: type[Exception]) -> None:
+    with pytest.raises(raised, match=str(error.args[-1])):
+        isolate(Answer({"b": error}), SAMPLES, pixels)
+
+
+def test_batch_that_a_gpu_has_no_room_for_is_measured_one_by_one() -> None:
+    class Large(Answer):
+        def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+            if len(samples) > 1:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+            return super().measure(samples, media)
+
+    assert [row.ok for row in isolate(Large({}), SAMPLES, pixels)] == [True] * 4
 
 
 def test_broken_engine_is_nobodys_fault() -> None:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from curation.demo import PACKAGES
 from curation.errors import ConfigError, EnvironmentFault, MissingDependencyError
 from curation.models import fetch, resolve_revision
 from curation.stage import ModelRef
+from datasets_media import ROOT
 from loopback import LoopbackServer, QuietHandler
+from stages.text import TextConfig, TextStage
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = b"weights" * 1000
@@ -28,11 +35,13 @@ def sha256(data: bytes) -> str:
 
 
 class FileServer(LoopbackServer):
-    """Serves `files` (path -> bytes), `missing_bytes` of which never come; `asked` are the paths."""
+    """Serves `files` (path -> bytes), `missing_bytes` of which never come; `asked` are the paths,
+    `logins` what came as authorization."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
+        self.logins: list[str] = []
         self.missing_bytes = 0
         self.hangs_up = False
         server = self
@@ -41,6 +50,7 @@ class FileServer(LoopbackServer):
             def do_GET(self) -> None:
                 path = self.path.partition("?")[0]
                 server.asked.append(path)
+                server.logins += filter(None, [self.headers["Authorization"]])
                 if server.hangs_up:
                     return
                 data = server.files.get(path)
@@ -72,8 +82,26 @@ class TestPackage:
         assert fetch(ref, resolve_revision(ref)) == path
 
     def test_package_that_is_not_installed(self) -> None:
-        with pytest.raises(MissingDependencyError, match="detector: the package no_such_package"):
+        with pytest.raises(MissingDependencyError, match="detector: the package no_such_package") as caught:
             resolve_revision(ModelRef("detector", "package:no_such_package/model.onnx"))
+        assert str(caught.value).endswith("fetch it by: pip install --no-deps no_such_package")
+
+    @pytest.mark.parametrize("package", ["", "a.b", "../a", "-r"])
+    def test_what_is_no_package_name_is_refused(self, package: str) -> None:
+        with pytest.raises(ConfigError, match="is no package's name"):
+            resolve_revision(ModelRef("detector", f"package:{package}/model.onnx"))
+
+    def test_message_names_the_command_that_installs_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        # The same wheel as in the demo and in the tests' environment.
+        (wheel,) = (item for item in PACKAGES if item.startswith("rapidocr-onnxruntime"))
+        assert wheel in (ROOT / "constraints.txt").read_text().splitlines()
+        command = f"pip install --no-deps --ignore-requires-python {wheel}"
+        for ref in TextStage(TextConfig()).models():
+            with pytest.raises(MissingDependencyError, match=f"{ref.role}: .* not installed: {command}$"):
+                resolve_revision(ref)
+        with pytest.raises(MissingDependencyError, match=r"not installed: pip install no-such$"):
+            resolve_revision(ModelRef("detector", "package:no_such/model.onnx"))
 
     def test_file_that_the_package_does_not_have(self) -> None:
         with pytest.raises(ConfigError, match="package:hypothesis/none"):
@@ -104,11 +132,6 @@ class TestFile:
         path.write_bytes(b"changed")
         with pytest.raises(ConfigError, match="differs from the one that this run was planned with"):
             fetch(ref, planned)
-
-    def test_home_is_expanded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("HOME", str(tmp_path))
-        (tmp_path / "head.pth").write_bytes(b"abc")
-        assert resolve_revision(ModelRef("head", "~/head.pth")) == sha256(b"abc")
 
     @pytest.mark.parametrize("name", ["nowhere.pth", "./org/name", "/no/such/file", "a/b/c"])
     def test_absent_file_is_refused(self, name: str) -> None:
@@ -207,6 +230,16 @@ class TestUrl:
             fetch(ref, sha256(WEIGHTS))
         assert list(cache.iterdir()) == []
 
+    def test_password_is_sent_and_not_told(self, server: FileServer, cache: Path) -> None:
+        ref = self.ref(server)
+        url = ref.name.replace("://", "://me:pass%40word@")
+        assert fetch(replace(ref, name=url), sha256(WEIGHTS)).read_bytes() == WEIGHTS
+        # "me:pass@word" by `base64`.
+        assert server.logins == ["Basic bWU6cGFzc0B3b3Jk"]
+        with pytest.raises(MissingDependencyError) as caught:
+            fetch(replace(ref, name=f"{url}.gone"), "0" * 64)
+        assert "pass" not in str(caught.value)
+
     def test_server_out_of_reach(self, server: FileServer, cache: Path) -> None:
         ref = self.ref(server)
         server.stop()
@@ -265,12 +298,13 @@ class TestHub:
         answer: list[str] = json.loads(done.stdout)
         return answer
 
-    def check_refusal(self, answer: list[str]) -> None:
+    def check_refusal(self, answer: list[str], why: str = "the hub is out of reach") -> None:
         kind, message = answer
         assert kind == "MissingDependencyError"
         assert "tokenizer: org/name is no file or folder here" in message
-        assert "neither on the hub nor in the local cache" in message
-        assert "download it first" in message
+        assert why in message
+        assert message.endswith("by: hf download org/name")
+        assert "\n" not in message
 
     def test_out_of_reach(self, tmp_path: Path, server: FileServer) -> None:
         server.stop()
@@ -281,9 +315,31 @@ class TestHub:
         self.check_refusal(self.ask(tmp_path, HF_ENDPOINT=server.url))
         assert server.asked
 
+    def test_hub_that_never_answers(self, tmp_path: Path) -> None:
+        """Behind a firewall that drops everything, no run waits for ever."""
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            started = time.monotonic()
+            answer = self.ask(tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        self.check_refusal(answer)
+        assert time.monotonic() - started < 60
+
+    def test_command_that_fetches_it_names_file_and_revision(
+        self, tmp_path: Path, server: FileServer
+    ) -> None:
+        server.stop()
+        _, message = self.ask(tmp_path, file="a.bin", revision="v2", HF_ENDPOINT=server.url)
+        assert message.endswith("by: hf download org/name a.bin --revision v2")
+
     def test_name_that_the_hub_does_not_know(self, tmp_path: Path, server: FileServer) -> None:
-        self.check_refusal(self.ask(tmp_path, HF_ENDPOINT=server.url))
+        answer = self.ask(tmp_path, HF_ENDPOINT=server.url)
+        self.check_refusal(answer, "the hub has none of that name, or not for you")
         assert "/api/models/org/name/revision/main" in server.asked
+
+    @pytest.mark.parametrize("name", ["org/na--me", "org/name.git", "org/na..me"])
+    def test_name_that_no_hub_takes(self, tmp_path: Path, name: str, server: FileServer) -> None:
+        kind, message = self.ask(tmp_path, name, HF_ENDPOINT=server.url)
+        assert kind == "ConfigError"
+        assert message == f"tokenizer: {name} is no file or folder here, and no name of the hub's"
 
     def test_offline_resolves_to_the_commit_in_the_cache(self, home: Path) -> None:
         snapshot = home / f"hub/models--org--name/snapshots/{COMMIT}"
@@ -308,9 +364,7 @@ class TestHub:
     def test_hub_tells_the_newest_commit(self, home: Path, server: FileServer) -> None:
         newest = COMMIT[::-1]
         info = {"id": "org/name", "sha": newest, "siblings": [{"rfilename": "config.json"}]}
-        entry = {"type": "file", "oid": "0" * 40, "size": 2, "path": "config.json"}
         server.files["/api/models/org/name/revision/v2"] = json.dumps(info).encode()
-        server.files[f"/api/models/org/name/tree/{newest}"] = json.dumps([entry]).encode()
         assert self.ask(home, revision="v2", HF_ENDPOINT=server.url) == [newest, None]
         assert not any("resolve" in path for path in server.asked)  # nothing is downloaded to resolve it
 

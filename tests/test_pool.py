@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from curation.console import console
 from curation.errors import EnvironmentFault
 from curation.ledger import Ledger
 from curation.pool import Pool, _num_gpu_places
 from curation.storage import open_storage
-from curation.watch import ConsoleWatcher, console
+from curation.watch import ConsoleWatcher
 from datasets_media import built, config_data
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from curation.measure import Tally
 from curation.pipeline import Pipeline
 from curation.plan import plan_pass, plan_probes
 from curation.present import remember_listing
+from curation.registry import STAGES, stage_class
 from curation.report.books import keep_books
+from curation.stage import DatasetStage
 from curation.storage import open_storage
 from curation.work import UnitWorker
 from datasets_media import built, config_data, write_photo, write_video
@@ -220,3 +223,87 @@ def test_column_that_nobody_measures_is_named_before_anything_is_read(photos: Pa
         built(data_for(photos, "images", rule))
     assert "images.representatives: needs the column cluster_id; put clusters before it" in str(caught.value)
     assert "images.representatives: needs the column no_such; no stage has it" in str(caught.value)
+
+
+# Populations of an odd kind, through every stage that looks at all samples at once
+
+AESTHETIC = {"weights": "stand-in", "head": "stand-in", "head_sha256": None, "min_score": None}
+RULES: dict[str, list[str]] = {
+    "clusters": ["aesthetic"],
+    "duplicates": ["phash"],
+    "mean_score": ["aesthetic"],
+    "representatives": ["aesthetic", "clusters"],
+}
+"""Stage -> what must stand before it."""
+DATASET_WIDE = sorted(name for name in STAGES if issubclass(stage_class(name, {}), DatasetStage))
+
+
+def none_left(folder: Path) -> None:
+    write_photo(folder / "too_small.jpg", 0, size=(20, 20))
+
+
+def one(folder: Path) -> None:
+    write_photo(folder / "a.jpg", 0)
+
+
+def all_alike(folder: Path) -> None:
+    one(folder)
+    for name in "bcd":
+        shutil.copy(folder / "a.jpg", folder / f"{name}.jpg")
+
+
+def all_failed(folder: Path) -> None:
+    for seed in range(3):
+        write_photo(folder / f"{seed}.jpg", seed, size=(300, 300))
+        (folder / f"{seed}.jpg").write_bytes((folder / f"{seed}.jpg").read_bytes()[:900])
+
+
+def nothing_alike(folder: Path) -> None:
+    for seed in range(4):
+        write_photo(folder / f"{seed}.jpg", seed)
+
+
+@pytest.mark.parametrize(
+    ("fill", "num_rows"), [(none_left, 0), (one, 1), (all_alike, 4), (all_failed, 0), (nothing_alike, 4)]
+)
+@pytest.mark.parametrize("name", DATASET_WIDE)
+def test_no_population_is_too_odd(
+    tmp_path: Path, name: str, fill: Callable[[Path], None], num_rows: int
+) -> None:
+    """A row for every sample that reaches the stage, none of them failed, and balanced books."""
+    (tmp_path / "in").mkdir()
+    fill(tmp_path / "in")
+    rule: dict[str, Any] = {
+        "filters": ["resolution", *RULES[name], name],
+        "resolution": {"min_width": 64, "min_height": 64},
+    }
+    off = {"aesthetic": AESTHETIC, "clusters": {"min_semantic_distance": None}}
+    rule |= {before: off[before] for before in RULES[name] if before in off}
+    pipeline, ledger, tally = run_here(data_for(tmp_path, "images", rule))
+    assert tally.rows[f"images.{name}"] == num_rows
+    assert tally.failed[f"images.{name}"] == 0
+    totals = keep_books(ledger, pipeline).outcome_totals()["image sources"]
+    assert totals["pending"] == 0
+    assert totals["kept"] + totals["rejected"] >= num_rows
+
+
+def test_of_photos_that_are_not_alike_none_is_a_duplicate(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    nothing_alike(tmp_path / "in")
+    pipeline, ledger, _ = run_here(data_for(tmp_path, "images", COPIES))
+    found = [sample for clips in samples(pipeline, ledger).values() for sample in clips]
+    assert [sample.verdict.outcome for sample in found] == ["kept"] * 4
+    values = [sample.rows["images.duplicates"].values for sample in found]
+    assert {(row["duplicate_of"], row["duplicate_distance"]) for row in values} == {(None, None)}
+
+
+def test_what_an_optional_input_lacks_of_all_samples_is_null(photos: Path) -> None:
+    """All that reach `duplicates` came by the branch without hashes, so only equal bytes are found."""
+    rule = {
+        "filters": [{"any_of": ["color", "phash"]}, "duplicates"],
+        "color": {"min_colorfulness": None, "min_untinted_colorfulness": None},
+    }
+    pipeline, ledger, _ = run_here(data_for(photos, "images", rule))
+    found = outcomes(pipeline, ledger)
+    assert sorted((*found["photo0.jpg"], *found["photo2.jpg"])) == ["kept", "rejected duplicate_of"]
+    assert found["photo1.jpg"] == ["kept"]

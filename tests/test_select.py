@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from curation.select import ALT_TEXT_NAMES, LICENSE_NAMES, carried_text
+from curation.ingest.carried import drawn_text
+from curation.select import ALT_TEXT_NAMES, LICENSE_NAMES, carried_texts
 
 
 @pytest.mark.parametrize(
@@ -18,10 +19,11 @@ from curation.select import ALT_TEXT_NAMES, LICENSE_NAMES, carried_text
         ({"licence": "CC0", "alt": "short", "text": "long"}, "CC0", "short"),
         ({"license": "", "similarity": 0.3}, None, None),
         ({"license": 4}, "4", None),
+        ({"license": ["CC0", "MIT"], "caption": "", "text": "b"}, "CC0; MIT", "b"),
     ],
 )
 def test_license_and_text_under_the_names_that_others_use(
     carried: dict[str, Any], license_: str | None, alt_text: str | None
 ) -> None:
-    assert carried_text(carried, LICENSE_NAMES) == license_
-    assert carried_text(carried, ALT_TEXT_NAMES) == alt_text
+    assert ("; ".join(carried_texts(carried, LICENSE_NAMES)) or None) == license_
+    assert drawn_text(carried_texts(carried, ALT_TEXT_NAMES), "sample") == alt_text

@@ -65,7 +65,9 @@ class Emu3Tokenizer:
         pixels = torch.from_numpy(np.array(frames))
         if self._device == "cuda":
             pixels = pixels.pin_memory().to(self._device, non_blocking=True)
-        pixels = pixels.permute(0, 3, 1, 2)
+        # Contiguous, or the frames' layout, channels last, would go on: in it torch's group norm sums up to a
+        # thousand times less exactly on a CPU, which changes codes.
+        pixels = pixels.permute(0, 3, 1, 2).contiguous()
         with torch.autocast(self._device, torch.bfloat16, enabled=self._precision == "bf16"):
             latents = torch.cat(
                 [self._spatial(part) for part in torch.split(pixels, self._frames_per_call)]

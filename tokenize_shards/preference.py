@@ -290,6 +290,8 @@ def make_triplets(candidates: str, votes: str, target: str, vocabulary: str, **s
     from curation.storage import open_storage
 
     path = Path(target)
+    if path.suffix != ".parquet":
+        raise ConfigError(f"{target}: triplets are written as .parquet, and the name does not end in it")
     ref = ModelRef("vocabulary", vocabulary)
     tokenizer = TextTokenizer(fetch(ref, resolve_revision(ref)))
     storage = open_storage(str(path.parent))

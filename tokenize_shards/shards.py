@@ -21,7 +21,7 @@ from curation.errors import LedgerError
 from curation.models import fetch, resolve_revision
 from curation.records import ID_LENGTH, stable_id
 from curation.select import Kept
-from curation.stage import ModelRef
+from curation.stage import Location, ModelRef
 from curation.storage import Storage
 from tokenize_shards.document import DocumentConfig, draw
 from tokenize_shards.manifest import (
@@ -48,7 +48,7 @@ _ROW_BYTES = 256
 class ShardConfig(DocumentConfig):
     """Settings of the shards."""
 
-    vocabulary: str
+    vocabulary: Location
     """Emu3's text vocabulary: a file (`qwen.tiktoken` or a `tokenizer.json`), `package:NAME/path`, a URL with
     its sha256, or a folder or hub name of a tokenizer."""
     vocabulary_file: str = "tokenizer.json"

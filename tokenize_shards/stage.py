@@ -13,9 +13,8 @@ from pydantic import Field, field_validator, model_validator
 
 from curation.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind
-from curation.stage import Media, ModelRef, Setup, Stage, StageConfig, View
+from curation.stage import Location, Media, ModelRef, Setup, Stage, StageConfig, View
 from tokenize_shards.vision import (
-    SPATIAL_FACTOR,
     TEMPORAL_FACTOR,
     TOKENIZERS,
     Precision,
@@ -23,11 +22,14 @@ from tokenize_shards.vision import (
     load_tokenizer,
 )
 
+MIN_AREA_PX = 64 * 64
+MAX_AREA_PX = 2048 * 2048
+
 
 class TokenConfig(StageConfig):
     """Settings of the vision tokenizer. Emu3: area 512 * 512 in pre-training, 720 * 720 later."""
 
-    weights: str
+    weights: Location
     """Emu3's vision tokenizer in transformers' format: hub name, folder, or `stand-in`."""
     revision: str | None = None
     """Revision of the hub name; its newest by default."""
@@ -36,12 +38,25 @@ class TokenConfig(StageConfig):
     precision: Precision = "fp32"
     """Of the encoder. `bf16` is faster on a GPU and gives other codes (docs/decisions.md); codes are searched
     in float32 either way."""
-    area: Annotated[int, Field(ge=64 * 64, le=2048 * 2048)] = 512 * 512
-    """Pixels of a frame; the aspect ratio stays, both sides become multiples of 8."""
+    area: int | tuple[int, int] = 512 * 512
+    """Pixels of a frame, about; its sides are what Emu3's own resizing gives, multiples of 8. A pair, for
+    understanding data: smaller frames go up to the first, larger ones down to the second, others stay. A
+    worker holds `max_frames` frames of a window at once, 3 bytes a pixel."""
     fps: Annotated[float, Field(gt=0, le=60)] = 4.0
     """Frames per second that are taken from a window."""
     max_frames: Annotated[int, Field(ge=4)] = 64
     """Most frames of a window, a multiple of 4."""
+
+    @field_validator("area", mode="before")
+    @classmethod
+    def _is_area(cls, area: object) -> object:
+        pair = tuple(area) if isinstance(area, (list, tuple)) else (area, area)
+        if len(pair) != 2 or not all(_is_area_px(bound) for bound in pair) or pair[0] > pair[1]:
+            raise ValueError(
+                f"must be a number of pixels from {MIN_AREA_PX} to {MAX_AREA_PX}, or a pair of them, "
+                f"[smallest, largest], not {area!r}"
+            )
+        return area if isinstance(area, int) else pair
 
     @field_validator("tokenizer")
     @classmethod
@@ -69,6 +84,7 @@ class TokenStage(Stage[TokenConfig]):
     """
 
     name = "tokens"
+    version = 2
     columns = {
         "codes": pa.binary(),
         "grid_t": pa.int32(),
@@ -81,7 +97,7 @@ class TokenStage(Stage[TokenConfig]):
     Config = TokenConfig
 
     def view(self, kind: SampleKind) -> View:
-        image = View(area=self.config.area, multiple=SPATIAL_FACTOR)
+        image = View(emu3_area=self.config.area)
         if kind == "image":
             return image
         return replace(image, fps=self.config.fps, max_frames=self.config.max_frames)
@@ -132,6 +148,10 @@ class TokenStage(Stage[TokenConfig]):
             "grid_w": grid.shape[2],
             "fps": None if sample.kind == "image" else self.config.fps,
         }
+
+
+def _is_area_px(number: object) -> bool:
+    return isinstance(number, int) and MIN_AREA_PX <= number <= MAX_AREA_PX
 
 
 def whole_groups(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

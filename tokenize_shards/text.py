@@ -79,8 +79,12 @@ class _Ranks:
             # tiktoken's own loader keeps a copy by path, and would go on with an older file's ranks.
             lines = (line.split() for line in path.read_bytes().splitlines())
             table = {base64.b64decode(line[0], validate=True): int(line[1]) for line in lines if line}
+        except OSError as error:
+            raise ConfigError(f"cannot read the vocabulary {path}: {error.strerror}") from error
         except (ValueError, IndexError) as error:
             raise ConfigError(f"{path} holds no ranks in tiktoken's format") from error
+        if not table:
+            raise ConfigError(f"{path} holds no ranks in tiktoken's format: it is empty")
         self._encoding = tiktoken.Encoding("emu3", pat_str=PATTERN, mergeable_ranks=table, special_tokens={})
         self.size = max(table.values(), default=-1) + 1
 
@@ -104,7 +108,7 @@ class _TokenizerJson:
             added = {token["content"] for token in content["added_tokens"]}
             content |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
             self._tokenizer = Tokenizer.from_buffer(json.dumps(content).encode())
-        except (ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{path} holds no tokenizer in Hugging Face's format: {error}") from error
         # Some files list what was added among the words of the model too, where no text leads to it.
         words = self._tokenizer.get_vocab()

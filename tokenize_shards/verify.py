@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.errors import LedgerError, TokenizeError
+from curation.ingest.leftovers import some_names
+from curation.present import Absent
 from curation.storage import Storage
 from tokenize_shards.document import parse
 from tokenize_shards.manifest import MANIFEST, SPLITS, Manifest, Shard, digest_ids, key_in, read_manifest
@@ -26,6 +28,8 @@ from tokenize_shards.rows import PACK_SCHEMA, SCHEMA, document_of, grid_of
 COMPANIONS = frozenset({MANIFEST, "README.md", "croissant.json", "LICENSE"})
 """Files that may lie beside the shards."""
 _NAME = re.compile(rf"({'|'.join(SPLITS)})-(\d{{5,}})-of-(\d{{5,}})\.parquet$")
+
+_MENDS = "`curation run` writes the shards anew"
 
 
 @dataclass
@@ -38,8 +42,13 @@ class Verification:
     num_tokens: int = 0
 
 
-def verify(storage: Storage, folder: str) -> Verification:
+def verify(storage: Storage, folder: str, absent: Absent | None = None) -> Verification:
     """Check files, digests, rows, documents, splits, and that each planned sample is there once.
+
+    Args:
+        storage: Where the shards are.
+        folder: Their folder there.
+        absent: Sources that must not be in the shards any more, as far as that is known.
 
     Raises:
         StorageError: the storage can't be reached.
@@ -54,7 +63,8 @@ def verify(storage: Storage, folder: str) -> Verification:
         found.problems.append(f"{MANIFEST} is missing: the shards are not finished, or these are none")
         return found
     found.problems += _wrong_files(storage, folder, manifest)
-    samples, sources = [], []
+    samples: list[list[str]] = []
+    sources: list[set[str]] = []
     for shard in manifest.shards:
         data = storage.read(key_in(folder, shard.name))
         if data is None:
@@ -70,6 +80,7 @@ def verify(storage: Storage, folder: str) -> Verification:
     if found.num_shards == len(manifest.shards):
         found.problems += _wrong_samples(manifest, samples)
         found.problems += _wrong_sources(manifest, sources)
+    found.problems += _absent_sources(set().union(*sources), absent or Absent())
     return found
 
 
@@ -184,3 +195,13 @@ def _wrong_sources(manifest: Manifest, shards: list[set[str]]) -> Iterator[str]:
     shared = of_split.get("train", set()) & of_split.get("validation", set())
     if shared:
         yield f"{len(shared)} sources are in both splits, such as {min(shared)}"
+
+
+def _absent_sources(present: set[str], absent: Absent) -> Iterator[str]:
+    """Sound shards may be out of date: the inputs have changed since they were written."""
+    gone = sorted(absent.gone[source_id] for source_id in present & absent.gone.keys())
+    replaced = present & absent.replaced
+    if gone:
+        yield f"out of date: {len(gone)} sources are gone from the inputs: {some_names(gone)}; {_MENDS}"
+    if replaced:
+        yield f"out of date: the files of {len(replaced)} sources ({min(replaced)}) were replaced; {_MENDS}"

@@ -46,13 +46,13 @@ class WinogradConv(torch.nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach())
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """[N, O, H, W] of [N, C, H, W], one picture at a time, so that none depends on its neighbors."""
+        """[N, O, H, W], contiguous, of [N, C, H, W]; one picture at a time: none depends on its neighbors."""
         number, _, height, width = pictures.shape
         rows, columns = -(-height // _TILE), -(-width // _TILE)
         result = pictures.new_empty(number, self.weight.shape[1], rows * _TILE, columns * _TILE)
         for picture, target in zip(pictures, result, strict=True):
             self._fill(_padded(picture, rows, columns), target, rows, columns)
-        return result[..., :height, :width]
+        return result[..., :height, :width].contiguous()
 
     def _fill(self, padded: torch.Tensor, result: torch.Tensor, rows: int, columns: int) -> None:
         """Write [O, 4 rows, 4 columns] of [C, 4 rows + 2, 4 columns + 2], some rows of tiles at a time."""

@@ -22,6 +22,7 @@ class Question:
         frames: [T, H, W, 3] uint8 RGB, contiguous.
         seconds: How long the frames' span lasts; 0 for an image.
         carried: What came with the source.
+        sample_id: The sample asked about, for draws.
     """
 
     prompt: str
@@ -31,6 +32,7 @@ class Question:
     temperature: float = 0.0
     seed: int = 0
     carried: Mapping[str, Carried] = field(default_factory=dict)
+    sample_id: str = ""
 
     @property
     def fps(self) -> float:

@@ -6,28 +6,33 @@ from collections.abc import Sequence
 
 from captioner.engines.base import Answer, Question
 from curation.errors import CaptionError
+from curation.ingest.carried import drawn_text
 
 STAND_IN_MODEL = "stand-in (untrained)"
 
 
 class SidecarEngine:
-    """Hands on the text that came with a source. Windows of a clip all get their video's."""
+    """Hands on the text that came with a source, one of them where several came.
+
+    Windows of a clip all choose among their video's texts, each by a draw of its own.
+    """
 
     varies = False
     busy_s = 0.0
 
-    def __init__(self, column: str) -> None:
+    def __init__(self, column: str, seed: int = 0) -> None:
         self._column = column
+        self._seed = seed
 
     def answer(self, questions: Sequence[Question]) -> list[Answer | CaptionError]:
         return [self._answer(question) for question in questions]
 
     def _answer(self, question: Question) -> Answer | CaptionError:
-        text = question.carried.get(self._column)
+        text = drawn_text(question.carried.get(self._column), question.sample_id, self._seed)
         if text is None:
             names = ", ".join(sorted(question.carried)) or "nothing"
             return CaptionError(f"the source came without {self._column!r}; it came with {names}")
-        return Answer(str(text), "sidecar")
+        return Answer(text, "sidecar")
 
 
 class StandInEngine:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import posixpath
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from curation.errors import ProbeError
-from curation.ingest.carried import MAX_SIDECAR_BYTES, SIDECAR_SUFFIXES, from_sidecar
+from curation.errors import ProbeError, StorageError
+from curation.ingest.carried import MAX_SIDECAR_BYTES, PROBLEM, from_sidecar, from_sidecars
 from curation.ingest.place import place_of, printable
-from curation.ingest.reader import Contents, Folder
+from curation.ingest.reader import Contents, Folder, path_of_handle
 from curation.ingest.suffixes import kind_of
-from curation.records import Carried, Source, stable_id
+from curation.records import Carried, Source, SourceKind, stable_id
 from curation.storage import Listed
 from curation.storage.survey import describe_mode
+
+_COPIED_BYTES = 1 << 26
+"""Larger pictures are read from where they are."""
 
 
 class FileReader:
@@ -25,27 +31,44 @@ class FileReader:
         return kind_of(key) is not None
 
     def list(self, folder: Folder, item: Listed) -> Contents:
+        """A file as a source."""
         source = source_of_file(folder, item)
-        used = frozenset(sidecar.key for sidecar in _sidecars(folder, item))
+        used = frozenset(sidecar.key for sidecar in _sidecars(folder, item).values())
         return Contents((source,) if source else (), used=used)
 
     @contextmanager
     def opened(self, source: Source) -> Iterator[Path]:
         storage, key = place_of(source.uri).open_storage()
-        with storage.local_path(key) as path:
-            _check_readable(path)
-            yield path
+        with storage.local_path(key) as path, _held(path, source.kind) as held:
+            yield held
 
 
-def source_of_file(folder: Folder, item: Listed) -> Source | None:
-    """A file as a source, with its sidecars; None if it is no media."""
-    kind = kind_of(item.key)
+@contextmanager
+def _held(path: Path, kind: SourceKind) -> Iterator[Path]:
+    """A path to the file that stands here now, though another one may take its place.
+
+    A picture is copied into memory, so that not even writing into the file changes what is read.
+
+    Raises:
+        ProbeError: it can't be opened, or is no file.
+    """
+    handle = _handle_of(path)
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if kind != "image" or status.st_size > _COPIED_BYTES:
+            yield path_of_handle(handle)
+            return
+        with os.fdopen(os.memfd_create("curation"), "wb") as copy:
+            shutil.copyfileobj(file, copy, _COPIED_BYTES)
+            copy.flush()
+            yield path_of_handle(copy.fileno())
+
+
+def source_of_file(folder: Folder, item: Listed, kind: SourceKind | None = None) -> Source | None:
+    """A file as a source, with its sidecars; None if its name is not that of media, and no kind is given."""
+    kind = kind_of(item.key) or kind
     if kind is None:
         return None
-    carried: dict[str, Carried] = {}
-    for sidecar in _sidecars(folder, item):
-        data = folder.storage.read(sidecar.key)
-        carried |= from_sidecar(PurePosixPath(sidecar.key).suffix, data or b"")
     uri = printable(folder.path(item.key))
     return Source(
         source_id=stable_id(uri),
@@ -53,12 +76,12 @@ def source_of_file(folder: Folder, item: Listed) -> Source | None:
         kind=kind,
         size_bytes=item.size_bytes,
         etag=item.etag,
-        carried=carried,
+        carried=_carried(folder, item),
     )
 
 
-def _check_readable(path: Path) -> None:
-    """Make sure that there is a file to open.
+def _handle_of(path: Path) -> int:
+    """A handle of the file.
 
     Raises:
         ProbeError: there is none, it is something else (a FIFO is never opened), or it may not be read.
@@ -67,7 +90,7 @@ def _check_readable(path: Path) -> None:
         what = describe_mode(path.stat().st_mode)
         if what is not None:
             raise ProbeError(f"it is {what}, not a file")
-        path.open("rb").close()
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         if path.is_symlink() and not path.exists():
             raise ProbeError(
@@ -76,7 +99,20 @@ def _check_readable(path: Path) -> None:
         raise ProbeError(f"the file can't be opened: {error.strerror}") from error
 
 
-def _sidecars(folder: Folder, item: Listed) -> list[Listed]:
-    names = (PurePosixPath(item.key).with_suffix(suffix).as_posix() for suffix in SIDECAR_SUFFIXES)
-    found = (folder.items.get(name) for name in names)
-    return [sidecar for sidecar in found if sidecar and sidecar.size_bytes <= MAX_SIDECAR_BYTES]
+def _carried(folder: Folder, item: Listed) -> dict[str, Carried]:
+    sidecars = _sidecars(folder, item).items()
+    return from_sidecars({suffix: _said(folder, suffix, sidecar) for suffix, sidecar in sidecars})
+
+
+def _said(folder: Folder, suffix: str, sidecar: Listed) -> dict[str, Carried]:
+    try:
+        data = folder.storage.read(sidecar.key)
+    except StorageError as error:
+        return {PROBLEM: printable(f"the {suffix} file beside it can't be read: {error}")}
+    return {} if data is None else from_sidecar(suffix, data)
+
+
+def _sidecars(folder: Folder, item: Listed) -> Mapping[str, Listed]:
+    """The files of the same name, by suffix in lower case."""
+    found = folder.sidecars.get(posixpath.splitext(item.key)[0], {})
+    return {suffix: sidecar for suffix, sidecar in found.items() if sidecar.size_bytes <= MAX_SIDECAR_BYTES}

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from curation.ingest.carried import PROBLEM
 from curation.ingest.place import printable
 from curation.ingest.reader import Contents, Folder
 from curation.ingest.suffixes import suffix_of
@@ -28,15 +29,20 @@ class Leftovers:
         hidden: Paths of hidden files and folders.
         not_files: Path -> what it is.
         repeated: Path -> path under which the same folder or file is read.
+        metadata: What of the metadata in containers could not be kept -> how many times.
+        num_bad_metadata: Sources that came with something that could not be kept.
     """
 
     kinds: Counter[str] = field(default_factory=Counter)
     hidden: list[str] = field(default_factory=list)
     not_files: dict[str, str] = field(default_factory=dict)
     repeated: dict[str, str] = field(default_factory=dict)
+    metadata: Counter[str] = field(default_factory=Counter)
+    num_bad_metadata: int = 0
 
     def add_parts(self, key: str, contents: Contents) -> None:
         """Count what a file holds beside its sources."""
+        self.metadata.update(contents.left_out)
         if contents.num_ignored:
             suffix = suffix_of(key)
             is_whole = not contents.sources and contents.num_ignored == 1
@@ -66,10 +72,14 @@ class Leftovers:
             kinds = [*kinds[:MAX_KINDS], f"{more} other suffixes {rest}"]
         if self.hidden:
             kinds.append(f"{HIDDEN} {len(self.hidden)} ({some_names(self.hidden)})")
+        metadata = (f"{what} {number}" for what, number in self.metadata.most_common())
+        num_bad = self.num_bad_metadata
         said = {
             "left out": ", ".join(kinds),
             "no files": some_names(f"{path} ({what})" for path, what in self.not_files.items()),
             "read once": some_names(f"{path} is {first}" for path, first in self.repeated.items()),
+            "not carried along": some_names(metadata),
+            "metadata errors": f"of {num_bad} sources, {PROBLEM} in the table" if num_bad else "",
         }
         return [f"{name}: {text}" for name, text in said.items() if text]
 
@@ -81,6 +91,8 @@ class Leftovers:
             "num_hidden": len(self.hidden),
             "num_not_files": len(self.not_files),
             "num_repeated": len(self.repeated),
+            "not_carried": dict(self.metadata.most_common()),
+            "num_bad_metadata": self.num_bad_metadata,
         }
 
     def _ranked(self) -> list[tuple[str, int]]:

@@ -3,9 +3,11 @@
     photos/a.jpg                    a file
     tar://photos/0001.tar#a.jpg     a member of a tar
     parquet://photos/0001.parquet#7   a row of a Parquet file, the first being 0
+    lines://photos/metadata.jsonl#3   a line of a list of files, the first being 1, if its file is not there
     tar://photos/0001.tar           a container as a whole, listed only if something is wrong with it
 
-In a container's path `#` and `%` are written %23 and %25. A part's etag is that of its container,
+In a container's path `#` and `%` are written %23 and %25, and bytes that are not UTF-8 as %FF, so that
+it can be opened by its URI whatever it is called. A part's etag is that of its container,
 `@`, and its position there, so that replacing the container replaces all of its parts.
 """
 
@@ -15,12 +17,14 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from curation.errors import ProbeError
+from curation.errors import ChangedError, ProbeError
 from curation.records import Source
 from curation.storage import Storage, open_storage
 
-CONTAINER_SCHEMES = ("tar", "parquet")
-LEADING_DOTS = r"^((?:tar|parquet)://)?(?:\./)+"
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+"""How Python spells bytes of a file's name that are not UTF-8."""
+CONTAINER_SCHEMES = ("tar", "parquet", "lines")
+LEADING_DOTS = rf"^((?:{'|'.join(CONTAINER_SCHEMES)})://)?(?:\./)+"
 """Matches the start of a URI with `./` before its path, as older ledgers have it; group 1 is the scheme."""
 
 
@@ -38,7 +42,7 @@ class Place:
         if not self.scheme:
             return self.path
         part = f"#{self.part}" if self.part else ""
-        return f"{self.scheme}://{self.path.replace('%', '%25').replace('#', '%23')}{part}"
+        return f"{self.scheme}://{_quoted(self.path)}{part}"
 
     def open_storage(self) -> tuple[Storage, str]:
         """The storage that the file lies in, and its key there."""
@@ -52,7 +56,7 @@ def place_of(uri: str) -> Place:
     if not separator or scheme not in CONTAINER_SCHEMES:
         return Place("", uri)
     path, _, part = rest.partition("#")
-    return Place(scheme, unquote(path), part)
+    return Place(scheme, unquote(path, errors="surrogateescape"), part)
 
 
 def plain_uri(uri: str) -> str:
@@ -60,12 +64,21 @@ def plain_uri(uri: str) -> str:
     return re.sub(LEADING_DOTS, r"\1", uri)
 
 
-def printable(uri: str) -> str:
-    r"""`uri` as text that can be stored: bytes of a name that are not UTF-8 are spelled out, as \xff.
+def _quoted(path: str) -> str:
+    text = path.replace("%", "%25").replace("#", "%23")
+    return _NOT_UTF8.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text)
 
-    A file of such a name can't be opened by its URI, and fails with that.
+
+def printable(text: str) -> str:
+    r"""`text` as it can be stored: what is not Unicode is spelled out.
+
+    Bytes of a name that are not UTF-8 become \xff, half a surrogate pair becomes \ud800. A file of such
+    a name can't be opened by its URI, and fails with that.
     """
-    return uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def part_etag(container_etag: str, position: int) -> str:
@@ -90,10 +103,11 @@ def check_unchanged(source: Source, storage: Storage, key: str) -> None:
     """Make sure that positions still hold.
 
     Raises:
-        ProbeError: the container is gone, or is not the one that was listed.
+        ProbeError: the container is gone.
+        ChangedError: it is not the one that was listed.
     """
     found = storage.find(key)
     if found is None:
         raise ProbeError(f"{key} is not there any more")
     if found.etag != version_of(source)[1]:
-        raise ProbeError(f"{key} was changed since it was listed; another run lists it anew")
+        raise ChangedError(f"{key} was changed since it was listed; the next run takes it up anew")

@@ -2,53 +2,106 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
-from curation.errors import StorageError
+from curation.digest import Watch, digest_of
+from curation.errors import ChangedError, ProbeError, SampleError, StorageError
 from curation.ingest.files import FileReader
-from curation.ingest.parquet import ParquetReader
-from curation.ingest.place import place_of
-from curation.ingest.reader import Contents, Folder, Reader
+from curation.ingest.manifests import ManifestReader
+from curation.ingest.parquet.reader import ParquetReader
+from curation.ingest.place import place_of, version_of
+from curation.ingest.reader import ContainerReader, Contents, Folder, Reader
 from curation.ingest.tars import TarReader
+from curation.isolation import isolated, machine_fault
 from curation.records import Source
-from curation.storage import Listed, open_storage
+from curation.storage import Listed
 
-READERS: tuple[Reader, ...] = (FileReader(), TarReader(), ParquetReader())
-_OF_SCHEME = {reader.scheme: reader for reader in READERS}
+T = TypeVar("T")
 
-
-def reader_of(key: str) -> Reader | None:
-    """The reader for a file of this name."""
-    return next((reader for reader in READERS if reader.takes(key)), None)
+_FILES = FileReader()
+_CONTAINERS: tuple[ContainerReader, ...] = (TarReader(), ParquetReader(), ManifestReader())
+_OF_SCHEME: dict[str, Reader] = {reader.scheme: reader for reader in (_FILES, *_CONTAINERS)}
 
 
-def contents_of(folder: Folder, item: Listed) -> Contents:
-    """What a file holds; nothing if no reader takes it."""
-    reader = reader_of(item.key)
-    if reader is None:
+def container_reader(key: str) -> ContainerReader | None:
+    """The reader of containers for a file of this name."""
+    return next((reader for reader in _CONTAINERS if reader.takes(key)), None)
+
+
+def is_read(key: str) -> bool:
+    """Whether a file of this name may hold media, or name files that do."""
+    return _FILES.takes(key) or container_reader(key) is not None
+
+
+def list_file(folder: Folder, item: Listed) -> Contents:
+    """A plain file as a source; nothing if its name is not that of media."""
+    if not _FILES.takes(item.key):
         return Contents()
     try:
-        return reader.list(folder, item)
-    except StorageError as error:
-        return Contents(error=str(error))
+        with isolated(ProbeError), blaming_the_file():
+            return _FILES.list(folder, item)
+    except ProbeError as error:
+        return Contents(error_type="ProbeError", error=str(error))
 
 
-def open_source(source: Source) -> AbstractContextManager[Path]:
-    """A source as a file on this machine, while the context lasts.
+@contextmanager
+def open_source(source: Source) -> Iterator[Path]:
+    """A source as a file on this machine, while the context lasts: the bytes that were hashed at probing.
 
     Raises:
         ProbeError: it is not there any more, or can't be read; when the context is entered.
+        ChangedError: it is not what was hashed, or was written to while it was read.
+        StorageError, EnvironmentFault: the trouble is not this source's.
     """
-    return _OF_SCHEME[place_of(source.uri).scheme].opened(source)
+    with ExitStack() as stack:
+        with isolated(ProbeError), blaming_the_file():
+            path = stack.enter_context(_OF_SCHEME[place_of(source.uri).scheme].opened(source))
+            watch = Watch(path, source.content_hash)
+            if source.content_hash is not None and digest_of(path) != source.content_hash:
+                raise _changed(source)
+        try:
+            yield path
+        except SampleError as error:
+            if not watch.is_unchanged():
+                raise _changed(source) from error
+            raise
+        if not watch.is_unchanged():
+            raise _changed(source)
 
 
-def list_again(container: Source) -> Source:
-    """A failed container with what listing it says now: no error if it can be listed to its end."""
-    path = place_of(container.uri).path
-    root, _, key = path.rpartition("/")
-    folder = Folder(open_storage(root or "/"), root, {})
-    item = folder.storage.find(key)
-    contents = contents_of(folder, item) if item else Contents(error=f"{key} is not there any more")
-    return replace(container, error_type="ProbeError" if contents.error else None, error=contents.error)
+@contextmanager
+def blaming_the_file() -> Iterator[None]:
+    """Make a ProbeError of what the storage says of one file, such as that it may not be read."""
+    try:
+        yield
+    except StorageError as error:
+        if error.__cause__ is None or machine_fault(error.__cause__) is not None:
+            raise
+        raise ProbeError(str(error)) from error
+
+
+def _changed(source: Source) -> ChangedError:
+    storage, key = place_of(source.uri).open_storage()
+    listed = storage.find(key)
+    if listed is not None and listed.etag == version_of(source)[1]:
+        return ChangedError(
+            "it was changed since it was listed, though size and date are the same; "
+            "touch the file, and the next run takes it up anew"
+        )
+    return ChangedError("it was changed since it was listed; the next run takes it up anew")
+
+
+def while_unchanged(source: Source, path: Path, frames: Iterable[T]) -> Iterator[T]:
+    """What is read of an opened source, each given only if the file is still what it was before the first.
+
+    Raises:
+        ChangedError: it was written to.
+    """
+    watch = Watch(path, source.content_hash)
+    for frame in frames:
+        if not watch.is_unchanged():
+            raise _changed(source)
+        yield frame

@@ -1,32 +1,39 @@
 """WebDataset tars: each picture or video in one is a source, with what its .txt and .json say.
 
 Headers are walked by seeking from one to the next; no picture is read. Python's `tarfile` takes a
-damaged header for the end of the archive, so the end is looked at too.
+damaged header for the end of the archive, so the end is looked at too. What a header may cost is bounded
+here: `tarfile` itself goes backwards with a negative size, and for ever.
 """
 
 from __future__ import annotations
 
 import posixpath
+import struct
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from curation.errors import ProbeError
-from curation.ingest.carried import MAX_SIDECAR_BYTES, SIDECAR_SUFFIXES, from_sidecar
-from curation.ingest.place import Place, check_unchanged, part_etag, place_of, position_of, printable
-from curation.ingest.reader import Contents, Folder, unnamed_file
+from curation.ingest.carried import MAX_SIDECAR_BYTES, SIDECAR_SUFFIXES, from_sidecar, from_sidecars
+from curation.ingest.place import check_unchanged, place_of, position_of, printable
+from curation.ingest.reader import MAX_ENTRIES, Budget, Container, Entry, Inventory, unnamed_file
 from curation.ingest.suffixes import kind_of
-from curation.records import Carried, Source, SourceKind, stable_id
-from curation.storage import Listed
+from curation.records import Carried, Source, SourceKind
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _BLOCK_BYTES = tarfile.BLOCKSIZE
 _COPY_BYTES = 1 << 20
 _PADDING_BYTES = 1 << 20
 """How far behind the end of an archive is looked for more of it; padding is 10 kB as a rule."""
+_MAX_HEADER_BYTES = 1 << 16
+"""Of one member, with its long name, PAX records and sparse map; 1,536 bytes as a rule."""
+_MAX_GLOBAL_RECORDS = 100
+_BEAT_EVERY = 1000
+_FAULTS = (tarfile.TarError, OSError, ValueError, LookupError, ArithmeticError, RecursionError, struct.error)
+"""What `tarfile` raises about damaged archives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +48,39 @@ class _Member:
 class _Walk:
     """What was met in an archive so far. Of members of one name the last counts, as in unpacking."""
 
+    budget: Budget
     members: dict[str, _Member] = field(default_factory=dict)
     carried: dict[str, dict[str, dict[str, Carried]]] = field(default_factory=dict)
-    """Name without suffix -> suffix -> values."""
+    """Name without suffix -> suffix in lower case -> values."""
     num_files: int = 0
+    num_sparse: int = 0
+    offset_bytes: int = 0
+    """Where the next header is."""
+
+
+class _Metered:
+    """A file that gives the reader of a header no more than `_MAX_HEADER_BYTES`."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.renew()
+
+    def renew(self) -> None:
+        """The next header begins."""
+        self._left = _MAX_HEADER_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self._left:
+            raise tarfile.ReadError(f"a header is not of 0 to {_MAX_HEADER_BYTES} bytes")
+        data = self._file.read(size)
+        self._left -= len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
 
 class TarReader:
@@ -55,20 +91,24 @@ class TarReader:
     def takes(self, key: str) -> bool:
         return key.lower().endswith((".tar", *_COMPRESSED))
 
-    def list(self, folder: Folder, item: Listed) -> Contents:
+    def list(self, container: Container, beat: Callable[[], None]) -> Inventory:
+        item = container.item
         if item.key.lower().endswith(_COMPRESSED):
-            return Contents(error="there is no seeking in a compressed tar: unpack it, or repack it as .tar")
-        walk, error = _Walk(), None
-        with folder.storage.open(item.key) as file:
+            return Inventory(error="there is no seeking in a compressed tar: unpack it, or repack it as .tar")
+        walk, error = _Walk(Budget(item.size_bytes)), None
+        with container.storage.open(item.key) as file:
             try:
-                _walk(file, walk)
-            except (tarfile.TarError, OSError, ValueError) as problem:
-                error = f"damaged after {walk.num_files} files: {problem}"
-        path = folder.path(item.key)
-        sources = tuple(_source(path, item, walk, member) for member in walk.members.values())
+                _walk(file, walk, beat)
+            except _FAULTS as problem:
+                error = f"damaged after {walk.num_files} files: {printable(str(problem))}"
+        if error is None and walk.num_sparse:
+            error = (
+                f"{walk.num_sparse} pictures or videos in it are stored as sparse files, which are not read"
+            )
+        entries = tuple(_entry(walk, member) for member in walk.members.values())
         stems = {_stem(walk, member) for member in walk.members.values()}
         num_used = sum(len(walk.carried[stem]) for stem in stems if stem)
-        return Contents(sources, walk.num_files - len(sources) - num_used, error=error)
+        return Inventory(entries, walk.num_files - len(entries) - num_used, error=error)
 
     @contextmanager
     def opened(self, source: Source) -> Iterator[Path]:
@@ -81,20 +121,51 @@ class TarReader:
             yield path
 
 
-def _walk(file: IO[bytes], walk: _Walk) -> None:
+def _walk(file: IO[bytes], walk: _Walk, beat: Callable[[], None]) -> None:
     """Note every file in the archive.
 
     Raises:
-        tarfile.TarError, OSError, ValueError: damaged; what came before is noted.
+        One of `_FAULTS`: damaged, or more than may be listed; what came before is noted.
     """
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header
+    size_bytes = file.seek(0, 2)
+    file.seek(0)
+    metered = _Metered(file)
+    with tarfile.open(fileobj=metered, mode="r:") as archive:  # type: ignore[call-overload]
+        while (member := _next(archive, metered, walk)) is not None:
             if not member.isreg() or posixpath.basename(member.name).startswith("."):
                 continue
+            if walk.num_files == MAX_ENTRIES:
+                raise tarfile.ReadError("a tar of more is not listed to its end: pack it as several")
+            _check_size(member, size_bytes)
             walk.num_files += 1
+            if walk.num_files % _BEAT_EVERY == 0:
+                beat()
             _note(file, walk, member)
         _check_end(file, archive.offset)
+
+
+def _next(archive: tarfile.TarFile, metered: _Metered, walk: _Walk) -> tarfile.TarInfo | None:
+    """The next member.
+
+    Raises:
+        tarfile.ReadError: it leads back to where others have been read.
+    """
+    metered.renew()
+    member = archive.next()
+    archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header
+    if member is not None and (member.size < 0 or archive.offset <= walk.offset_bytes):
+        raise tarfile.ReadError(f"{member.name} is said to be {member.size} bytes long")
+    if len(archive.pax_headers) > _MAX_GLOBAL_RECORDS:
+        raise tarfile.ReadError(f"it has more than {_MAX_GLOBAL_RECORDS} records about all of its files")
+    walk.offset_bytes = archive.offset
+    return member
+
+
+def _check_size(member: tarfile.TarInfo, size_bytes: int) -> None:
+    if member.size > size_bytes and not member.issparse():
+        raise tarfile.ReadError(
+            f"{member.name} is said to be {member.size} bytes long, and the tar is {size_bytes}"
+        )
 
 
 def _note(file: IO[bytes], walk: _Walk, member: tarfile.TarInfo) -> None:
@@ -102,12 +173,15 @@ def _note(file: IO[bytes], walk: _Walk, member: tarfile.TarInfo) -> None:
     stem, suffix = posixpath.splitext(member.name)
     if kind is not None:
         if member.issparse():
-            raise tarfile.ReadError(f"{member.name} is stored as a sparse file")
+            walk.num_sparse += 1
+            return
         walk.members.pop(member.name, None)
         walk.members[member.name] = _Member(member.name, kind, member.offset_data, member.size)
-    elif suffix in SIDECAR_SUFFIXES and member.size <= MAX_SIDECAR_BYTES:
-        file.seek(member.offset_data)
-        walk.carried.setdefault(stem, {})[suffix] = from_sidecar(suffix, file.read(member.size))
+    elif suffix.lower() in SIDECAR_SUFFIXES and member.size <= MAX_SIDECAR_BYTES:
+        said = walk.carried.setdefault(stem, {})
+        if suffix.islower() or suffix.lower() not in said:  # of NAME.txt and NAME.TXT the first counts
+            file.seek(member.offset_data)
+            said[suffix.lower()] = walk.budget.allowed(from_sidecar(suffix.lower(), file.read(member.size)))
 
 
 def _check_end(file: IO[bytes], offset_bytes: int) -> None:
@@ -133,18 +207,10 @@ def _stem(walk: _Walk, member: _Member) -> str | None:
     return next((stem for stem in stems if stem in walk.carried), None)
 
 
-def _source(path: str, item: Listed, walk: _Walk, member: _Member) -> Source:
+def _entry(walk: _Walk, member: _Member) -> Entry:
     stem = _stem(walk, member)
-    said = walk.carried[stem] if stem else {}
-    uri = printable(Place("tar", path, member.name).uri)
-    return Source(
-        source_id=stable_id(uri),
-        uri=uri,
-        kind=member.kind,
-        size_bytes=member.size_bytes,
-        etag=part_etag(item.etag, member.offset_bytes),
-        carried={key: value for suffix in SIDECAR_SUFFIXES for key, value in said.get(suffix, {}).items()},
-    )
+    said = from_sidecars(walk.carried[stem]) if stem else {}
+    return Entry(printable(member.name), member.kind, member.offset_bytes, member.size_bytes, said)
 
 
 def _copy(file: IO[bytes], copy: IO[bytes], size_bytes: int) -> None:

@@ -1,21 +1,24 @@
-"""Opens videos with PyAV and decodes them from front to back. The only module that imports it."""
+"""Opens videos with PyAV, reads their headers, and decodes them from front to back.
+
+`curation.media.pictures` makes frames of what is decoded; nothing else imports PyAV.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from curation.errors import DecodeError, ProbeError
 from curation.media.frame import Frame
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from curation.media.image import MAX_PIXELS
+from curation.media.pictures.orientation import Orientation, orientation_of
+from curation.media.pictures.render import DEFAULT_RENDERING, Renderer, Rendering, shown_size, too_large
+from curation.media.timeline import Timeline, TimeStamps, timeline_of
 
 
 @contextmanager
@@ -53,16 +56,21 @@ def _reason(error: Exception) -> str:
 class VideoHeader:
     """What the container says, and the first frame confirms.
 
-    Where the container names no frame rate of at most 240, or no duration of at most a day, rate,
-    duration and number of frames are those of the packets instead; None if these have no times.
+    Where the container names no frame rate of at most 240, or no duration of at most a day, or its clock
+    jumps, rate, duration and number of frames are those of the packets instead; None if these have no
+    times.
 
     Attributes:
-        width, height: Pixels after rotation and sample aspect ratio.
+        width, height: Square pixels of the first frame, upright.
         frame_rate: Average frames per second, exact.
         duration_s: Seconds.
         num_frames: The container's count, None where it has none.
+        rotation: Clockwise degrees, a multiple of 90, by which pictures are turned after mirroring.
+        mirrored: Whether left and right are exchanged first.
+        interlaced: Whether the first frame or the header says so.
         color_transfer: FFmpeg's name of the transfer function, None where it is not said.
         sample_aspect_ratio: Width to height of a stored pixel, as "4/3"; None for square pixels.
+        num_discontinuities: How often the clock jumps, by the packets.
     """
 
     width: int
@@ -72,10 +80,13 @@ class VideoHeader:
     num_frames: int | None
     codec: str
     rotation: int
+    mirrored: bool
+    interlaced: bool
     stream_index: int
     pixel_format: str
     color_transfer: str | None
     sample_aspect_ratio: str | None
+    num_discontinuities: int
 
 
 _TRANSFERS = {
@@ -97,24 +108,27 @@ MAX_FRAME_RATE = 240
 MAX_DURATION_S = 86_400.0
 
 
-def probe_video(path: Path) -> VideoHeader:
-    """Read the header and decode one frame, which knows rotation and true size.
+_PROGRESSIVE = 1
+"""FFmpeg's field orders: 0 is unknown, and those above 1 are interlaced."""
+
+
+def probe_video(path: Path, max_pixels: int = MAX_PIXELS) -> VideoHeader:
+    """Read the header, the times of all packets, and one frame, which knows orientation and true size.
 
     Raises:
-        ProbeError: not a video, no video stream, or not one frame can be decoded.
+        ProbeError: not a video, no video stream, more than `max_pixels` with square pixels, or not one
+            frame can be decoded.
     """
-    import av
-
     with _opened(path) as (container, stream):
-        try:
-            first = next(container.decode(stream), None)
-        except (av.FFmpegError, ValueError) as error:
-            raise ProbeError(f"no frame can be decoded: {_reason(error)}") from error
-        if first is None:
-            raise ProbeError("the file holds no frame")
-        timing = _timing(container, stream) or _timing_of_packets(container, stream)
-        width, height = _upright_size(first, stream.sample_aspect_ratio)
         aspect = stream.sample_aspect_ratio
+        _check_size(stream.codec_context, aspect, max_pixels)
+        first, stamps = _scanned(container, stream)
+        _check_size(first, aspect, max_pixels)
+        timeline = _timeline(container, stream, stamps)
+        timing = None if timeline.joints else _timing(container, stream)
+        timing = timing or _timing_of_packets(timeline.times(stamps), stream.time_base)
+        orientation = orientation_of(first)
+        height, width = shown_size(first, aspect, orientation)
         return VideoHeader(
             width=width,
             height=height,
@@ -122,12 +136,22 @@ def probe_video(path: Path) -> VideoHeader:
             duration_s=timing.duration_s,
             num_frames=timing.num_frames,
             codec=stream.codec_context.codec.canonical_name,
-            rotation=-first.rotation % 360,
+            rotation=orientation.rotation,
+            mirrored=orientation.mirrored,
+            interlaced=bool(first.interlaced_frame or stream.codec_context.field_order > _PROGRESSIVE),
             stream_index=stream.index,
             pixel_format=first.format.name,
             color_transfer=_TRANSFERS.get(int(first.color_trc)),
             sample_aspect_ratio=str(aspect) if aspect and aspect != 1 else None,
+            num_discontinuities=len(timeline.joints),
         )
+
+
+def _check_size(sized: Any, aspect: Fraction | None, max_pixels: int) -> None:
+    """Refuse what is too large; `sized` is a picture or a codec's header."""
+    reason = too_large(sized.width, sized.height, aspect, max_pixels)
+    if reason is not None:
+        raise ProbeError(reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,29 +169,43 @@ def _timing(container: Any, stream: Any) -> _Timing | None:
     return _Timing(Fraction(rate), duration_s, stream.frames or None)
 
 
-def _timing_of_packets(container: Any, stream: Any) -> _Timing:
-    """From the packets' times: reads the file to its end, but decodes nothing."""
-    times = _times_of_packets(container, stream)
-    span = times[-1] - times[0] if times else Fraction(0)
+def _timing_of_packets(times: list[int], time_base: Fraction) -> _Timing:
+    span = (times[-1] - times[0]) * time_base if times else Fraction(0)
     if not span:
         return _Timing(None, None, len(times) or None)
     rate = ((len(times) - 1) / span).limit_denominator(1001)
     return _Timing(rate, float(span + 1 / rate), len(times))
 
 
-def _times_of_packets(container: Any, stream: Any) -> list[Fraction]:
+def _scanned(container: Any, stream: Any) -> tuple[Any, TimeStamps]:
+    """The first picture, and the time stamps of all packets: reads the whole file, decodes one frame.
+
+    Raises:
+        ProbeError: not one frame can be decoded.
+    """
     import av
 
-    times = []
+    first, stamps = None, TimeStamps()
     try:
-        container.seek(0)
         for packet in container.demux(stream):
-            if packet.pts is not None:
-                times.append(packet.pts * packet.time_base)
-    except av.FFmpegError:
+            stamps.add(packet.pts, packet.dts)
+            if first is None:
+                first = next(iter(packet.decode()), None)
+    except (av.FFmpegError, ValueError) as error:
+        if first is None:
+            raise ProbeError(f"no frame can be decoded: {_reason(error)}") from error
         # What breaks off here breaks off in decoding too, where it is reported.
-        pass
-    return sorted(times)
+    if first is None:
+        raise ProbeError("the file holds no frame")
+    return first, stamps
+
+
+def _timeline(container: Any, stream: Any, stamps: TimeStamps) -> Timeline:
+    import av.format
+
+    # FFmpeg marks the formats whose clock may jump. They store decoding times.
+    has_own_dts = bool(container.format.flags & av.format.Flags.ts_discont.value)
+    return timeline_of(stamps, stream.time_base, has_own_dts=has_own_dts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +214,12 @@ class PacketTimes:
 
     Attributes:
         times_s: Presentation times in seconds, rising.
-        rotation: Clockwise degrees by which pictures must be turned.
+        orientation: How pictures must be turned.
         aspect: Width to height of a stored pixel.
     """
 
     times_s: list[float]
-    rotation: int
+    orientation: Orientation
     aspect: Fraction | None
 
 
@@ -189,18 +227,13 @@ def packet_times(path: Path) -> PacketTimes:
     """Times of all frames, from the packets; only the first frame is decoded.
 
     Raises:
-        ProbeError: not a video.
+        ProbeError: not a video, or not one frame can be decoded.
     """
-    import av
-
     with _opened(path) as (container, stream):
-        try:
-            first = next(container.decode(stream), None)
-        except (av.FFmpegError, ValueError) as error:
-            raise ProbeError(f"no frame can be decoded: {_reason(error)}") from error
-        rotation = 0 if first is None else -first.rotation % 360
-        times = _times_of_packets(container, stream)
-        return PacketTimes([float(time) for time in times], rotation, stream.sample_aspect_ratio)
+        first, stamps = _scanned(container, stream)
+        times = _timeline(container, stream, stamps).times(stamps)
+        times_s = [float(ticks * stream.time_base) for ticks in times]
+        return PacketTimes(times_s, orientation_of(first), stream.sample_aspect_ratio)
 
 
 def _duration_s(container: Any, stream: Any) -> float | None:
@@ -213,32 +246,31 @@ def _duration_s(container: Any, stream: Any) -> float | None:
     return seconds if 0 < seconds < MAX_DURATION_S else None
 
 
-def _upright_size(frame: Any, aspect: Fraction | None) -> tuple[int, int]:
-    width = _square_width(frame.width, aspect)
-    return (frame.height, width) if frame.rotation % 180 else (width, frame.height)
-
-
-def _square_width(width: int, aspect: Fraction | None) -> int:
-    """The width in square pixels: a stored pixel may be wider than high."""
-    return max(1, round(width * aspect)) if aspect and 0 < aspect != 1 else width
-
-
 SEEKABLE_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1"})
 """Codecs in which decoding from a key frame was found to give the same frames as from the start."""
+_ROUNDING_S = 1e-6
 ROLL_IN_S = 1.0
 """How much earlier than asked decoding begins, so that open groups of pictures are whole by then."""
 
 
-def decode_video(path: Path, start_s: float = 0.0) -> Iterator[Frame]:
+def decode_video(
+    path: Path,
+    start_s: float = 0.0,
+    rendering: Rendering = DEFAULT_RENDERING,
+    timeline: Timeline | None = None,
+) -> Iterator[Frame]:
     """Frames of the main stream in presentation order, rendered on demand: from the key frame before
     `start_s` on where the codec allows it, else from the first.
 
     A frame is valid as long as the caller keeps it; `index` counts from the first one given. A frame
-    without a time follows its predecessor by one frame interval.
+    without a time follows its predecessor by one frame interval; no time is before its predecessor's.
+
+    `timeline`: frames get its times in place of the container's, from the first frame on.
 
     Raises:
         ProbeError: not a video.
-        DecodeError: the stream is damaged or cut off; the message says after how many frames.
+        DecodeError: the stream is damaged or cut off, or a frame has too many pixels; the message says
+            after how many frames.
     """
     import av
 
@@ -248,20 +280,74 @@ def decode_video(path: Path, start_s: float = 0.0) -> Iterator[Frame]:
         interval_s = float(1 / stream.average_rate) if stream.average_rate else 0.04
         promised = stream.frames
         last_s = -interval_s
-        _seek(container, stream, start_s)
-        frames = container.decode(stream)
+        if timeline is None:
+            _seek(container, stream, start_s)
+        aspect = stream.sample_aspect_ratio
+        frames = _sized(_decoded(container, stream, timeline), aspect, rendering.max_pixels)
+        renderer = Renderer(rendering, aspect)
         while True:
             try:
                 picture = next(frames, None)
             except (av.FFmpegError, ValueError) as error:
+                yield from renderer.finish()
                 after = f"after {index} of {promised} frames" if promised else f"after {index} frames"
                 where = f"at {last_s:.3f} s" if start_s > 0 else after
                 raise DecodeError(f"stopped {where}: {_reason(error)}") from error
             if picture is None:
+                yield from renderer.finish()
                 return
             pts_s = picture.time if picture.time is not None else last_s + interval_s
-            yield Frame(pts_s, index, partial(_render, picture, stream.sample_aspect_ratio))
+            pts_s = max(pts_s, last_s) if index else pts_s
+            yield from renderer.push(picture, pts_s, index, stream.codec_context.sample_aspect_ratio)
             index, last_s = index + 1, pts_s
+
+
+def decode_recordings(path: Path, rendering: Rendering = DEFAULT_RENDERING) -> Iterator[Frame]:
+    """All frames of a video whose clock jumps, on its timeline; the first behind each jump is marked.
+
+    Raises:
+        ProbeError, DecodeError: as `decode_video`.
+    """
+    timeline = _timeline_of_file(path)
+    joints_s = deque(timeline.joints_s)
+    for frame in decode_video(path, rendering=rendering, timeline=timeline):
+        while joints_s and frame.pts_s > joints_s[0] - _ROUNDING_S:
+            joints_s.popleft()
+            frame.follows_jump = True
+        yield frame
+
+
+def _decoded(container: Any, stream: Any, timeline: Timeline | None) -> Iterator[Any]:
+    """Pictures, with the times of the timeline if there is one."""
+    if timeline is None:
+        yield from container.decode(stream)
+        return
+    for number, packet in enumerate(container.demux(stream)):
+        # Decoding times stand in where there are no others; where there are, they may be far off.
+        stands_in = packet.pts is None
+        packet.pts = timeline.moved(number, packet.pts)
+        packet.dts = timeline.moved(number, packet.dts) if stands_in else None
+        yield from packet.decode()
+
+
+def _timeline_of_file(path: Path) -> Timeline:
+    import av
+
+    with _opened(path) as (container, stream):
+        stamps = TimeStamps()
+        with suppress(av.FFmpegError):  # decoding meets it again, and reports it
+            for packet in container.demux(stream):
+                stamps.add(packet.pts, packet.dts)
+        return _timeline(container, stream, stamps)
+
+
+def _sized(pictures: Iterator[Any], aspect: Fraction | None, max_pixels: int) -> Iterator[Any]:
+    """The same pictures; a ValueError at the first that is too large."""
+    for picture in pictures:
+        reason = too_large(picture.width, picture.height, aspect, max_pixels)
+        if reason is not None:
+            raise ValueError(reason)
+        yield picture
 
 
 def _seek(container: Any, stream: Any, start_s: float) -> None:
@@ -278,30 +364,3 @@ def _seek(container: Any, stream: Any, start_s: float) -> None:
         container.seek(int(target_s / stream.time_base) if found else 0, stream=stream)
     except av.FFmpegError:
         container.seek(0)
-
-
-def _render(picture: Any, aspect: Fraction | None) -> NDArray[np.uint8]:
-    """[H, W, 3] uint8 RGB: square pixels, then turned upright."""
-    import numpy as np
-
-    pixels: NDArray[np.uint8] = picture.to_ndarray(format="rgb24")
-    pixels = with_square_pixels(pixels, aspect)
-    turns = round(picture.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
-
-
-def with_square_pixels(
-    pixels: NDArray[np.uint8], aspect: Fraction | None, *, sideways: bool = False
-) -> NDArray[np.uint8]:
-    """Stretched so that pixels of this width to height become square.
-
-    `sideways`: the picture has been turned by a quarter already, so that stored width is height now.
-    """
-    height, width = pixels.shape[:2]
-    size = (width, _square_width(height, aspect)) if sideways else (_square_width(width, aspect), height)
-    if size == (width, height):
-        return pixels
-    import cv2
-
-    stretched: NDArray[np.uint8] = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
-    return stretched

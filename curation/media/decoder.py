@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from curation.errors import MissingDependencyError
-from curation.media.decode import decode_video
+from curation.media.decode import decode_recordings, decode_video
 from curation.media.decord import decode_with_decord, refusal
 from curation.media.frame import Frame
+from curation.media.image import MAX_PIXELS
+from curation.media.pictures.render import DEFAULT_RENDERING, Rendering
 from curation.records import Source
 
 DecoderName = Literal["pyav", "decord"]
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderSettings:
+    """What a configuration says about decoding videos.
+
+    Attributes:
+        name: The library that decodes what it is known to get right.
+        tone_maps: Whether HDR is tone-mapped.
+        max_pixels: Larger frames are refused.
+    """
+
+    name: DecoderName = "pyav"
+    tone_maps: bool = True
+    max_pixels: int = MAX_PIXELS
 
 
 class Decoder(Protocol):
@@ -23,7 +41,8 @@ class Decoder(Protocol):
         """Why this decoder is known to get such a video wrong; None if it takes it."""
 
     def frames(self, path: Path, start_s: float = 0.0) -> Iterator[Frame]:
-        """Upright frames with square pixels, in presentation order and with the container's times.
+        """Upright frames of one size, in presentation order and with the container's times, or where its
+        clock jumps, with those of the `Timeline`.
 
         They may begin at any frame up to `start_s`; `index` counts from the first one given.
 
@@ -36,11 +55,18 @@ class Decoder(Protocol):
 class PyAVDecoder:
     """FFmpeg's own decoders; a frame is converted to RGB only when somebody looks at it."""
 
+    def __init__(self, rendering: Rendering = DEFAULT_RENDERING, *, clock_jumps: bool = False) -> None:
+        """`clock_jumps`: the video has discontinuities."""
+        self._rendering = rendering
+        self._clock_jumps = clock_jumps
+
     def refusal(self, source: Source) -> str | None:
         return None
 
     def frames(self, path: Path, start_s: float = 0.0) -> Iterator[Frame]:
-        return decode_video(path, start_s)
+        if self._clock_jumps:
+            return decode_recordings(path, self._rendering)
+        return decode_video(path, start_s, self._rendering)
 
 
 class DecordDecoder:
@@ -53,13 +79,13 @@ class DecordDecoder:
         return decode_with_decord(path, start_s)
 
 
-_DECODERS: dict[DecoderName, type[Decoder]] = {"pyav": PyAVDecoder, "decord": DecordDecoder}
-
-
-def decoder_for(name: DecoderName, source: Source) -> Decoder:
-    """The decoder of that name, or PyAV where it refuses the source."""
-    decoder = _DECODERS[name]()
-    return PyAVDecoder() if decoder.refusal(source) else decoder
+def decoder_for(settings: DecoderSettings, source: Source) -> Decoder:
+    """The decoder of the settings, or PyAV where it refuses the source; frames have the source's size."""
+    if settings.name == "decord" and refusal(source) is None:
+        return DecordDecoder()
+    size = (source.height, source.width) if source.height and source.width else None
+    rendering = Rendering(size, settings.tone_maps, settings.max_pixels)
+    return PyAVDecoder(rendering, clock_jumps=source.clock_jumps)
 
 
 def check_decoder(name: DecoderName) -> None:

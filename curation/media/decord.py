@@ -2,7 +2,9 @@
 
 Frames and seeks of 8-bit H.264, VP8 and VP9 equal FFmpeg's. Elsewhere decord 0.6 is refused: it cannot
 open AV1; random access in HEVC and MPEG gives other frames, and some HEVC transport streams come out
-wrong from the start; 10-bit video has other colors; rows of less than 50 pixels get extra channels.
+wrong from the start; 10-bit video has other colors; rows of less than 50 pixels get extra channels;
+where the clock jumps its frames and the container's times can't be matched; flips are ignored, fields
+are left interlaced, and HDR is not tone-mapped.
 Its times are single precision and, for some containers, wrong: those of the packets are used instead.
 """
 
@@ -15,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curation.errors import DecodeError
-from curation.media.decode import ROLL_IN_S, PacketTimes, packet_times, with_square_pixels
+from curation.media.decode import ROLL_IN_S, PacketTimes, packet_times
 from curation.media.frame import Frame
+from curation.media.pictures.render import with_square_pixels
 from curation.records import Source
 
 if TYPE_CHECKING:
@@ -36,6 +39,10 @@ def refusal(source: Source) -> str | None:
         return f"decord is not known to convert {source.pixel_format} right"
     if min(source.width or 0, source.height or 0) < MIN_SIDE_PX:
         return f"decord is not known to cope with {source.width}x{source.height} pixels"
+    if source.clock_jumps:
+        return "decord can't place the frames of a video whose clock jumps"
+    if source.mirrored or source.interlaced or source.is_hdr:
+        return "decord neither flips nor deinterlaces nor tone-maps"
     return None
 
 
@@ -70,7 +77,7 @@ def decode_with_decord(path: Path, start_s: float = 0.0) -> Iterator[Frame]:
 def _frame(packets: PacketTimes, number: int, index: int, pixels: NDArray[np.uint8]) -> Frame:
     def render() -> NDArray[np.uint8]:
         # decord turns pictures upright, but leaves their pixels as wide as they are stored.
-        return with_square_pixels(pixels, packets.aspect, sideways=packets.rotation % 180 != 0)
+        return with_square_pixels(pixels, packets.aspect, sideways=packets.orientation.is_sideways)
 
     return Frame(packets.times_s[number], index, render)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from curation.errors import DecodeError
+from curation.isolation import isolated
 from curation.media.resize import resize, view_size
 
 if TYPE_CHECKING:
@@ -19,24 +21,39 @@ class Frame:
     """A frame of a video.
 
     Attributes:
-        pts_s: Presentation time in seconds, as the container has it.
+        pts_s: Presentation time in seconds, as the container has it; where its clock jumps, on the
+            `Timeline`.
         index: Number of the frame in presentation order, from 0.
+        follows_jump: Whether the clock jumped before this frame: what came before is another recording.
+        coded: Size, pixel aspect and orientation of the picture as it is stored; None where the decoder
+            does not tell.
     """
 
-    def __init__(self, pts_s: float, index: int, render: Callable[[], NDArray[np.uint8]]) -> None:
+    follows_jump = False
+
+    def __init__(
+        self,
+        pts_s: float,
+        index: int,
+        render: Callable[[], NDArray[np.uint8]],
+        coded: tuple[object, ...] | None = None,
+    ) -> None:
         self.pts_s = pts_s
         self.index = index
+        self.coded = coded
         self._render = render
-        self._sizes: dict[tuple[int, int], NDArray[np.uint8]] = {}
+        self._sizes: dict[tuple[tuple[int, int], int | tuple[int, int] | None], NDArray[np.uint8]] = {}
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
         """[H, W, 3] uint8 RGB, upright, square pixels."""
-        return self._render()
+        with isolated(DecodeError):
+            return self._render()
 
     def resized(self, view: View) -> NDArray[np.uint8]:
-        """`pixels` at the size that the view asks for; views of one size share the work."""
-        size = view_size(view, *self.pixels.shape[:2])
-        if size not in self._sizes:
-            self._sizes[size] = resize(self.pixels, view)
-        return self._sizes[size]
+        """`pixels` at the size that the view asks for; views of one size and filter share the work."""
+        key = view_size(view, *self.pixels.shape[:2]), view.emu3_area
+        if key not in self._sizes:
+            with isolated(DecodeError):
+                self._sizes[key] = resize(self.pixels, view)
+        return self._sizes[key]

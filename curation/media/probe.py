@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from curation.errors import SampleError
+from curation.digest import digest_of
+from curation.errors import ProbeError, SampleError
+from curation.isolation import isolated
 from curation.media.decode import probe_video
 from curation.media.image import MAX_PIXELS, probe_image
 from curation.records import Source
@@ -14,11 +15,12 @@ from curation.records import Source
 
 def probe(source: Source, path: Path, max_pixels: int = MAX_PIXELS) -> Source:
     """`source` with its content hash and header fields; `error_type` and `error` where it has no header."""
-    source = _weighed(source, path)
     try:
-        if source.kind == "image":
-            return _probe_image(source, path, max_pixels)
-        return _probe_video(source, path)
+        with isolated(ProbeError):
+            source = _weighed(source, path)
+            if source.kind == "image":
+                return _probe_image(source, path, max_pixels)
+            return _probe_video(source, path, max_pixels)
     except SampleError as error:
         return failed(source, error)
 
@@ -29,13 +31,15 @@ def failed(source: Source, error: SampleError) -> Source:
 
 
 def _weighed(source: Source, path: Path) -> Source:
-    """With size and hash of the bytes; unchanged if they can't be read, which the prober reports."""
+    """With size and hash of the bytes.
+
+    Raises:
+        ProbeError: they can't be read.
+    """
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return replace(source, content_hash=digest, size_bytes=file.tell())
-    except OSError:
-        return source
+        return replace(source, content_hash=digest_of(path), size_bytes=path.stat().st_size)
+    except OSError as error:
+        raise ProbeError(f"the file can't be read: {error.strerror or error}") from error
 
 
 def _probe_image(source: Source, path: Path, max_pixels: int) -> Source:
@@ -43,8 +47,8 @@ def _probe_image(source: Source, path: Path, max_pixels: int) -> Source:
     return replace(source, width=width, height=height, codec=codec, rotation=rotation)
 
 
-def _probe_video(source: Source, path: Path) -> Source:
-    header = probe_video(path)
+def _probe_video(source: Source, path: Path, max_pixels: int) -> Source:
+    header = probe_video(path, max_pixels)
     return replace(
         source,
         width=header.width,
@@ -54,8 +58,11 @@ def _probe_video(source: Source, path: Path) -> Source:
         num_frames=header.num_frames,
         codec=header.codec,
         rotation=header.rotation,
+        mirrored=header.mirrored,
+        interlaced=header.interlaced,
         stream_index=header.stream_index,
         pixel_format=header.pixel_format,
         color_transfer=header.color_transfer,
         sample_aspect_ratio=header.sample_aspect_ratio,
+        num_discontinuities=header.num_discontinuities,
     )

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from curation.errors import DecodeError
+from curation.isolation import isolated
 from curation.stage import GRID_FPS, Media, View
 
 if TYPE_CHECKING:
@@ -184,4 +186,6 @@ def _as_media(source: Source, picks: Sequence[_Picked], view: View) -> Media:
         picks = picks[: view.max_frames]
     if not picks:
         return Media(source, np.empty((0, 0, 0, 3), np.uint8), np.empty(0))
-    return Media(source, np.stack([pick.pixels for pick in picks]), np.array([pick.pts_s for pick in picks]))
+    with isolated(DecodeError):
+        pixels = np.stack([pick.pixels for pick in picks])
+    return Media(source, pixels, np.array([pick.pts_s for pick in picks]))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from curation.ingest.carried import texts_of
 from curation.records import Carried, Source
 
 PREFIX = "carried_"
@@ -38,7 +39,14 @@ class CarriedColumns:
 
 
 def _array(values: Sequence[Any]) -> pa.Array:
-    """Numbers of several types become float64, other mixtures and integers beyond 64 bits text."""
+    """Numbers of several types become float64, other mixtures and integers beyond 64 bits text.
+
+    Where a value is a list of texts, all are lists.
+    """
+    if any(isinstance(value, list) for value in values):
+        return pa.array(
+            [None if value is None else texts_of(value) for value in values], pa.list_(pa.string())
+        )
     types = {type(value) for value in values if value is not None}
     if types == {int, float}:
         return pa.array([None if value is None else float(value) for value in values], pa.float64())

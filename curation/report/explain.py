@@ -40,7 +40,7 @@ def explain(console: Console, ledger: Ledger, pipeline: Pipeline, wanted: str) -
     for sample in samples or source.samples:
         _print_sample(console, pipeline, sample, "")
         for rule, part in passed_by(pipeline.branches[source.source.kind].rule, sample.rows):
-            console.print(f"  kept by {describe_rule(part)}, of {describe_rule(rule)}", highlight=False)
+            console.print(f"  kept by {describe_rule(part)}, of {describe_rule(rule)}")
 
 
 def _hits(judged: Iterable[JudgedSource], wanted: str) -> list[tuple[JudgedSource, list[JudgedSample]]]:
@@ -68,27 +68,28 @@ def _is_prefix(identifier: str, wanted: str) -> bool:
 
 def _print_source(console: Console, judged: JudgedSource) -> None:
     source = judged.source
-    console.print(
-        f"[bold]{source.uri}[/]  source {source.source_id}  {judged.verdict.outcome}", highlight=False
-    )
+    console.print(source.uri, style="bold", end="  ")
+    console.print(f"source {source.source_id}  {judged.verdict.outcome}")
     facts = {
         "size": f"{source.size_bytes} bytes",
         "pixels": f"{source.width}x{source.height}" if source.width else None,
         "frames/s": f"{float(source.frame_rate):.3f}" if source.frame_rate else None,
         "seconds": f"{source.duration_s:.3f}" if source.duration_s else None,
         "codec": source.codec,
+        "mirrored": source.mirrored or None,
         "rotation": source.rotation or None,
+        "discontinuities": source.num_discontinuities or None,
+        "interlaced": source.interlaced or None,
+        "transfer": source.color_transfer if source.is_hdr else None,
     }
-    console.print(
-        "  " + ", ".join(f"{name} {value}" for name, value in facts.items() if value), highlight=False
-    )
+    console.print("  " + ", ".join(f"{name} {value}" for name, value in facts.items() if value))
     if source.carried:
         carried = ", ".join(f"{name} {_shown(value)}" for name, value in sorted(source.carried.items()))
-        console.print(f"  carries {carried}", highlight=False, markup=False)
+        console.print(f"  carries {carried}")
     if judged.verdict.reason:
-        console.print(f"  {judged.verdict.outcome} by {judged.verdict.reason}", highlight=False)
+        console.print(f"  {judged.verdict.outcome} by {judged.verdict.reason}")
     if judged.error:
-        console.print(f"  {judged.error}", highlight=False, markup=False)
+        console.print(f"  {judged.error}")
 
 
 def _print_sample(console: Console, pipeline: Pipeline, judged: JudgedSample, indent: str) -> None:
@@ -96,18 +97,14 @@ def _print_sample(console: Console, pipeline: Pipeline, judged: JudgedSample, in
     span = f" {sample.start_s:.3f}-{sample.end_s:.3f} s" if sample.kind == "clip" else ""
     reason = f": {verdict.reason}" if verdict.reason else ""
     waits = f", waits for {verdict.needs.key}" if verdict.needs else ""
-    console.print(
-        f"{indent}[bold]{sample.kind} {sample.sample_id}[/]{span}  {verdict.outcome}{reason}{waits}",
-        highlight=False,
-    )
+    console.print(f"{indent}{sample.kind} {sample.sample_id}", style="bold", end="")
+    console.print(f"{span}  {verdict.outcome}{reason}{waits}")
     for step in pipeline.steps():
         row = judged.rows.get(step.key)
         if row is None:
             continue
         if not row.ok:
-            console.print(
-                f"{indent}  {step.key}: {row.error_type}: {row.error}", highlight=False, markup=False
-            )
+            console.print(f"{indent}  {step.key}: {row.error_type}: {row.error}")
             continue
         values = ", ".join(
             f"{name} {_shown(value)}" for name, value in row.values.items() if name not in BIG_COLUMNS
@@ -115,8 +112,6 @@ def _print_sample(console: Console, pipeline: Pipeline, judged: JudgedSample, in
         rejects = step.stage.reject_reason(row.values)
         console.print(
             f"{indent}  {step.key}: {values}{f'  -> {rejects}' if rejects else ''}",
-            highlight=False,
-            markup=False,
         )
     for window in judged.windows:
         _print_sample(console, pipeline, window, indent + "  ")

@@ -22,16 +22,14 @@ def print_funnel(console: Console, pipeline: Pipeline, books: Books) -> None:
     """Print outcomes, then each step with its reasons."""
     notice = untrained_notice(pipeline)
     if notice:
-        console.print(f"[bold red]{notice}[/]")
+        console.print(notice, style="bold red")
     console.print(_outcome_table(books))
     console.print(_step_table(pipeline, books))
     if books.kept_by:
         console.print(_branch_table(books))
     for failure in books.failures[:10]:
-        console.print(
-            f"[red]failed[/] {failure.uri} at {failure.step}: {failure.error_type}: {failure.error}",
-            highlight=False,
-        )
+        console.print("failed", style="red", end=" ")
+        console.print(f"{failure.uri} at {failure.step}: {failure.error_type}: {failure.error}")
     if books.num_failures > 10:
         console.print(f"... and {books.num_failures - 10} more; `curation table` has them all")
     if books.gone:

@@ -12,6 +12,7 @@ from curation.ledger import BIG_COLUMNS, Ledger
 from curation.pipeline import Pipeline
 from curation.records import Outcome, Row
 from curation.report.carried import CarriedColumns
+from curation.splitter import SOURCE_COLUMNS
 from curation.tables import SOURCES, source_record
 
 _OWN = pa.schema(
@@ -62,7 +63,7 @@ def _schema(pipeline: Pipeline) -> pa.Schema:
 
 
 def _records(judged: JudgedSource, rule: Rule | None) -> list[dict[str, Any]]:
-    source = source_record(judged.source)
+    source = source_record(judged.source) | _of_whole(judged)
     error = {"error_type": judged.verdict.reason if judged.error else None, "error": judged.error}
     records = [{**source, **error, "level": "source", **_verdict(judged.verdict)}]
     for sample in judged.samples:
@@ -72,6 +73,12 @@ def _records(judged: JudgedSource, rule: Rule | None) -> list[dict[str, Any]]:
         for window in sample.windows:
             records.append({**source, **_sample(window, "window", sample.sample.sample_id), **kept_by})
     return records
+
+
+def _of_whole(judged: JudgedSource) -> dict[str, Any]:
+    """What the splitter found out about the source as a whole, which the row of every clip repeats."""
+    first = next((row for sample in judged.samples[:1] for row in sample.rows.values()), Row("", {}))
+    return {name: first.values.get(name) for name in SOURCE_COLUMNS}
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:

@@ -62,10 +62,12 @@ class ScenesSplitter(Splitter[ScenesConfig]):
         start_s, end_s: Presentation times in seconds, end exclusive.
         duration_s: end_s - start_s.
         start_frame, end_frame: Numbers of frames in presentation order, end exclusive.
+        num_sizes: Sizes, pixel aspects and orientations that the source's frames have as stored.
     """
 
     name = "scenes"
-    version = 3
+    version = 4
+    kinds = frozenset({"clip"})
     Config = ScenesConfig
 
     @property

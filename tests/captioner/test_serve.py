@@ -116,7 +116,8 @@ def server_process(model: Path) -> tuple[int, str]:
             except OSError:
                 continue
             if str(model) in words and "-m" in words[:3]:
-                return int(folder.name), f"http://127.0.0.1:{words[words.index('--port') + 1]}"
+                (port,) = (word.removeprefix("--port=") for word in words if word.startswith("--port="))
+                return int(folder.name), f"http://127.0.0.1:{port}"
         time.sleep(0.1)
 
 

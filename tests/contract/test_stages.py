@@ -93,7 +93,7 @@ def frames_for(view: View | None, kind: str, seed: int) -> tuple[np.ndarray, np.
     if view is None:
         return np.empty((0, 0, 0, 3), np.uint8), np.empty(0)
     number = 1 if kind == "image" else view.count or math.ceil(3 * (view.fps or GRID_FPS))
-    height, width = (64, 64) if view.area else (96, 160)
+    height, width = (64, 64) if view.emu3_area else (96, 160)
     base = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3)).astype(np.uint8)
     still = base.repeat(8, 0).repeat(8, 1)
     return np.stack([np.roll(still, 3 * step, axis=1) for step in range(number)]), np.arange(number) / 4
@@ -110,9 +110,8 @@ def media_of(stage: Stage[Any], kind: str, seeds: Sequence[int]) -> tuple[list[S
     return samples, media
 
 
-KINDS = [
-    (name, kind) for name in MEASURING for kind in ("image", "clip") if (name, kind) != ("flow", "image")
-]
+KINDS = [(name, kind) for name in MEASURING for kind in sorted(stage_class(name, {}).kinds)]
+OTHER_KINDS = [(name, kind) for name in MEASURING for kind in {"image", "clip"} - stage_class(name, {}).kinds]
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -182,6 +181,31 @@ def test_rows_hold_exactly_the_declared_columns(name: str, kind: str) -> None:
     rows = isolate(stage, samples, lambda sample, _: media[samples.index(sample)])
     assert [row.error for row in rows] == [None, None, None]
     assert all(set(row.values) == set(stage.columns) for row in rows)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_kinds_are_some_of_those_that_there_are(name: str) -> None:
+    assert stage_class(name, {}).kinds
+    assert stage_class(name, {}).kinds <= {"image", "clip"}
+
+
+@pytest.mark.parametrize(("name", "kind"), OTHER_KINDS)
+def test_other_kinds_than_declared_cannot_be_measured(name: str, kind: str) -> None:
+    stage = ready(name)
+    samples, media = media_of(stage, kind, [1])
+    (row,) = isolate(stage, samples, lambda sample, _: media[samples.index(sample)])
+    assert not row.ok
+
+
+@pytest.mark.parametrize("name", ["captions", "tokens"])
+def test_what_all_kept_samples_go_through_takes_every_kind(name: str) -> None:
+    assert stage_class(name, {}).kinds == {"image", "clip"}
+
+
+def test_splitters_make_clips() -> None:
+    for name in STAGES:
+        if issubclass(stage_class(name, {}), Splitter):
+            assert stage_class(name, {}).kinds == {"clip"}
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS)
@@ -266,6 +290,28 @@ def test_dataset_wide_stage_needs_none_of_its_optional_inputs(name: str) -> None
     stage = dataset_stage(name)
     table = population_for(stage, 20).drop_columns([*stage.optional_inputs()])
     assert stage.measure_all(table).num_rows == 20
+
+
+@pytest.mark.parametrize("name", DATASET_WIDE)
+def test_dataset_wide_stage_takes_optional_inputs_that_nobody_measured(name: str) -> None:
+    """A stage in one branch of a rule leaves nulls for the samples that another branch kept."""
+    stage = dataset_stage(name)
+    table = population_for(stage, 20)
+    for column in stage.optional_inputs():
+        kind = table.schema.field(column).type
+        table = table.set_column(table.column_names.index(column), column, pa.nulls(20, kind))
+    without = table.drop_columns([*stage.optional_inputs()])
+    assert stage.measure_all(table).equals(stage.measure_all(without))
+
+
+@pytest.mark.parametrize("name", DATASET_WIDE)
+def test_dataset_wide_stage_takes_samples_that_are_all_alike(name: str) -> None:
+    stage = dataset_stage(name)
+    ids = population_for(stage, 20)["sample_id"]
+    table = pa.concat_tables([population_for(stage, 1)] * 20).set_column(0, "sample_id", ids)
+    rows = stage.measure_all(table).to_pylist()
+    assert len(rows) == 20
+    assert any(stage.reject_reason(row) is None for row in rows)
 
 
 @pytest.mark.parametrize("name", DATASET_WIDE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,29 @@ def test_source_that_hangs_is_killed_and_failed(media: Path, tmp_path: Path) -> 
     config = images_only(media, tmp_path, "HangingColor", stall_timeout_s=4.0, max_kills=1)
     assert "no progress on" in curation("run", "-c", config)
     assert images(outcomes(config, tmp_path)) == FINE | {"photo1.jpg": ("failed", "PoisonSource")}
+
+
+def test_containers_that_kill_or_hang_who_lists_them_are_failed_and_remembered(
+    media: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("fine", "hanging", "poison"):
+        with tarfile.open(folder / f"{name}.tar", "w") as archive:
+            archive.add(media / "photo0.jpg", "photo0.jpg")
+    config = images_only(folder, tmp_path, "DeadlyTars", stall_timeout_s=4.0, max_kills=1)
+    said = curation("run", "-c", config)
+    assert "listing containers: 3 sources" in said
+    assert "poison.tar killed its worker" in said
+    assert "hanging.tar killed its worker" in said
+    assert outcomes(config, tmp_path) == {
+        "fine.tar#photo0.jpg": ("kept", None),
+        "hanging.tar": ("failed", "PoisonSource"),
+        "poison.tar": ("failed", "PoisonSource"),
+    }
+    said = curation("run", "-c", config)
+    assert "nothing was missing" in said
+    assert "listing containers" not in said
 
 
 def test_worker_that_leaks_is_replaced(media: Path, tmp_path: Path) -> None:

@@ -13,12 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from curation.ingest.carried import drawn_text
+from curation.ingest.listing import list_inputs
 from curation.ingest.place import place_of
 from curation.judge import PROBE, Redo, walk
 from curation.ledger import Ledger
 from curation.report.books import keep_books
 from curation.report.explain import explain
 from curation.report.table import flat_table
+from curation.work import record_unlisted
 from datasets_media import Bench, config_data
 
 EXPECTED = {
@@ -145,6 +148,9 @@ def test_a_container_that_could_not_be_read_for_a_while_is_listed_on_retry(
         patched.setattr(tarfile, "open", out_of_reach)
         bench.run()
     assert outcomes(bench)["a.tar", "whole"] == "failed ProbeError"
+    assert bench.tasks("list") == []  # it is remembered
+    bench.run()
+    assert outcomes(bench)["a.tar", "whole"] == "failed ProbeError"
     bench.run(Redo(frozenset([PROBE])))
     assert outcomes(bench) == {("a.tar", "photo0.jpg"): "kept", ("plain.jpg", "whole"): "kept"}
     assert bench.run().rows.total() == 0
@@ -197,3 +203,88 @@ def test_explain_finds_a_member_by_its_name(bench: Bench, folder: Path, media: P
     with io.StringIO() as text:
         explain(Console(file=text, width=200), bench.ledger, bench.pipeline, "small.jpg")
         assert f"tar://{folder}/a.tar#small.jpg" in text.getvalue()
+
+
+def listed_anew(bench: Bench) -> list[str]:
+    return [source.uri.rpartition("/")[2] for task in bench.tasks("list") for source in task.sources]
+
+
+def test_containers_are_listed_by_tasks_once_each(bench: Bench, folder: Path, media: Path) -> None:
+    pack(media, folder / "a.tar", ["photo0.jpg"])
+    embed(media, folder / "b.parquet", ["photo1.jpg"])
+    (folder / "c.tar").write_bytes(b"no tar")
+    (folder / "metadata.jsonl").write_text('{"file_name": "nothing"}')
+    assert listed_anew(bench) == ["a.tar", "b.parquet", "c.tar", "metadata.jsonl"]
+    bench.run()
+    assert listed_anew(bench) == []
+    pack(media, folder / "a.tar", ["photo0.jpg", "photo1.jpg"])
+    assert listed_anew(bench) == ["a.tar"]
+    bench.run()
+    retried = bench.tasks("list", Redo(frozenset([PROBE])))
+    assert [source.uri for task in retried for source in task.sources] == [f"tar://{folder}/c.tar"]
+
+
+def test_a_container_that_kills_who_lists_it_is_a_failed_source(
+    bench: Bench, folder: Path, media: Path
+) -> None:
+    pack(media, folder / "a.tar", ["photo0.jpg"])
+    pack(media, folder / "b.tar", ["photo1.jpg"])
+    record_unlisted(bench.ledger, bench.tasks("list")[0], kills=2)
+    bench.run()
+    assert outcomes(bench) == {("a.tar", "whole"): "failed PoisonSource", ("b.tar", "photo1.jpg"): "kept"}
+    assert listed_anew(bench) == []
+    bench.run(Redo(frozenset([PROBE])))
+    assert outcomes(bench) == {("a.tar", "photo0.jpg"): "kept", ("b.tar", "photo1.jpg"): "kept"}
+
+
+def test_bad_metadata_costs_no_picture_and_stands_in_table_and_explain(
+    bench: Bench, folder: Path, media: Path
+) -> None:
+    photo = (media / "photo0.jpg").read_bytes()
+    when = pa.array([2**62, 0], pa.timestamp("us"))
+    pq.write_table(pa.table({"image": [photo] * 2, "when": when, "name": ["p0", "p1"]}), folder / "d.parquet")
+    for name, said in {
+        "lone": b'{"caption": "lone \\ud800", "w": 1}',
+        "cp": "\u2019".encode("cp1252"),
+    }.items():
+        (folder / f"{name}.jpg").write_bytes(photo)
+        (folder / f"{name}.{'json' if name == 'lone' else 'TXT'}").write_bytes(said)
+    bench.run()
+    assert set(outcomes(bench).values()) == {"kept"}
+    rows = flat_table(bench.ledger, bench.pipeline).to_pylist()
+    said = {row["uri"].rpartition("/")[2]: row["carried_error"] for row in rows if row["level"] == "sample"}
+    assert {name: error and error.partition(":")[0] for name, error in said.items()} == {
+        "cp.jpg": "the .txt file beside it is not UTF-8, nor UTF-16 or UTF-32 with a mark",
+        "d.parquet#0": "when",
+        "d.parquet#1": None,
+        "lone.jpg": "caption",
+    }
+    assert list_inputs(bench.config).leftovers.lines() == [
+        "metadata errors: of 3 sources, carried_error in the table"
+    ]
+    with io.StringIO() as shown:
+        explain(Console(file=shown, width=300), bench.ledger, bench.pipeline, "lone.jpg")
+        assert "carried_error caption: it holds half a surrogate pair" in shown.getvalue()
+
+
+def test_one_of_several_captions_is_drawn_and_all_stand_in_the_table(
+    folder: Path, media: Path, vocabulary: Path, tmp_path: Path
+) -> None:
+    texts = ["a house in the snow", "a barn by the sea", "a tower on a hill"]
+    for number in range(12):
+        (folder / f"{number}.jpg").write_bytes((media / "photo0.jpg").read_bytes() + bytes([number]))
+    lines = [{"file_name": f"{number}.jpg", "caption": text} for number in range(12) for text in texts]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    drawn = []
+    for turn, seed in enumerate((0, 0, 1)):
+        data = config_data(folder, tmp_path / f"out{turn}", vocabulary)
+        del data["tokens"], data["shards"], data["videos"]
+        data["captions"] = {"engine": "sidecar", "seed": seed}
+        bench = Bench(data)
+        bench.run()
+        drawn.append({key: values["caption"] for key, (values, _) in bench.rows("captions").items()})
+        table = flat_table(bench.ledger, bench.pipeline)
+        assert table["carried_caption"].to_pylist() == [texts] * 24
+    assert drawn[0] == drawn[1] == {key: drawn_text(texts, key, 0) for key in drawn[0]}
+    assert drawn[2] != drawn[0]
+    assert len(set(drawn[0].values())) == 3

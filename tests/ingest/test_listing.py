@@ -8,19 +8,20 @@ import os
 import random
 import tarfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import ConfigError, ProbeError
-from curation.ingest import index
+from curation.ingest import sources
 from curation.ingest.carried import MAX_SIDECAR_BYTES
 from curation.ingest.place import Place, place_of
-from curation.ingest.reader import Contents, Folder
-from curation.ingest.sources import contents_of, open_source
-from curation.storage import Listed
+from curation.ingest.reader import Container, Inventory
+from curation.ingest.sources import open_source
 from datasets_media import List
 from mutated import damage
 
@@ -112,29 +113,30 @@ def test_an_input_without_media_is_refused(listed: List, folder: Path, names: li
 def test_a_container_that_did_not_change_is_listed_once(
     listed: List, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another etag lists it again; a damaged one, and one that names files, is listed each time."""
+    """Failed ones and lists of files too; another etag lists a container again."""
     (folder / "a.jpg").write_bytes(b"x")
     with tarfile.open(folder / "a.tar", "w") as archive:
         archive.add(folder / "a.jpg", "b.jpg")
     (folder / "broken.tar").write_bytes(b"x")
     pq.write_table(pa.table({"image": [b"x"], "TEXT": ["red"]}), folder / "a.parquet")
     pq.write_table(pa.table({"file_name": ["a.jpg"]}), folder / "names.parquet")
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.jpg"}')
     seen: list[str] = []
-
-    def noting(folder: Folder, item: Listed) -> Contents:
-        seen.append(item.key)
-        return contents_of(folder, item)
-
-    monkeypatch.setattr(index, "contents_of", noting)
+    for reader in sources._CONTAINERS:
+        monkeypatch.setattr(reader, "list", partial(noting, seen, reader.list))
     first = listed()
-    assert sorted(seen) == ["a.jpg", "a.parquet", "a.tar", "broken.tar", "names.parquet"]
+    assert sorted(seen) == ["a.parquet", "a.tar", "broken.tar", "metadata.jsonl", "names.parquet"]
     seen.clear()
     assert listed() == first
-    assert sorted(seen) == ["a.jpg", "broken.tar", "names.parquet"]
+    assert seen == []
     os.utime(folder / "a.tar", ns=(1, 1))
-    seen.clear()
     assert [source.etag for source in listed().sources] != [source.etag for source in first.sources]
-    assert "a.tar" in seen
+    assert seen == ["a.tar"]
+
+
+def noting(seen: list[str], read: Any, container: Container, beat: Any) -> Inventory:
+    seen.append(container.item.key)
+    return cast(Inventory, read(container, beat))
 
 
 def test_a_damaged_index_is_made_anew(listed: List, folder: Path, tmp_path: Path) -> None:
@@ -186,5 +188,26 @@ def test_a_name_that_is_not_utf8_is_a_source_that_fails(listed: List, folder: Pa
         file.write(b"x")
     (source,) = listed().sources
     assert source.uri == f"{folder}/\\xff.jpg"
-    with open_source(source) as path:
-        assert not path.exists()
+    with pytest.raises(ProbeError, match="No such file"), open_source(source):
+        pass
+
+
+def test_a_container_whose_name_is_not_utf8_is_read(
+    listed: List, folder: Path, photos: list[bytes], tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for number, name in enumerate(("0.jpg", "b\udcff.jpg")):
+            archive.add(tmp_path / f"{number}.jpg", name)
+    pq.write_table(pa.table({"image": photos[:2]}), tmp_path / "a.parquet")
+    for name in ("a.tar", "a.parquet"):
+        (tmp_path / name).rename(folder / f"\udcff%#{name}")
+    sources = listed().sources
+    assert [source.uri.rpartition("/")[2] for source in sources] == [
+        "%FF%25%23a.parquet#0",
+        "%FF%25%23a.parquet#1",
+        "%FF%25%23a.tar#0.jpg",
+        "%FF%25%23a.tar#b\\xff.jpg",
+    ]
+    for source, photo in zip(sources, photos[:2] * 2, strict=True):
+        with open_source(source) as path:
+            assert path.read_bytes() == photo

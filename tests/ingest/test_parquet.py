@@ -11,8 +11,9 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets.table import embed_table_storage
 
-from curation.errors import ProbeError
+from curation.errors import ChangedError, ProbeError
 from curation.ingest.sources import open_source
 from curation.records import Source
 from datasets_media import List
@@ -32,8 +33,9 @@ def test_images_of_hugging_face_datasets(
     listed: List, folder: Path, photos: list[bytes], tmp_path: Path
 ) -> None:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
-    pictures = [str(tmp_path / f"{number}.jpg") for number in range(3)]  # to_parquet embeds them
+    pictures = [str(tmp_path / f"{number}.jpg") for number in range(3)]
     made = datasets.Dataset.from_dict({"image": pictures, "label": [0, 1, 0]}, features=features)
+    made = made.with_format("arrow").map(embed_table_storage, batched=True)  # as pushing to the hub does
     path = folder / "train-00000-of-00001.parquet"
     made.to_parquet(path)
     found = listed()
@@ -79,15 +81,21 @@ def test_rows_are_found_across_row_groups_in_any_order(listed: List, folder: Pat
 
 
 def test_several_columns_of_media_are_several_sources_of_a_row(listed: List, folder: Path) -> None:
-    path = write(folder / "a.parquet", {"image": [b"1", b"2"], "mask": [b"3", b"4"], "video": [b"5", None]})
+    mask = b"\x89PNG\r\n\x1a\n"
+    columns = {"image": [b"1", b"2"], "mask": [mask + b"3", mask + b"4"], "video": [b"5", None]}
+    path = write(folder / "a.parquet", columns)
     found = {source.uri.partition("#")[2]: source for source in listed().sources}
     assert list(found) == ["0/image", "0/mask", "0/video", "1/image", "1/mask", "1/video"]
-    assert [content(found[part]) for part in ("1/mask", "0/image", "0/video")] == [b"4", b"1", b"5"]
+    assert [content(found[part]) for part in ("1/mask", "0/image", "0/video")] == [
+        mask + b"4",
+        b"1",
+        b"5",
+    ]
     assert {part: source.kind for part, source in found.items() if source.kind == "video"} == {
         "0/video": "video",
         "1/video": "video",
     }
-    with pytest.raises(ProbeError, match="row 1 holds no media"):
+    with pytest.raises(ProbeError, match="it holds no media"):
         content(found["1/video"])
     assert found["0/image"].uri.startswith(f"parquet://{path}")
 
@@ -101,10 +109,11 @@ def test_a_struct_tells_the_kind_by_its_path_or_points_to_a_file(listed: List, f
     (folder / "sub").mkdir()
     (folder / "sub/b.bin").write_bytes(b"beside")
     write(folder / "a.parquet", {"media": rows})
-    clip, beside, nothing = listed().sources
+    beside, clip, nothing = listed().sources
+    assert beside.uri == f"{folder}/sub/b.bin"
     assert (clip.kind, beside.kind, nothing.kind) == ("video", "image", "image")
     assert (content(clip), content(beside)) == (b"1", b"beside")
-    with pytest.raises(ProbeError, match="row 2 holds no media"):
+    with pytest.raises(ProbeError, match="it holds no media and names no file"):
         content(nothing)
 
 
@@ -124,11 +133,11 @@ def test_rows_that_name_files_add_to_what_these_carry(
         "0.jpg": {"caption": "said beside it", "score": 1.0},
         "1.jpg": {"score": 2.0},
         "2.jpg": {},
-        f"{prefix}#2": {"score": 3.0},
+        f"{prefix}#2": {"file_name": "missing.jpg", "score": 3.0},
         f"{prefix}#3": {"score": 4.0},
     }
     assert content(found["1.jpg"]) == photos[1]
-    with pytest.raises(ProbeError, match="row 2 holds no media and names no file that is here"):
+    with pytest.raises(ProbeError, match=r"it names 'missing\.jpg', which is no file of the input"):
         content(found[f"{prefix}#2"])
 
 
@@ -190,6 +199,6 @@ def test_a_file_that_changes_after_listing_is_not_read(
     first = listed().sources[0]
     assert content(first) == photos[0]
     write(path, {"image": photos[1:]})
-    with pytest.raises(ProbeError, match="was changed since it was listed"):
+    with pytest.raises(ChangedError, match="was changed since it was listed"):
         content(first)
     assert content(listed().sources[0]) == photos[1]

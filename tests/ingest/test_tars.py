@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import subprocess
 import tarfile
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from curation.errors import ProbeError
+from curation.errors import ChangedError, ProbeError
+from curation.ingest import tars
 from curation.ingest.sources import open_source
 from curation.records import Source
+from curation.tables import sources_to_table, to_bytes
 from datasets_media import List
 
 
@@ -186,7 +189,7 @@ def test_a_tar_that_changes_after_listing_is_not_read_at_old_positions(
     path = write_tar(folder / "a.tar", {"0.jpg": photos[0], "1.jpg": photos[1]})
     (_, second) = listed().sources
     write_tar(path, {"1.jpg": photos[1]})
-    with pytest.raises(ProbeError, match="was changed since it was listed"):
+    with pytest.raises(ChangedError, match="was changed since it was listed"):
         content(second)
     path.unlink()
     with pytest.raises(ProbeError, match="is not there any more"):
@@ -198,3 +201,152 @@ def test_a_tar_without_media_is_ignored(listed: List, folder: Path) -> None:
     write_tar(folder / "a.tar", {"code.py": b"x", "readme.txt": b"y"})
     found = listed()
     assert (len(found.sources), found.num_ignored) == (1, 2)
+
+
+def raw_header(name: bytes, size: int, kind: bytes = b"0", magic: bytes = b"ustar  \0") -> bytes:
+    """A GNU header by the format's own layout; a size that octal digits can't say is a base-256 number."""
+    if 0 <= size < 8**11:
+        field = b"%011o\0" % size
+    else:
+        field = (b"\xff" if size < 0 else b"\x80") + (size % 256**11).to_bytes(11, "big")
+    head = name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + field + b"00000000000\0"
+    tail = (kind + bytes(100) + magic).ljust(512 - len(head) - 8, b"\0")
+    total = sum(head) + sum(tail) + 8 * ord(" ")
+    return head + b"%06o\0 " % total + tail
+
+
+def blocks(data: bytes) -> bytes:
+    return data.ljust(-(-len(data) // BLOCK) * BLOCK, b"\0")
+
+
+END = bytes(2 * BLOCK)
+
+
+def hostile(what: str) -> bytes:
+    """What stands behind two good members."""
+    if what == "negative size":
+        return raw_header(b"x.jpg", -512) + END
+    if what == "size beyond the file":
+        return raw_header(b"x.jpg", 1 << 40) + END
+    if what == "size beyond 64 bits":
+        return raw_header(b"x.jpg", 1 << 70) + END
+    if what == "negative size by a PAX record":
+        pax = b"14 size=-1024\n"
+        return raw_header(b"pax", len(pax), b"x") + blocks(pax) + raw_header(b"x.jpg", 0) + END
+    if what == "PAX header of a gigabyte":
+        return raw_header(b"pax", 1 << 30, b"x") + END
+    if what == "long name without end":
+        return raw_header(b"././@LongLink", 1 << 30, b"L") + b"n" * 200_000
+    if what == "long names in a row":
+        return (raw_header(b"././@LongLink", 2, b"L") + blocks(b"n")) * 5000 + raw_header(b"x.jpg", 0) + END
+    if what == "sparse map without end":
+        pax = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
+        data = raw_header(b"pax", len(pax), b"x") + blocks(pax) + raw_header(b"x.jpg", 512)
+        return data + blocks(b"99999999\n" + b"1\n" * 200)
+    if what == "sparse headers without end":
+        header = bytearray(raw_header(b"x.jpg", 0, b"S"))
+        header[482] = 1  # more of the map follows
+        header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:]) + 8 * ord(" "))
+        return bytes(header)
+    raise ValueError(what)
+
+
+HOSTILE = (
+    "negative size",
+    "size beyond the file",
+    "size beyond 64 bits",
+    "negative size by a PAX record",
+    "PAX header of a gigabyte",
+    "long name without end",
+    "long names in a row",
+    "sparse map without end",
+    "sparse headers without end",
+)
+
+
+LONG = ("PAX header of a gigabyte", "long name without end", "long names in a row")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("what", HOSTILE)
+def test_headers_made_to_do_damage_are_refused_and_what_came_before_is_there(
+    listed: List, folder: Path, photos: list[bytes], what: str
+) -> None:
+    good = b"".join(raw_header(b"%d.jpg" % n, len(photos[n])) + blocks(photos[n]) for n in range(2))
+    with (folder / "a.tar").open("wb") as file:
+        file.write(good + hostile(what))
+        if what in LONG:
+            file.truncate(2 << 30)  # holes: what the header claims is there
+    whole, *members = listed().sources
+    assert (whole.kind, whole.error_type) == ("container", "ProbeError")
+    assert (whole.error or "").startswith("damaged after 2 files: ")
+    assert ("a header is not of 0 to 65536 bytes" in (whole.error or "")) == (what in LONG)
+    assert [content(member) for member in members] == photos[:2]
+
+
+@pytest.mark.timeout(60)
+def test_the_shared_tar_with_a_negative_size_is_refused(listed: List, shared_data: Path) -> None:
+    whole, *members = listed(shared_data / "cases/negative_tar_member").sources
+    assert (whole.kind, whole.error_type) == ("container", "ProbeError")
+    assert (whole.error or "").startswith(f"damaged after {len(members)} files: ")
+
+
+def test_a_sparse_picture_is_named_and_the_rest_is_there(
+    listed: List, folder: Path, photos: list[bytes], tmp_path: Path
+) -> None:
+    tar = shutil.which("tar")
+    assert tar is not None
+    with (tmp_path / "hole.jpg").open("wb") as file:
+        file.truncate(1 << 20)
+    names_of = ["hole.jpg", "0.jpg"]
+    subprocess.run([tar, "--sparse", "-C", tmp_path, "-cf", folder / "a.tar", *names_of], check=True)
+    whole, member = listed().sources
+    assert whole.error == "1 pictures or videos in it are stored as sparse files, which are not read"
+    assert content(member) == photos[0]
+
+
+def test_more_members_than_the_limit_fail_the_tar_and_the_first_are_there(
+    listed: List, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tars, "MAX_ENTRIES", 3)
+    write_tar(folder / "a.tar", {f"{number}.jpg": b"x" for number in range(5)})
+    whole, *members = listed().sources
+    assert (len(members), whole.kind) == (3, "container")
+    assert "pack it as several" in (whole.error or "")
+
+
+def test_sidecars_in_any_case_and_what_is_no_text_is_named(listed: List, folder: Path) -> None:
+    files = {
+        "IMG.JPG": b"x",
+        "IMG.TXT": b"upper",
+        "b.jpg": b"x",
+        "b.TXT": b"not this",
+        "b.txt": b"this",
+        "c.jpg": b"x",
+        "c.txt": "it\u2019s a café".encode("cp1252"),
+        "d.jpg": b"x",
+        "d.json": b'{"caption": "lone \\ud800", "license": "x"}',
+    }
+    write_tar(folder / "a.tar", files)
+    found = {source.uri.partition("#")[2]: source.carried for source in listed().sources}
+    assert (found["IMG.JPG"], found["b.jpg"]) == ({"caption": "upper"}, {"caption": "this"})
+    assert list(found["c.jpg"]) == ["carried_error"]
+    assert found["d.jpg"]["license"] == "x"
+    assert sorted(found["d.jpg"]) == ["carried_error", "license"]
+
+
+def test_names_that_are_not_utf8_are_listed_and_can_be_opened(
+    listed: List, folder: Path, photos: list[bytes]
+) -> None:
+    tar = raw_header(b"a\xff.jpg", len(photos[0])) + blocks(photos[0]) + END
+    path = os.fsencode(folder) + b"/100%-\xfe\xe9.tar"
+    with open(path, "wb") as file:  # noqa: PTH123  a Path can't be bytes
+        file.write(tar)
+    (source,) = listed().sources
+    assert source.uri == f"tar://{folder}/100%25-%FE%E9.tar#a\\xff.jpg"
+    assert content(source) == photos[0]
+    assert to_bytes(sources_to_table([source]))
+    with open(path, "wb") as file:  # noqa: PTH123
+        file.write(b"no tar")
+    (failed,) = listed().sources
+    assert (failed.uri, failed.kind) == (f"tar://{folder}/100%25-%FE%E9.tar", "container")

@@ -9,7 +9,7 @@ import pytest
 
 from curation.errors import DecodeError, ProbeError
 from curation.media.decode import probe_video
-from curation.media.decoder import DecordDecoder, PyAVDecoder, decoder_for
+from curation.media.decoder import DecoderSettings, DecordDecoder, PyAVDecoder, decoder_for
 from curation.media.decord import refusal
 from generated import a_source, cut_off, turn, write_video
 
@@ -46,7 +46,7 @@ def h264(path, number, **options):
 @pytest.mark.parametrize("name", TAKEN)
 def test_frames_and_times_are_the_same(shared_data, name):
     path = shared_data / "video" / name
-    assert isinstance(decoder_for("decord", a_source(path)), DecordDecoder)
+    assert isinstance(decoder_for(DecoderSettings("decord"), a_source(path)), DecordDecoder)
     pairs = zip_longest(DecordDecoder().frames(path), PyAVDecoder().frames(path))
     for mine, reference in islice(pairs, 120):
         assert (mine.index, mine.pts_s) == (reference.index, pytest.approx(reference.pts_s, abs=1e-9))
@@ -71,7 +71,7 @@ def test_frames_from_the_middle_are_the_same(shared_data, name):
 def test_what_decord_gets_wrong_is_decoded_by_pyav(shared_data, name):
     source = a_source(shared_data / "video" / name)
     assert DecordDecoder().refusal(source)
-    assert isinstance(decoder_for("decord", source), PyAVDecoder)
+    assert isinstance(decoder_for(DecoderSettings("decord"), source), PyAVDecoder)
 
 
 def test_only_known_streams_are_taken():

@@ -1,4 +1,4 @@
-"""Damaged images: each one is read or fails with a SampleError; nothing crashes, hangs or piles up."""
+"""Damaged files: each one is read or fails with a SampleError; nothing crashes, hangs or piles up."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 import mutated
+import mutated_videos
+from curation.errors import SampleError
 from curation.judge import walk
 from curation.report.books import keep_books
 from datasets_media import ROOT, Bench, config_data, environment
@@ -85,3 +87,44 @@ def test_damaged_images_go_through_a_run(vocabulary: Path, tmp_path: Path) -> No
     )
     assert errors.total() == totals["failed"] > 20
     assert set(errors) <= {"ProbeError", "DecodeError", "UnsupportedMediaError"}
+
+
+# Videos, through a worker: probing, cuts, flow and thumbnails
+
+NUM_VIDEOS = 1000
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> mutated_videos.Findings:
+    """What became of damaged videos; beside those made here, small real ones where they are at hand."""
+    more = ROOT / "../shared/data/video"
+    return mutated_videos.run(
+        tmp_path_factory.mktemp("videos"), NUM_VIDEOS, more.resolve() if more.is_dir() else None
+    )
+
+
+def test_each_damaged_video_is_measured_or_fails_as_a_source(videos: mutated_videos.Findings) -> None:
+    assert videos.escaped == []
+    assert videos.crashed == []
+    assert sum(videos.counts.values()) == NUM_VIDEOS
+    kinds = {kind for outcome in videos.counts for kind in outcome.split()}
+    assert kinds <= {"ok", "failed", *(error.__name__ for error in SampleError.__subclasses__())}
+
+
+def test_the_damage_reaches_decoders_and_leaves_some_videos_whole(videos: mutated_videos.Findings) -> None:
+    assert videos.counts["ok"] > NUM_VIDEOS / 10
+    assert videos.counts["failed ProbeError"] > NUM_VIDEOS / 20
+    assert videos.counts["failed DecodeError"] > NUM_VIDEOS / 20
+
+
+def test_videos_do_not_pile_up(videos: mutated_videos.Findings) -> None:
+    """Of each, less is kept than it takes decoded: 30 frames of 128 x 96 pixels are a megabyte."""
+    late = videos.held_bytes[-1] - videos.held_bytes[len(videos.held_bytes) // 4]
+    assert late < 100_000 * NUM_VIDEOS
+
+
+def test_undamaged_the_same_videos_are_measured(tmp_path: Path) -> None:
+    line = mutated_videos.Line(tmp_path)
+    for name, data in mutated_videos.small_videos().items():
+        (tmp_path / name).write_bytes(data)
+        assert line.outcome(tmp_path / name) == ("ok", []), name

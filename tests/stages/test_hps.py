@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from captioner.engines.base import Question
+from captioner.engines.modest import SidecarEngine
 from curation.errors import ConfigError, UnsupportedMediaError
 from curation.models import resolve_revision
 from curation.records import Sample
@@ -91,3 +93,29 @@ def test_files_that_are_no_checkpoint_of_the_model(tmp_path, checkpoint):
         load_checkpoint(MODEL, tmp_path / "other.pt")
     with pytest.raises(ConfigError, match="weights_file"):
         load_checkpoint(MODEL, tmp_path)
+
+
+def test_one_of_several_captions_is_the_prompt_that_the_captioner_draws():
+    texts = ["a cat", "a dog", "a bird"]
+    stages = [HpsStage(HpsConfig(weights="stand-in", seed=seed)) for seed in range(20)]
+    source = replace(a_source(kind="image"), carried={"caption": texts})
+    prompts = [stage._prompt(SAMPLE, source) for stage in stages]
+    drawn = [
+        SidecarEngine("caption", seed)
+        .answer(
+            [
+                Question(
+                    "",
+                    np.zeros((1, 4, 4, 3), np.uint8),
+                    "image",
+                    0.0,
+                    carried=source.carried,
+                    sample_id=SAMPLE.sample_id,
+                )
+            ]
+        )[0]
+        .text
+        for seed in range(20)
+    ]
+    assert prompts == drawn
+    assert set(prompts) == set(texts)

@@ -19,6 +19,7 @@ from curation.media.resize import resize
 from curation.models import resolve_revision
 from curation.records import Row, Sample, Source
 from curation.stage import Media, Setup
+from tokenize_shards.document import DocumentConfig
 from tokenize_shards.emu3 import Emu3Tokenizer
 from tokenize_shards.stage import TokenConfig, TokenStage
 
@@ -55,6 +56,16 @@ def stage() -> TokenStage:
         ({"weights": "stand-in", "max_frames": 6}, "multiple of 4"),
         ({"weights": "stand-in", "max_frames": 0}, "max_frames"),
         ({"weights": "stand-in", "area": 100}, "area"),
+        ({"weights": "stand-in", "area": True}, "area"),
+        (
+            {"weights": "stand-in", "area": [1048576, 262144]},
+            r"\[smallest, largest\], not \[1048576, 262144\]",
+        ),
+        ({"weights": "stand-in", "area": [262144]}, r"a pair of them, .*, not \[262144\]"),
+        ({"weights": "stand-in", "area": [4096, 262144, 1048576]}, "a pair of them"),
+        ({"weights": "stand-in", "area": [0, 262144]}, "from 4096 to 4194304"),
+        ({"weights": "stand-in", "area": [-262144, 262144]}, "from 4096 to 4194304"),
+        ({"weights": "stand-in", "area": ["512", 262144]}, "a number of pixels"),
         ({"weights": "stand-in", "fsp": 4.0}, "fsp"),
         ({"weights": "stand-in", "precision": "fp16"}, "precision"),
         ({"weights": "stand-in", "tokenizer": "emu"}, "no tokenizer 'emu'; known are emu3"),
@@ -68,8 +79,27 @@ def test_config_is_refused(settings: dict[str, Any], problem: str) -> None:
 def test_views_fit_the_tokenizer() -> None:
     stage = TokenStage(TokenConfig(weights="stand-in", area=720 * 720, fps=2.0, max_frames=16))
     image, clip = stage.view("image"), stage.view("clip")
-    assert (image.area, image.multiple, image.fps) == (518_400, 8, None)
-    assert (clip.area, clip.multiple, clip.fps, clip.max_frames) == (518_400, 8, 2.0, 16)
+    assert (image.emu3_area, image.fps) == (518_400, None)
+    assert (clip.emu3_area, clip.fps, clip.max_frames) == (518_400, 2.0, 16)
+
+
+# By hand, as in tests/media/test_resize.py: facts of Emu3's data preparation.
+@pytest.mark.parametrize(
+    ("area", "stored", "meta"),
+    [
+        (512 * 512, (720, 1280), "48*86"),
+        ([512 * 512, 1024 * 1024], (552, 728), "69*91"),
+        ([512 * 512, 1024 * 1024], (100, 100), "64*64"),
+    ],
+)
+def test_grid_and_meta_are_those_of_emu3(
+    stand_in: Emu3Tokenizer, area: Any, stored: tuple[int, int], meta: str
+) -> None:
+    stage = TokenStage(TokenConfig(weights="stand-in", area=area))
+    stage.setup(Setup("cpu", {"tokenizer": "stand-in"}))
+    pixels = resize(noise(1, *stored)[0], stage.view("image"))
+    (row,) = stage.measure([IMAGE], [media(pixels[None])])
+    assert DocumentConfig().meta("image", grid_of(row).shape, None) == meta
 
 
 def test_image_row(stage: TokenStage, stand_in: Emu3Tokenizer) -> None:
@@ -125,7 +155,7 @@ def test_aspect_ratio_above_five_fails_the_sample_alone(
     pixels = {"wide": noise(1, 32, width), "image": noise(1, 32, 32)}
 
     def media_of(sample: Sample, view: Any) -> Media:
-        return media(resize(pixels[sample.sample_id][0], replace(view, area=64 * 64))[None])
+        return media(resize(pixels[sample.sample_id][0], replace(view, emu3_area=64 * 64))[None])
 
     samples = [replace(IMAGE, sample_id=name) for name in pixels]
     wide, other = isolate(stage, samples, media_of)

@@ -178,4 +178,6 @@ def test_command_without_shards(tmp_path: Path) -> None:
     assert "name either a folder" in curation("verify", code=2)
     assert "name either a folder" in curation("verify", tmp_path, "-c", "x.yaml", code=2)
     (tmp_path / "x").write_text("")
+    assert "holds no shards" in curation("verify", tmp_path, code=2)
+    (tmp_path / "train-00000-of-00001.parquet").write_text("")
     assert "manifest.json is missing" in curation("verify", tmp_path, code=1)

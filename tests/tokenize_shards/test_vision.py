@@ -13,11 +13,17 @@ from safetensors.torch import load_file, save_file
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from curation.errors import ConfigError, TokenizeError
+from generated import texture
 from tokenize_shards.emu3 import Emu3Tokenizer, stand_in_model
-from tokenize_shards.vision import load_tokenizer
+from tokenize_shards.vision import Precision, load_tokenizer
 
 TIE = 1e-4
 """Squared distances this close, relatively, are a tie: float32 sums in another order decide it otherwise."""
+
+
+def normalized(frames: NDArray[np.uint8]) -> torch.Tensor:
+    """[T, 3, H, W] of [T, H, W, 3], laid out as transformers' image processor does."""
+    return (torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous().float() / 255 - 0.5) / 0.5
 
 
 def noise(count: int, height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -35,7 +41,7 @@ def shapes(count: int, height: int, width: int) -> NDArray[np.uint8]:
 
 def reference(model: Any, frames: NDArray[np.uint8]) -> tuple[NDArray[Any], torch.Tensor]:
     """Codes by transformers, and the vectors that it looks up: [T', H', W'] and [T', H', W', 4]."""
-    pixels = (torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    pixels = normalized(frames)
     # Sizes this large switch off the cropping, which takes time for height where there is time.
     sizes = torch.tensor([[10_000, 10_000]])
     with torch.inference_mode():
@@ -47,7 +53,7 @@ def reference(model: Any, frames: NDArray[np.uint8]) -> tuple[NDArray[Any], torc
 
 def parts_of_transformers(model: Any, frames: NDArray[np.uint8]) -> NDArray[Any]:
     """[T', H', W'] codes by its encoder, quant_conv and quantizer, called one after the other on a clip."""
-    pixels = (torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    pixels = normalized(frames)
     with torch.inference_mode():
         hidden = model.encoder(pixels[None])
         hidden = model.quant_conv(hidden.permute(0, 2, 1, 3, 4)).permute(0, 2, 1, 3, 4)
@@ -98,7 +104,7 @@ def test_codes_equal_those_of_transformers(stand_in: Emu3Tokenizer, frames: NDAr
 def test_codes_equal_those_of_transformers_with_true_sizes(
     stand_in: Emu3Tokenizer, frames: NDArray[np.uint8], size: tuple[int, int]
 ) -> None:
-    pixels = (torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    pixels = normalized(frames)
     with torch.inference_mode():
         encoded = stand_in.model.encode(pixels if len(frames) == 1 else pixels[None], torch.tensor([size]))
     expected = encoded.image_tokens[0].numpy().reshape(-1, 8, 12)
@@ -110,6 +116,81 @@ def test_portrait_clip_keeps_its_rows(stand_in: Emu3Tokenizer) -> None:
     codes = stand_in.encode([frames])[0]
     assert codes.shape == (2, 12, 5)  # transformers' encode crops this to (2, 5, 5) with the true sizes
     np.testing.assert_array_equal(codes, parts_of_transformers(stand_in.model, frames))
+
+
+def pale(count: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Almost white frames: large sums of almost equal numbers."""
+    return 248 + texture(height, width) // 43 + np.arange(count, dtype=np.uint8)[:, None, None, None] % 2
+
+
+def colorful(count: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Frames that show a texture moving to the right."""
+    return np.stack([np.roll(texture(height, width), 3 * index, axis=1) for index in range(count)])
+
+
+@pytest.fixture(scope="module")
+def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Emu3's layout at a quarter of its width, with Winograd's convolutions and attention in it.
+
+    Weights are random, but vectors are spread over the codebook, so that an inexact one finds another code.
+    """
+    config = Emu3VQVAEConfig(
+        base_channels=64, channel_multiplier=(1, 1, 2, 2), num_res_blocks=1, hidden_size=128
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = Emu3VQVAE(config).eval()
+    pictures = [colorful(1, 128, 128), pale(1, 128, 128)]
+    vectors = torch.cat([reference(model, frames)[1].reshape(-1, 4) for frames in pictures])
+    convolution = model.quant_conv.conv
+    with torch.no_grad():
+        # Codes are drawn from a standard normal distribution.
+        convolution.weight /= vectors.std(dim=0)[:, None, None, None, None]
+        convolution.bias.sub_(vectors.mean(dim=0)).div_(vectors.std(dim=0))
+    folder = tmp_path_factory.mktemp("tokenizer")
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wide_reference(wide_folder: Path) -> Any:
+    return Emu3VQVAE.from_pretrained(wide_folder).eval()
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        pytest.param(pale(1, 256, 256), id="pale image"),
+        pytest.param(colorful(1, 128, 304), id="wide image"),
+        pytest.param(colorful(1, 200, 136), id="image of odd tiles"),
+        pytest.param(colorful(8, 64, 96), id="clip"),
+        pytest.param(pale(4, 200, 136), id="pale clip of odd tiles"),
+    ],
+)
+def test_codes_at_64_channels_equal_those_of_transformers(
+    wide_folder: Path, wide_reference: Any, frames: NDArray[np.uint8]
+) -> None:
+    expected, _ = reference(wide_reference, frames)
+    assert len(np.unique(expected)) > expected.size / 5
+    np.testing.assert_array_equal(load_tokenizer(wide_folder, "cpu").encode([frames])[0], expected)
+
+
+@pytest.mark.parametrize(("precision", "count"), [("fp32", 1), ("fp32", 4), ("bf16", 1)])
+def test_every_group_norm_works_on_contiguous_numbers(
+    wide_folder: Path, precision: Precision, count: int
+) -> None:
+    tokenizer = load_tokenizer(wide_folder, "cpu", precision, decodes=True)
+    assert isinstance(tokenizer, Emu3Tokenizer)
+    layouts: list[bool] = []
+    for module in tokenizer.model.modules():
+        if isinstance(module, torch.nn.GroupNorm):
+            module.register_forward_pre_hook(lambda module, inputs: layouts.append(inputs[0].is_contiguous()))
+    (grid,) = tokenizer.encode([noise(count, 40, 24)])
+    # Two in each of the encoder's six residual blocks, one for attention in either place, one at the end.
+    assert len(layouts) == 15 * count
+    tokenizer.decode(grid, is_image=count == 1)
+    assert len(layouts) > 15 * count  # the decoder has some too
+    assert all(layouts)
 
 
 def test_codes_depend_on_the_picture(stand_in: Emu3Tokenizer) -> None:

@@ -1,0 +1,50 @@
+"""What is shown to people. Names, captions and errors come from data: they are shown as they are, and nothing
+in them is read as markup, as an emoji or as a command to the terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_WIDTH_OF_FILES = 200
+_CONTROLS = {
+    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in ("\n", "\t")
+}
+
+
+def visible(text: str) -> str:
+    """`text` with control characters spelled out, such as the escape that would color a terminal."""
+    return text.translate(_CONTROLS)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print one message."""
+    click.echo(visible(text), err=err)
+
+
+def console() -> Console:
+    """Standard output; where that is no terminal, wide enough that no table is folded.
+
+    Styles are given beside a text, by `style=`, never inside of it.
+    """
+    from rich.console import Console
+
+    class PlainConsole(Console):
+        def render_str(self, text: str, **options: Any) -> Any:
+            return super().render_str(visible(text), **options)
+
+    width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
+    return PlainConsole(soft_wrap=True, width=width, markup=False, emoji=False, highlight=False)
+
+
+def accept_any_text() -> None:
+    """Let standard output and error take what their encoding lacks, such as a name that is no UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

@@ -1,0 +1,1 @@
+"""Parquet files: which columns hold media, what the other ones say, and the reader."""

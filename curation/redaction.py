@@ -1,0 +1,42 @@
+"""Hides secrets in what is shown, stored or hashed: run.json, report, card, errors, fingerprints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+HIDDEN = "***"
+
+_OWN_SCHEMES = "tar|parquet|file|package"
+"""Schemes of places on this machine: a `?` or an `@` in those belongs to a file's name."""
+_SCHEME = rf"\b(?!(?:{_OWN_SCHEMES})://)[a-z][a-z0-9+.-]*://"
+_USER = re.compile(rf"({_SCHEME})[^/?#\s]*@", re.IGNORECASE)
+_QUERY = re.compile(rf"({_SCHEME}[^?#\s'\"]*\?)([^#\s'\"]+)", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"(?:^|[_-])(?:key|token|secret|passw(?:or)?d|credentials?)$", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """`text` with user and password and the values of the query taken out of every URL in it."""
+    return _QUERY.sub(_without_values, _USER.sub(rf"\1{HIDDEN}@", text))
+
+
+def redact_settings(value: Any) -> Any:
+    """Settings without secrets: those in URLs, and whatever stands under a name such as `hf_token`."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {key: _redact_item(key, item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_settings(item) for item in value]
+    return value
+
+
+def _redact_item(key: object, value: Any) -> Any:
+    is_secret = isinstance(value, str) and isinstance(key, str) and _SECRET_NAME.search(key)
+    return HIDDEN if is_secret and value else redact_settings(value)
+
+
+def _without_values(found: re.Match[str]) -> str:
+    parts = (part.partition("=") for part in found[2].split("&"))
+    return found[1] + "&".join(f"{name}={HIDDEN}" if equals else HIDDEN for name, equals, _ in parts)

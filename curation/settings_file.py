@@ -1,0 +1,83 @@
+"""Settings as people write them: a YAML file, and `--set KEY=VALUE` on top of it.
+
+YAML is read strictly: a key that stands twice in a mapping is refused, where PyYAML would take the last one
+without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from curation.errors import ConfigError
+
+
+class _StrictLoader(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                problem = f"the key {key.value!r} stands there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_settings(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings of a YAML file, changed by "a.b=value" overrides.
+
+    Raises:
+        ConfigError: the file can't be read, is not YAML in UTF-8 or holds no settings, or an override is odd.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a text in UTF-8: {error.reason} at byte {error.start}") from error
+    try:
+        data = _parse(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold a mapping of settings, not {_kind(data)}")
+    for override in overrides:
+        _override(data, override)
+    return data
+
+
+def _parse(text: str) -> Any:
+    loader = _StrictLoader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+def _kind(data: object) -> str:
+    return "nothing" if data is None else "a list" if isinstance(data, list) else f"{data!r:.50}"
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    """Put a value in its place; null takes a whole section out."""
+    name, separator, value = override.partition("=")
+    path = [part.strip() for part in name.split(".")]
+    if not separator or not all(path) or not value.strip():
+        raise ConfigError(
+            f"--set {override}: must look like images.aesthetic.min_score=5.2, with null for nothing"
+        )
+    for part in path[:-1]:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {override}: {part} is not a section")
+    try:
+        parsed = _parse(value)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from error
+    if parsed is None and isinstance(data.get(path[-1]), Mapping):
+        del data[path[-1]]
+    else:
+        data[path[-1]] = parsed

@@ -1,0 +1,315 @@
+"""Who is to blame: whatever one source makes others raise fails that source; the rest goes on or stops."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import pyarrow as pa
+import pytest
+from test_film import Run, data_of
+
+from curation.errors import (
+    ContractError,
+    CurationError,
+    DecodeError,
+    EnvironmentFault,
+    ProbeError,
+    StorageError,
+    WorkerError,
+)
+from curation.film import Film
+from curation.ingest.suffixes import kind_of
+from curation.isolation import isolated
+from curation.media import decoder, probe, readers
+from curation.media.frame import Frame
+from curation.media.readers import ImageReader
+from curation.records import Row, Source
+from curation.tables import rows_to_table, sources_to_table, table_to_rows, table_to_sources
+from curation.unit import UnitRun
+from curation.work import UnitWorker
+from datasets_media import Bench, write_photo, write_video
+
+FORESEEN_BY_NOBODY = [
+    AssertionError(),
+    IndexError("list index out of range"),
+    ZeroDivisionError("Fraction(1, 0)"),
+    OverflowError("cannot convert float infinity to integer"),
+    MemoryError("Unable to allocate 1.9 GiB"),
+    UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"),
+    cv2.error("(-4:Insufficient memory) Failed to allocate 9437184000 bytes"),
+    OSError("image file is truncated"),
+    # FFmpeg's own code for "the file breaks off", which has the name of a broken disk's.
+    av.error.OSError(errno.EIO, "Input/output error"),
+]
+
+
+@pytest.mark.parametrize("error", FORESEEN_BY_NOBODY, ids=lambda error: type(error).__name__)
+def test_whatever_a_source_raises_is_its_own_error(error: Exception) -> None:
+    with pytest.raises(DecodeError, match=type(error).__name__) as caught, isolated(DecodeError):
+        raise error
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error", [ContractError("columns"), WorkerError("server gone"), StorageError("full")]
+)
+def test_errors_of_ours_that_are_about_no_source_come_through(error: CurationError) -> None:
+    with pytest.raises(type(error)), isolated(DecodeError):
+        raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_who_stops_the_run_is_not_held_up(error: BaseException) -> None:
+    with pytest.raises(type(error)), isolated(DecodeError):
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("code", "raised"),
+    [
+        (errno.ENOSPC, StorageError),
+        (errno.EIO, StorageError),
+        (errno.EDQUOT, StorageError),
+        (errno.EMFILE, EnvironmentFault),
+        (errno.ENFILE, EnvironmentFault),
+        (errno.EACCES, DecodeError),
+        (errno.ENOENT, DecodeError),
+    ],
+)
+def test_a_broken_machine_is_told_from_a_broken_file(code: int, raised: type[Exception]) -> None:
+    """Also where a module of ours has made a source's error of it already."""
+    error = OSError(code, os.strerror(code), "/data/a.jpg")
+    with pytest.raises(raised, match=os.strerror(code)), isolated(DecodeError):
+        raise error
+    with pytest.raises(raised), isolated(ProbeError):
+        raise DecodeError(os.strerror(code)) from error
+
+
+# Sources in a unit
+
+
+OUTCOMES = {"a.mp4": "kept", "b.mp4": "failed", "c.jpg": "kept", "d.jpg": "failed", "e.jpg": "kept"}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """Two videos and three pictures, all in one unit of their kind."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for seed, name in enumerate(("a.mp4", "b.mp4")):
+        write_video(folder / name, [(12, 1), (12, 2 + seed)])
+    for seed, name in enumerate(("c.jpg", "d.jpg", "e.jpg")):
+        write_photo(folder / name, seed)
+    data = data_of(folder, tmp_path / "out", None)
+    data["images"] = {
+        "filters": ["resolution", "color"],
+        "resolution": {"min_width": 64, "min_height": 64},
+        "color": {"min_colorfulness": None, "min_untinted_colorfulness": None},
+    }
+    return Bench(data)
+
+
+def ends(bench: Bench) -> dict[str, str]:
+    return {name: outcome.partition(" ")[0] for name, outcome in bench.outcomes().items()}
+
+
+def errors_of(bench: Bench) -> set[tuple[str | None, str | None]]:
+    steps = [bench.pipeline.step_of(key) for key in ("videos.scenes", "images.color")]
+    rows = [
+        row
+        for step in steps
+        if step is not None
+        for unit in bench.ledger.measured_units(step.name, step.fingerprint)
+        for row in bench.ledger.rows(step.name, step.fingerprint, unit)
+    ]
+    return {(row.error_type, row.error) for row in rows if not row.ok}
+
+
+class Broken:
+    """Makes a library raise `error` at the video b.mp4 or the picture d.jpg, and at nothing else."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, bench: Bench, error: Exception) -> None:
+        self._monkeypatch = monkeypatch
+        self._error = error
+        folder = Path(bench.config.general.input[0])
+        self._bytes = [(folder / name).read_bytes() for name in ("b.mp4", "d.jpg")]
+
+    def function(self, module: Any, name: str) -> None:
+        """One that takes a file."""
+        call = getattr(module, name)
+
+        def breaks(path: Path, *args: Any) -> Any:
+            if path.read_bytes() in self._bytes:
+                raise self._error
+            return call(path, *args)
+
+        self._monkeypatch.setattr(module, name, breaks)
+
+    def frames(self, *, when_looked_at: bool) -> None:
+        """The video's frame 5."""
+        decode = decoder.decode_video
+
+        def render() -> Any:
+            raise self._error
+
+        def breaks(path: Path, start_s: float = 0.0) -> Iterator[Frame]:
+            for frame in decode(path, start_s):
+                if frame.index != 5 or path.read_bytes() not in self._bytes:
+                    yield frame
+                elif when_looked_at:
+                    yield Frame(frame.pts_s, frame.index, render)
+                else:
+                    raise self._error
+
+        self._monkeypatch.setattr(decoder, "decode_video", breaks)
+
+
+@pytest.fixture(params=FORESEEN_BY_NOBODY, ids=lambda error: type(error).__name__)
+def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, bench: Bench) -> Broken:
+    return Broken(monkeypatch, bench, request.param)
+
+
+def test_headers_that_break_a_library_fail_their_sources(bench: Bench, broken: Broken) -> None:
+    broken.function(probe, "probe_video")
+    broken.function(probe, "probe_image")
+    bench.run()
+    assert ends(bench) == OUTCOMES
+    sources = [source for unit in bench.ledger.units() for source in bench.ledger.sources(unit)]
+    assert {source.error_type for source in sources if not source.ok} == {"ProbeError"}
+
+
+@pytest.mark.parametrize("when_looked_at", [False, True])
+def test_pixels_that_break_a_library_fail_their_sources(
+    bench: Bench, broken: Broken, when_looked_at: bool
+) -> None:
+    broken.function(readers, "read_image")
+    broken.frames(when_looked_at=when_looked_at)
+    bench.run()
+    assert ends(bench) == OUTCOMES
+    assert {kind for kind, _ in errors_of(bench)} == {"DecodeError"}
+
+
+@pytest.mark.parametrize("segment_s", [None, 1.0])
+def test_a_splitter_that_asserts_fails_its_source_in_one_piece_and_in_parts(
+    bench: Bench, segment_s: float | None
+) -> None:
+    data = {**bench.config.resolved, "stages": {"scenes": "fault_stages:AssertingScenes"}}
+    data["run"] = {**data["run"], "segment_s": segment_s}
+    run = Run(data).all()
+    assert any(task.parts for task in run.done) == (segment_s is not None)
+    assert ends(run) == OUTCOMES | {"d.jpg": "kept"}
+    assert errors_of(run) == {("MeasureError", "AssertionError: time runs backwards")}
+
+
+def test_a_mistake_of_the_core_stops_the_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistaken(*_: object) -> None:
+        raise KeyError("no such step")
+
+    for owner, name in ((ImageReader, "_decoded"), (UnitRun, "take"), (Film, "_new_clip")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, mistaken)
+            with pytest.raises(KeyError, match="no such step"):
+                bench.run()
+
+
+def test_a_header_with_numbers_that_fit_no_column_fails_its_source(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pixel aspect of 24403224:1, found by damaging a file, makes a width beyond 32 bits."""
+    read, folder = probe.probe_video, Path(bench.config.general.input[0])
+
+    def wide(path: Path) -> Any:
+        header = read(path)
+        is_broken = path.read_bytes() == (folder / "b.mp4").read_bytes()
+        return replace(header, width=3_123_612_719) if is_broken else header
+
+    monkeypatch.setattr(probe, "probe_video", wide)
+    bench.run()
+    assert ends(bench) == OUTCOMES | {"d.jpg": "kept"}
+
+
+# The machine
+
+
+def test_no_place_for_temporary_files_stops_the_run(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = Path(bench.config.general.input[0])
+    with tarfile.open(folder / "t.tar", "w") as archive:
+        archive.add(folder / "c.jpg", "c.jpg")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(EnvironmentFault, match="no temporary file can be made") as caught:
+        bench.run()
+    assert caught.value.exit_code == 3
+
+
+@contextmanager
+def no_more_files(spare: int) -> Iterator[None]:
+    """Only `spare` more files can be opened."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, limits[0]), limits[1]))
+    taken = []
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+        for _ in range(spare):
+            os.close(taken.pop())
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for handle in taken:
+            os.close(handle)
+
+
+@pytest.mark.parametrize(
+    ("name", "spare"), [("a.mp4", 0), ("a.mp4", 1), ("c.jpg", 0), ("c.jpg", 1), ("c.jpg", 2)]
+)
+def test_no_handles_left_is_no_sources_fault(bench: Bench, name: str, spare: int) -> None:
+    """Whoever opens the file when there are none left: we, Pillow or FFmpeg."""
+    worker = UnitWorker(bench.pipeline, "cpu")
+    kind = kind_of(name)
+    assert kind is not None
+    path = f"{bench.config.general.input[0]}/{name}"
+    source = Source(source_id="s", uri=path, kind=kind, size_bytes=1, etag="e")
+    assert worker.probe(source).ok  # with all libraries loaded
+    with no_more_files(spare), pytest.raises(EnvironmentFault, match="ulimit"):
+        worker.probe(source)
+
+
+# Text that Arrow refuses
+
+COLUMNS = {"value": pa.string()}
+
+
+def test_half_of_a_surrogate_pair_stops_no_unit() -> None:
+    """RFC 3629 forbids U+D800..U+DFFF in UTF-8; JSON files and file names bring them all the same."""
+    odd = Source(
+        source_id="s",
+        uri="a.jpg",
+        kind="image",
+        size_bytes=1,
+        etag="e",
+        carried={"caption": "a \ud83d", "\udfff": 1},
+        error_type="ProbeError",
+        error="no \udcff",
+    )
+    (read,) = table_to_sources(sources_to_table([odd]))
+    assert (read.carried, read.error) == ({"caption": "a \\ud83d", "\\udfff": 1}, "no \\udcff")
+    rows = [Row("a", {}, "DecodeError", "no \udcff"), Row("b", {"value": "x"})]
+    assert [row.error for row in table_to_rows(rows_to_table(rows, {"value": pa.string()}))] == [
+        "no \\udcff",
+        None,
+    ]
