@@ -10,7 +10,7 @@ summary, the selection of shards and the table stand on this.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -93,6 +93,22 @@ class Leaves:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """The sources of one unit in which something waits to be measured.
+
+    Attributes:
+        needs: Keys of all steps that something in these sources waits for.
+        source_ids: The sources.
+        unsplit_ids: Those of them that wait for their splitter.
+    """
+
+    unit: int
+    needs: frozenset[str]
+    source_ids: frozenset[str]
+    unsplit_ids: frozenset[str]
+
+
+@dataclass(frozen=True)
 class VerdictGroup:
     """The verdicts of a few units.
 
@@ -111,6 +127,34 @@ class VerdictGroup:
     leaves: Mapping[SourceKind, Leaves]
     labels: Labels
     steps: Sequence[Step]
+
+    def waiting(self, keys: Collection[str]) -> Iterator[Waiting]:
+        """The units in which something waits for one of these steps, in order."""
+        wanted = np.array([step.key in keys for step in self.steps] + [False])  # NONE is the last place
+        source, needs = self._needs()
+        chosen = np.unique(source[wanted[needs]])
+        units = self.sources["unit"].to_numpy()
+        for unit in np.unique(units[chosen]):
+            mine = chosen[units[chosen] == unit]
+            codes = np.unique(needs[np.isin(source, mine)])
+            unsplit = mine[self.of_sources.outcome[mine] == PENDING]
+            unsplit = unsplit[~np.isin(unsplit, self._with_samples())]
+            yield Waiting(
+                int(unit),
+                frozenset(self.steps[code].key for code in codes if code != NONE),
+                frozenset(self.sources["source_id"].take(pa.array(mine)).to_pylist()),
+                frozenset(self.sources["source_id"].take(pa.array(unsplit)).to_pylist()),
+            )
+
+    def _needs(self) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
+        """What sources and their leaves wait for: places of the sources, and codes of the steps."""
+        places = [np.arange(self.sources.num_rows), *(leaves.source for leaves in self.leaves.values())]
+        needs = [self.of_sources.needs, *(leaves.verdicts.needs for leaves in self.leaves.values())]
+        return np.concatenate(places), np.concatenate(needs)
+
+    def _with_samples(self) -> NDArray[np.int64]:
+        """Places of the sources that have samples."""
+        return np.concatenate([samples.source for samples in self.samples.values()])
 
 
 def verdict_groups(

@@ -13,13 +13,13 @@ import pytest
 
 from curation.columns import NONE, OUTCOMES, Verdicts
 from curation.decide import Step, Verdict, describe_rule, passed_by
-from curation.judge import JudgedSample, Redo, walk
+from curation.judge import JudgedSample, JudgedSource, Redo, walk
 from curation.ledger import Ledger
 from curation.pipeline import Pipeline
-from curation.records import Row, Sample, Source, stable_id
+from curation.records import Outcome, Row, Sample, Source, stable_id
 from curation.splitter import Span, span_row
 from curation.storage import open_storage
-from curation.verdicts import VerdictGroup, verdict_groups
+from curation.verdicts import VerdictGroup, Waiting, verdict_groups
 from datasets_media import built, config_data, write_vocabulary
 
 NUM_UNITS = 3
@@ -168,6 +168,29 @@ def said_at(group: VerdictGroup, verdicts: Verdicts, place: int) -> Said:
     )
 
 
+def missing(source: JudgedSource) -> set[str]:
+    verdicts = [source.verdict, *(leaf.verdict for leaf in source.leaves())]
+    return {verdict.needs.key for verdict in verdicts if verdict.needs}
+
+
+def check_waiting(ledger: Ledger, pipeline: Pipeline, redo: Redo, keys: set[str]) -> None:
+    """What waits for these steps, told from the verdicts one by one."""
+    found = [
+        waiting for group in verdict_groups(ledger, pipeline, redo=redo) for waiting in group.waiting(keys)
+    ]
+    expected = []
+    for state, judged in walk(ledger, pipeline, redo):
+        mine = [source for source in judged if missing(source) & keys]
+        unsplit = [
+            source for source in mine if source.verdict.outcome is Outcome.PENDING and not source.samples
+        ]
+        if mine:
+            needs = frozenset[str]().union(*(missing(source) for source in mine))
+            ids = (frozenset(source.source.source_id for source in some) for some in (mine, unsplit))
+            expected.append(Waiting(state.unit, needs, *ids))
+    assert found == expected
+
+
 REDOS = [Redo(), Redo(frozenset({"aesthetic", "scenes"})), Redo(frozenset({"flow"}), only_failed=False)]
 
 
@@ -182,6 +205,8 @@ def test_verdicts_by_column_equal_those_one_by_one(tmp_path: Path) -> None:
         expected = sorted(one_by_one(ledger, pipeline, redo))
         assert sorted(by_column(verdict_groups(ledger, pipeline, redo=redo))) == expected
         assert len(expected) > SOURCES_A_UNIT * NUM_UNITS
+        for keys in ({step.key for step in pipeline.steps()}, {"videos.scenes", "tokens"}, {"images.text"}):
+            check_waiting(ledger, pipeline, redo, keys)
         outcomes |= {said[0] for _, _, said, _ in expected}
     assert outcomes == {outcome.value for outcome in OUTCOMES}
 
