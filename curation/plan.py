@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from curation.config import Config
 from curation.decide import Step, steps_of
 from curation.ingest.listing import Listing
-from curation.judge import NO_REDO, PROBE, JudgedSource, Redo, branch_steps, walk
+from curation.judge import NO_REDO, PROBE, Redo, branch_steps
 from curation.ledger import Ledger
 from curation.media.decode import SEEKABLE_CODECS
 from curation.parts import WHOLE, Part, parts_of
@@ -24,6 +24,7 @@ from curation.present import match_names
 from curation.records import Source, SourceKind
 from curation.splitter import Splitter
 from curation.tables import carried_json
+from curation.verdicts import Waiting, verdict_groups
 
 Phase = Literal["list", "probe", "filter", "finish"]
 Item = TypeVar("Item")
@@ -182,29 +183,35 @@ def plan_pass(
     of_phase = set(in_order)
     if not of_phase:
         return
-    for state, judged in walk(ledger, pipeline, redo):
-        waiting = [source for source in judged if missing_steps([source]) & of_phase]
-        if not waiting:
+    for group in verdict_groups(ledger, pipeline, redo=redo):
+        for waiting in group.waiting(of_phase):
+            first = min(in_order.index(key) for key in waiting.needs & of_phase)
+            needs = frozenset(in_order[first:])
+            whole = Task(phase, waiting.unit, steps=frozenset(of_phase), needs=needs, redo=redo)
+            yield from _unit_tasks(pipeline, whole, waiting, ledger.sources(waiting.unit))
+
+
+def _unit_tasks(
+    pipeline: Pipeline, whole: Task, waiting: Waiting, sources: Sequence[Source]
+) -> Iterator[Task]:
+    """One task for the sources that wait, and others for the parts of long videos among them."""
+    together = []
+    for source in sources:
+        if source.source_id not in waiting.source_ids:
             continue
-        first = min(in_order.index(key) for key in missing_steps(waiting) & of_phase)
-        needs = frozenset(in_order[first:])
-        whole = Task(phase, state.unit, steps=frozenset(of_phase), needs=needs, redo=redo)
-        together = []
-        for source in waiting:
-            parts = _parts(pipeline, source)
-            if len(parts) < 2:
-                together.append(source)
-            else:
-                alone = replace(whole, only=frozenset([source.source.source_id]), num_sources=1)
-                yield from _in_parts(pipeline, source, alone, parts)
-        if together:
-            only = frozenset(source.source.source_id for source in together)
-            yield replace(whole, only=only, num_sources=len(together))
+        parts = _parts(pipeline, source)
+        if len(parts) < 2:
+            together.append(source.source_id)
+        else:
+            alone = replace(whole, only=frozenset([source.source_id]), num_sources=1)
+            yield from _in_parts(pipeline, source, source.source_id in waiting.unsplit_ids, alone, parts)
+    if together:
+        yield replace(whole, only=frozenset(together), num_sources=len(together))
 
 
-def _parts(pipeline: Pipeline, judged: JudgedSource) -> tuple[Part, ...]:
+def _parts(pipeline: Pipeline, source: Source) -> tuple[Part, ...]:
     """The parts in which several workers can look at a source; one or none if it is not worth it."""
-    source, segment_s = judged.source, pipeline.config.run.segment_s
+    segment_s = pipeline.config.run.segment_s
     if segment_s is None or source.kind != "video" or source.codec not in SEEKABLE_CODECS:
         return ()
     if source.clock_jumps:
@@ -213,10 +220,10 @@ def _parts(pipeline: Pipeline, judged: JudgedSource) -> tuple[Part, ...]:
 
 
 def _in_parts(
-    pipeline: Pipeline, judged: JudgedSource, alone: Task, parts: tuple[Part, ...]
+    pipeline: Pipeline, source: Source, is_unsplit: bool, alone: Task, parts: tuple[Part, ...]
 ) -> Iterator[Task]:
-    splitter = pipeline.branches[judged.source.kind].splitter
-    if judged.verdict.needs is not splitter:
+    splitter = pipeline.branches[source.kind].splitter
+    if not is_unsplit:
         # Clips are known: each is some part's, and the parts know nothing of each other.
         for number, part in enumerate(parts):
             yield replace(alone, part=part, num_sources=int(number == 0))
@@ -232,13 +239,3 @@ def phase_steps(pipeline: Pipeline, phase: Phase) -> list[Step]:
         steps = [step for branch in pipeline.branches.values() for step in branch_steps(branch)]
         return [step for step in steps if not step.is_dataset_wide]
     return list(steps_of(pipeline.finish)) if phase == "finish" else []
-
-
-def missing_steps(judged: Iterable[JudgedSource]) -> set[str]:
-    """Keys of the steps that something waits for."""
-    verdicts = [
-        verdict
-        for source in judged
-        for verdict in (source.verdict, *(leaf.verdict for leaf in source.leaves()))
-    ]
-    return {verdict.needs.key for verdict in verdicts if verdict.needs}

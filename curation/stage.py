@@ -74,6 +74,10 @@ class KeepMin:
         """At the threshold exactly is kept."""
         return value >= threshold
 
+    def passes_each(self, values: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
+        """`passes` of each value [N]."""
+        return values >= threshold
+
 
 @dataclass(frozen=True)
 class KeepMax:
@@ -91,6 +95,10 @@ class KeepMax:
         """At the threshold exactly is kept."""
         return value <= threshold
 
+    def passes_each(self, values: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
+        """`passes` of each value [N]."""
+        return values <= threshold
+
 
 @dataclass(frozen=True)
 class KeepFar:
@@ -106,6 +114,10 @@ class KeepFar:
     def passes(self, value: float | None, threshold: float) -> bool:
         """At the threshold exactly is kept."""
         return value is None or value >= threshold
+
+    def passes_each(self, values: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
+        """`passes` of each value [N], NaN for null."""
+        return ~(values < threshold)
 
 
 Threshold = KeepMin | KeepMax | KeepFar

@@ -88,10 +88,24 @@ def schema_of(file: IO[bytes], name: str) -> pa.Schema:
         raise LedgerError(f"{name} is damaged: {error}") from error
 
 
-def from_bytes(
-    data: bytes, name: str, *, only: Collection[str] | None = None, without: Collection[str] = ()
+def from_bytes(data: bytes, name: str) -> pa.Table:
+    """The table in a Parquet object.
+
+    Raises:
+        LedgerError: `name` is not a Parquet object.
+    """
+    return read_columns(pa.BufferReader(data), name)
+
+
+def read_columns(
+    file: IO[bytes] | pa.NativeFile,
+    name: str,
+    columns: Collection[str] | None = None,
+    without: Collection[str] = (),
 ) -> pa.Table:
-    """The table in a Parquet object: the columns in `only`, or all, but not those in `without`.
+    """The table in an open Parquet object: all columns, or those in `columns`, but not those in `without`.
+
+    Only their bytes are read; a column that the object lacks is left out.
 
     Raises:
         LedgerError: `name` is not a Parquet object.
@@ -99,13 +113,17 @@ def from_bytes(
     try:
         # On this thread: unit files are small, and a process that ends while Arrow's readers are still
         # about is aborted by the C++ runtime now and then.
-        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
-        wanted = [column for column in file.schema_arrow.names if column not in without]
-        if only is not None:
-            wanted = [column for column in wanted if column in only]
-        return file.read(wanted, use_threads=False)
+        parquet = pq.ParquetFile(file, pre_buffer=False)
+        return parquet.read(wanted_columns(parquet.schema_arrow, columns, without), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise LedgerError(f"{name} is damaged: {error}") from error
+
+
+def wanted_columns(
+    schema: pa.Schema, columns: Collection[str] | None, without: Collection[str] = ()
+) -> list[str]:
+    """The columns of a schema that are asked for: all, or those in `columns`, but not those in `without`."""
+    return [name for name in schema.names if (columns is None or name in columns) and name not in without]
 
 
 def spelled(text: str) -> str:

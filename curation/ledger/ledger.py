@@ -4,13 +4,13 @@
     <output>/ledger/<stage>/<fingerprint>/unit-000000.parquet   one row per measured sample
 
 Nothing else remembers progress. A commit reads the unit file, adds the new rows and replaces the
-version that was read; whoever comes second merges with what the first one wrote.
+version that was read; whoever comes second merges with what the first one wrote. `unitfiles` knows how
+many units can share a file.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -18,20 +18,15 @@ import pyarrow.compute as pc
 
 from curation import tables
 from curation.errors import LedgerError, WriteConflict
+from curation.ledger.unitfiles import Snapshot, UnitFiles
 from curation.records import Row, Source
 from curation.storage import Storage
 from curation.storage.base import ABSENT
 
-_UNIT_FILE = re.compile(r"unit-(\d{6,})\.parquet$")
 _MAX_CONFLICTS = 20
 
 BIG_COLUMNS = frozenset({"codes", "embedding", "thumbnail"})
 """Columns that no decision needs, left out unless asked for."""
-
-
-def unit_name(unit: int) -> str:
-    """The file name of a unit."""
-    return f"unit-{unit:06d}.parquet"
 
 
 class Ledger:
@@ -39,30 +34,33 @@ class Ledger:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
+        self._sources = UnitFiles(storage, "sources")
+        self._steps: dict[tuple[str, str], UnitFiles] = {}
 
     def units(self) -> list[int]:
         """The units whose sources have been listed and probed."""
-        return self._units_under("sources")
+        return self._sources.units()
 
     def measured_units(self, stage: str, fingerprint: str) -> list[int]:
         """The units that have rows of this stage."""
-        return self._units_under(f"ledger/{stage}/{fingerprint}")
+        return self._step(stage, fingerprint).units()
 
-    def _units_under(self, prefix: str) -> list[int]:
-        matches = (_UNIT_FILE.search(item.key) for item in self.storage.list(prefix))
-        return sorted(int(match[1]) for match in matches if match)
+    def _step(self, stage: str, fingerprint: str) -> UnitFiles:
+        key = (stage, fingerprint)
+        if key not in self._steps:
+            self._steps[key] = UnitFiles(self.storage, f"ledger/{stage}/{fingerprint}")
+        return self._steps[key]
 
     def sources(self, unit: int) -> list[Source]:
         """The sources of a unit.
 
         Raises:
-            LedgerError: the unit file is missing or damaged.
+            LedgerError: the unit is missing or damaged.
         """
-        key = f"sources/{unit_name(unit)}"
-        data = self.storage.read(key)
-        if data is None:
-            raise LedgerError(f"{self.storage.root}/{key} is missing")
-        return tables.table_to_sources(tables.from_bytes(data, key))
+        table = self._sources.read(unit)
+        if table is None:
+            raise LedgerError(f"{self.storage.root}/{self._sources.key(unit)} is missing")
+        return tables.table_to_sources(table)
 
     def sources_table(self, columns: Sequence[str]) -> pa.Table:
         """These columns of all sources, and `unit`; unit by unit, within a unit from old to new.
@@ -70,22 +68,17 @@ class Ledger:
         Raises:
             LedgerError: a unit file is missing or damaged.
         """
+        parts = [
+            part.append_column("unit", pa.array(np.full(part.num_rows, unit)))
+            for unit, part in self.scan_sources(columns, self.units())
+        ]
         schema = pa.schema([*(tables.SOURCES.field(name) for name in columns), ("unit", pa.int64())])
-        parts = []
-        for unit in self.units():
-            key = f"sources/{unit_name(unit)}"
-            data = self.storage.read(key)
-            if data is None:
-                raise LedgerError(f"{self.storage.root}/{key} is missing")
-            part = tables.from_bytes(data, key, only=columns).select(list(columns))
-            parts.append(part.append_column("unit", pa.array(np.full(part.num_rows, unit))).cast(schema))
         return pa.concat_tables([schema.empty_table(), *parts])
 
     def commit_sources(self, unit: int, sources: list[Source]) -> None:
         """Write a new unit; the first writer wins, a doubled worker does no harm."""
-        data = tables.to_bytes(tables.sources_to_table(sources))
         try:
-            self.storage.write(f"sources/{unit_name(unit)}", data, expect=ABSENT)
+            self._sources.write(unit, tables.sources_to_table(sources), expect=ABSENT)
         except WriteConflict:
             present = {source.source_id for source in self.sources(unit)}
             if present != {source.source_id for source in sources}:
@@ -93,22 +86,41 @@ class Ledger:
 
     def replace_sources(self, unit: int, sources: list[Source]) -> None:
         """Overwrite a unit: sources were probed again, changed their date, or carry something else."""
-        self.storage.write(f"sources/{unit_name(unit)}", tables.to_bytes(tables.sources_to_table(sources)))
+        self._sources.write(unit, tables.sources_to_table(sources))
 
     def rows(self, stage: str, fingerprint: str, unit: int, *, with_big: bool = False) -> list[Row]:
         """Every row of a stage in a unit, failed ones included."""
-        key = f"ledger/{stage}/{fingerprint}/{unit_name(unit)}"
-        data = self.storage.read(key)
-        return [] if data is None else _parse(data, key, with_big=with_big)
+        table = self._step(stage, fingerprint).read(unit, without=frozenset() if with_big else BIG_COLUMNS)
+        return [] if table is None else tables.table_to_rows(table)
 
     def columns(self, stage: str, fingerprint: str, unit: int, names: Sequence[str]) -> pa.Table | None:
         """`sample_id` and these columns of the rows that did not fail; None where the unit has none."""
-        key = f"ledger/{stage}/{fingerprint}/{unit_name(unit)}"
-        data = self.storage.read(key)
-        if data is None:
-            return None
-        table = tables.from_bytes(data, key, only=["sample_id", "status", *names])
-        return table.filter(pc.equal(table["status"], "ok")).drop_columns(["status"])
+        table = self._step(stage, fingerprint).read(unit, ["sample_id", "status", *names])
+        return (
+            None if table is None else table.filter(pc.equal(table["status"], "ok")).drop_columns(["status"])
+        )
+
+    def snapshot(self, stage: str, fingerprint: str) -> Snapshot:
+        """The units that have rows of a stage now, to be scanned by column, failed rows included."""
+        return self._step(stage, fingerprint).snapshot()
+
+    def scan_sources(self, columns: Sequence[str], units: Iterable[int]) -> Iterator[tuple[int, pa.Table]]:
+        """These columns of the sources, unit by unit; null where a file was written before they were."""
+        schema = pa.schema([tables.SOURCES.field(name) for name in columns])
+        for unit, part in self._sources.snapshot().scan(units, columns):
+            there = {name: part[name] for name in part.column_names}
+            yield (
+                unit,
+                pa.table([there.get(f.name, pa.nulls(part.num_rows, f.type)) for f in schema], schema=schema),
+            )
+
+    def compact(self, steps: Iterable[tuple[str, str]], more_than: int = 1) -> int:
+        """Merge the unit files of the sources and of these (stage, fingerprint)s where there are more.
+
+        Only for who holds the output alone. Returns the number of files that were replaced.
+        """
+        folders = [self._sources, *(self._step(*step) for step in steps)]
+        return sum(folder.compact() for folder in folders if folder.num_files() > more_than)
 
     def commit(
         self,
@@ -126,23 +138,16 @@ class Ledger:
             LedgerError: the unit file is damaged, or never stops changing.
         """
         new, old = list(rows), set(replaces)
-        key = f"ledger/{stage}/{fingerprint}/{unit_name(unit)}"
+        files = self._step(stage, fingerprint)
         for _ in range(_MAX_CONFLICTS):
-            data, version = self.storage.read_versioned(key)
-            present = [] if data is None else _parse(data, key, with_big=True)
+            table, version = files.read_versioned(unit)
+            present = [] if table is None else tables.table_to_rows(table)
             merged = {row.sample_id: row for row in present if row.sample_id not in old}
             for row in new:
                 merged.setdefault(row.sample_id, row)
             try:
-                table = tables.rows_to_table(merged.values(), columns)
-                self.storage.write(key, tables.to_bytes(table), expect=version)
+                files.write(unit, tables.rows_to_table(merged.values(), columns), expect=version)
             except WriteConflict:
                 continue
             return
-        raise LedgerError(f"{key} was changed by others {_MAX_CONFLICTS} times in a row")
-
-
-def _parse(data: bytes, key: str, *, with_big: bool) -> list[Row]:
-    return tables.table_to_rows(
-        tables.from_bytes(data, key, without=frozenset() if with_big else BIG_COLUMNS)
-    )
+        raise LedgerError(f"{files.key(unit)} was changed by others {_MAX_CONFLICTS} times in a row")

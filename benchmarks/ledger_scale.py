@@ -1,0 +1,120 @@
+"""Verdicts of a ledger: growth exponent of CPU seconds from 10,000 to 100,000 images (goal 1.05)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.measure import high_water_bytes
+from curation.columns import OUTCOMES
+from curation.config import parse_config
+from curation.judge import walk
+from curation.ledger import Ledger, unit_name
+from curation.pipeline import Pipeline, build_pipeline
+from curation.records import stable_id
+from curation.storage import open_storage
+from curation.tables import SOURCES, stage_schema, to_bytes
+from curation.verdicts import verdict_groups
+
+NUMBERS = (10_000, 100_000)
+UNIT_IMAGES = 256
+
+
+def ratio() -> float:
+    """Growth exponent."""
+    costs = [cost_s(number) for number in NUMBERS]
+    return math.log(costs[-1] / costs[0]) / math.log(NUMBERS[-1] / NUMBERS[0])
+
+
+def cost_s(number: int) -> float:
+    """CPU seconds of the verdicts of a synthetic ledger, printed with the scalar walk's for up to 10,000."""
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline = _pipeline(folder)
+        ledger = Ledger(open_storage(folder))
+        _fill(ledger, pipeline, number)
+        started = time.process_time()
+        outcomes: Counter[str] = Counter()
+        for group in verdict_groups(ledger, pipeline):
+            for code, times in zip(*np.unique(group.of_sources.outcome, return_counts=True), strict=True):
+                outcomes[OUTCOMES[code].value] += int(times)
+        cost = time.process_time() - started
+        per_million = cost / number * 1e6
+        print(f"      {number} images: {per_million:.1f} CPU s per million, {dict(outcomes)}")
+        print(f"      peak {high_water_bytes() / 1e6:.0f} MB")
+        if number <= NUMBERS[0]:
+            started = time.process_time()
+            for _ in walk(ledger, pipeline):
+                pass
+            scalar = time.process_time() - started
+            print(
+                f"      one by one: {scalar / number * 1e6:.0f} CPU s per million, {scalar / cost:.0f} times"
+            )
+    return cost
+
+
+def _pipeline(folder: str) -> Pipeline:
+    aesthetic = {"weights": "stand-in", "head": "stand-in", "head_sha256": None}
+    filters = ["resolution", {"any_of": ["aesthetic", "color"]}]
+    config = {
+        "name": "scale",
+        "input": [folder],
+        "output": folder,
+        "stand_ins": "allow",
+        "images": {"filters": filters, "aesthetic": aesthetic},
+    }
+    return build_pipeline(parse_config(config))
+
+
+def _fill(ledger: Ledger, pipeline: Pipeline, number: int) -> None:
+    """Sources and random scores, unit by unit, as a run would have left them."""
+    random = np.random.default_rng(0)
+    steps = list(pipeline.steps())
+    for unit, start in enumerate(range(0, number, UNIT_IMAGES)):
+        names = range(start, min(start + UNIT_IMAGES, number))
+        source_ids = [hashlib.sha256(str(name).encode()).hexdigest()[:20] for name in names]
+        rows = len(source_ids)
+        known = {
+            "source_id": pa.array(source_ids),
+            "uri": pa.array([f"images/{name:09d}.jpg" for name in names]),
+            "kind": pa.array(["image"] * rows),
+            "size_bytes": pa.array(random.integers(1e4, 1e6, rows)),
+            "etag": pa.array([f"{name:x}" for name in names]),
+            "status": pa.array(["ok"] * rows),
+        }
+        _write(ledger, f"sources/{unit_name(unit)}", SOURCES, known, rows)
+        sample_ids = sorted(stable_id(source_id, 0, 0) for source_id in source_ids)
+        for step in steps:
+            scores = {
+                name: pa.array(random.integers(0, 1200, rows) / 100).cast(kind, safe=False)
+                if name != "width" and name != "height"
+                else pa.array(random.integers(400, 2000, rows)).cast(kind)
+                for name, kind in step.stage.columns.items()
+                if pa.types.is_primitive(kind)
+            }
+            measured = {
+                **scores,
+                "sample_id": pa.array(sample_ids),
+                "status": pa.array(["ok"] * rows),
+                "seconds": pa.array(random.random(rows)),
+            }
+            key = f"ledger/{step.name}/{step.fingerprint}/{unit_name(unit)}"
+            _write(ledger, key, stage_schema(step.stage.columns), measured, rows)
+
+
+def _write(ledger: Ledger, key: str, schema: pa.Schema, known: dict[str, pa.Array], rows: int) -> None:
+    columns = [known.get(field.name, pa.nulls(rows, field.type)).cast(field.type) for field in schema]
+    path = Path(ledger.storage.root) / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(to_bytes(pa.table(columns, schema=schema)))
+
+
+if __name__ == "__main__":
+    cost_s(int(sys.argv[1]))

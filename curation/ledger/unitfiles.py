@@ -1,0 +1,262 @@
+"""Unit files under one folder of the ledger, and the compact files that they are merged into.
+
+    <folder>/unit-000000.parquet                   a unit as a worker commits it
+    <folder>/compact/000001-00000.parquet          many units merged, a row group each
+
+A unit's own file counts before any compact file that holds the unit, and of compact files the newest
+generation counts. So a reader never takes rows twice, whether a merge was finished, was cut short
+between writing and deleting, or was followed by a commit that wrote the unit's own file anew.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation import tables
+from curation.errors import LedgerError
+from curation.storage import Listed, Storage
+from curation.storage.base import ABSENT
+
+_UNIT_FILE = re.compile(r"unit-(\d{6,})\.parquet$")
+_COMPACT_FILE = re.compile(r"compact/(\d{6,})-\d{5,}\.parquet$")
+_UNITS = b"units"
+"""Metadata of a compact file: [unit, its row group or null if it has no rows], as JSON."""
+MAX_COMPACT_BYTES = 128_000_000
+"""A compact file is closed at about this size."""
+
+
+def unit_name(unit: int) -> str:
+    """The file name of a unit."""
+    return f"unit-{unit:06d}.parquet"
+
+
+@dataclass(frozen=True, eq=False)
+class _Compact:
+    """A compact file: its footer, and where its units are: unit -> row group, or None if it has no rows."""
+
+    key: str
+    etag: str
+    footer: pq.FileMetaData
+    row_groups: Mapping[int, int | None]
+
+    def read(
+        self,
+        storage: Storage,
+        units: Iterable[int],
+        columns: Collection[str] | None,
+        without: Collection[str],
+    ) -> Iterator[tuple[int, pa.Table]]:
+        """The rows of some of its units, with the columns that are asked for."""
+        schema = self.footer.schema.to_arrow_schema().remove_metadata()
+        wanted = tables.wanted_columns(schema, columns, without)
+        with storage.open(self.key) as file:
+            try:
+                parquet = pq.ParquetFile(file, metadata=self.footer, pre_buffer=False)
+                for unit in units:
+                    group = self.row_groups[unit]
+                    if group is None:
+                        yield unit, schema.empty_table().select(wanted)
+                    else:
+                        table = parquet.read_row_group(group, wanted, use_threads=False)
+                        yield unit, table.replace_schema_metadata(None)
+            except (pa.ArrowException, OSError) as error:
+                raise LedgerError(f"{self.key} is damaged: {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """The units under one folder at one time, to be read without listing them again.
+
+    Attributes:
+        own: Units that have a file of their own.
+        merged: Unit -> the newest compact file that holds it.
+    """
+
+    files: UnitFiles
+    own: frozenset[int]
+    merged: Mapping[int, _Compact]
+
+    def __contains__(self, unit: object) -> bool:
+        return unit in self.own or unit in self.merged
+
+    def units(self) -> list[int]:
+        """The units, in order."""
+        return sorted({*self.own, *self.merged})
+
+    def scan(self, units: Iterable[int], columns: Collection[str]) -> Iterator[tuple[int, pa.Table]]:
+        """These columns of units, in the order of the units; those that are not there are left out.
+
+        Only the bytes of these columns are read; one that a file lacks is left out.
+        """
+        return self.files.scan(self, units, columns)
+
+
+class UnitFiles:
+    """The units under one folder."""
+
+    def __init__(self, storage: Storage, prefix: str) -> None:
+        self._storage, self._prefix = storage, prefix
+        self._compacts: list[_Compact] = []
+
+    def units(self) -> list[int]:
+        """The units that have a file, or rows in a compact file."""
+        return self.snapshot().units()
+
+    def _own(self) -> list[int]:
+        matches = (_UNIT_FILE.search(item.key) for item in self._storage.list(self._prefix))
+        return [int(match[1]) for match in matches if match]
+
+    def key(self, unit: int) -> str:
+        """Where a unit's own file is, or would be."""
+        return f"{self._prefix}/{unit_name(unit)}"
+
+    def num_files(self) -> int:
+        """How many files hold the units."""
+        return len(self._own()) + len({file.key for file in self._merged().values()})
+
+    def read(
+        self, unit: int, columns: Collection[str] | None = None, *, without: Collection[str] = ()
+    ) -> pa.Table | None:
+        """The rows of a unit, with all columns or those of `columns` that it has; None if it is not there.
+
+        Only the bytes of these columns are read; those of `without` are not.
+        """
+        key = self.key(unit)
+        if self._storage.find(key) is not None:
+            with self._storage.open(key) as file:
+                return tables.read_columns(file, key, columns, without)
+        return self._read_merged(unit, columns, without)
+
+    def _read_merged(
+        self, unit: int, columns: Collection[str] | None = None, without: Collection[str] = ()
+    ) -> pa.Table | None:
+        compact = self._merged().get(unit)
+        if compact is None:
+            return None
+        ((_, table),) = compact.read(self._storage, [unit], columns, without)
+        return table
+
+    def read_versioned(self, unit: int) -> tuple[pa.Table | None, str]:
+        """All of a unit, and the version of its own file, for `write`."""
+        data, version = self._storage.read_versioned(self.key(unit))
+        if data is not None:
+            return tables.from_bytes(data, self.key(unit)), version
+        return self._read_merged(unit), ABSENT
+
+    def write(self, unit: int, table: pa.Table, expect: str | None = None) -> None:
+        """Write a unit's own file, which counts before what compact files say of it.
+
+        Raises:
+            WriteConflict: its own file is not of the version `expect` any more.
+        """
+        self._storage.write(self.key(unit), tables.to_bytes(table), expect=expect)
+
+    def snapshot(self) -> Snapshot:
+        """What is there now, listed once."""
+        return Snapshot(self, frozenset(self._own()), self._merged())
+
+    def scan(
+        self, snapshot: Snapshot, units: Iterable[int], columns: Collection[str]
+    ) -> Iterator[tuple[int, pa.Table]]:
+        """These columns of units, in the order of the units; those that are not there are left out."""
+        own, merged = snapshot.own, snapshot.merged
+        for compact, together in groupby(units, lambda unit: None if unit in own else merged.get(unit)):
+            if compact is not None:
+                yield from compact.read(self._storage, together, columns, ())
+                continue
+            for unit in together:
+                found = self.read(unit, columns) if unit in own else None
+                if found is not None:
+                    yield unit, found
+
+    def _merged(self) -> dict[int, _Compact]:
+        """Unit -> the newest compact file that holds it."""
+        listed = [
+            item for item in self._storage.list(f"{self._prefix}/compact") if _COMPACT_FILE.search(item.key)
+        ]
+        listed.sort(key=lambda item: item.key)
+        if [(item.key, item.etag) for item in listed] != [(file.key, file.etag) for file in self._compacts]:
+            self._compacts = [self._opened(item) for item in listed]
+        return {unit: file for file in self._compacts for unit in file.row_groups}
+
+    def _opened(self, item: Listed) -> _Compact:
+        with self._storage.open(item.key) as file:
+            try:
+                footer = pq.read_metadata(file)
+                places = json.loads(footer.metadata[_UNITS])
+            except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+                raise LedgerError(f"{item.key} is damaged: {error}") from error
+        return _Compact(item.key, item.etag, footer, dict(places))
+
+    def compact(self) -> int:
+        """Merge all units into a new generation of compact files, then delete what they replace.
+
+        Nobody else may write to the folder meanwhile. Returns how many files there were before, and does
+        nothing if that would not change.
+        """
+        before = self._storage.list(self._prefix)
+        if not any(_UNIT_FILE.search(item.key) for item in before):
+            return 0
+        generations = [int(match[1]) for item in before if (match := _COMPACT_FILE.search(item.key))]
+        writer = _CompactWriter(self._storage, f"{self._prefix}/compact", max(generations, default=0) + 1)
+        for unit in self.units():
+            table = self.read(unit)
+            if table is not None:
+                writer.add(unit, table)
+        written = writer.finish()
+        replaced = [
+            item.key
+            for item in before
+            if (_UNIT_FILE.search(item.key) or _COMPACT_FILE.search(item.key)) and item.key not in written
+        ]
+        for key in replaced:
+            self._storage.delete(key)
+        return len(replaced)
+
+
+class _CompactWriter:
+    """Writes units one after the other into compact files of one generation."""
+
+    def __init__(self, storage: Storage, folder: str, generation: int) -> None:
+        self._storage, self._folder, self._generation = storage, folder, generation
+        self._keys: list[str] = []
+        self._held: list[tuple[int, pa.Table]] = []
+        self._held_bytes = 0
+
+    def add(self, unit: int, table: pa.Table) -> None:
+        """Take in the next unit. Units of another schema begin a new file."""
+        is_like_others = not self._held or table.schema.equals(self._held[0][1].schema)
+        if not is_like_others or self._held_bytes + table.nbytes > MAX_COMPACT_BYTES:
+            self._write()
+        self._held.append((unit, table))
+        self._held_bytes += table.nbytes
+
+    def finish(self) -> set[str]:
+        """The keys of all files that were written."""
+        self._write()
+        return set(self._keys)
+
+    def _write(self) -> None:
+        if not self._held:
+            return
+        places: list[tuple[int, int | None]] = []
+        for unit, table in self._held:
+            places.append((unit, sum(group is not None for _, group in places) if table.num_rows else None))
+        schema = self._held[0][1].schema.with_metadata({_UNITS: json.dumps(places).encode()})
+        sink = io.BytesIO()
+        with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+            for _, table in self._held:
+                if table.num_rows:
+                    writer.write_table(table.cast(schema), row_group_size=table.num_rows)
+        key = f"{self._folder}/{self._generation:06d}-{len(self._keys):05d}.parquet"
+        self._storage.write(key, sink.getvalue())
+        self._keys.append(key)
+        self._held, self._held_bytes = [], 0

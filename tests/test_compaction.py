@@ -1,0 +1,113 @@
+"""Merged unit files: the same rows before and after, also when a merge was cut short or written over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from curation.errors import LedgerError
+from curation.ledger import Ledger, unit_name, unitfiles
+from curation.records import Row, Source
+from curation.storage import open_storage
+
+COLUMNS = {"score": pa.float32(), "codes": pa.binary()}
+STEP = ("text", "f00d")
+
+
+def ledger_of(path: Path, num_units: int = 5) -> Ledger:
+    """Units of different sizes, one of them without rows."""
+    ledger = Ledger(open_storage(str(path)))
+    for unit in range(num_units):
+        commit(ledger, unit, [f"{unit}-{number}" for number in range(unit)])
+        source = Source(source_id=f"s{unit}", uri=f"{unit}.jpg", kind="image", size_bytes=1, etag="e")
+        ledger.commit_sources(unit, [source])
+    return ledger
+
+
+def commit(ledger: Ledger, unit: int, ids: list[str], score: float = 1.0) -> None:
+    rows = [Row(name, {"score": score, "codes": name.encode()}) for name in ids]
+    ledger.commit(*STEP, unit, rows, COLUMNS)
+
+
+def contents(path: Path) -> tuple[list[list[Source]], list[list[Row]]]:
+    """Everything, read by somebody who opens the ledger anew."""
+    ledger = Ledger(open_storage(str(path)))
+    sources = [ledger.sources(unit) for unit in ledger.units()]
+    return sources, [ledger.rows(*STEP, unit, with_big=True) for unit in ledger.measured_units(*STEP)]
+
+
+def files(path: Path) -> list[str]:
+    return sorted(file.name for file in (path / "ledger" / "text" / "f00d").rglob("*.parquet"))
+
+
+def test_merged_units_hold_the_same(tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path)
+    before = contents(tmp_path)
+    assert ledger.compact([STEP]) == 10
+    assert contents(tmp_path) == before
+    assert files(tmp_path) == ["000001-00000.parquet"]
+    assert [len(rows) for rows in before[1]] == [0, 1, 2, 3, 4]
+    scanned = dict(ledger.snapshot(*STEP).scan(range(7), ["score"]))
+    assert {unit: table.num_rows for unit, table in scanned.items()} == {0: 0, 1: 1, 2: 2, 3: 3, 4: 4}
+    assert scanned[2].column_names == ["score"]
+
+
+def test_ledger_that_was_open_before_sees_the_merge(tmp_path: Path) -> None:
+    ledger, other = ledger_of(tmp_path), Ledger(open_storage(str(tmp_path)))
+    rows = other.rows(*STEP, 3)
+    ledger.compact([STEP])
+    assert other.rows(*STEP, 3) == rows
+    assert [len(table) for _, table in other.scan_sources(["source_id"], other.units())] == [1] * 5
+
+
+def test_rows_added_after_a_merge_join_those_that_were_there(tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path)
+    ledger.compact([STEP])
+    commit(ledger, 2, ["new", "2-0"], score=9.0)
+    scores = {row.sample_id: row.values["score"] for row in ledger.rows(*STEP, 2)}
+    assert scores == {"2-0": 1.0, "2-1": 1.0, "new": 9.0}
+    assert unit_name(2) in files(tmp_path)
+    before = contents(tmp_path)
+    assert ledger.compact([STEP]) == 2
+    assert contents(tmp_path) == before
+    assert files(tmp_path) == ["000002-00000.parquet"]
+
+
+def test_merge_that_was_killed_before_it_deleted_anything_counts_nothing_twice(tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path)
+    before = contents(tmp_path)
+    storage = ledger.storage
+    kept = {item.key: storage.read(item.key) for item in storage.list("ledger")}
+    ledger.compact([STEP])
+    for key, data in kept.items():
+        storage.write(key, data or b"")
+    assert contents(tmp_path) == before
+    commit(ledger, 1, ["late"])
+    assert {row.sample_id for row in Ledger(storage).rows(*STEP, 1)} == {"1-0", "late"}
+
+
+def test_nothing_is_merged_below_the_bound_or_twice(tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path)
+    assert ledger.compact([STEP], more_than=5) == 0
+    assert ledger.compact([STEP], more_than=4) == 10
+    assert ledger.compact([STEP], more_than=0) == 0
+
+
+def test_large_merges_are_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unitfiles, "MAX_COMPACT_BYTES", 200)
+    ledger = ledger_of(tmp_path)
+    before = contents(tmp_path)
+    ledger.compact([STEP])
+    assert len(files(tmp_path)) > 1
+    assert contents(tmp_path) == before
+
+
+def test_damaged_merge_is_named(tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path)
+    ledger.compact([STEP])
+    (path,) = (tmp_path / "ledger" / "text" / "f00d" / "compact").iterdir()
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(LedgerError, match=r"000001-00000\.parquet is damaged"):
+        Ledger(open_storage(str(tmp_path))).rows(*STEP, 3)
