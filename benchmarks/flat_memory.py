@@ -13,12 +13,12 @@ import numpy as np
 
 from benchmarks.measure import high_water_bytes
 from curation.config import parse_config
+from curation.execution.plan import plan_pass, plan_probes
+from curation.execution.worker.worker import UnitWorker
 from curation.ingest.listing import list_inputs
 from curation.ledger import Ledger
 from curation.pipeline import build_pipeline
-from curation.plan import plan_pass, plan_probes
 from curation.storage import open_storage
-from curation.work import UnitWorker
 
 FPS = 8
 SCENE_S = 20

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measure import cpu_medians
+from curation.ingest.media_readers import ImageReader
 from curation.media.probe import probe
-from curation.media.readers import ImageReader
-from curation.models import resolve_revision
+from curation.pipeline.models import resolve_revision
 from curation.records import Sample, Source
 from curation.stage import Setup, Stage, View
 from stages.color import ColorConfig, ColorStage

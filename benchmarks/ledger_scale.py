@@ -14,15 +14,16 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.measure import high_water_bytes
-from curation.columns import OUTCOMES
 from curation.config import parse_config
-from curation.judge import walk
 from curation.ledger import Ledger, unit_name
+from curation.ledger.columns import OUTCOMES
+from curation.ledger.schemas import SOURCES, stage_schema
+from curation.ledger.unit_state import walk
+from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline, build_pipeline
 from curation.records import stable_id
 from curation.storage import open_storage
-from curation.tables import SOURCES, stage_schema, to_bytes
-from curation.verdicts import verdict_groups
+from curation.storage.parquet import to_bytes
 
 NUMBERS = (10_000, 100_000)
 UNIT_IMAGES = 256

@@ -22,10 +22,10 @@ import numpy as np
 from captioner.engines.base import Answer, Engine, Question
 from captioner.prompt import load_prompts
 from curation.errors import CaptionError, ConfigError, DecodeError, SampleError
-from curation.judge import JudgedSample, walk
+from curation.ingest.media_readers import VideoReader
 from curation.ledger import Ledger
+from curation.ledger.unit_state import JudgedSample, walk
 from curation.media.image import read_image
-from curation.media.readers import VideoReader
 from curation.media.views import SpanCollector
 from curation.pipeline import Pipeline
 from curation.records import Outcome, Sample, Source, stable_id

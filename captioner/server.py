@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx2
 
-from captioner import leash
+from captioner import supervisor
 from captioner.settings import CaptionConfig
 from curation.errors import EnvironmentFault
 
@@ -26,7 +26,7 @@ URL, KEY = "captions_url", "captions_key"
 """What workers are told, in `Setup.services`."""
 POLL_S = 0.5
 _LOG_BYTES = 2**16
-STOP_S = leash.GRACE_S + 15
+STOP_S = supervisor.GRACE_S + 15
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 
 
@@ -68,13 +68,13 @@ def _flag(name: str, value: Any) -> str:
 
 
 class ModelServer:
-    """A server process on a leash, started again when it ends by itself."""
+    """A server process under a supervisor, started again when it ends by itself."""
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], url: str, max_restarts: int
     ) -> None:
         self.url = url
-        self._command = [sys.executable, leash.__file__, *command]
+        self._command = [sys.executable, supervisor.__file__, *command]
         self._environment = dict(environment)
         self._left_restarts = max_restarts
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
@@ -146,7 +146,7 @@ class ModelServer:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Let go of the leash, and wait."""
+    """End the supervisor, and wait."""
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()

@@ -22,7 +22,7 @@ from captioner.server import KEY, URL, serving
 from captioner.settings import CaptionConfig
 from captioner.windows import windows
 from curation.errors import CaptionError, ConfigError, SampleError
-from curation.models import STAND_IN, fetch
+from curation.pipeline.models import STAND_IN, fetch
 from curation.records import Row, Sample, SampleKind, stable_id
 from curation.stage import Media, ModelRef, Setup, Stage, View
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from curation.paths import expand_path
+from curation.storage.paths import expand_path
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from curation.errors import ConfigError, UnsupportedMediaError
-from curation.ingest.carried import drawn_text
-from curation.models import STAND_IN, fetch
+from curation.ingest.metadata import drawn_text
+from curation.pipeline.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind, Source
 from curation.stage import KeepMin, Location, Media, ModelRef, Setup, Stage, StageConfig, View
 

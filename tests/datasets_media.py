@@ -17,17 +17,17 @@ import pytest
 import yaml
 from PIL import Image
 
-from curation.cli import main
+from curation.cli.app import main
 from curation.config import Config, parse_config
+from curation.execution.plan import Task, plan_listing, plan_pass, plan_probes
+from curation.execution.worker.measure import Tally
+from curation.execution.worker.worker import UnitWorker
 from curation.ingest.listing import Listing, find_inputs, list_inputs, unlisted_containers
-from curation.judge import PROBE, Redo, walk
 from curation.ledger import Ledger
-from curation.measure import Tally
+from curation.ledger.present import remember_listing
+from curation.ledger.unit_state import PROBE, Redo, walk
 from curation.pipeline import Pipeline, build_pipeline
-from curation.plan import Task, plan_listing, plan_pass, plan_probes
-from curation.present import remember_listing
 from curation.storage import open_storage
-from curation.work import UnitWorker
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent

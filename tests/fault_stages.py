@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from captioner.stage import CaptionStage
-from curation.ingest.reader import Container, Inventory
-from curation.ingest.tars import TarReader
+from curation.ingest.containers.reader import Container, Inventory
+from curation.ingest.containers.tars import TarReader
 from curation.media.frame import Frame
 from curation.records import Sample, Source
 from curation.splitter import CutFinder, Span

@@ -24,10 +24,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from curation.judge import judge_source, load_unit
-from curation.plan import Task
+from curation.execution.plan import Task
+from curation.execution.worker.worker import UnitWorker
+from curation.ledger.unit_state import judge_source, load_unit
 from curation.records import Source
-from curation.work import UnitWorker
 from datasets_media import ROOT, Bench, environment
 from generated import moving_square, scenes_of, write_video
 from mutated import cut, damage, edit_header, flip, held_bytes, insert, repeat, zero

@@ -16,19 +16,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation import digest
-from curation.digest import digest_of
 from curation.errors import ChangedError, DecodeError
+from curation.execution.worker.worker import UnitWorker
 from curation.ingest import files
+from curation.ingest.media_readers import VideoReader, read_again
 from curation.ingest.sources import open_source
-from curation.judge import Redo
 from curation.ledger import Ledger
+from curation.ledger.unit_state import Redo
 from curation.media.decoder import DecoderSettings
-from curation.media.readers import VideoReader, read_again
 from curation.records import Sample, Source
-from curation.report.books import keep_books
+from curation.report.summary import keep_books
 from curation.stage import View
-from curation.work import UnitWorker
+from curation.storage import digest
+from curation.storage.digest import digest_of
 from datasets_media import Bench, config_data, write_photo, write_video
 
 NAMES = {"a.jpg", "b.mp4", "c.tar#0.jpg", "d.parquet#0", "e.parquet#0"}

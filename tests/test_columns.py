@@ -10,8 +10,8 @@ import pyarrow as pa
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from curation.columns import NONE, OUTCOMES, Labels, Measured, RuleJudge
-from curation.decide import AllOf, AnyOf, Rule, Step, decide, passed_by
+from curation.ledger.columns import NONE, OUTCOMES, Labels, Measured, RuleJudge
+from curation.pipeline.rules import AllOf, AnyOf, Rule, Step, decide, passed_by
 from curation.records import Row
 from stages.aesthetic import AestheticConfig, AestheticStage
 from stages.color import ColorConfig, ColorStage

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curation.judge import walk
+from curation.ingest.media_readers import read_again
+from curation.ledger.unit_state import walk
 from curation.media.decoder import DecoderSettings
 from curation.media.frame import Frame
-from curation.media.readers import read_again
 from curation.records import Sample, Source
 from curation.report.table import flat_table
 from curation.splitter import PerRecording

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curation.measure import Tally
-from curation.parts import WHOLE, Part, neighbors, parts_of
-from curation.plan import Task
+from curation.execution.plan import Task
+from curation.execution.segments import WHOLE, Part, neighbors, parts_of
+from curation.execution.worker.measure import Tally
+from curation.execution.worker.worker import UnitWorker
 from curation.records import Sample
-from curation.work import UnitWorker
 from datasets_media import Bench, write_video
 
 SCENES = [(17, 1), (60, 2), (33, 3), (4, 4), (5, 5), (80, 6), (25, 7), (90, 8), (41, 9), (52, 10), (38, 11)]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from curation.hold import CHUNK_IMAGES, held_together
-from curation.media import readers
+from curation.execution.worker.frame_buffer import CHUNK_IMAGES, held_together
+from curation.ingest import media_readers as readers
 from curation.records import Source
 from datasets_media import Bench, write_photo
 

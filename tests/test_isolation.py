@@ -28,16 +28,17 @@ from curation.errors import (
     StorageError,
     WorkerError,
 )
-from curation.film import Film
+from curation.errors.isolation import isolated
+from curation.execution.worker.unit import UnitRun
+from curation.execution.worker.video_pass import Film
+from curation.execution.worker.worker import UnitWorker
+from curation.ingest import media_readers as readers
+from curation.ingest.media_readers import ImageReader
 from curation.ingest.suffixes import kind_of
-from curation.isolation import isolated
-from curation.media import decoder, probe, readers
+from curation.ledger.schemas import rows_to_table, sources_to_table, table_to_rows, table_to_sources
+from curation.media import decoder, probe
 from curation.media.frame import Frame
-from curation.media.readers import ImageReader
 from curation.records import Row, Source
-from curation.tables import rows_to_table, sources_to_table, table_to_rows, table_to_sources
-from curation.unit import UnitRun
-from curation.work import UnitWorker
 from datasets_media import Bench, write_photo, write_video
 
 FORESEEN_BY_NOBODY = [

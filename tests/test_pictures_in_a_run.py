@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pictures_media import hdr_planes, write_changing, write_hdr
 
+from curation.execution.worker.worker import UnitWorker
 from curation.report.table import flat_table
-from curation.work import UnitWorker
 from datasets_media import Bench, built
 from generated import texture
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from curation.console import console
+from curation.cli.console import console
 from curation.errors import EnvironmentFault
+from curation.execution.driver import Pool, _num_gpu_places
+from curation.execution.progress import ConsoleWatcher
 from curation.ledger import Ledger
-from curation.pool import Pool, _num_gpu_places
 from curation.storage import open_storage
-from curation.watch import ConsoleWatcher
 from datasets_media import built, config_data
 
 

@@ -11,26 +11,26 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from curation.dataset import bind, bind_step, dataset_steps, filters_behind, measure_step
 from curation.errors import ConfigError, ContractError
+from curation.execution.dataset_wide import bind, bind_step, dataset_steps, filters_behind, measure_step
+from curation.execution.plan import plan_pass, plan_probes
+from curation.execution.worker.measure import Tally
+from curation.execution.worker.worker import UnitWorker
 from curation.ingest.listing import list_inputs
-from curation.judge import JudgedSample, Redo, walk
 from curation.ledger import Ledger
-from curation.measure import Tally
+from curation.ledger.present import remember_listing
+from curation.ledger.unit_state import JudgedSample, Redo, walk
 from curation.pipeline import Pipeline
-from curation.plan import plan_pass, plan_probes
-from curation.present import remember_listing
 from curation.registry import STAGES, stage_class
-from curation.report.books import keep_books
+from curation.report.summary import keep_books
 from curation.stage import DatasetStage
 from curation.storage import open_storage
-from curation.work import UnitWorker
 from datasets_media import built, config_data, write_photo, write_video
 from stages.duplicates import DuplicatesStage
 
 
 def run_here(data: dict[str, Any], redo: Redo | None = None) -> tuple[Pipeline, Ledger, Tally]:
-    """A run in this process: the passes of `curation.run` without Ray."""
+    """A run in this process: the passes of `curation.execution.run` without Ray."""
     redo = redo or Redo()
     config, pipeline = built(data)
     ledger, tally = Ledger(open_storage(config.general.output)), Tally()

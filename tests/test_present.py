@@ -16,17 +16,17 @@ import pytest
 from rich.console import Console
 from test_populations import run_here
 
+from curation.execution.plan import plan_probes
 from curation.ingest.listing import list_inputs
-from curation.judge import PROBE, Redo
 from curation.ledger import Ledger
-from curation.plan import plan_probes
-from curation.present import absent_sources, remember_listing
+from curation.ledger.present import absent_sources, remember_listing
+from curation.ledger.unit_state import PROBE, Redo
+from curation.ledger.versions import settle
 from curation.records import Source, stable_id
-from curation.report.books import keep_books
 from curation.report.explain import explain
+from curation.report.summary import keep_books
 from curation.report.table import flat_table
 from curation.storage import open_storage
-from curation.versions import settle
 from datasets_media import Bench, config_data, curation, write_config, write_photo
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from curation.ingest.carried import drawn_text
-from curation.select import ALT_TEXT_NAMES, LICENSE_NAMES, carried_texts
+from curation.ingest.metadata import drawn_text
+from curation.ledger.selection import ALT_TEXT_NAMES, LICENSE_NAMES, carried_texts
 
 
 @pytest.mark.parametrize(

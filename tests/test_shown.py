@@ -14,9 +14,10 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
 
-from curation.console import console, on_one_line, visible
+from curation.cli.console import console
+from curation.errors.visible import on_one_line, visible
+from curation.execution.progress import ConsoleWatcher
 from curation.report.flatfile import write_table
-from curation.watch import ConsoleWatcher
 from datasets_media import ROOT, Bench, command, environment, said_by, write_config, write_photo
 
 TALK, RED, BROKEN = "talk [dQw4w9WgXcQ].jpg", "z[/red].jpg", "cut [bold]off :smile:.jpg"
@@ -119,7 +120,7 @@ def test_there_is_one_console() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Console")
     }
-    assert makers == {"curation/console.py"}
+    assert makers == {"curation/cli/console.py"}
 
 
 @pytest.mark.parametrize(

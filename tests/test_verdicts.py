@@ -11,15 +11,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from curation.columns import NONE, OUTCOMES, Verdicts
-from curation.decide import Step, Verdict, describe_rule, passed_by
-from curation.judge import JudgedSample, JudgedSource, Redo, walk
 from curation.ledger import Ledger
+from curation.ledger.columns import NONE, OUTCOMES, Verdicts
+from curation.ledger.unit_state import JudgedSample, JudgedSource, Redo, walk
+from curation.ledger.verdicts import VerdictGroup, Waiting, verdict_groups
 from curation.pipeline import Pipeline
+from curation.pipeline.rules import Step, Verdict, describe_rule, passed_by
 from curation.records import Outcome, Row, Sample, Source, stable_id
 from curation.splitter import Span, span_row
 from curation.storage import open_storage
-from curation.verdicts import VerdictGroup, Waiting, verdict_groups
 from datasets_media import built, config_data, write_vocabulary
 
 NUM_UNITS = 3
@@ -215,7 +215,7 @@ def test_reading_units_apart_changes_nothing(tmp_path: Path, monkeypatch: pytest
     pipeline = a_pipeline(tmp_path)
     ledger = random_ledger(pipeline, tmp_path / "out", 99)
     together = sorted(by_column(verdict_groups(ledger, pipeline)))
-    monkeypatch.setattr("curation.verdicts.UNITS_AT_A_TIME", 1)
+    monkeypatch.setattr("curation.ledger.verdicts.UNITS_AT_A_TIME", 1)
     assert sorted(by_column(verdict_groups(ledger, pipeline))) == together
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from curation.judge import PROBE, Redo
-from curation.report.books import keep_books
-from curation.work import UnitWorker, record_poison
+from curation.execution.worker.worker import UnitWorker, record_poison
+from curation.ledger.unit_state import PROBE, Redo
+from curation.report.summary import keep_books
 from datasets_media import Bench, config_data, write_photo
 
 

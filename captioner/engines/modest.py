@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from captioner.engines.base import Answer, Question
 from curation.errors import CaptionError
-from curation.ingest.carried import drawn_text
+from curation.ingest.metadata import drawn_text
 
 STAND_IN_MODEL = "stand-in (untrained)"
 

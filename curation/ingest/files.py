@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from curation.errors import ProbeError, StorageError
-from curation.ingest.carried import MAX_SIDECAR_BYTES, PROBLEM, from_sidecar, from_sidecars
-from curation.ingest.place import place_of, printable
-from curation.ingest.reader import Contents, Folder, path_of_handle
+from curation.ingest.containers.reader import Contents, Folder, path_of_handle
+from curation.ingest.locator import place_of, printable
+from curation.ingest.metadata import MAX_SIDECAR_BYTES, PROBLEM, from_sidecar, from_sidecars
 from curation.ingest.suffixes import kind_of
 from curation.records import Carried, Source, SourceKind, stable_id
 from curation.storage import Listed

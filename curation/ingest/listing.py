@@ -10,11 +10,11 @@ from pathlib import PurePosixPath
 
 from curation.config import Config
 from curation.errors import ConfigError
-from curation.ingest.carried import PROBLEM, merged
-from curation.ingest.index import ListingIndex, as_source
+from curation.ingest.containers.index import ListingIndex, as_source
+from curation.ingest.containers.reader import Contents, Folder
 from curation.ingest.leftovers import NO_SUFFIX, Leftovers
-from curation.ingest.place import Place, place_of, position_of, printable
-from curation.ingest.reader import Contents, Folder
+from curation.ingest.locator import Place, place_of, position_of, printable
+from curation.ingest.metadata import PROBLEM, merged
 from curation.ingest.sources import container_reader, is_read
 from curation.ingest.suffixes import suffix_of
 from curation.records import Source, stable_id

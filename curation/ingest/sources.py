@@ -7,17 +7,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from curation.digest import Watch, digest_of
 from curation.errors import ChangedError, ProbeError, SampleError, StorageError
+from curation.errors.isolation import isolated, machine_fault
+from curation.ingest.containers.manifests import ManifestReader
+from curation.ingest.containers.parquet.reader import ParquetReader
+from curation.ingest.containers.reader import ContainerReader, Contents, Folder, Reader
+from curation.ingest.containers.tars import TarReader
 from curation.ingest.files import FileReader
-from curation.ingest.manifests import ManifestReader
-from curation.ingest.parquet.reader import ParquetReader
-from curation.ingest.place import place_of, version_of
-from curation.ingest.reader import ContainerReader, Contents, Folder, Reader
-from curation.ingest.tars import TarReader
-from curation.isolation import isolated, machine_fault
+from curation.ingest.locator import place_of, version_of
 from curation.records import Source
 from curation.storage import Listed
+from curation.storage.digest import Watch, digest_of
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from curation.errors import DecodeError
-from curation.isolation import isolated
+from curation.errors.isolation import isolated
 from curation.stage import GRID_FPS, Media, View
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from curation.decide import describe_rule
 from curation.pipeline import Pipeline
-from curation.report.books import Books
+from curation.pipeline.rules import describe_rule
 from curation.report.funnel import untrained_notice
+from curation.report.summary import Books
 
 
 def render_card(pipeline: Pipeline, books: Books, written: Any) -> str:
@@ -51,10 +51,11 @@ def render_card(pipeline: Pipeline, books: Books, written: Any) -> str:
         "## Columns",
         _COLUMNS,
         "## Use",
-        "```python\nfrom datasets import load_dataset\nfrom tokenize_shards.rows import document_of\n\n"
+        "```python\nfrom datasets import load_dataset\n"
+        "from tokenize_shards.shards.rows import document_of\n\n"
         'dataset = load_dataset("parquet", data_files="train-*.parquet", split="train")\n'
         "document_of(dataset[0])  # ids of one document, ready for packing\n```",
-        "Documents are built from `codes` when they are read (`tokenize_shards.loader` packs them for "
+        "Documents are built from `codes` when they are read (`tokenize_shards.shards.loader` packs them for "
         "training); "
         "`curation export datasets` writes them out as `input_ids`. `manifest.json` holds every shard's "
         "sha256, rows, tokens and seconds of video; `curation verify` checks them.",

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from curation.decide import Verdict, describe_rule, passed_by
 from curation.errors import ConfigError
-from curation.ingest.place import place_of
-from curation.judge import JudgedSample, JudgedSource, judge_source, walk
+from curation.ingest.locator import place_of
 from curation.ledger import BIG_COLUMNS, Ledger
+from curation.ledger.unit_state import JudgedSample, JudgedSource, judge_source, walk
 from curation.pipeline import Pipeline
+from curation.pipeline.rules import Verdict, describe_rule, passed_by
 from curation.records import Outcome
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from curation.console import on_one_line
+from curation.errors.visible import on_one_line
 from curation.ingest.leftovers import some_names
 from curation.pipeline import Pipeline
-from curation.report.books import OUTCOMES, Books
+from curation.report.summary import OUTCOMES, Books
 
 
 def untrained_notice(pipeline: Pipeline) -> str | None:

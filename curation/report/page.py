@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from curation.decide import Step, describe_rule
 from curation.ingest.leftovers import some_names
-from curation.judge import JudgedSample, JudgedSource, walk
 from curation.ledger import Ledger
+from curation.ledger.unit_state import JudgedSample, JudgedSource, walk
 from curation.pipeline import Pipeline
-from curation.report.books import OUTCOMES, Books
+from curation.pipeline.rules import Step, describe_rule
 from curation.report.funnel import untrained_notice
 from curation.report.html import html_environment
+from curation.report.summary import OUTCOMES, Books
 from curation.report.tokens import look_at_shards
 
 NUM_BINS = 24

@@ -6,14 +6,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation.decide import Rule, Verdict, describe_rule, passed_by
-from curation.judge import JudgedSample, JudgedSource, walk
 from curation.ledger import BIG_COLUMNS, Ledger
+from curation.ledger.schemas import SOURCES, source_record
+from curation.ledger.unit_state import JudgedSample, JudgedSource, walk
 from curation.pipeline import Pipeline
+from curation.pipeline.rules import Rule, Verdict, describe_rule, passed_by
 from curation.records import Outcome, Row
-from curation.report.carried import CarriedColumns
+from curation.report.metadata_columns import CarriedColumns
 from curation.splitter import SOURCE_COLUMNS
-from curation.tables import SOURCES, source_record
 
 _OWN = pa.schema(
     [

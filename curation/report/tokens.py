@@ -17,12 +17,12 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.decide import Step
 from curation.errors import ConfigError, ContractError, EnvironmentFault, SampleError, StorageError
-from curation.judge import JudgedSample, JudgedSource, walk
+from curation.ingest.media_readers import read_again
 from curation.ledger import Ledger
-from curation.media.readers import read_again
+from curation.ledger.unit_state import JudgedSample, JudgedSource, walk
 from curation.pipeline import Pipeline
+from curation.pipeline.rules import Step
 from curation.records import stable_id
 from curation.registry import CODEBOOK, PREVIEW, load
 from curation.report.explain import is_meant, is_source
@@ -50,7 +50,7 @@ class SampleLook:
 
 @dataclass(frozen=True)
 class ShardLook:
-    """A shard: the use of its codebook, as `tokenize_shards.codebook` gives it, and some samples.
+    """A shard: the use of its codebook, as `tokenize_shards.vision.codebook` gives it, and some samples.
 
     `use` is None of a file that can't be read.
     """

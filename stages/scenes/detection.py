@@ -22,7 +22,7 @@ from stages.scenes.transnet import TransNetDetector
 
 if TYPE_CHECKING:
     from curation.media.frame import Frame
-    from stages.scenes.splitter import ScenesConfig
+    from stages.scenes.settings import ScenesConfig
 
 TIME_BASE = Fraction(1, 1_000_000)
 _ROUNDING_S = 1e-6

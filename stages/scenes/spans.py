@@ -13,7 +13,7 @@ from curation.splitter import CutFinder, Span
 from stages.scenes.detection import TIME_BASE, Detection, Reading
 
 if TYPE_CHECKING:
-    from stages.scenes.splitter import ScenesConfig
+    from stages.scenes.settings import ScenesConfig
 
 _ROUNDING_S = 1e-6
 

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from captioner.settings import CaptionConfig
 from captioner.stage import CaptionStage
-from curation import tables
 from curation.errors import CaptionError
+from curation.ledger import schemas
 from curation.records import Row, Sample, Source
 from curation.stage import Media, Setup
 
@@ -98,7 +98,7 @@ def test_stand_in_rows_fit_the_declared_columns_and_name_the_stand_in() -> None:
     stage = ready(engine="stand-in")
     clip, image = rows(stage.measure([WINDOW, IMAGE], [media(12), media(1)]))
     assert clip.keys() == image.keys() == set(CaptionStage.columns)
-    tables.rows_to_table([Row("a", clip), Row("b", image)], CaptionStage.columns)
+    schemas.rows_to_table([Row("a", clip), Row("b", image)], CaptionStage.columns)
     assert (clip["parent_id"], clip["start_s"], clip["end_s"]) == ("the clip", 12.5, 25.0)
     assert (clip["num_frames"], image["num_frames"]) == (12, 1)
     assert "12.5 seconds of video" in clip["caption"]

@@ -22,7 +22,7 @@ from captioner.engines.vllm import VLLMEngine, engine_arguments
 from captioner.gate import VERDICTS
 from captioner.settings import CaptionConfig
 from curation.errors import CaptionError
-from curation.judge import walk
+from curation.ledger.unit_state import walk
 from datasets_media import ROOT, config_data, worked
 
 if find_spec("vllm") is None:

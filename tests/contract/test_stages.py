@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from curation.measure import isolate
-from curation.models import STAND_IN, resolve_revision
+from curation.execution.worker.measure import isolate
+from curation.pipeline.models import STAND_IN, resolve_revision
 from curation.records import Sample, Source
 from curation.registry import STAGES, stage_class
 from curation.splitter import Splitter

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from curation.ingest.carried import drawn_text, from_sidecar, kept, merged
+from curation.ingest.metadata import drawn_text, from_sidecar, kept, merged
+from curation.ledger.schemas import sources_to_table
 from curation.records import stable_id
-from curation.tables import sources_to_table, to_bytes
+from curation.storage.parquet import to_bytes
 from datasets_media import List
 
 TEXT = "it\u2019s a caf\u00e9 \u2603 \U0001f600"

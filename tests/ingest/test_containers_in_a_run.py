@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from curation.ingest.carried import drawn_text
+from curation.execution.worker.worker import record_unlisted
 from curation.ingest.listing import list_inputs
-from curation.ingest.place import place_of
-from curation.judge import PROBE, Redo, walk
+from curation.ingest.locator import place_of
+from curation.ingest.metadata import drawn_text
 from curation.ledger import Ledger
-from curation.report.books import keep_books
+from curation.ledger.unit_state import PROBE, Redo, walk
 from curation.report.explain import explain
+from curation.report.summary import keep_books
 from curation.report.table import flat_table
-from curation.work import record_unlisted
 from datasets_media import Bench, config_data
 
 EXPECTED = {

@@ -18,9 +18,9 @@ import pytest
 
 from curation.errors import ConfigError, ProbeError
 from curation.ingest import sources
-from curation.ingest.carried import MAX_SIDECAR_BYTES
-from curation.ingest.place import Place, place_of
-from curation.ingest.reader import Container, Inventory
+from curation.ingest.containers.reader import Container, Inventory
+from curation.ingest.locator import Place, place_of
+from curation.ingest.metadata import MAX_SIDECAR_BYTES
 from curation.ingest.sources import open_source
 from datasets_media import List
 from mutated import damage

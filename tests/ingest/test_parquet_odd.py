@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import ProbeError
-from curation.ingest.parquet import columns, reader
+from curation.ingest.containers.parquet import columns, reader
 from curation.ingest.sources import open_source
 from curation.records import Source
 from datasets_media import ROOT, List, environment
@@ -324,8 +324,8 @@ def test_the_shared_captions_are_all_kept(listed: List, shared_data: Path) -> No
 LISTING = """
 import resource, sys
 from pathlib import Path
-from curation.ingest.index import ListingIndex
-from curation.ingest.reader import Folder
+from curation.ingest.containers.index import ListingIndex
+from curation.ingest.containers.reader import Folder
 from curation.storage import open_storage
 storage = open_storage(sys.argv[1])
 folder = Folder(storage, sys.argv[1], {item.key: item for item in storage.list("")})

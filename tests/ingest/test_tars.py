@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from curation.errors import ChangedError, ProbeError
-from curation.ingest import tars
+from curation.ingest.containers import tars
 from curation.ingest.sources import open_source
+from curation.ledger.schemas import sources_to_table
 from curation.records import Source
-from curation.tables import sources_to_table, to_bytes
+from curation.storage.parquet import to_bytes
 from datasets_media import List
 
 

@@ -14,8 +14,8 @@ import pytest
 import mutated
 import mutated_videos
 from curation.errors import SampleError
-from curation.judge import walk
-from curation.report.books import keep_books
+from curation.ledger.unit_state import walk
+from curation.report.summary import keep_books
 from datasets_media import ROOT, Bench, config_data, environment
 
 NUMBER = 2000

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from curation.errors import ConfigError, DecodeError
-from curation.measure import isolate
+from curation.execution.worker.measure import isolate
 from curation.media.image import read_image
-from curation.models import resolve_revision
+from curation.pipeline.models import resolve_revision
 from curation.stage import Media, Setup, View
 from generated import a_sample, a_source, expected, measured, media_of, no_models, raises, texture
 from stages.aesthetic import AestheticConfig, AestheticStage, Scorer, load_head

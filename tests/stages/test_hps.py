@@ -13,7 +13,7 @@ from PIL import Image
 from captioner.engines.base import Question
 from captioner.engines.modest import SidecarEngine
 from curation.errors import ConfigError, UnsupportedMediaError
-from curation.models import resolve_revision
+from curation.pipeline.models import resolve_revision
 from curation.records import Sample
 from curation.stage import Media, Setup
 from generated import a_source, texture

@@ -1,0 +1,431 @@
+"""Workers on Ray: who does which unit, and what happens when one dies. The only module that imports ray.
+
+Ray carries: processes, placement, transport. Decided here: one unit per worker at a time, so that a
+dead worker points at its unit; that unit is then tried source by source, so that the culprit is
+found and the others come through; and a worker that shows no progress is killed like a dead one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from curation.errors import EnvironmentFault, WorkerError
+from curation.execution.plan import Task
+from curation.execution.requests import Films, Job, jobs_of
+from curation.execution.worker.measure import Tally
+from curation.execution.worker.video_pass import Filmed
+from curation.execution.worker.worker import UnitWorker, commit_probed, record_poison, record_unlisted
+from curation.ledger import Ledger
+from curation.records import Source
+
+if TYPE_CHECKING:
+    from curation.execution.progress import Watcher
+    from curation.pipeline import Pipeline
+
+_ADDRESS = "RAY_ADDRESS"
+"""`ray job submit` tells its job the cluster by this variable."""
+_MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
+"""Longest path of a Unix socket."""
+_LONGEST_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""What Ray puts behind its temporary folder; the last number is a process id."""
+POLL_S = 0.5
+CONNECT_TIMEOUT_S = 10.0
+CHECK_S = 30.0
+"""How often a busy worker is asked whether it gets on; more often if `stall_timeout_s` is short."""
+
+
+class _Died(Exception):
+    """A worker process is gone."""
+
+
+@dataclass
+class _Busy:
+    """A worker at work: on what, and when it was last asked how it gets on."""
+
+    worker: Any
+    asked_at: float = field(default_factory=time.monotonic)
+
+
+class Pool:
+    """Workers that are started when the first task comes, each with one unit at a time."""
+
+    def __init__(self, pipeline: Pipeline, ledger: Ledger, address: str | None, watcher: Watcher) -> None:
+        self._pipeline = pipeline
+        self._ledger = ledger
+        self._address = address
+        self._watcher = watcher
+        self._idle: list[Any] = []
+        self._num_workers = 0
+        self._device: Literal["cpu", "cuda"] = "cpu"
+        self._gpus_per_worker = 0.0
+        self._owns_ray = False
+        self._actors: list[Any] = []
+        self._films = Films()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the workers at once: what they had not committed is done again by the next run."""
+        if not self._actors and not self._owns_ray:
+            return
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+        if self._owns_ray:
+            ray.shutdown()
+
+    def use(self, pipeline: Pipeline) -> None:
+        """Work by this pipeline from the next pass on; only the binding of its steps may differ."""
+        self._pipeline = pipeline
+        for worker in list(self._idle):
+            try:
+                _result(worker.use.remote(pipeline))
+            except _Died:
+                self._idle.remove(worker)
+                self._drop_worker(worker)
+
+    def do(self, tasks: list[Task]) -> Tally:
+        """Do all tasks of a pass, retrying those whose worker died."""
+        import ray
+
+        waiting = [job for task in reversed(tasks) for job in reversed(jobs_of(task))]
+        self._start(len(waiting))
+        tally, self._films = Tally(), Films()
+        busy: dict[Any, tuple[_Busy, Job]] = {}
+        while waiting or busy:
+            while waiting and self._idle:
+                worker, job = self._idle.pop(), waiting.pop()
+                busy[job.start(worker)] = _Busy(worker), job
+            done, _ = ray.wait(list(busy), timeout=POLL_S)
+            for ref in done:
+                at, job = busy.pop(ref)
+                result = self._collect(ref, at.worker, job)
+                if isinstance(result, Filmed):
+                    waiting += self._films.add(job, result)
+                else:
+                    tally.add(result)
+                    self._watcher.advance(job.task.num_sources)
+            self._kill_silent(at for at, _ in busy.values())
+            waiting = [job for job in waiting if self._films.wants(job)]
+        return tally
+
+    def _start(self, num_tasks: int) -> None:
+        if not self._num_workers:
+            self._owns_ray = _connect(self._address, self._pipeline.config.run.workers)
+            self._device = _device(self._pipeline.config.general.device)
+            self._gpus_per_worker = self._worker_gpus()
+            self._num_workers = min(
+                self._pipeline.config.run.workers or _cluster_cpus(), _num_gpu_places(self._gpus_per_worker)
+            )
+        self._num_workers = max(1, self._num_workers)
+        while len(self._actors) < min(self._num_workers, num_tasks):
+            self._idle.append(self._new_worker())
+
+    def _new_worker(self) -> Any:
+        actor = _worker_class(self._gpus_per_worker)
+        worker = actor.remote(self._pipeline, self._device)
+        self._actors.append(worker)
+        return worker
+
+    def _worker_gpus(self) -> float:
+        """GPUs of each worker: as many as one of its stages must have whole, or the share that is set."""
+        if self._device == "cpu":
+            return 0.0
+        asked = [step.stage.num_gpus() for step in self._pipeline.steps() if step.stage.uses_gpu]
+        share = self._pipeline.config.run.gpus_per_worker
+        return max([share if number is None else float(number) for number in asked], default=0.0)
+
+    def _drop_worker(self, worker: Any) -> None:
+        import ray
+
+        ray.kill(worker)
+        self._actors.remove(worker)
+
+    def _collect(self, ref: Any, worker: Any, job: Job) -> Tally | Filmed:
+        """The result of a job; if its worker died, that of its unit, source by source."""
+        try:
+            result: Tally | Filmed = _result(ref)
+        except _Died as died:
+            task = job.task
+            self._watcher.say(f"a worker died on unit {task.unit} ({died}); trying its sources one by one")
+            self._drop_worker(worker)
+            self._idle.append(self._new_worker())
+            if task.phase == "list":
+                return self._list_again(task)
+            if task.phase == "probe":
+                return self._probe_one_by_one(task)
+            return self._part_again(job) if task.parts else self._one_by_one(task)
+        self._idle.append(self._fresh(worker))
+        return result
+
+    def _fresh(self, worker: Any) -> Any:
+        """The worker, or a new one in its place if it holds too much memory."""
+        limit = self._pipeline.config.run.max_rss_bytes
+        if limit is None:
+            return worker
+        try:
+            held = _result(worker.rss_bytes.remote())
+        except _Died:
+            held = math.inf
+        if held <= limit:
+            return worker
+        self._watcher.say(f"a worker holds {held / 1e6:.0f} MB: replacing it")
+        self._drop_worker(worker)
+        return self._new_worker()
+
+    def _list_again(self, task: Task) -> Tally:
+        (container,) = task.sources
+        if self._alone(container.uri, Job(task).start) is None:
+            record_unlisted(self._ledger, task, self._pipeline.config.run.max_kills)
+        return Tally()
+
+    def _probe_one_by_one(self, task: Task) -> Tally:
+        tally, probed = Tally(), []
+        for source in task.sources:
+            found = self._alone(source.uri, _probing(source))
+            if found is None:
+                found = replace(
+                    source, error_type="PoisonSource", error="killed the worker that read its header"
+                )
+            probed.append(found)
+            tally.note("probe", rows=1, failed=int(not found.ok))
+        commit_probed(self._pipeline, self._ledger, task, probed)
+        return tally
+
+    def _one_by_one(self, task: Task) -> Tally:
+        tally = Tally()
+        for source_id, uri in self._uris(task).items():
+            single = replace(task, only=frozenset([source_id]))
+            result = self._alone(uri, Job(single).start)
+            tally.add(self._blame(single) if result is None else result)
+        return tally
+
+    def _part_again(self, job: Job) -> Tally | Filmed:
+        """The only source is known; a part of it, or the whole put together, is tried alone."""
+        if not self._films.wants(job):
+            return Filmed()
+        (uri,) = self._uris(job.task).values()
+        result: Tally | Filmed | None = self._alone(uri, job.start)
+        if result is None:
+            self._films.give_up(job.task)
+            return self._blame(job.task)
+        return result
+
+    def _uris(self, task: Task) -> dict[str, str]:
+        """Source id -> URI of what a task is about."""
+        uris = {source.source_id: source.uri for source in self._ledger.sources(task.unit)}
+        return {source_id: uris[source_id] for source_id in sorted(task.only or uris)}
+
+    def _blame(self, task: Task) -> Tally:
+        """The task's only source killed every worker that took it."""
+        (source_id,) = self._uris(task)
+        record_poison(self._pipeline, self._ledger, task, source_id, self._pipeline.config.run.max_kills)
+        return Tally()
+
+    def _alone(self, uri: str, call: Callable[[Any], Any]) -> Any:
+        """The result of a call that concerns one source; None if it killed `max_kills` workers."""
+        import ray
+
+        for _ in range(self._pipeline.config.run.max_kills):
+            worker = self._idle.pop() if self._idle else self._new_worker()
+            ref, at = call(worker), _Busy(worker)
+            while not ray.wait([ref], timeout=POLL_S)[0]:
+                self._kill_silent([at])
+            try:
+                result = _result(ref)
+            except _Died as died:
+                self._watcher.say(f"{uri} killed its worker ({died})")
+                self._drop_worker(worker)
+            else:
+                self._idle.append(worker)
+                return result
+        return None
+
+    def _kill_silent(self, jobs: Iterable[_Busy]) -> None:
+        """Kill workers without progress; their task then ends as that of any dead worker."""
+        import ray
+
+        limit_s = self._pipeline.config.run.stall_timeout_s
+        for job in jobs:
+            if time.monotonic() - job.asked_at < min(limit_s / 2, CHECK_S):
+                continue
+            job.asked_at = time.monotonic()
+            answer = job.worker.silence.remote()
+            if not ray.wait([answer], timeout=POLL_S)[0]:
+                continue  # still starting
+            try:
+                uri, silent_s = ray.get(answer)
+            except ray.exceptions.RayError:
+                continue  # dead already
+            if silent_s > limit_s:
+                self._watcher.say(
+                    f"no progress on {uri or 'its models'} for {silent_s:.0f} s: killing the worker"
+                )
+                ray.kill(job.worker)
+
+
+def _probing(source: Source) -> Callable[[Any], Any]:
+    return lambda worker: worker.probe.remote(source)
+
+
+def _result(ref: Any) -> Any:
+    """The value behind a reference.
+
+    Raises:
+        _Died: the worker is gone.
+        CurationError: what the worker raised.
+    """
+    import ray
+
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, WorkerError):
+            raise _Died(str(error.cause)) from error
+        raise error.cause from error
+    except (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError) as error:
+        raise _Died(type(error).__name__) from error
+
+
+def _worker_class(num_gpus: float) -> Any:
+    """`UnitWorker` as a Ray actor with a second thread that tells the watchdog how it is getting on."""
+    import ray
+
+    @ray.remote(
+        num_cpus=1,
+        num_gpus=num_gpus,
+        max_restarts=0,
+        concurrency_groups={"watch": 1},
+    )
+    class Worker:
+        def __init__(self, pipeline: Pipeline, device: Literal["cpu", "cuda"]) -> None:
+            self._worker = UnitWorker(pipeline, device)
+
+        def use(self, pipeline: Pipeline) -> None:
+            self._worker.use(pipeline)
+
+        def work(self, task: Task) -> Tally:
+            return self._worker.work(task)
+
+        def film(self, task: Task, number: int) -> Filmed:
+            return self._worker.film(task, number)
+
+        def join(self, task: Task, filmed: tuple[Filmed, ...]) -> Tally:
+            return self._worker.join(task, filmed)
+
+        def probe(self, source: Source) -> Source:
+            return self._worker.probe(source)
+
+        def rss_bytes(self) -> int:
+            return self._worker.rss_bytes()
+
+        @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
+        def silence(self) -> tuple[str, float]:
+            """The source in hand, and seconds since the last progress on it."""
+            pulse = self._worker.pulse
+            return pulse.uri, time.monotonic() - pulse.beat_at
+
+    return Worker
+
+
+def _connect(address: str | None, workers: int | None) -> bool:
+    """Connect to Ray; True if it was started here and must be stopped here."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Workers without a GPU share must not have theirs hidden or changed by Ray.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    address = address or os.environ.get(_ADDRESS)
+    if ray.is_initialized():
+        return False
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
+    if address is None and workers is not None:
+        # More workers than CPUs is the user's choice; Ray would wait for CPUs that never come.
+        options["num_cpus"] = max(workers, os.cpu_count() or 1)
+    if address is not None:
+        options = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is not None:
+        _check_reachable(address)
+    try:
+        ray.init(address=address or "local", **options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise EnvironmentFault(f"cannot connect to Ray at {address or 'this machine'}: {error}") from error
+    return True
+
+
+def starts_here(address: str | None) -> bool:
+    """Whether a run with this address starts Ray itself, on this machine."""
+    return address is None and not os.environ.get(_ADDRESS)
+
+
+def check_temp_folder() -> None:
+    """Make sure that Ray can be started: its sockets have long names, below the temporary folder.
+
+    Raises:
+        EnvironmentFault: the folder's own name is too long.
+    """
+    # As Ray itself chooses it.
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder = os.environ.get(name, "/tmp")  # noqa: S108
+    room = _MAX_SOCKET_BYTES - len(_LONGEST_SOCKET)
+    if len(os.fsencode(folder)) > room:
+        raise EnvironmentFault(
+            f"{name}={folder} is too long for Ray's sockets, which have room for {room} bytes; name a "
+            "shorter folder by RAY_TMPDIR, such as RAY_TMPDIR=/tmp"
+        )
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for many minutes to reach a cluster that is not there.
+
+    Raises:
+        EnvironmentFault: nobody listens at host:port.
+    """
+    host, separator, port = address.rpartition("://")[2].rpartition(":")
+    if not separator or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise EnvironmentFault(f"there is no Ray cluster at {address}: {error.strerror or error}") from error
+
+
+def _cluster_cpus() -> int:
+    import ray
+
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
+def _num_gpu_places(gpus_per_worker: float) -> int:
+    """Workers that the cluster's GPUs have room for; more would wait for a place for ever.
+
+    Raises:
+        EnvironmentFault: there is room for none.
+    """
+    import ray
+
+    if gpus_per_worker == 0:
+        return sys.maxsize
+    num_gpus = ray.cluster_resources().get("GPU", 0)
+    if num_gpus < gpus_per_worker:
+        raise EnvironmentFault(f"a worker needs {gpus_per_worker:g} GPUs, and Ray sees {num_gpus:g}")
+    return int(num_gpus / gpus_per_worker)
+
+
+def _device(asked: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+    """Raises EnvironmentFault: a GPU was asked for and the cluster has none."""
+    import ray
+
+    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    if asked == "cuda" and not has_gpu:
+        raise EnvironmentFault("device: cuda was asked for, but Ray sees no GPU")
+    return "cuda" if has_gpu and asked != "cpu" else "cpu"
