@@ -80,7 +80,7 @@ class ModelServer:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._progress = threading.Thread(target=self._watch, daemon=True)
 
     def start(self, timeout_s: float) -> None:
         """Start, and wait until it answers.
@@ -98,13 +98,13 @@ class ModelServer:
                     f"the caption server did not answer within {timeout_s:g} s:\n{self._log_end()}"
                 )
             time.sleep(POLL_S)
-        self._watcher.start()
+        self._progress.start()
 
     def stop(self) -> None:
         """End the server and everything it started."""
         self._stopping.set()
-        if self._watcher.is_alive():
-            self._watcher.join()
+        if self._progress.is_alive():
+            self._progress.join()
         if self._process is not None:
             _end(self._process)
         self._log.close()

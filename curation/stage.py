@@ -293,7 +293,7 @@ class Stage(abc.ABC, Generic[C]):
                 records the culprit as FAILED, so a stage never catches errors for isolation.
         """
 
-    def reads_carried(self) -> bool:
+    def reads_metadata(self) -> bool:
         """Whether its numbers depend on what came along with a source, such as a caption.
 
         When something else comes along, the rows of that source's samples are measured again.

@@ -82,7 +82,7 @@ class HpsStage(Stage[HpsConfig]):
     def placement_settings(cls) -> set[str]:
         return {"weights_sha256", "weights_file"}
 
-    def reads_carried(self) -> bool:
+    def reads_metadata(self) -> bool:
         return True
 
     def setup(self, setup: Setup) -> None:
@@ -105,7 +105,7 @@ class HpsStage(Stage[HpsConfig]):
 
     def _prompt(self, sample: Sample, source: Source) -> str:
         """Raises UnsupportedMediaError: the source came without a prompt."""
-        prompt = source.carried.get(self.config.prompt_column)
+        prompt = source.metadata.get(self.config.prompt_column)
         if isinstance(prompt, list):
             prompt = drawn_text(prompt, sample.sample_id, self.config.seed)
         if not isinstance(prompt, str) or not prompt.strip():

@@ -68,9 +68,9 @@ def test_parts_of_a_video_put_their_sizes_together(tmp_path: Path) -> None:
             worker.work(task)
         for task in bench.tasks("filter"):
             if task.parts:
-                filmed = [worker.film(task, number) for number in range(len(task.parts))]
-                assert max(len(item.codings) for item in filmed) < 4
-                worker.join(task, filmed)
+                results = [worker.process_segment(task, number) for number in range(len(task.parts))]
+                assert max(len(item.codings) for item in results) < 4
+                worker.join(task, results)
             else:
                 worker.work(task)
         rows[segment_s] = bench.rows("videos.scenes")

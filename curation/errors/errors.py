@@ -6,7 +6,7 @@ CurationError
 │   ├── MissingDependencyError
 │   └── DeviceMemoryFault    one sample alone does not fit: stop
 ├── ContractError            a stage broke its own declaration: stop
-├── LedgerError              damaged file or books that don't balance: stop, nothing lost
+├── LedgerError              damaged file or summary that don't balance: stop, nothing lost
 ├── StorageError             input or output out of reach: stop, nothing lost
 │   └── WriteConflict        someone else wrote first: read again and merge
 ├── WorkerError              replace the worker, retry its unit
@@ -55,7 +55,7 @@ class ContractError(CurationError):
 
 
 class LedgerError(CurationError):
-    """A ledger file is damaged, or the books don't balance."""
+    """A ledger file is damaged, or the counts don't add up."""
 
 
 class StorageError(CurationError):

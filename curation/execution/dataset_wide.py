@@ -19,10 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.errors import ContractError, UnsupportedMediaError
-from curation.execution.worker.measure import Tally, failed_row
-from curation.ingest.metadata import carried_json
+from curation.execution.worker.measure import Metrics, failed_row
+from curation.ingest.metadata import metadata_json
 from curation.ledger import Ledger
-from curation.ledger.unit_state import NO_REDO, JudgedSource, Redo, branch_steps, decide_sample, walk
+from curation.ledger.unit_state import (
+    NO_RECOMPUTE,
+    RecomputePolicy,
+    SourceVerdict,
+    branch_steps,
+    decide_sample,
+    scan_verdicts,
+)
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import AllOf, Step, steps_of
 from curation.records import Outcome, Row, Sample, Source, SourceKind, stable_id
@@ -38,12 +45,12 @@ class Population:
     Attributes:
         members: `GIVEN_COLUMNS` and `unit`, a row per sample, sorted by `sample_id`.
         num_waiting: Samples, and sources without any yet, that an earlier step still has to measure.
-        carried: Digest of what came along with their sources.
+        metadata: Digest of what came along with their sources.
     """
 
     members: pa.Table
     num_waiting: int
-    carried: str = ""
+    metadata: str = ""
 
     def digest(self) -> str:
         """Names this set of samples."""
@@ -98,8 +105,8 @@ def bind_step(
     population = _take_census(pipeline, ledger, kind, step)
     providers = [provider for provider, _ in _providers(pipeline.branches[kind], step)]
     read = sorted(provider.fingerprint for provider in providers)
-    if any(provider.stage.reads_carried() for provider in providers):
-        read.append(population.carried)
+    if any(provider.stage.reads_metadata() for provider in providers):
+        read.append(population.metadata)
     bound = replace(step, fingerprint=stable_id(step.fingerprint, *read, population.digest()), is_bound=True)
     return pipeline.with_step(bound), population
 
@@ -107,9 +114,9 @@ def bind_step(
 def _take_census(pipeline: Pipeline, ledger: Ledger, kind: SourceKind, step: Step) -> Population:
     branch = pipeline.branches[kind]
     # Only this branch's filters are read: neither captions nor the other kind's measurements matter.
-    part = replace(pipeline, branches={kind: branch}, finish=AllOf(()))
-    tables, num_waiting, carried = [], 0, hashlib.sha256()
-    for state, judged in walk(ledger, part):
+    part = replace(pipeline, branches={kind: branch}, enrich=AllOf(()))
+    tables, num_waiting, metadata = [], 0, hashlib.sha256()
+    for state, judged in scan_verdicts(ledger, part):
         members = []
         for source in judged:
             if source.source.kind != kind:
@@ -118,13 +125,15 @@ def _take_census(pipeline: Pipeline, ledger: Ledger, kind: SourceKind, step: Ste
             members += [_given(sample, source.source) | {"unit": state.unit} for sample in found]
             num_waiting += waiting
             if found:
-                carried.update(f"{source.source.source_id}{carried_json(source.source.carried)}\n".encode())
+                metadata.update(
+                    f"{source.source.source_id}{metadata_json(source.source.metadata)}\n".encode()
+                )
         tables.append(pa.Table.from_pylist(members, schema=_MEMBERS))
     members_table = pa.concat_tables(tables) if tables else _MEMBERS.empty_table()
-    return Population(members_table.sort_by("sample_id"), num_waiting, carried.hexdigest())
+    return Population(members_table.sort_by("sample_id"), num_waiting, metadata.hexdigest())
 
 
-def _members(branch: Branch, step: Step, source: JudgedSource) -> tuple[list[Sample], int]:
+def _members(branch: Branch, step: Step, source: SourceVerdict) -> tuple[list[Sample], int]:
     """The samples of a source that need `step` next, and how many wait for an earlier one."""
     if not source.samples:
         return [], int(source.verdict.outcome is Outcome.PENDING)
@@ -158,15 +167,19 @@ def _given(sample: Sample, source: Source) -> dict[str, object]:
 
 
 def measure_step(
-    pipeline: Pipeline, ledger: Ledger, step: Step, population: Population, redo: Redo = NO_REDO
-) -> Tally:
+    pipeline: Pipeline,
+    ledger: Ledger,
+    step: Step,
+    population: Population,
+    recompute: RecomputePolicy = NO_RECOMPUTE,
+) -> Metrics:
     """Compute and commit the rows of a bound step, unless all of them are there.
 
     All or none are used: a step that was interrupted between two units is computed again as a whole.
     """
-    tally = Tally()
-    if _is_complete(ledger, step, population, redo):
-        return tally
+    metrics = Metrics()
+    if _is_complete(ledger, step, population, recompute):
+        return metrics
     started = time.perf_counter()
     stage = _dataset_stage(step)
     stage.setup(Setup("cpu", pipeline.revisions(step)))
@@ -185,8 +198,8 @@ def measure_step(
         replaces = ids.to_pylist()
         ledger.commit(step.name, step.fingerprint, unit, rows, columns, replaces=replaces)
         failed = sum(not row.ok for row in rows)
-        tally.note(step.key, rows=len(rows), failed=failed, seconds=seconds * len(rows))
-    return tally
+        metrics.record(step.key, rows=len(rows), failed=failed, seconds=seconds * len(rows))
+    return metrics
 
 
 def _dataset_stage(step: Step) -> DatasetStage[Any]:
@@ -199,10 +212,10 @@ def _branch_of(pipeline: Pipeline, step: Step) -> Branch:
     return next(branch for branch in pipeline.branches.values() if step in steps_of(branch.rule))
 
 
-def _is_complete(ledger: Ledger, step: Step, population: Population, redo: Redo) -> bool:
+def _is_complete(ledger: Ledger, step: Step, population: Population, recompute: RecomputePolicy) -> bool:
     for unit, places in population.by_unit():
         rows = ledger.rows(step.name, step.fingerprint, unit)
-        present = {row.sample_id for row in rows if not redo.drops(step.name, not row.ok)}
+        present = {row.sample_id for row in rows if not recompute.counts_as_missing(step.name, not row.ok)}
         if not present.issuperset(population.members["sample_id"].take(places).to_pylist()):
             return False
     return True

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from curation.errors import EnvironmentFault, WorkerError
 from curation.execution.plan import Task
-from curation.execution.requests import Films, Job, jobs_of
-from curation.execution.worker.measure import Tally
-from curation.execution.worker.video_pass import Filmed
+from curation.execution.requests import PendingSegments, Request, requests_of
+from curation.execution.worker.measure import Metrics
+from curation.execution.worker.video_pass import SegmentResult
 from curation.execution.worker.worker import UnitWorker, commit_probed, record_poison, record_unlisted
 from curation.ledger import Ledger
 from curation.records import Source
 
 if TYPE_CHECKING:
-    from curation.execution.progress import Watcher
+    from curation.execution.progress import ProgressListener
     from curation.pipeline import Pipeline
 
 _ADDRESS = "RAY_ADDRESS"
@@ -56,18 +56,20 @@ class _Busy:
 class Pool:
     """Workers that are started when the first task comes, each with one unit at a time."""
 
-    def __init__(self, pipeline: Pipeline, ledger: Ledger, address: str | None, watcher: Watcher) -> None:
+    def __init__(
+        self, pipeline: Pipeline, ledger: Ledger, address: str | None, progress: ProgressListener
+    ) -> None:
         self._pipeline = pipeline
         self._ledger = ledger
         self._address = address
-        self._watcher = watcher
+        self._progress = progress
         self._idle: list[Any] = []
         self._num_workers = 0
         self._device: Literal["cpu", "cuda"] = "cpu"
         self._gpus_per_worker = 0.0
         self._owns_ray = False
         self._actors: list[Any] = []
-        self._films = Films()
+        self._segments = PendingSegments()
 
     def __enter__(self) -> Self:
         return self
@@ -93,30 +95,30 @@ class Pool:
                 self._idle.remove(worker)
                 self._drop_worker(worker)
 
-    def do(self, tasks: list[Task]) -> Tally:
+    def do(self, tasks: list[Task]) -> Metrics:
         """Do all tasks of a pass, retrying those whose worker died."""
         import ray
 
-        waiting = [job for task in reversed(tasks) for job in reversed(jobs_of(task))]
+        waiting = [request for task in reversed(tasks) for request in reversed(requests_of(task))]
         self._start(len(waiting))
-        tally, self._films = Tally(), Films()
-        busy: dict[Any, tuple[_Busy, Job]] = {}
+        metrics, self._segments = Metrics(), PendingSegments()
+        busy: dict[Any, tuple[_Busy, Request]] = {}
         while waiting or busy:
             while waiting and self._idle:
-                worker, job = self._idle.pop(), waiting.pop()
-                busy[job.start(worker)] = _Busy(worker), job
+                worker, request = self._idle.pop(), waiting.pop()
+                busy[request.start(worker)] = _Busy(worker), request
             done, _ = ray.wait(list(busy), timeout=POLL_S)
             for ref in done:
-                at, job = busy.pop(ref)
-                result = self._collect(ref, at.worker, job)
-                if isinstance(result, Filmed):
-                    waiting += self._films.add(job, result)
+                at, request = busy.pop(ref)
+                result = self._collect(ref, at.worker, request)
+                if isinstance(result, SegmentResult):
+                    waiting += self._segments.add(request, result)
                 else:
-                    tally.add(result)
-                    self._watcher.advance(job.task.num_sources)
+                    metrics.add(result)
+                    self._progress.advance(request.task.num_sources)
             self._kill_silent(at for at, _ in busy.values())
-            waiting = [job for job in waiting if self._films.wants(job)]
-        return tally
+            waiting = [request for request in waiting if self._segments.wants(request)]
+        return metrics
 
     def _start(self, num_tasks: int) -> None:
         if not self._num_workers:
@@ -150,20 +152,20 @@ class Pool:
         ray.kill(worker)
         self._actors.remove(worker)
 
-    def _collect(self, ref: Any, worker: Any, job: Job) -> Tally | Filmed:
-        """The result of a job; if its worker died, that of its unit, source by source."""
+    def _collect(self, ref: Any, worker: Any, request: Request) -> Metrics | SegmentResult:
+        """The result of a request; if its worker died, that of its unit, source by source."""
         try:
-            result: Tally | Filmed = _result(ref)
+            result: Metrics | SegmentResult = _result(ref)
         except _Died as died:
-            task = job.task
-            self._watcher.say(f"a worker died on unit {task.unit} ({died}); trying its sources one by one")
+            task = request.task
+            self._progress.say(f"a worker died on unit {task.unit} ({died}); trying its sources one by one")
             self._drop_worker(worker)
             self._idle.append(self._new_worker())
             if task.phase == "list":
                 return self._list_again(task)
             if task.phase == "probe":
                 return self._probe_one_by_one(task)
-            return self._part_again(job) if task.parts else self._one_by_one(task)
+            return self._part_again(request) if task.parts else self._one_by_one(task)
         self._idle.append(self._fresh(worker))
         return result
 
@@ -178,18 +180,18 @@ class Pool:
             held = math.inf
         if held <= limit:
             return worker
-        self._watcher.say(f"a worker holds {held / 1e6:.0f} MB: replacing it")
+        self._progress.say(f"a worker holds {held / 1e6:.0f} MB: replacing it")
         self._drop_worker(worker)
         return self._new_worker()
 
-    def _list_again(self, task: Task) -> Tally:
+    def _list_again(self, task: Task) -> Metrics:
         (container,) = task.sources
-        if self._alone(container.uri, Job(task).start) is None:
+        if self._alone(container.uri, Request(task).start) is None:
             record_unlisted(self._ledger, task, self._pipeline.config.run.max_kills)
-        return Tally()
+        return Metrics()
 
-    def _probe_one_by_one(self, task: Task) -> Tally:
-        tally, probed = Tally(), []
+    def _probe_one_by_one(self, task: Task) -> Metrics:
+        metrics, probed = Metrics(), []
         for source in task.sources:
             found = self._alone(source.uri, _probing(source))
             if found is None:
@@ -197,27 +199,27 @@ class Pool:
                     source, error_type="PoisonSource", error="killed the worker that read its header"
                 )
             probed.append(found)
-            tally.note("probe", rows=1, failed=int(not found.ok))
+            metrics.record("probe", rows=1, failed=int(not found.ok))
         commit_probed(self._pipeline, self._ledger, task, probed)
-        return tally
+        return metrics
 
-    def _one_by_one(self, task: Task) -> Tally:
-        tally = Tally()
+    def _one_by_one(self, task: Task) -> Metrics:
+        metrics = Metrics()
         for source_id, uri in self._uris(task).items():
             single = replace(task, only=frozenset([source_id]))
-            result = self._alone(uri, Job(single).start)
-            tally.add(self._blame(single) if result is None else result)
-        return tally
+            result = self._alone(uri, Request(single).start)
+            metrics.add(self._blame(single) if result is None else result)
+        return metrics
 
-    def _part_again(self, job: Job) -> Tally | Filmed:
+    def _part_again(self, request: Request) -> Metrics | SegmentResult:
         """The only source is known; a part of it, or the whole put together, is tried alone."""
-        if not self._films.wants(job):
-            return Filmed()
-        (uri,) = self._uris(job.task).values()
-        result: Tally | Filmed | None = self._alone(uri, job.start)
+        if not self._segments.wants(request):
+            return SegmentResult()
+        (uri,) = self._uris(request.task).values()
+        result: Metrics | SegmentResult | None = self._alone(uri, request.start)
         if result is None:
-            self._films.give_up(job.task)
-            return self._blame(job.task)
+            self._segments.give_up(request.task)
+            return self._blame(request.task)
         return result
 
     def _uris(self, task: Task) -> dict[str, str]:
@@ -225,11 +227,11 @@ class Pool:
         uris = {source.source_id: source.uri for source in self._ledger.sources(task.unit)}
         return {source_id: uris[source_id] for source_id in sorted(task.only or uris)}
 
-    def _blame(self, task: Task) -> Tally:
+    def _blame(self, task: Task) -> Metrics:
         """The task's only source killed every worker that took it."""
         (source_id,) = self._uris(task)
         record_poison(self._pipeline, self._ledger, task, source_id, self._pipeline.config.run.max_kills)
-        return Tally()
+        return Metrics()
 
     def _alone(self, uri: str, call: Callable[[Any], Any]) -> Any:
         """The result of a call that concerns one source; None if it killed `max_kills` workers."""
@@ -243,23 +245,23 @@ class Pool:
             try:
                 result = _result(ref)
             except _Died as died:
-                self._watcher.say(f"{uri} killed its worker ({died})")
+                self._progress.say(f"{uri} killed its worker ({died})")
                 self._drop_worker(worker)
             else:
                 self._idle.append(worker)
                 return result
         return None
 
-    def _kill_silent(self, jobs: Iterable[_Busy]) -> None:
+    def _kill_silent(self, requests: Iterable[_Busy]) -> None:
         """Kill workers without progress; their task then ends as that of any dead worker."""
         import ray
 
         limit_s = self._pipeline.config.run.stall_timeout_s
-        for job in jobs:
-            if time.monotonic() - job.asked_at < min(limit_s / 2, CHECK_S):
+        for request in requests:
+            if time.monotonic() - request.asked_at < min(limit_s / 2, CHECK_S):
                 continue
-            job.asked_at = time.monotonic()
-            answer = job.worker.silence.remote()
+            request.asked_at = time.monotonic()
+            answer = request.worker.silence.remote()
             if not ray.wait([answer], timeout=POLL_S)[0]:
                 continue  # still starting
             try:
@@ -267,10 +269,10 @@ class Pool:
             except ray.exceptions.RayError:
                 continue  # dead already
             if silent_s > limit_s:
-                self._watcher.say(
+                self._progress.say(
                     f"no progress on {uri or 'its models'} for {silent_s:.0f} s: killing the worker"
                 )
-                ray.kill(job.worker)
+                ray.kill(request.worker)
 
 
 def _probing(source: Source) -> Callable[[Any], Any]:
@@ -313,14 +315,14 @@ def _worker_class(num_gpus: float) -> Any:
         def use(self, pipeline: Pipeline) -> None:
             self._worker.use(pipeline)
 
-        def work(self, task: Task) -> Tally:
+        def work(self, task: Task) -> Metrics:
             return self._worker.work(task)
 
-        def film(self, task: Task, number: int) -> Filmed:
-            return self._worker.film(task, number)
+        def process_segment(self, task: Task, number: int) -> SegmentResult:
+            return self._worker.process_segment(task, number)
 
-        def join(self, task: Task, filmed: tuple[Filmed, ...]) -> Tally:
-            return self._worker.join(task, filmed)
+        def merge(self, task: Task, results: tuple[SegmentResult, ...]) -> Metrics:
+            return self._worker.merge(task, results)
 
         def probe(self, source: Source) -> Source:
             return self._worker.probe(source)
@@ -331,8 +333,8 @@ def _worker_class(num_gpus: float) -> Any:
         @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
         def silence(self) -> tuple[str, float]:
             """The source in hand, and seconds since the last progress on it."""
-            pulse = self._worker.pulse
-            return pulse.uri, time.monotonic() - pulse.beat_at
+            heartbeat = self._worker.heartbeat
+            return heartbeat.uri, time.monotonic() - heartbeat.progressed_at
 
     return Worker
 

@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.config import Config
-from curation.execution.segments import WHOLE, Part, parts_of
+from curation.execution.segments import WHOLE_VIDEO, Segment, segments_of
 from curation.ingest.listing import Listing
-from curation.ingest.metadata import carried_json
+from curation.ingest.metadata import metadata_json
 from curation.ledger import Ledger
 from curation.ledger.present import match_names
-from curation.ledger.unit_state import NO_REDO, PROBE, Redo, branch_steps
+from curation.ledger.unit_state import NO_RECOMPUTE, PROBE, RecomputePolicy, branch_steps
 from curation.ledger.verdicts import Waiting, verdict_groups
 from curation.media.decode import SEEKABLE_CODECS
 from curation.pipeline import Pipeline
@@ -26,7 +26,7 @@ from curation.pipeline.rules import Step, steps_of
 from curation.records import Source, SourceKind
 from curation.splitter import Splitter
 
-Phase = Literal["list", "probe", "filter", "finish"]
+Phase = Literal["list", "probe", "filter", "enrich"]
 Item = TypeVar("Item")
 
 
@@ -42,7 +42,7 @@ class Task:
         steps: Keys of the steps that may be measured.
         needs: Keys of the steps that it comes to, as far as that is known: those that something waits for,
             and those after them.
-        redo: Rows that count as missing.
+        recompute: Rows that count as missing.
         only: Work on these source ids alone; None for all.
         part: Of a video whose cuts are known, only the clips that begin there.
         parts: The cuts of the only video are looked for in these parts, each by whoever is free.
@@ -56,10 +56,10 @@ class Task:
     known: tuple[Source, ...] = ()
     steps: frozenset[str] = frozenset()
     needs: frozenset[str] = field(default=frozenset(), compare=False)
-    redo: Redo = NO_REDO
+    recompute: RecomputePolicy = NO_RECOMPUTE
     only: frozenset[str] | None = None
-    part: Part = WHOLE
-    parts: tuple[Part, ...] = ()
+    part: Segment = WHOLE_VIDEO
+    parts: tuple[Segment, ...] = ()
     services: Mapping[str, Mapping[str, str]] = field(default_factory=dict, compare=False)
     num_sources: int = field(default=0, compare=False)
 
@@ -70,7 +70,12 @@ def plan_listing(containers: Iterable[Source]) -> list[Task]:
 
 
 def plan_probes(
-    ledger: Ledger, listing: Listing, config: Config, *, limit: int | None = None, redo: Redo = NO_REDO
+    ledger: Ledger,
+    listing: Listing,
+    config: Config,
+    *,
+    limit: int | None = None,
+    recompute: RecomputePolicy = NO_RECOMPUTE,
 ) -> list[Task]:
     """Units for sources that no unit holds yet, and units to write anew: those with sources that have
     another date, carry something else than before, or failed and are read again.
@@ -79,7 +84,7 @@ def plan_probes(
     """
     known = ledger.sources_table(("uri", "etag", "carried", "status"))
     matched = _match(known, listing.sources, limit)
-    tasks = list(_rewrites(ledger, listing.sources, known, matched, redo))
+    tasks = list(_rewrites(ledger, listing.sources, known, matched, recompute))
     used = set(ledger.units())
     free = (number for number in count() if number not in used)
     sizes: dict[SourceKind, int] = {
@@ -103,14 +108,14 @@ class _Matched:
         fresh: Places of files that the ledger does not know.
         changed: Places of files whose etag it does not know -> the unit of their newest version.
         is_current: For each known source whether its file is listed with its etag.
-        carries_else: And carries something else than it did.
+        has_other_metadata: And carries something else than it did.
     """
 
     place_of: NDArray[np.int64]
     fresh: list[int]
     changed: Mapping[int, int]
     is_current: NDArray[np.bool_]
-    carries_else: NDArray[np.bool_]
+    has_other_metadata: NDArray[np.bool_]
 
 
 def _match(known: pa.Table, sources: Sequence[Source], limit: int | None) -> _Matched:
@@ -118,12 +123,14 @@ def _match(known: pa.Table, sources: Sequence[Source], limit: int | None) -> _Ma
         {
             "uri": pa.array([source.uri for source in sources], pa.string()),
             "etag": pa.array([source.etag for source in sources], pa.string()),
-            "carried": pa.array([carried_json(source.carried) for source in sources], pa.string()),
+            "carried": pa.array([metadata_json(source.metadata) for source in sources], pa.string()),
         }
     )
     places = pc.index_in(match_names(known["uri"]), value_set=match_names(listed["uri"]))
     is_same = np.asarray(pc.equal(known["etag"], listed["etag"].take(places)).fill_null(False))
-    carried, now = (pc.fill_null(column, "") for column in (known["carried"], listed["carried"].take(places)))
+    metadata, now = (
+        pc.fill_null(column, "") for column in (known["carried"], listed["carried"].take(places))
+    )
     place_of = np.asarray(pc.fill_null(places, -1), np.int64)
     unit_of = np.full(len(sources), -1)
     unit_of[place_of[place_of >= 0]] = known["unit"].to_numpy()[place_of >= 0]  # of several, the last
@@ -135,33 +142,35 @@ def _match(known: pa.Table, sources: Sequence[Source], limit: int | None) -> _Ma
         fresh=[int(place) for place in open_to_read if unit_of[place] < 0],
         changed={int(place): int(unit_of[place]) for place in open_to_read if unit_of[place] >= 0},
         is_current=is_same,
-        carries_else=is_same & np.asarray(pc.not_equal(carried, now)),
+        has_other_metadata=is_same & np.asarray(pc.not_equal(metadata, now)),
     )
 
 
 def _rewrites(
-    ledger: Ledger, sources: Sequence[Source], known: pa.Table, matched: _Matched, redo: Redo
+    ledger: Ledger, sources: Sequence[Source], known: pa.Table, matched: _Matched, recompute: RecomputePolicy
 ) -> Iterator[Task]:
     """The units that are there already and are written anew."""
     units = known["unit"].to_numpy()
     has_failed = np.asarray(pc.equal(known["status"], "failed"))
-    is_redone = np.array([redo.drops(PROBE, failed) for failed in (False, True)])[has_failed.astype(int)]
-    is_redone &= matched.is_current
+    is_recomputed = np.array([recompute.counts_as_missing(PROBE, failed) for failed in (False, True)])[
+        has_failed.astype(int)
+    ]
+    is_recomputed &= matched.is_current
     by_unit: dict[int, list[int]] = {}
     for place, unit in matched.changed.items():
         by_unit.setdefault(unit, []).append(place)
-    for unit in sorted({*units[matched.carries_else | is_redone].tolist(), *by_unit}):
+    for unit in sorted({*units[matched.has_other_metadata | is_recomputed].tolist(), *by_unit}):
         rows = np.arange(*np.searchsorted(units, [unit, unit + 1]))
         changed = by_unit.get(unit, [])
-        again = {int(place) for place in matched.place_of[rows[is_redone[rows]]]}
+        again = {int(place) for place in matched.place_of[rows[is_recomputed[rows]]]}
         to_read = [sources[place] for place in sorted(again.union(changed))]
         yield Task(
             "probe",
             unit,
             tuple(to_read),
             known=tuple(
-                replace(source, carried=sources[matched.place_of[row]].carried)
-                if matched.carries_else[row]
+                replace(source, metadata=sources[matched.place_of[row]].metadata)
+                if matched.has_other_metadata[row]
                 else source
                 for source, row in zip(ledger.sources(unit), rows, strict=True)
             ),
@@ -176,18 +185,23 @@ def in_groups(items: Sequence[Item], size: int) -> Iterator[tuple[Item, ...]]:
 
 
 def plan_pass(
-    ledger: Ledger, pipeline: Pipeline, phase: Phase, steps: Collection[str], *, redo: Redo = NO_REDO
+    ledger: Ledger,
+    pipeline: Pipeline,
+    phase: Phase,
+    steps: Collection[str],
+    *,
+    recompute: RecomputePolicy = NO_RECOMPUTE,
 ) -> Iterator[Task]:
     """The units in which `phase` has something to measure, one after the other."""
     in_order = [step.key for step in phase_steps(pipeline, phase) if step.key in steps]
     of_phase = set(in_order)
     if not of_phase:
         return
-    for group in verdict_groups(ledger, pipeline, redo=redo):
+    for group in verdict_groups(ledger, pipeline, recompute=recompute):
         for waiting in group.waiting(of_phase):
             first = min(in_order.index(key) for key in waiting.needs & of_phase)
             needs = frozenset(in_order[first:])
-            whole = Task(phase, waiting.unit, steps=frozenset(of_phase), needs=needs, redo=redo)
+            whole = Task(phase, waiting.unit, steps=frozenset(of_phase), needs=needs, recompute=recompute)
             yield from _unit_tasks(pipeline, whole, waiting, ledger.sources(waiting.unit))
 
 
@@ -199,7 +213,7 @@ def _unit_tasks(
     for source in sources:
         if source.source_id not in waiting.source_ids:
             continue
-        parts = _parts(pipeline, source)
+        parts = _segments_of(pipeline, source)
         if len(parts) < 2:
             together.append(source.source_id)
         else:
@@ -209,18 +223,18 @@ def _unit_tasks(
         yield replace(whole, only=frozenset(together), num_sources=len(together))
 
 
-def _parts(pipeline: Pipeline, source: Source) -> tuple[Part, ...]:
+def _segments_of(pipeline: Pipeline, source: Source) -> tuple[Segment, ...]:
     """The parts in which several workers can look at a source; one or none if it is not worth it."""
     segment_s = pipeline.config.run.segment_s
     if segment_s is None or source.kind != "video" or source.codec not in SEEKABLE_CODECS:
         return ()
     if source.clock_jumps:
         return ()
-    return parts_of(source.duration_s or 0.0, segment_s)
+    return segments_of(source.duration_s or 0.0, segment_s)
 
 
 def _in_parts(
-    pipeline: Pipeline, source: Source, is_unsplit: bool, alone: Task, parts: tuple[Part, ...]
+    pipeline: Pipeline, source: Source, is_unsplit: bool, alone: Task, parts: tuple[Segment, ...]
 ) -> Iterator[Task]:
     splitter = pipeline.branches[source.kind].splitter
     if not is_unsplit:
@@ -238,4 +252,4 @@ def phase_steps(pipeline: Pipeline, phase: Phase) -> list[Step]:
     if phase == "filter":
         steps = [step for branch in pipeline.branches.values() for step in branch_steps(branch)]
         return [step for step in steps if not step.is_dataset_wide]
-    return list(steps_of(pipeline.finish)) if phase == "finish" else []
+    return list(steps_of(pipeline.enrich)) if phase == "enrich" else []

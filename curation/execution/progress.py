@@ -14,12 +14,12 @@ PHASE_NAMES = {
     "list": "listing containers",
     "probe": "reading headers",
     "filter": "measuring and filtering",
-    "finish": "captions and tokens",
+    "enrich": "captions and tokens",
 }
 _LINE_EVERY_S = 10.0
 
 
-class Watcher(Protocol):
+class ProgressListener(Protocol):
     """Is told how a run gets on."""
 
     def say(self, message: str) -> None:
@@ -38,7 +38,7 @@ class Watcher(Protocol):
         """The pass is over, or broken off."""
 
 
-class ConsoleWatcher:
+class ConsoleProgress:
     """Watches a run on a console."""
 
     def __init__(self, console: Console) -> None:

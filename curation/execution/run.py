@@ -26,14 +26,14 @@ from curation.execution.dataset_wide import (
 )
 from curation.execution.driver import Pool, check_temp_folder, starts_here
 from curation.execution.plan import Phase, Task, plan_listing, plan_pass, plan_probes
-from curation.execution.progress import Watcher
-from curation.execution.worker.measure import Tally
+from curation.execution.progress import ProgressListener
+from curation.execution.worker.measure import Metrics
 from curation.ingest.leftovers import some_names
 from curation.ingest.listing import Listing, find_inputs, list_inputs, unlisted_containers
 from curation.ledger import Ledger
 from curation.ledger.present import absent_sources, remember_listing
 from curation.ledger.selection import Selection
-from curation.ledger.unit_state import NO_REDO, PROBE, Redo
+from curation.ledger.unit_state import NO_RECOMPUTE, PROBE, RecomputePolicy
 from curation.media.decoder import check_decoder
 from curation.pipeline import Pipeline, Readiness, build_pipeline
 from curation.pipeline.models import Checklist
@@ -43,7 +43,7 @@ from curation.registry import SHARDS, load
 from curation.report.card import render_card
 from curation.report.funnel import untrained_notice
 from curation.report.page import render_page
-from curation.report.summary import Books, keep_books
+from curation.report.summary import Summary, summarize
 from curation.storage import Storage, open_storage
 
 REPORT = "report/index.html"
@@ -61,19 +61,19 @@ _NAMED_PACKAGES += ("ray", "scenedetect-headless", "torch", "transformers", "vll
 
 
 @dataclass(frozen=True)
-class Order:
+class RunOptions:
     """What a run should do.
 
     Attributes:
         only: Keys of the steps that may be measured; None for all.
-        redo: Rows that count as missing.
+        recompute: Rows that count as missing.
         address: Ray cluster; None starts one on this machine.
         limit: Take up at most this many sources.
         accept_new_models: Go on although a model is another one than the output was begun with.
     """
 
     only: frozenset[str] | None = None
-    redo: Redo = NO_REDO
+    recompute: RecomputePolicy = NO_RECOMPUTE
     address: str | None = None
     limit: int | None = None
     accept_new_models: bool = False
@@ -81,17 +81,17 @@ class Order:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left: the books, what it measured, and where things are."""
+    """What a run left: the summary, what it measured, and where things are."""
 
     pipeline: Pipeline
-    books: Books
-    tally: Tally
+    summary: Summary
+    metrics: Metrics
     paths: dict[str, str] = field(default_factory=dict)
 
     @property
     def did_work(self) -> bool:
         """Whether anything was measured."""
-        return self.tally.rows.total() > 0
+        return self.metrics.rows.total() > 0
 
 
 def open_pipeline(config: Config) -> tuple[Pipeline, Ledger]:
@@ -109,7 +109,7 @@ def open_pipeline(config: Config) -> tuple[Pipeline, Ledger]:
     return bind(build_pipeline(config, record.get("models")), ledger), ledger
 
 
-def _open_for_work(config: Config, order: Order) -> tuple[Pipeline, Ledger, Any]:
+def _open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledger, Any]:
     """Pipeline, ledger and shard writer, once everything is there that they need.
 
     Raises:
@@ -117,12 +117,12 @@ def _open_for_work(config: Config, order: Order) -> tuple[Pipeline, Ledger, Any]
         EnvironmentFault: something is missing on this machine; all of it is named.
     """
     storage = open_storage(config.general.output)
-    is_local = starts_here(order.address)
+    is_local = starts_here(options.address)
     checklist = Checklist()
     pipeline = build_pipeline(
         config,
         _read_run(storage).get("models"),
-        accept_new_models=order.accept_new_models,
+        accept_new_models=options.accept_new_models,
         readiness=Readiness(checklist, packages=is_local),
     )
     writer = load(SHARDS)(config.shards) if config.shards is not None else None
@@ -135,53 +135,59 @@ def _open_for_work(config: Config, order: Order) -> tuple[Pipeline, Ledger, Any]
     return pipeline, Ledger(storage), writer
 
 
-def run(config: Config, order: Order, watcher: Watcher) -> Result:
-    """Measure what is missing, write shards and report, and check the books.
+def run(config: Config, options: RunOptions, progress: ProgressListener) -> Result:
+    """Measure what is missing, write shards and report, and check that the counts add up.
 
     Raises:
         CurationError: what no retry helps against; the ledger holds all that was committed before.
     """
     started = time.monotonic()
-    pipeline, ledger, writer = _open_for_work(config, order)
+    pipeline, ledger, writer = _open_for_work(config, options)
     found = find_inputs(config)
     with ledger.storage.exclusive():
-        with Pool(pipeline, ledger, order.address, watcher) as pool:
-            retry_failed = order.redo.drops(PROBE, row_failed=True)
-            _list_containers(unlisted_containers(config, found, retry_failed=retry_failed), pool, watcher)
+        with Pool(pipeline, ledger, options.address, progress) as pool:
+            retry_failed = options.recompute.counts_as_missing(PROBE, row_failed=True)
+            _list_containers(unlisted_containers(config, found, retry_failed=retry_failed), pool, progress)
             listing = list_inputs(config, found)
             remember_listing(ledger.storage, listing.sources)
-            _announce(pipeline, listing, absent_sources(ledger).gone, watcher)
+            _announce(pipeline, listing, absent_sources(ledger).gone, progress)
             before = _read_run(ledger.storage)
             _write_run(ledger.storage, pipeline, listing.leftovers.record(), before.get("last_work"))
 
             def plan(phase: Phase, pipeline: Pipeline, steps: Collection[str]) -> list[Task]:
                 if phase == "probe":
-                    return plan_probes(ledger, listing, config, limit=order.limit, redo=order.redo)
-                allowed = set(steps) if order.only is None else order.only & set(steps)
-                return list(plan_pass(ledger, pipeline, phase, allowed, redo=order.redo))
+                    return plan_probes(
+                        ledger, listing, config, limit=options.limit, recompute=options.recompute
+                    )
+                allowed = set(steps) if options.only is None else options.only & set(steps)
+                return list(plan_pass(ledger, pipeline, phase, allowed, recompute=options.recompute))
 
-            pipeline, tally = _measure(pipeline, ledger, pool, plan, order, watcher)
+            pipeline, metrics = _measure(pipeline, ledger, pool, plan, options, progress)
         # A single stage leaves later ones pending; shards made then would lose samples.
-        return _conclude(pipeline, ledger, None if order.only else writer, tally, time.monotonic() - started)
+        return _conclude(
+            pipeline, ledger, None if options.only else writer, metrics, time.monotonic() - started
+        )
 
 
-def _list_containers(containers: Sequence[Source], pool: Pool, watcher: Watcher) -> None:
+def _list_containers(containers: Sequence[Source], pool: Pool, progress: ProgressListener) -> None:
     """Have workers look into containers, which may be damaged, or made to do damage."""
     if containers:
-        watcher.begin("list", len(containers))
+        progress.begin("list", len(containers))
         pool.do(plan_listing(containers))
-        watcher.end()
+        progress.end()
 
 
-def _announce(pipeline: Pipeline, listing: Listing, gone: Mapping[str, str], watcher: Watcher) -> None:
-    watcher.say(f"{pipeline.config.general.name}: {len(listing.sources)} sources")
+def _announce(
+    pipeline: Pipeline, listing: Listing, gone: Mapping[str, str], progress: ProgressListener
+) -> None:
+    progress.say(f"{pipeline.config.general.name}: {len(listing.sources)} sources")
     notice = untrained_notice(pipeline)
     if notice:
-        watcher.warn(notice)
+        progress.warn(notice)
     for line in listing.leftovers.lines():
-        watcher.say(line)
+        progress.say(line)
     if gone:
-        watcher.say(
+        progress.say(
             f"gone from the inputs: {len(gone)} sources ({some_names(gone.values())}); what was measured of "
             "them is kept, and counts again if they return"
         )
@@ -192,23 +198,23 @@ def _measure(
     ledger: Ledger,
     pool: Pool,
     plan: Callable[[Phase, Pipeline, Collection[str]], list[Task]],
-    order: Order,
-    watcher: Watcher,
-) -> tuple[Pipeline, Tally]:
+    options: RunOptions,
+    progress: ProgressListener,
+) -> tuple[Pipeline, Metrics]:
     """The passes. Ray is started by the first pass that has work, so a run without work never does.
 
     Dataset-wide steps come between the filter and the finish pass, in this process; filters that stand
     behind one of them have a pass of their own. The pipeline comes back with those steps bound.
     """
-    tally = Tally()
+    metrics = Metrics()
 
     def do(phase: Phase, steps: Collection[str]) -> None:
         tasks = plan(phase, pipeline, steps)
         if tasks:
-            with _services(pipeline, tasks, watcher) as services:
-                watcher.begin(phase, sum(task.num_sources for task in tasks))
-                tally.add(pool.do([replace(task, services=services) for task in tasks]))
-                watcher.end()
+            with _services(pipeline, tasks, progress) as services:
+                progress.begin(phase, sum(task.num_sources for task in tasks))
+                metrics.add(pool.do([replace(task, services=services) for task in tasks]))
+                progress.end()
 
     do("probe", ())
     do("filter", filters_behind(pipeline, None))
@@ -216,32 +222,37 @@ def _measure(
         pipeline, population = bind_step(pipeline, ledger, kind, step)
         pool.use(pipeline)
         bound = pipeline.step_of(step.key)
-        if bound is not None and (order.only is None or step.key in order.only):
-            tally.add(_measure_together(pipeline, ledger, bound, population, order.redo, watcher))
+        if bound is not None and (options.only is None or step.key in options.only):
+            metrics.add(_measure_together(pipeline, ledger, bound, population, options.recompute, progress))
         do("filter", filters_behind(pipeline, step.key))
-    do("finish", {step.key for step in pipeline.steps()})
-    return pipeline, tally
+    do("enrich", {step.key for step in pipeline.steps()})
+    return pipeline, metrics
 
 
 def _measure_together(
-    pipeline: Pipeline, ledger: Ledger, step: Step, population: Population, redo: Redo, watcher: Watcher
-) -> Tally:
+    pipeline: Pipeline,
+    ledger: Ledger,
+    step: Step,
+    population: Population,
+    recompute: RecomputePolicy,
+    progress: ProgressListener,
+) -> Metrics:
     """A dataset-wide step, once everything before it has been measured."""
     if population.num_waiting:
-        watcher.say(
+        progress.say(
             f"{step.key} waits: {population.num_waiting} samples are not through the stages before it"
         )
-        return Tally()
-    tally = measure_step(pipeline, ledger, step, population, redo)
-    if tally.rows[step.key]:
-        seconds = tally.seconds[step.key]
-        watcher.say(f"{step.key}: {tally.rows[step.key]} samples looked at together in {seconds:.1f} s")
-    return tally
+        return Metrics()
+    metrics = measure_step(pipeline, ledger, step, population, recompute)
+    if metrics.rows[step.key]:
+        seconds = metrics.seconds[step.key]
+        progress.say(f"{step.key}: {metrics.rows[step.key]} samples looked at together in {seconds:.1f} s")
+    return metrics
 
 
 @contextmanager
 def _services(
-    pipeline: Pipeline, tasks: list[Task], watcher: Watcher
+    pipeline: Pipeline, tasks: list[Task], progress: ProgressListener
 ) -> Iterator[Mapping[str, Mapping[str, str]]]:
     """Start what must run beside these tasks' stages; step key -> what it says. Stopped in any case."""
     needed = frozenset().union(*(task.needs for task in tasks))
@@ -250,58 +261,60 @@ def _services(
         for step in pipeline.steps():
             service = step.stage.service(pipeline.revisions(step)) if step.key in needed else None
             if service is not None:
-                watcher.say(f"starting what {step.key} needs")
+                progress.say(f"starting what {step.key} needs")
                 found[step.key] = stack.enter_context(service)
         yield found
 
 
-def _conclude(pipeline: Pipeline, ledger: Ledger, writer: Any, tally: Tally, seconds: float) -> Result:
-    """Shards, books, card, report, run.json; a file whose content would not change is left alone."""
+def _conclude(pipeline: Pipeline, ledger: Ledger, writer: Any, metrics: Metrics, seconds: float) -> Result:
+    """Shards, summary, card, report, run.json; a file whose content would not change is left alone."""
     storage, name = ledger.storage, pipeline.config.general.name
-    books = keep_books(ledger, pipeline)
+    summary = summarize(ledger, pipeline)
     folder = f"shards/{name}"
     written = None
     if writer is not None:
         written = writer.write(storage, folder, Selection(ledger, pipeline))
-        _write_if_changed(storage, f"{folder}/README.md", render_card(pipeline, books, written))
+        _write_if_changed(storage, f"{folder}/README.md", render_card(pipeline, summary, written))
     before = _read_run(storage)
-    last_work = _last_work(tally, seconds) if tally.rows.total() else before.get("last_work")
+    last_work = _last_work(metrics, seconds) if metrics.rows.total() else before.get("last_work")
     run_record = _write_run(storage, pipeline, before.get("listing"), last_work)
-    _write_if_changed(storage, REPORT, render_page(ledger, pipeline, books, run_record))
+    _write_if_changed(storage, REPORT, render_page(ledger, pipeline, summary, run_record))
     paths = {"report": f"{storage.root}/{REPORT}", "run": f"{storage.root}/{RUN}"}
     if written is not None:
         paths |= {"shards": f"{storage.root}/{folder}", "card": f"{storage.root}/{folder}/README.md"}
-    return Result(pipeline, books, tally, paths)
+    return Result(pipeline, summary, metrics, paths)
 
 
-def write_report(pipeline: Pipeline, ledger: Ledger) -> tuple[Books, str]:
+def write_report(pipeline: Pipeline, ledger: Ledger) -> tuple[Summary, str]:
     """Render the report anew from the ledger; its path."""
-    books = keep_books(ledger, pipeline)
+    summary = summarize(ledger, pipeline)
     before = _read_run(ledger.storage)
     record = _run_record(pipeline, before.get("listing"), before.get("last_work"))
-    _write_if_changed(ledger.storage, REPORT, render_page(ledger, pipeline, books, record))
-    return books, f"{ledger.storage.root}/{REPORT}"
+    _write_if_changed(ledger.storage, REPORT, render_page(ledger, pipeline, summary, record))
+    return summary, f"{ledger.storage.root}/{REPORT}"
 
 
-def _last_work(tally: Tally, seconds: float) -> dict[str, Any]:
-    keys = [PROBE, *(key for key in tally.seconds if key != PROBE)]
-    decoded = tally.frames_decoded
+def _last_work(metrics: Metrics, seconds: float) -> dict[str, Any]:
+    keys = [PROBE, *(key for key in metrics.seconds if key != PROBE)]
+    decoded = metrics.frames_decoded
     return {
         "seconds": round(seconds, 1),
         "steps": [
             {
                 "step": key,
-                "rows": tally.rows[key],
-                "failed": tally.failed[key],
-                "seconds": round(tally.seconds[key], 3),
-                "usage": {name: round(number, 3) for name, number in tally.usage.get(key, {}).items()},
+                "rows": metrics.rows[key],
+                "failed": metrics.failed[key],
+                "seconds": round(metrics.seconds[key], 3),
+                "usage": {name: round(number, 3) for name, number in metrics.usage.get(key, {}).items()},
             }
             for key in keys
-            if tally.rows[key]
+            if metrics.rows[key]
         ],
         "frames_decoded": decoded.total(),
-        "images_decoded": tally.images_decoded.total(),
-        "decodes_per_frame": round(decoded["filter"] / tally.frames_held, 3) if tally.frames_held else None,
+        "images_decoded": metrics.images_decoded.total(),
+        "decodes_per_frame": round(decoded["filter"] / metrics.frames_held, 3)
+        if metrics.frames_held
+        else None,
     }
 
 

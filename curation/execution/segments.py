@@ -14,7 +14,7 @@ SEEK_OVER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Segment:
     """The times [start_s, end_s) of a video, in seconds; by default all of them."""
 
     start_s: float = -math.inf
@@ -25,14 +25,14 @@ class Part:
         return self.start_s <= time_s < self.end_s
 
 
-WHOLE = Part()
+WHOLE_VIDEO = Segment()
 
 
-def parts_of(duration_s: float, segment_s: float) -> tuple[Part, ...]:
+def segments_of(duration_s: float, segment_s: float) -> tuple[Segment, ...]:
     """Equal parts of at most `segment_s` seconds; the first and last are open, as headers may be wrong."""
     number = max(1, math.ceil(duration_s / segment_s))
     inner = [duration_s * step / number for step in range(1, number)]
-    return tuple(Part(start_s, end_s) for start_s, end_s in pairwise([-math.inf, *inner, math.inf]))
+    return tuple(Segment(start_s, end_s) for start_s, end_s in pairwise([-math.inf, *inner, math.inf]))
 
 
 def neighbors(spans: list[Sample], *, can_seek: bool = True) -> Iterator[list[Sample]]:

@@ -29,7 +29,7 @@ LEADING_DOTS = rf"^((?:{'|'.join(CONTAINER_SCHEMES)})://)?(?:\./)+"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Locator:
     """Where a source is: scheme ("" for a file), path of the file, and the part of it that is meant."""
 
     scheme: str
@@ -50,13 +50,13 @@ class Place:
         return open_storage(root or "/"), key
 
 
-def place_of(uri: str) -> Place:
-    """Inverse of `Place.uri`."""
+def locator_of(uri: str) -> Locator:
+    """Inverse of `Locator.uri`."""
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme not in CONTAINER_SCHEMES:
-        return Place("", uri)
+        return Locator("", uri)
     path, _, part = rest.partition("#")
-    return Place(scheme, unquote(path, errors="surrogateescape"), part)
+    return Locator(scheme, unquote(path, errors="surrogateescape"), part)
 
 
 def plain_uri(uri: str) -> str:
@@ -93,10 +93,10 @@ def position_of(source: Source) -> int:
 
 def version_of(source: Source) -> tuple[str, str]:
     """The file that a source is or is in, and the etag of that file."""
-    place = place_of(source.uri)
-    if not place.part:
+    locator = locator_of(source.uri)
+    if not locator.part:
         return source.uri, source.etag
-    return Place(place.scheme, place.path).uri, source.etag.rpartition("@")[0]
+    return Locator(locator.scheme, locator.path).uri, source.etag.rpartition("@")[0]
 
 
 def check_unchanged(source: Source, storage: Storage, key: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from curation.errors.visible import spelled
 from curation.ingest.locator import printable
-from curation.records import Carried, stable_id
+from curation.records import MetadataValue, stable_id
 
 MAX_SIDECAR_BYTES = 1 << 20
 """A larger .txt or .json file is not about one picture, and is left alone; so is a larger value."""
@@ -57,13 +57,13 @@ def decoded(data: bytes) -> str:
     return data.decode(encoding_of(data))
 
 
-def kept(values: Mapping[str, Any]) -> dict[str, Carried]:
+def kept(values: Mapping[str, Any]) -> dict[str, MetadataValue]:
     """The values that fit a column; dates become text, lists of texts stay lists.
 
     What is null, nested, bytes or infinite has no place in a column and is left out. What should have
     one and can't be kept is named under `carried_error`.
     """
-    found: dict[str, Carried] = {}
+    found: dict[str, MetadataValue] = {}
     problems = []
     for name, value in values.items():
         value = _fitting(value)
@@ -76,7 +76,7 @@ def kept(values: Mapping[str, Any]) -> dict[str, Carried]:
     return found | _named(problems)
 
 
-def _fitting(value: Any) -> Carried | Unkept | None:
+def _fitting(value: Any) -> MetadataValue | Unkept | None:
     if isinstance(value, str):
         return _fitting_text(value)
     if isinstance(value, bool | int | Unkept):
@@ -107,7 +107,7 @@ def is_text(text: str) -> bool:
     return True
 
 
-def from_sidecar(suffix: str, data: bytes) -> dict[str, Carried]:
+def from_sidecar(suffix: str, data: bytes) -> dict[str, MetadataValue]:
     """What a .txt or .json file says; `suffix` in lower case."""
     try:
         text = decoded(data)
@@ -122,9 +122,9 @@ def from_sidecar(suffix: str, data: bytes) -> dict[str, Carried]:
     return kept(values) if isinstance(values, dict) else _named(["the .json file beside it is no object"])
 
 
-def from_sidecars(said: Mapping[str, Mapping[str, Carried]]) -> dict[str, Carried]:
+def from_sidecars(said: Mapping[str, Mapping[str, MetadataValue]]) -> dict[str, MetadataValue]:
     """What all sidecars of a source say; `said` is by suffix."""
-    found: dict[str, Carried] = {}
+    found: dict[str, MetadataValue] = {}
     problems: list[str] = []
     for suffix in SIDECAR_SUFFIXES:
         found.update(said.get(suffix, {}))
@@ -132,7 +132,9 @@ def from_sidecars(said: Mapping[str, Mapping[str, Carried]]) -> dict[str, Carrie
     return found | _named(problems)
 
 
-def merged(first: Mapping[str, Carried], second: Mapping[str, Carried]) -> dict[str, Carried]:
+def merged(
+    first: Mapping[str, MetadataValue], second: Mapping[str, MetadataValue]
+) -> dict[str, MetadataValue]:
     """What two places say about one source.
 
     Texts of one name that differ are all kept, as a list, those of `first` first. Of other values that
@@ -152,14 +154,14 @@ def merged(first: Mapping[str, Carried], second: Mapping[str, Carried]) -> dict[
     return merged(found, _named(problems)) if problems else found
 
 
-def texts_of(value: Carried | None) -> list[str]:
+def texts_of(value: MetadataValue | None) -> list[str]:
     """The texts of one name: none, one, or several."""
     if isinstance(value, list):
         return value
     return [] if value is None else [str(value)]
 
 
-def drawn_text(value: Carried | None, sample_id: str, seed: int = 0) -> str | None:
+def drawn_text(value: MetadataValue | None, sample_id: str, seed: int = 0) -> str | None:
     """The text that counts for a sample: where several came, one is drawn.
 
     A pure function of the texts, the sample's id and the seed. None if there is no text.
@@ -170,7 +172,7 @@ def drawn_text(value: Carried | None, sample_id: str, seed: int = 0) -> str | No
     return min(texts, key=lambda text: stable_id("carried", seed, sample_id, text))
 
 
-def _named(problems: Iterable[str]) -> dict[str, Carried]:
+def _named(problems: Iterable[str]) -> dict[str, MetadataValue]:
     """`carried_error`, if there are problems."""
     found = list(problems)
     if not found:
@@ -178,10 +180,10 @@ def _named(problems: Iterable[str]) -> dict[str, Carried]:
     return {PROBLEM: found if len(found) > 1 else found[0]}
 
 
-def carried_json(carried: Mapping[str, Carried]) -> str | None:
+def metadata_json(metadata: Mapping[str, MetadataValue]) -> str | None:
     """What came with a source as JSON; null where that is nothing."""
     # Spelled out before it becomes JSON, or reading it would bring the halves of surrogates back.
-    kept = {spelled(name): spelled_value(value) for name, value in carried.items()}
+    kept = {spelled(name): spelled_value(value) for name, value in metadata.items()}
     return json.dumps(kept, sort_keys=True, ensure_ascii=False) if kept else None
 
 

@@ -120,7 +120,7 @@ class Verdicts:
 
 
 @dataclass
-class RuleJudge:
+class RuleEvaluator:
     """Evaluates rules over columns.
 
     Attributes:

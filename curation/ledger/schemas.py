@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from curation.errors import ContractError
 from curation.errors.visible import spelled
-from curation.ingest.metadata import carried_json, spelled_value
+from curation.ingest.metadata import metadata_json, spelled_value
 from curation.records import Row, Source
 
 SOURCES = pa.schema(
@@ -38,6 +38,7 @@ SOURCES = pa.schema(
         ("sample_aspect_ratio", pa.string()),
         ("num_discontinuities", pa.int32()),
         ("content_hash", pa.string()),
+        # The metadata, under the name that ledgers have had from the start.
         ("carried", pa.string()),
         pa.field("status", pa.string(), nullable=False),
         ("error_type", pa.string()),
@@ -98,7 +99,8 @@ def source_record(source: Source) -> dict[str, Any]:
     rate = record.pop("frame_rate")
     record["frame_rate_num"] = rate.numerator if rate else None
     record["frame_rate_den"] = rate.denominator if rate else None
-    record["carried"] = carried_json(source.carried)
+    del record["metadata"]
+    record["carried"] = metadata_json(source.metadata)
     record["status"] = "ok" if source.ok else "failed"
     return record
 
@@ -121,6 +123,6 @@ def table_to_sources(table: pa.Table) -> list[Source]:
 def _source(record: dict[str, Any]) -> Source:
     numerator, denominator = record.pop("frame_rate_num"), record.pop("frame_rate_den")
     del record["status"]
-    carried = json.loads(record.pop("carried", None) or "{}")
+    metadata = json.loads(record.pop("carried", None) or "{}")
     rate = Fraction(numerator, denominator) if numerator else None
-    return Source(frame_rate=rate, carried=carried, **record)
+    return Source(frame_rate=rate, metadata=metadata, **record)

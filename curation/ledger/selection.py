@@ -9,10 +9,16 @@ from typing import Any
 from curation.ingest.metadata import drawn_text, texts_of
 from curation.ledger import Ledger
 from curation.ledger.present import absent_sources
-from curation.ledger.unit_state import JudgedSample, JudgedSource, judged, load_unit, measured_units
+from curation.ledger.unit_state import (
+    SampleVerdict,
+    SourceVerdict,
+    load_unit,
+    measured_units,
+    present_verdicts,
+)
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
-from curation.records import Carried, Outcome
+from curation.records import MetadataValue, Outcome
 
 SCORES = ("aesthetic_score", "text_coverage", "flow_score")
 LICENSE_NAMES = ("license", "licence")
@@ -54,7 +60,7 @@ class Selection:
         if captions is None or tokens is None:
             return
         state = load_unit(self._ledger, self._pipeline, unit, measured=self._measured)
-        for source in judged(state, self._pipeline, self._absent)[1]:
+        for source in present_verdicts(state, self._pipeline, self._absent)[1]:
             for sample in source.samples:
                 for leaf in sample.leaves():
                     if leaf.verdict.outcome is Outcome.KEPT:
@@ -71,9 +77,9 @@ class Selection:
 
 def _kept(
     pipeline: Pipeline,
-    source: JudgedSource,
-    sample: JudgedSample,
-    leaf: JudgedSample,
+    source: SourceVerdict,
+    sample: SampleVerdict,
+    leaf: SampleVerdict,
     ends: tuple[Step, Step],
 ) -> Kept:
     captions, tokens = ends
@@ -83,7 +89,7 @@ def _kept(
         scores.update({name: row.values[name] for name in SCORES if name in row.values})
     tokenizer = next(model for model in pipeline.models if model.step == tokens.key)
     is_clip = leaf.sample.kind == "clip"
-    carried = source.source.carried
+    metadata = source.source.metadata
     columns = {
         "source_id": source.source.source_id,
         "source_uri": source.source.uri,
@@ -95,14 +101,14 @@ def _kept(
         **{name: grid[name] for name in ("grid_t", "grid_h", "grid_w", "fps")},
         **{name: scores.get(name) for name in SCORES},
         "tokenizer": f"{tokenizer.name}@{tokenizer.revision}",
-        "license": "; ".join(carried_texts(carried, LICENSE_NAMES)) or pipeline.config.general.license,
-        "alt_text": drawn_text(carried_texts(carried, ALT_TEXT_NAMES), leaf.sample.sample_id),
+        "license": "; ".join(metadata_texts(metadata, LICENSE_NAMES)) or pipeline.config.general.license,
+        "alt_text": drawn_text(metadata_texts(metadata, ALT_TEXT_NAMES), leaf.sample.sample_id),
     }
     return Kept(leaf.sample.sample_id, columns, (captions.fingerprint, tokens.fingerprint))
 
 
-def carried_texts(carried: Mapping[str, Carried], names: tuple[str, ...]) -> list[str]:
+def metadata_texts(metadata: Mapping[str, MetadataValue], names: tuple[str, ...]) -> list[str]:
     """The texts that a source carries under the first of these names that it has, in any case."""
-    known = {name.lower(): texts_of(value) for name, value in carried.items()}
+    known = {name.lower(): texts_of(value) for name, value in metadata.items()}
     found = (known.get(name, []) for name in names)
     return next((texts for texts in found if any(texts)), [])

@@ -16,7 +16,7 @@ from curation.records import Outcome, Row, Sample, Source
 
 
 @dataclass(frozen=True)
-class Redo:
+class RecomputePolicy:
     """Rows that a run treats as if they were missing.
 
     Attributes:
@@ -27,40 +27,40 @@ class Redo:
     stages: frozenset[str] = frozenset()
     only_failed: bool = True
 
-    def drops(self, stage: str, row_failed: bool) -> bool:
+    def counts_as_missing(self, stage: str, row_failed: bool) -> bool:
         """Whether a row of this stage counts as missing."""
         return stage in self.stages and (row_failed or not self.only_failed)
 
 
-NO_REDO = Redo()
+NO_RECOMPUTE = RecomputePolicy()
 PROBE = "probe"
-"""The name under which reading a header can be redone and reported, though it is no stage."""
+"""The name under which reading a header can be repeated and reported, though it is no stage."""
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedSample:
+class SampleVerdict:
     """A sample, its rows by step, its verdict; `windows` only where they are not the sample itself."""
 
     sample: Sample
     rows: Rows
     verdict: Verdict
-    windows: tuple[JudgedSample, ...] = ()
+    windows: tuple[SampleVerdict, ...] = ()
 
-    def leaves(self) -> tuple[JudgedSample, ...]:
+    def leaves(self) -> tuple[SampleVerdict, ...]:
         """What ends up in a shard or not: the windows, or the sample itself."""
         return self.windows or (self,)
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedSource:
+class SourceVerdict:
     """A source, its samples so far, and a verdict that sums theirs up."""
 
     source: Source
-    samples: tuple[JudgedSample, ...]
+    samples: tuple[SampleVerdict, ...]
     verdict: Verdict
     error: str | None = None
 
-    def leaves(self) -> Iterator[JudgedSample]:
+    def leaves(self) -> Iterator[SampleVerdict]:
         """The leaves of all samples."""
         for sample in self.samples:
             yield from sample.leaves()
@@ -110,7 +110,7 @@ def load_unit(
     pipeline: Pipeline,
     unit: int,
     *,
-    redo: Redo = NO_REDO,
+    recompute: RecomputePolicy = NO_RECOMPUTE,
     measured: Mapping[str, Collection[int]] | None = None,
 ) -> UnitState:
     """Read a unit from the ledger.
@@ -122,7 +122,7 @@ def load_unit(
         if measured is not None and unit not in measured[step.key]:
             continue
         for row in ledger.rows(step.name, step.fingerprint, unit):
-            if not redo.drops(step.name, not row.ok):
+            if not recompute.counts_as_missing(step.name, not row.ok):
                 state.add(step, row)
     return state
 
@@ -134,33 +134,37 @@ def measured_units(ledger: Ledger, pipeline: Pipeline) -> dict[str, frozenset[in
     }
 
 
-def walk(
-    ledger: Ledger, pipeline: Pipeline, redo: Redo = NO_REDO
-) -> Iterator[tuple[UnitState, list[JudgedSource]]]:
+def scan_verdicts(
+    ledger: Ledger, pipeline: Pipeline, recompute: RecomputePolicy = NO_RECOMPUTE
+) -> Iterator[tuple[UnitState, list[SourceVerdict]]]:
     """Every unit with its verdicts, one at a time, of the sources that are in the inputs."""
     measured = measured_units(ledger, pipeline)
     absent = absent_sources(ledger)
     for unit in ledger.units():
-        yield judged(load_unit(ledger, pipeline, unit, redo=redo, measured=measured), pipeline, absent)
+        yield present_verdicts(
+            load_unit(ledger, pipeline, unit, recompute=recompute, measured=measured), pipeline, absent
+        )
 
 
-def judged(state: UnitState, pipeline: Pipeline, absent: Absent) -> tuple[UnitState, list[JudgedSource]]:
+def present_verdicts(
+    state: UnitState, pipeline: Pipeline, absent: Absent
+) -> tuple[UnitState, list[SourceVerdict]]:
     """A unit without its absent sources, and its verdicts."""
     state.gone = [source for source in state.sources if source.source_id in absent.gone]
     state.sources = [source for source in state.sources if source.source_id not in absent]
-    return state, judge_unit(pipeline, state)
+    return state, unit_verdicts(pipeline, state)
 
 
 def _distinct(steps: Iterable[Step]) -> Iterator[Step]:
     yield from {step.key: step for step in steps}.values()
 
 
-def judge_unit(pipeline: Pipeline, state: UnitState) -> list[JudgedSource]:
+def unit_verdicts(pipeline: Pipeline, state: UnitState) -> list[SourceVerdict]:
     """A verdict for every source and sample of a unit."""
-    return [judge_source(pipeline, state, source) for source in state.sources]
+    return [source_verdict(pipeline, state, source) for source in state.sources]
 
 
-def judge_source(pipeline: Pipeline, state: UnitState, source: Source) -> JudgedSource:
+def source_verdict(pipeline: Pipeline, state: UnitState, source: Source) -> SourceVerdict:
     """A verdict for a source and its samples.
 
     A source is kept if one of its samples is; else pending, failed or rejected if one of them is, in
@@ -168,23 +172,23 @@ def judge_source(pipeline: Pipeline, state: UnitState, source: Source) -> Judged
     """
     branch = pipeline.branches.get(source.kind)
     if not source.ok:
-        return JudgedSource(source, (), Verdict(Outcome.FAILED, source.error_type), source.error)
+        return SourceVerdict(source, (), Verdict(Outcome.FAILED, source.error_type), source.error)
     if branch is None:
-        return JudgedSource(source, (), Verdict(Outcome.REJECTED, f"no_rule_for_{source.kind}s"))
+        return SourceVerdict(source, (), Verdict(Outcome.REJECTED, f"no_rule_for_{source.kind}s"))
     if source.is_hdr and pipeline.config.general.hdr == "reject":
-        return JudgedSource(source, (), Verdict(Outcome.REJECTED, "hdr_rejected"))
+        return SourceVerdict(source, (), Verdict(Outcome.REJECTED, "hdr_rejected"))
     if branch.splitter is None:
         samples = [Sample.of_image(source)]
     else:
         failed = state.rows.get(branch.splitter.key, {}).get(source.source_id)
         if failed is not None:
             verdict = Verdict(Outcome.FAILED, failed.error_type, branch.splitter)
-            return JudgedSource(source, (), verdict, failed.error)
+            return SourceVerdict(source, (), verdict, failed.error)
         samples = state.spans_of(source, branch.splitter)
         if not samples:
-            return JudgedSource(source, (), Verdict(Outcome.PENDING, needs=branch.splitter))
-    judged = tuple(_judge_sample(pipeline, branch, state, sample) for sample in samples)
-    return JudgedSource(
+            return SourceVerdict(source, (), Verdict(Outcome.PENDING, needs=branch.splitter))
+    judged = tuple(_sample_verdict(pipeline, branch, state, sample) for sample in samples)
+    return SourceVerdict(
         source, judged, _summed(leaf.verdict for sample in judged for leaf in sample.leaves())
     )
 
@@ -194,15 +198,15 @@ def branch_steps(branch: Branch) -> list[Step]:
     return [*filter(None, [branch.splitter]), *steps_of(branch.rule)]
 
 
-def _judge_sample(pipeline: Pipeline, branch: Branch, state: UnitState, sample: Sample) -> JudgedSample:
+def _sample_verdict(pipeline: Pipeline, branch: Branch, state: UnitState, sample: Sample) -> SampleVerdict:
     rows = state.rows_of(sample.sample_id, branch_steps(branch))
     verdict = decide_sample(branch, rows)
     if verdict.outcome is not Outcome.KEPT:
-        return JudgedSample(sample, rows, verdict)
-    windows = tuple(_judge_window(pipeline, state, window) for window in pipeline.windows(sample))
+        return SampleVerdict(sample, rows, verdict)
+    windows = tuple(_window_verdict(pipeline, state, window) for window in pipeline.windows(sample))
     if len(windows) == 1 and windows[0].sample.sample_id == sample.sample_id:
-        return JudgedSample(sample, {**rows, **windows[0].rows}, windows[0].verdict)
-    return JudgedSample(sample, rows, _summed(window.verdict for window in windows), windows)
+        return SampleVerdict(sample, {**rows, **windows[0].rows}, windows[0].verdict)
+    return SampleVerdict(sample, rows, _summed(window.verdict for window in windows), windows)
 
 
 def decide_sample(branch: Branch, rows: Rows) -> Verdict:
@@ -214,9 +218,9 @@ def decide_sample(branch: Branch, rows: Rows) -> Verdict:
     return decide(branch.rule, rows)
 
 
-def _judge_window(pipeline: Pipeline, state: UnitState, window: Sample) -> JudgedSample:
-    rows = state.rows_of(window.sample_id, steps_of(pipeline.finish))
-    return JudgedSample(window, rows, decide(pipeline.finish, rows))
+def _window_verdict(pipeline: Pipeline, state: UnitState, window: Sample) -> SampleVerdict:
+    rows = state.rows_of(window.sample_id, steps_of(pipeline.enrich))
+    return SampleVerdict(window, rows, decide(pipeline.enrich, rows))
 
 
 _PRECEDENCE = (Outcome.KEPT, Outcome.PENDING, Outcome.FAILED, Outcome.REJECTED)

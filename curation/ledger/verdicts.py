@@ -30,11 +30,11 @@ from curation.ledger.columns import (
     REJECTED,
     Labels,
     Measured,
-    RuleJudge,
+    RuleEvaluator,
     Verdicts,
 )
 from curation.ledger.present import absent_sources
-from curation.ledger.unit_state import NO_REDO, Redo, branch_steps
+from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy, branch_steps
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import AllOf, Step, steps_of
 from curation.records import Sample, SourceKind, stable_id
@@ -60,7 +60,7 @@ class SampleGroup:
     """
 
     branch: Branch
-    judge: RuleJudge
+    judge: RuleEvaluator
     source: NDArray[np.int64]
     sample_id: pa.Array
     start_s: NDArray[np.float64]
@@ -161,12 +161,12 @@ def verdict_groups(
     ledger: Ledger,
     pipeline: Pipeline,
     *,
-    redo: Redo = NO_REDO,
+    recompute: RecomputePolicy = NO_RECOMPUTE,
     units: Iterable[int] | None = None,
     source_columns: Sequence[str] = (),
 ) -> Iterator[VerdictGroup]:
     """Every unit with its verdicts, of the sources that are in the inputs, in order of units."""
-    reader = _Reader(ledger, pipeline, redo)
+    reader = _Reader(ledger, pipeline, recompute)
     todo = list(ledger.units() if units is None else units)
     sources = ledger.scan_sources([*_SOURCE_COLUMNS, *source_columns], todo)
     while parts := list(islice(sources, UNITS_AT_A_TIME)):
@@ -176,8 +176,8 @@ def verdict_groups(
 class _Reader:
     """Reads groups of units and judges them."""
 
-    def __init__(self, ledger: Ledger, pipeline: Pipeline, redo: Redo) -> None:
-        self._pipeline, self._redo = pipeline, redo
+    def __init__(self, ledger: Ledger, pipeline: Pipeline, recompute: RecomputePolicy) -> None:
+        self._pipeline, self._redo = pipeline, recompute
         self._measured = {step.key: ledger.snapshot(step.name, step.fingerprint) for step in pipeline.steps()}
         absent = absent_sources(ledger)
         self._absent = pa.array([*absent.gone, *absent.replaced], pa.string())
@@ -288,9 +288,9 @@ class _Reader:
         rule = AllOf((branch.splitter, branch.rule)) if branch.splitter else branch.rule
         return SampleGroup(branch, judge, source, sample_id, start_s, end_s, judge.decide(rule))
 
-    def _rule_judge(self, steps: Iterable[Step], sample_id: pa.Array, units: Sequence[int]) -> RuleJudge:
+    def _rule_judge(self, steps: Iterable[Step], sample_id: pa.Array, units: Sequence[int]) -> RuleEvaluator:
         measured = {step.key: self._measurements(step, sample_id, units) for step in steps}
-        return RuleJudge(measured, len(sample_id), self._codes, self._labels)
+        return RuleEvaluator(measured, len(sample_id), self._codes, self._labels)
 
     def _measurements(self, step: Step, sample_id: pa.Array, units: Sequence[int]) -> Measured:
         """What a step measured of these samples."""
@@ -305,7 +305,7 @@ class _Reader:
         return all_rows.take(_places(rows["sample_id"].combine_chunks(), sample_id))
 
     def _rows(self, step: Step, units: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        """Key, status and these columns of a step's rows in the units, without those that are redone."""
+        """Key, status and these columns of a step's rows in the units, without those that are recomputed."""
         wanted = ["sample_id", "status", "error_type", *columns]
         parts = [part for _, part in self._measured[step.key].scan(units, wanted)]
         if not parts:
@@ -323,7 +323,7 @@ class _Reader:
     ) -> Leaves:
         """Every sample that is not kept, and what is captioned and tokenized of those that are."""
         kept = np.flatnonzero(samples.verdicts.outcome == KEPT)
-        finish = self._pipeline.finish
+        finish = self._pipeline.enrich
         windows = self._windows(kind, samples, sources, kept) if finish.rules else {}
         stays = np.ones(samples.judge.number, np.bool_)
         stays[list(windows)] = False

@@ -49,7 +49,7 @@ def _settle_file(versions: list[Source], found: Source) -> list[Source]:
 def _dated(version: Source, found: Source) -> Source:
     """A known version under its present date; where its header could not be used before, as read now."""
     if version.ok:
-        return replace(version, etag=found.etag, carried=found.carried)
+        return replace(version, etag=found.etag, metadata=found.metadata)
     return replace(found, source_id=version.source_id, uri=version.uri)
 
 

@@ -45,7 +45,7 @@ class Pipeline:
 
     config: Config
     branches: Mapping[SourceKind, Branch]
-    finish: AllOf
+    enrich: AllOf
     models: tuple[ResolvedModel, ...]
 
     def steps(self) -> Iterator[Step]:
@@ -54,7 +54,7 @@ class Pipeline:
             if branch.splitter:
                 yield branch.splitter
             yield from steps_of(branch.rule)
-        yield from steps_of(self.finish)
+        yield from steps_of(self.enrich)
 
     def step_of(self, key: str) -> Step | None:
         """The step at a place of the configuration."""
@@ -70,7 +70,7 @@ class Pipeline:
     def windows(self, sample: Sample) -> list[Sample]:
         """What is captioned and tokenized of a kept sample: itself, or the windows of a long clip."""
         samples = [sample]
-        for step in steps_of(self.finish):
+        for step in steps_of(self.enrich):
             samples = [window for part in samples for window in step.stage.expand(part)]
         return samples
 

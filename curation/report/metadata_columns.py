@@ -8,22 +8,22 @@ from typing import Any
 import pyarrow as pa
 
 from curation.ingest.metadata import texts_of
-from curation.records import Carried, Source
+from curation.records import MetadataValue, Source
 
 PREFIX = "carried_"
 """Stands before names that are taken."""
 
 
-class CarriedColumns:
+class MetadataColumns:
     """Collects what the source of each row carries; a column is of the type that holds all its values."""
 
     def __init__(self, taken: Iterable[str]) -> None:
         self._taken = frozenset(taken)
-        self._rows: list[dict[str, Carried]] = []
+        self._rows: list[dict[str, MetadataValue]] = []
 
     def add(self, source: Source, num_rows: int) -> None:
         """The next rows are about this source."""
-        own = {self._column(name): value for name, value in source.carried.items()}
+        own = {self._column(name): value for name, value in source.metadata.items()}
         self._rows += [own] * num_rows
 
     def _column(self, name: str) -> str:

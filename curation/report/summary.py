@@ -1,4 +1,4 @@
-"""The books of a dataset: sources and samples in = kept + rejected + failed + pending, step by step."""
+"""The summary of a dataset: sources and samples in = kept + rejected + failed + pending, step by step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from curation.errors import LedgerError
 from curation.ledger import Ledger
-from curation.ledger.unit_state import JudgedSample, JudgedSource, walk
+from curation.ledger.unit_state import SampleVerdict, SourceVerdict, scan_verdicts
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step, any_ofs_of, decide, describe_rule, passed_by
 from curation.records import Outcome, SampleKind, Source, SourceKind
@@ -19,7 +19,7 @@ OUTCOMES = (Outcome.KEPT, Outcome.REJECTED, Outcome.FAILED, Outcome.PENDING)
 
 
 @dataclass
-class StepBooks:
+class StepSummary:
     """How samples fared at one step. `measured` = kept + rejected + failed."""
 
     key: str
@@ -48,14 +48,14 @@ class Failure:
 
 
 @dataclass
-class Books:
+class Summary:
     """Counts over the whole dataset."""
 
     sources: dict[SourceKind, Counter[Outcome]] = field(default_factory=dict)
     samples: dict[SampleKind, Counter[Outcome]] = field(default_factory=dict)
     reasons: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """(kind, step, reason) of rejected and failed samples."""
-    steps: dict[str, StepBooks] = field(default_factory=dict)
+    steps: dict[str, StepSummary] = field(default_factory=dict)
     kept_by: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
     """(kind, `any_of` as people write it) -> branch -> samples that it let through."""
     failures: list[Failure] = field(default_factory=list)
@@ -85,14 +85,14 @@ class Books:
         }
 
 
-def keep_books(ledger: Ledger, pipeline: Pipeline) -> Books:
+def summarize(ledger: Ledger, pipeline: Pipeline) -> Summary:
     """Count everything, and make sure that nothing is counted twice or lost.
 
     Raises:
-        LedgerError: the books don't balance.
+        LedgerError: the summary don't balance.
     """
     keeper = _Keeper(pipeline)
-    for state, judged in walk(ledger, pipeline):
+    for state, judged in scan_verdicts(ledger, pipeline):
         if len(judged) != len(state.sources):
             raise LedgerError(f"unit {state.unit}: {len(state.sources)} sources, {len(judged)} verdicts")
         for source in judged:
@@ -100,7 +100,7 @@ def keep_books(ledger: Ledger, pipeline: Pipeline) -> Books:
         for gone in state.gone:
             keeper.take_gone(gone)
         keeper.check_orphans(state.rows, judged)
-    return keeper.books
+    return keeper.summary
 
 
 class _Keeper:
@@ -108,8 +108,8 @@ class _Keeper:
         self._pipeline = pipeline
         self._seen: set[str] = set()
         self._splitters = {branch.splitter.key for branch in pipeline.branches.values() if branch.splitter}
-        self.books = Books(
-            steps={step.key: StepBooks(step.key) for step in pipeline.steps()},
+        self.summary = Summary(
+            steps={step.key: StepSummary(step.key) for step in pipeline.steps()},
             kept_by={
                 (f"{kind}s", describe_rule(rule)): {describe_rule(part): 0 for part in rule.rules}
                 for kind, branch in pipeline.branches.items()
@@ -117,28 +117,28 @@ class _Keeper:
             },
         )
 
-    def take(self, judged: JudgedSource) -> None:
+    def take(self, judged: SourceVerdict) -> None:
         source = judged.source
         self._once(source.source_id, f"source {source.uri}")
-        self.books.sources.setdefault(source.kind, Counter())[judged.verdict.outcome] += 1
+        self.summary.sources.setdefault(source.kind, Counter())[judged.verdict.outcome] += 1
         if not judged.samples and judged.verdict.outcome is Outcome.FAILED:
             self._source_failure(judged)
         for sample in judged.samples:
             self._count_steps(sample)
             for rule, part in passed_by(self._pipeline.branches[source.kind].rule, sample.rows):
-                self.books.kept_by[f"{source.kind}s", describe_rule(rule)][describe_rule(part)] += 1
+                self.summary.kept_by[f"{source.kind}s", describe_rule(rule)][describe_rule(part)] += 1
             for leaf in sample.leaves():
                 self._leaf(judged, sample, leaf)
 
     def take_gone(self, source: Source) -> None:
         """Count a source that is no longer in the inputs."""
         self._once(source.source_id, f"source {source.uri}")
-        self.books.sources.setdefault(source.kind, Counter())
-        self.books.gone[source.kind] += 1
-        if len(self.books.gone_examples) < MAX_EXAMPLES:
-            self.books.gone_examples.append(source.uri)
+        self.summary.sources.setdefault(source.kind, Counter())
+        self.summary.gone[source.kind] += 1
+        if len(self.summary.gone_examples) < MAX_EXAMPLES:
+            self.summary.gone_examples.append(source.uri)
 
-    def check_orphans(self, rows: dict[str, dict[str, Any]], judged: list[JudgedSource]) -> None:
+    def check_orphans(self, rows: dict[str, dict[str, Any]], judged: list[SourceVerdict]) -> None:
         """Every clip in the ledger belongs to a source of its unit, and was counted."""
         known = {source.source.source_id for source in judged}
         for key in self._splitters:
@@ -151,50 +151,50 @@ class _Keeper:
             raise LedgerError(f"{what} is in the ledger twice")
         self._seen.add(identifier)
 
-    def _leaf(self, judged: JudgedSource, sample: JudgedSample, leaf: JudgedSample) -> None:
+    def _leaf(self, judged: SourceVerdict, sample: SampleVerdict, leaf: SampleVerdict) -> None:
         verdict = leaf.verdict
         self._once(leaf.sample.sample_id, f"sample {leaf.sample.sample_id}")
         if leaf is not sample:
             self._seen.add(sample.sample.sample_id)
             self._count_steps(leaf)
-        self.books.samples.setdefault(leaf.sample.kind, Counter())[verdict.outcome] += 1
+        self.summary.samples.setdefault(leaf.sample.kind, Counter())[verdict.outcome] += 1
         if verdict.reason and verdict.step:
-            self.books.reasons[leaf.sample.kind, verdict.step.key, verdict.reason] += 1
+            self.summary.reasons[leaf.sample.kind, verdict.step.key, verdict.reason] += 1
         failed = {(row.error_type, row.error): (key, row) for key, row in leaf.rows.items() if not row.ok}
         for key, row in failed.values():
             self._failure(judged.source.uri, leaf.sample.sample_id, key, row.error_type, row.error)
 
-    def _count_steps(self, sample: JudgedSample) -> None:
+    def _count_steps(self, sample: SampleVerdict) -> None:
         for step in self._pipeline.steps():
             row = sample.rows.get(step.key)
             if row is None:
                 continue
-            books = self.books.steps[step.key]
+            summary = self.summary.steps[step.key]
             verdict = decide(step, sample.rows)
-            books.outcomes[verdict.outcome] += 1
+            summary.outcomes[verdict.outcome] += 1
             if verdict.reason:
-                books.reasons[verdict.reason] += 1
-            _note_values(books, step, row.values)
+                summary.reasons[verdict.reason] += 1
+            _note_values(summary, step, row.values)
             for group, name, number in step.stage.counts(row):
-                books.counts.setdefault(group, Counter())[name] += number
+                summary.counts.setdefault(group, Counter())[name] += number
 
-    def _source_failure(self, judged: JudgedSource) -> None:
+    def _source_failure(self, judged: SourceVerdict) -> None:
         source, step = judged.source, judged.verdict.step
         if step is not None:
-            self.books.steps[step.key].outcomes[Outcome.FAILED] += 1
+            self.summary.steps[step.key].outcomes[Outcome.FAILED] += 1
         key = step.key if step else "probe"
         self._failure(source.uri, None, key, judged.verdict.reason, judged.error)
 
     def _failure(
         self, uri: str, sample_id: str | None, step: str, error_type: str | None, error: str | None
     ) -> None:
-        self.books.num_failures += 1
-        if len(self.books.failures) < MAX_EXAMPLES:
-            self.books.failures.append(Failure(uri, sample_id, step, error_type or "", error or ""))
+        self.summary.num_failures += 1
+        if len(self.summary.failures) < MAX_EXAMPLES:
+            self.summary.failures.append(Failure(uri, sample_id, step, error_type or "", error or ""))
 
 
-def _note_values(books: StepBooks, step: Step, values: Any) -> None:
+def _note_values(summary: StepSummary, step: Step, values: Any) -> None:
     for mark in step.stage.thresholds().values():
         value = values.get(mark.column)
         if value is not None:
-            books.values.setdefault(mark.column, []).append(float(value))
+            summary.values.setdefault(mark.column, []).append(float(value))

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from curation.errors import ConfigError, ContractError, EnvironmentFault, SampleError, StorageError
 from curation.ingest.media_readers import read_again
 from curation.ledger import Ledger
-from curation.ledger.unit_state import JudgedSample, JudgedSource, walk
+from curation.ledger.unit_state import SampleVerdict, SourceVerdict, scan_verdicts
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
 from curation.records import stable_id
@@ -63,8 +63,8 @@ class ShardLook:
 @dataclass(frozen=True)
 class _Leaf:
     unit: int
-    source: JudgedSource
-    leaf: JudgedSample
+    source: SourceVerdict
+    leaf: SampleVerdict
 
     @property
     def title(self) -> str:
@@ -142,7 +142,7 @@ def _has_tokens(found: _Leaf, step: Step) -> bool:
 
 
 def _leaves(ledger: Ledger, pipeline: Pipeline) -> Iterator[_Leaf]:
-    for state, judged in walk(ledger, pipeline):
+    for state, judged in scan_verdicts(ledger, pipeline):
         for source in judged:
             for leaf in source.leaves():
                 yield _Leaf(state.unit, source, leaf)

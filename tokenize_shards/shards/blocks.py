@@ -19,7 +19,7 @@ Ids = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Part:
+class RowGroupShare:
     """Every `num_parts`-th row of a row group, from row `part` on: what a reader is given at least."""
 
     key: str
@@ -107,7 +107,7 @@ class _Lists:
         return self._values[self._offsets[row] : self._offsets[row + 1]]
 
 
-def read_block(storage: Storage, parts: Sequence[Part], *, packed: bool) -> Block:
+def read_block(storage: Storage, parts: Sequence[RowGroupShare], *, packed: bool) -> Block:
     """The rows of `parts`, one part after the other.
 
     Raises:
@@ -117,7 +117,7 @@ def read_block(storage: Storage, parts: Sequence[Part], *, packed: bool) -> Bloc
     return kind(pa.concat_tables(_read_part(storage, part, kind.COLUMNS) for part in parts))
 
 
-def read_lengths(storage: Storage, parts: Sequence[Part]) -> NDArray[np.int64]:
+def read_lengths(storage: Storage, parts: Sequence[RowGroupShare]) -> NDArray[np.int64]:
     """The number of ids of each row of `parts`, without reading anything else.
 
     Raises:
@@ -128,7 +128,7 @@ def read_lengths(storage: Storage, parts: Sequence[Part]) -> NDArray[np.int64]:
     return lengths
 
 
-def _read_part(storage: Storage, part: Part, columns: tuple[str, ...]) -> pa.Table:
+def _read_part(storage: Storage, part: RowGroupShare, columns: tuple[str, ...]) -> pa.Table:
     try:
         with storage.open(part.key) as file:
             source = pq.ParquetFile(pa.PythonFile(file), pre_buffer=False)

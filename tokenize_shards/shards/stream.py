@@ -18,7 +18,7 @@ import numpy as np
 from curation.errors import ConfigError
 from curation.storage import open_storage
 from tokenize_shards.documents.pack import VISION_WEIGHT, Fill, Pack, Packer, assemble
-from tokenize_shards.shards.blocks import Block, Part, read_block, read_lengths
+from tokenize_shards.shards.blocks import Block, RowGroupShare, read_block, read_lengths
 from tokenize_shards.shards.manifest import MANIFEST, SPLITS, Shard, read_manifest
 
 PARTS_PER_READER = 8
@@ -181,10 +181,10 @@ class ShardStream:
                 packs = [planned[index] for index in random.permutation(len(planned))]
             yield from packs
 
-    def _blocks(self, epoch: int) -> list[list[Part]]:
+    def _blocks(self, epoch: int) -> list[list[RowGroupShare]]:
         """The parts of row groups that this reader gets in an epoch, as they are held together."""
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._parts))
-        blocks: list[list[Part]] = []
+        blocks: list[list[RowGroupShare]] = []
         held_bytes = 0.0
         for place in order[self._reader :: self._num_readers]:
             part, size = self._parts[place]
@@ -196,14 +196,14 @@ class ShardStream:
         return blocks
 
     @cached_property
-    def _parts(self) -> list[tuple[Part, float]]:
+    def _parts(self) -> list[tuple[RowGroupShare, float]]:
         """Every part of every row group, and its bytes, about."""
         num_groups = sum(shard.num_row_groups for shard in self._shards)
         num_parts = (
             max(1, -(-PARTS_PER_READER * self._num_readers // num_groups)) if self._num_readers > 1 else 1
         )
         return [
-            (Part(shard.name, group, part, num_parts), _bytes_of_group(shard) / num_parts)
+            (RowGroupShare(shard.name, group, part, num_parts), _bytes_of_group(shard) / num_parts)
             for shard in self._shards
             for group in range(shard.num_row_groups)
             for part in range(num_parts)
@@ -228,7 +228,7 @@ def _bytes_of_group(shard: Shard) -> float:
 class _Held:
     """The blocks of an epoch. The present one is held, and the one before, of which documents may wait."""
 
-    def __init__(self, stream: ShardStream, blocks: list[list[Part]]) -> None:
+    def __init__(self, stream: ShardStream, blocks: list[list[RowGroupShare]]) -> None:
         self._storage, self._packed = stream._storage, stream._packed
         self._parts = blocks
         self._held: dict[int, Block] = {}

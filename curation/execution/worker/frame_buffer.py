@@ -20,7 +20,7 @@ CHUNK_IMAGES = 16
 """Images that are held decoded at the same time, at most."""
 
 
-def held_together(sources: Iterable[Source], max_bytes: int) -> Iterator[list[Source]]:
+def chunks_of(sources: Iterable[Source], max_bytes: int) -> Iterator[list[Source]]:
     """Images in order, in chunks that take up to `max_bytes` decoded; a larger one is alone."""
     chunk: list[Source] = []
     num_bytes = 0
@@ -35,7 +35,7 @@ def held_together(sources: Iterable[Source], max_bytes: int) -> Iterator[list[So
         yield chunk
 
 
-class Hold:
+class FrameBuffer:
     """Samples in order, with the frames of their views."""
 
     def __init__(self, max_bytes: int) -> None:

@@ -30,7 +30,7 @@ MediaOf = Callable[[Sample, View | None], Media]
 
 
 @dataclass
-class Tally:
+class Metrics:
     """What a worker did: rows, failed rows and seconds by step key, and frames decoded by pass.
 
     `frames_held` counts the frames that the sources of the filter pass hold, so that decoded / held
@@ -45,7 +45,7 @@ class Tally:
     frames_held: int = 0
     usage: dict[str, Counter[str]] = field(default_factory=dict)
 
-    def note(self, key: str, *, rows: int = 0, failed: int = 0, seconds: float = 0.0) -> None:
+    def record(self, key: str, *, rows: int = 0, failed: int = 0, seconds: float = 0.0) -> None:
         """Count rows of a step, and the time they took."""
         if rows:
             self.rows[key] += rows
@@ -53,17 +53,17 @@ class Tally:
             self.failed[key] += failed
         self.seconds[key] = self.seconds.get(key, 0.0) + seconds
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: Metrics) -> None:
         """Sum up."""
         for key in other.seconds:
-            self.note(key, rows=other.rows[key], failed=other.failed[key], seconds=other.seconds[key])
+            self.record(key, rows=other.rows[key], failed=other.failed[key], seconds=other.seconds[key])
         self.frames_decoded.update(other.frames_decoded)
         self.images_decoded.update(other.images_decoded)
         self.frames_held += other.frames_held
         for key, used in other.usage.items():
-            self.use(key, used)
+            self.record_usage(key, used)
 
-    def use(self, key: str, used: Mapping[str, float]) -> None:
+    def record_usage(self, key: str, used: Mapping[str, float]) -> None:
         """Sum up what a stage says that measuring took."""
         if used:
             total = self.usage.setdefault(key, Counter())
@@ -78,14 +78,14 @@ class Measurer:
         self,
         allowed: Iterable[str],
         ready: Callable[[Step], Stage[Any]],
-        tally: Tally,
-        beat: Callable[[], None],
+        metrics: Metrics,
+        on_progress: Callable[[], None],
     ) -> None:
-        """`ready` gives a step's stage with its weights loaded; `beat` is called on progress."""
+        """`ready` gives a step's stage with its weights loaded; `on_progress` is called on progress."""
         self._allowed = frozenset(allowed)
         self._ready = ready
-        self._tally = tally
-        self._beat = beat
+        self._metrics = metrics
+        self._on_progress = on_progress
 
     def advance(
         self,
@@ -116,10 +116,10 @@ class Measurer:
         started = time.perf_counter()
         rows = isolate(stage, batch, media_of)
         seconds = (time.perf_counter() - started) / len(rows)
-        self._tally.use(step.key, stage.usage())
-        self._beat()
+        self._metrics.record_usage(step.key, stage.usage())
+        self._on_progress()
         for row in rows:
-            self._tally.note(step.key, rows=1, failed=int(not row.ok), seconds=seconds)
+            self._metrics.record(step.key, rows=1, failed=int(not row.ok), seconds=seconds)
             yield Row(row.sample_id, row.values, row.error_type, row.error, seconds)
 
 

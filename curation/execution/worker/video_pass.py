@@ -2,7 +2,7 @@
 
 A long video is looked at in parts by several workers. A part's clips are those that begin in it; it
 reads a little before its start and on to the end of its last clip. What it read off its own frames is
-kept, and replaying all readings gives the cuts of the whole, exactly; a clip that a part took for
+kept, and replaying all frame_metrics gives the cuts of the whole, exactly; a clip that a part took for
 another one, near its edges, is measured again.
 """
 
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from curation.errors import ContractError, DecodeError, MeasureError, SampleError
 from curation.errors.isolation import isolated
-from curation.execution.segments import WHOLE, Part, neighbors
-from curation.execution.worker.measure import Tally
+from curation.execution.segments import WHOLE_VIDEO, Segment, neighbors
+from curation.execution.worker.measure import Metrics
 from curation.ingest.media_readers import VideoReader, without_pixels
 from curation.ledger.unit_state import branch_steps, decide_sample
 from curation.media.decoder import DecoderSettings
@@ -37,32 +37,32 @@ if TYPE_CHECKING:
 CHUNK_CLIPS = 8
 """Finished clips of a video that are measured together."""
 RUN_UP_S = 4.0
-"""Read before a part beyond what its readings need, so that its first cuts are mostly the true ones."""
+"""Read before a part beyond what its frame metrics need, so that its first cuts are mostly the true ones."""
 OVERRUN_S = 2.0
 """Read behind a part, so that its last frames are settled."""
 
 
 @dataclass
-class Filmed:
+class SegmentResult:
     """What one worker saw of a video.
 
     Attributes:
-        readings: What the splitter read off the part's own frames, in order.
+        frame_metrics: What the splitter read off the part's own frames, in order.
         end_s: When the source ends, if its end was reached.
         rows: Step key -> rows of the clips that seem to begin in the part.
         codings: Sizes, pixel aspects and orientations of its frames as stored.
         error: Why it broke off.
     """
 
-    readings: list[Any] = field(default_factory=list)
+    frame_metrics: list[Any] = field(default_factory=list)
     end_s: float | None = None
     rows: dict[str, list[Row]] = field(default_factory=dict)
     codings: set[tuple[object, ...]] = field(default_factory=set)
     error: SampleError | None = None
-    tally: Tally = field(default_factory=Tally)
+    metrics: Metrics = field(default_factory=Metrics)
 
 
-class Film:
+class VideoPass:
     """One video under the filters of its branch."""
 
     def __init__(self, unit: UnitRun, source: Source, branch: Branch, decoder: DecoderSettings) -> None:
@@ -76,15 +76,15 @@ class Film:
         self._steps = branch_steps(branch)
         self._judge = partial(decide_sample, branch)
 
-    def filter(self, part: Part) -> None:
+    def filter(self, part: Segment) -> None:
         """Find the cuts; if they are known, measure what the clips of the part need."""
         known = self._unit.state.spans_of(self._source, self._splitter)
         if known:
             self._measure_known([clip for clip in known if part.holds(clip.start_s)])
         elif self._splitter.key in self._unit.allowed:
-            self.film(WHOLE)
+            self.process_segment(WHOLE_VIDEO)
 
-    def film(self, part: Part) -> Filmed:
+    def process_segment(self, part: Segment) -> SegmentResult:
         """Look at the whole, or at one part, nothing of which is true before `join`."""
         stage = _splitter(self._unit.ready(self._splitter))
         start_s = part.start_s - (stage.lookback_s or 0.0) - RUN_UP_S
@@ -94,31 +94,31 @@ class Film:
             finder = self._finder(stage, part)
         self._measure(reader, finder, collector, part)
         self._unit.complete(self._splitter, self._source, source_values(reader.codings))
-        own = [reading for reading in finder.readings if part.holds(reading.pts_s)]
-        self._unit.tally.frames_held += reader.num_frames if part is WHOLE else len(own)
-        return Filmed(own, None if reader.broke_off else reader.end_s, codings=reader.codings)
+        own = [item for item in finder.frame_metrics if part.holds(item.pts_s)]
+        self._unit.metrics.frames_held += reader.num_frames if part is WHOLE_VIDEO else len(own)
+        return SegmentResult(own, None if reader.broke_off else reader.end_s, codings=reader.codings)
 
-    def _finder(self, stage: Splitter[Any], part: Part) -> CutFinder:
+    def _finder(self, stage: Splitter[Any], part: Segment) -> CutFinder:
         if self._source.clock_jumps:
             return PerRecording(partial(stage.start, self._source))
-        return stage.start(self._source, keeps_readings=part is not WHOLE)
+        return stage.start(self._source, keeps_frame_metrics=part is not WHOLE_VIDEO)
 
-    def join(self, filmed: Sequence[Filmed]) -> None:
+    def merge(self, results: Sequence[SegmentResult]) -> None:
         """Put the parts together, in order: the cuts of the whole, and the rows of clips that are real."""
         stage = _splitter(self._unit.ready(self._splitter))
-        end_s = filmed[-1].end_s
+        end_s = results[-1].end_s
         if end_s is None:
             raise DecodeError("the end of the video was not reached")
-        readings = [reading for item in filmed for reading in item.readings]
+        frame_metrics = [item for item in results for item in item.frame_metrics]
         with isolated(MeasureError):
-            spans = list(stage.replay(self._source, readings, end_s))
+            spans = list(stage.replay(self._source, frame_metrics, end_s))
         clips = [self._new_clip(span) for span in spans]
-        codings = set().union(*(item.codings for item in filmed))
+        codings = set().union(*(item.codings for item in results))
         self._unit.complete(self._splitter, self._source, source_values(codings))
-        self._unit.tally.note(self._splitter.key, rows=len(clips))
+        self._unit.metrics.record(self._splitter.key, rows=len(clips))
         real = {clip.sample_id for clip in clips}
         steps = {step.key: step for step in self._steps if step is not self._splitter}
-        for item in filmed:
+        for item in results:
             for key, rows in item.rows.items():
                 for row in rows:
                     if key in steps and row.sample_id in real:
@@ -140,14 +140,16 @@ class Film:
         for group in neighbors(waiting, can_seek=not self._source.clock_jumps):
             reader = VideoReader(self._source, self._decoder, self._unit.count_frame, group[0].start_s)
             collector = GridCollector(self._views(), reader.first_s() if group[0].start_s > 0 else None)
-            self._measure(reader, _KnownSpans(group), collector, Part(end_s=group[-1].end_s))
-            self._unit.tally.frames_held += reader.num_frames
+            self._measure(reader, _KnownSpans(group), collector, Segment(end_s=group[-1].end_s))
+            self._unit.metrics.frames_held += reader.num_frames
 
     def _needs(self, clip: Sample) -> str | None:
         needs = self._judge(self._unit.state.rows_of(clip.sample_id, self._steps)).needs
         return needs.key if needs else None
 
-    def _measure(self, reader: VideoReader, finder: CutFinder, collector: GridCollector, part: Part) -> None:
+    def _measure(
+        self, reader: VideoReader, finder: CutFinder, collector: GridCollector, part: Segment
+    ) -> None:
         """Let the frames pass by; measure the clips of the part when they are complete."""
         media_of = partial(_media_at, self._source, collector)
         is_new = not isinstance(finder, _KnownSpans)
@@ -156,7 +158,7 @@ class Film:
             if not part.holds(span.start_s):
                 continue
             clips.append(self._new_clip(span) if is_new else _clip_at(self._source, span))
-            self._unit.tally.note(self._splitter.key, rows=int(is_new and part is WHOLE))
+            self._unit.metrics.record(self._splitter.key, rows=int(is_new and part is WHOLE_VIDEO))
             if len(clips) == CHUNK_CLIPS:
                 self._unit.advance(clips, self._steps, self._judge, media_of)
                 clips.clear()
@@ -168,7 +170,7 @@ class Film:
         finder: CutFinder,
         collector: GridCollector,
         waiting: Sequence[Sample],
-        part: Part,
+        part: Segment,
     ) -> Iterator[Span]:
         """Decode once; yield each span when the collector holds all of its frames."""
         for frame in reader:
@@ -176,7 +178,7 @@ class Film:
             started = time.perf_counter()
             with isolated(MeasureError):
                 spans = list(finder.push(frame))
-            self._unit.tally.note(self._splitter.key, seconds=time.perf_counter() - started)
+            self._unit.metrics.record(self._splitter.key, seconds=time.perf_counter() - started)
             yield from spans
             open_from_s = finder.open_from_s
             oldest_s = waiting[0].start_s if waiting else open_from_s

@@ -20,8 +20,8 @@ from curation.errors import LedgerError, ProbeError
 from curation.errors.isolation import isolated
 from curation.ingest.containers.named import resolved
 from curation.ingest.containers.reader import Container, Contents, Entry, Folder, Inventory, source_in
-from curation.ingest.locator import Place, place_of
-from curation.ingest.metadata import carried_json
+from curation.ingest.locator import Locator, locator_of
+from curation.ingest.metadata import metadata_json
 from curation.ingest.sources import blaming_the_file, container_reader, list_file
 from curation.records import Source, stable_id
 from curation.storage import Listed, Storage, parquet
@@ -60,16 +60,16 @@ class ListingIndex:
         inventory = self._known(container)
         if inventory is None:
             inventory = self.list_now(container)
-        return _contents(folder, item, place_of(container.uri).scheme, inventory)
+        return _contents(folder, item, locator_of(container.uri).scheme, inventory)
 
     def lacks(self, container: Source, *, retry_failed: bool = False) -> bool:
         """Whether a container has to be listed: it is new, has changed, or failed and is tried again."""
         facts = self._facts(container)
         return facts is None or (retry_failed and facts["error"] is not None)
 
-    def list_now(self, container: Source, beat: Callable[[], None] = nothing) -> Inventory:
+    def list_now(self, container: Source, on_progress: Callable[[], None] = nothing) -> Inventory:
         """List a container, whatever the index says of it, and keep what came out."""
-        inventory = _listed(container, beat)
+        inventory = _listed(container, on_progress)
         self._write(container, inventory)
         return inventory
 
@@ -77,9 +77,9 @@ class ListingIndex:
         """Note that a container can't be listed."""
         self._write(container, Inventory(error_type=error_type, error=error))
 
-    def checked(self, container: Source, beat: Callable[[], None] = nothing) -> Source:
+    def checked(self, container: Source, on_progress: Callable[[], None] = nothing) -> Source:
         """A failed container with what listing it said last: no error if it was listed to its end."""
-        inventory = self._known(container) or self.list_now(container, beat)
+        inventory = self._known(container) or self.list_now(container, on_progress)
         return replace(container, error_type=inventory.error_type, error=inventory.error)
 
     def _write(self, container: Source, inventory: Inventory) -> None:
@@ -132,7 +132,7 @@ def as_source(folder: Folder, item: Listed) -> Source:
     reader = container_reader(item.key)
     if reader is None:
         raise LookupError(item.key)
-    uri = Place(reader.scheme, folder.path(item.key)).uri
+    uri = Locator(reader.scheme, folder.path(item.key)).uri
     return Source(
         source_id=stable_id(uri), uri=uri, kind="container", size_bytes=item.size_bytes, etag=item.etag
     )
@@ -142,15 +142,15 @@ def _key(container: Source) -> str:
     return f"listing/{stable_id(container.uri)}.parquet"
 
 
-def _listed(container: Source, beat: Callable[[], None]) -> Inventory:
-    storage, key = place_of(container.uri).open_storage()
+def _listed(container: Source, on_progress: Callable[[], None]) -> Inventory:
+    storage, key = locator_of(container.uri).open_storage()
     reader = container_reader(key)
     item = storage.find(key)
     if item is None or reader is None:
         return Inventory(error_type="ProbeError", error=f"{key} is not there any more")
     try:
         with isolated(ProbeError), blaming_the_file():
-            inventory = reader.list(Container(storage, place_of(container.uri).path, item), beat)
+            inventory = reader.list(Container(storage, locator_of(container.uri).path, item), on_progress)
     except ProbeError as error:
         inventory = Inventory(error=str(error))
     after = storage.find(key)
@@ -195,7 +195,7 @@ def _batches(inventory: Inventory, schema: pa.Schema) -> Iterator[pa.RecordBatch
             [entry.position for entry in chunk],
             [entry.size_bytes for entry in chunk],
             [entry.path for entry in chunk],
-            [carried_json(entry.carried) for entry in chunk],
+            [metadata_json(entry.metadata) for entry in chunk],
         ]
         arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
         yield pa.record_batch(arrays, schema=schema)

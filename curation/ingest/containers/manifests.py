@@ -44,21 +44,21 @@ class ManifestReader:
         name = posixpath.basename(key).lower()
         return name == _CSV or name.endswith(_JSONL)
 
-    def list(self, container: Container, beat: Callable[[], None]) -> Inventory:
+    def list(self, container: Container, on_progress: Callable[[], None]) -> Inventory:
         with container.storage.open(container.item.key) as file:
             encoding = encoding_of(file.read(4))
             file.seek(0)
             is_csv = container.item.key.lower().endswith(".csv")
             text = io.TextIOWrapper(file, encoding, errors="surrogateescape", newline="" if is_csv else None)
             rows = _csv_rows(text) if is_csv else _json_rows(text)
-            return _inventory(rows, Budget(container.item.size_bytes), beat)
+            return _inventory(rows, Budget(container.item.size_bytes), on_progress)
 
     def opened(self, source: Source) -> AbstractContextManager[Path]:
         # A line whose file is there is a source by that file's name; this is another one.
         raise ProbeError(why_absent(source))
 
 
-def _inventory(rows: Iterator[_Row], budget: Budget, beat: Callable[[], None]) -> Inventory:
+def _inventory(rows: Iterator[_Row], budget: Budget, on_progress: Callable[[], None]) -> Inventory:
     entries: list[Entry] = []
     left_out: Counter[str] = Counter()
     error = None
@@ -69,7 +69,7 @@ def _inventory(rows: Iterator[_Row], budget: Budget, beat: Callable[[], None]) -
             return Inventory(num_ignored=1)
         for number, values in chain(first, rows):
             if number % _BEAT_EVERY == 0:
-                beat()
+                on_progress()
             if values is None:
                 left_out[_BAD_LINE] += 1
                 continue

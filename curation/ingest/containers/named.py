@@ -15,7 +15,7 @@ from curation.ingest.files import source_of_file
 from curation.ingest.locator import printable
 from curation.ingest.metadata import merged
 from curation.ingest.suffixes import kind_of
-from curation.records import Carried, Source
+from curation.records import MetadataValue, Source
 from curation.storage import Listed
 
 PATH_COLUMNS = (
@@ -50,7 +50,7 @@ def named_entries(
     values: dict[str, Any],
     names: Sequence[str],
     position: int,
-    carried: Callable[[dict[str, Any]], dict[str, Carried]],
+    metadata: Callable[[dict[str, Any]], dict[str, MetadataValue]],
 ) -> Iterator[Entry]:
     """What a row of a table stands for: an entry for each file that it names, with its other values.
 
@@ -61,11 +61,11 @@ def named_entries(
         for name in names
         for index, path in enumerate(_paths(values.get(name)))
     ]
-    others = carried({name: value for name, value in values.items() if name not in names})
+    others = metadata({name: value for name, value in values.items() if name not in names})
     for name, index, path in paths or [("", 0, "")]:
         steps = [str(position), name, str(index) if len(paths) > 1 else ""]
         part = printable("/".join(step for step in steps if step))
-        yield Entry(part, kind_of(path) or "image", position, carried=others, path=printable(path))
+        yield Entry(part, kind_of(path) or "image", position, metadata=others, path=printable(path))
 
 
 def _paths(value: object) -> list[str]:
@@ -80,14 +80,14 @@ def resolved(folder: Folder, item: Listed, scheme: str, entry: Entry) -> tuple[S
     source = source_of_file(folder, target, entry.kind) if target else None
     if target is None or source is None:
         failed = source_in(folder.path(item.key), item, scheme, entry)
-        failed = replace(failed, carried={NAMED_FILE: path, **entry.carried} if path else entry.carried)
+        failed = replace(failed, metadata={NAMED_FILE: path, **entry.metadata} if path else entry.metadata)
         return replace(failed, error_type="ProbeError", error=why_absent(failed)), None
-    return replace(source, carried=merged(source.carried, entry.carried)), target.key
+    return replace(source, metadata=merged(source.metadata, entry.metadata)), target.key
 
 
 def why_absent(source: Source) -> str:
     """What is wrong with a row that holds no media, and whose file is not there."""
-    path = source.carried.get(NAMED_FILE)
+    path = source.metadata.get(NAMED_FILE)
     return (
         f"it names {path!r}, which is no file of the input" if path else "it holds no media and names no file"
     )

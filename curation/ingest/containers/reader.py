@@ -12,9 +12,9 @@ from tempfile import TemporaryFile
 from typing import IO, Protocol
 
 from curation.errors import EnvironmentFault
-from curation.ingest.locator import Place, part_etag, printable
+from curation.ingest.locator import Locator, part_etag, printable
 from curation.ingest.metadata import PROBLEM, SIDECAR_SUFFIXES
-from curation.records import Carried, Source, SourceKind, stable_id
+from curation.records import MetadataValue, Source, SourceKind, stable_id
 from curation.storage import Listed, Storage
 
 MAX_ENTRIES = 1_000_000
@@ -106,7 +106,7 @@ class Entry:
     kind: SourceKind
     position: int
     size_bytes: int = 0
-    carried: Mapping[str, Carried] = field(default_factory=dict)
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
     path: str | None = None
 
 
@@ -139,16 +139,16 @@ class Budget:
         """Whether the limit has been reached."""
         return self._left < 0
 
-    def allowed(self, carried: dict[str, Carried]) -> dict[str, Carried]:
-        """`carried`, or a word in its place once the limit has been reached."""
+    def allowed(self, metadata: dict[str, MetadataValue]) -> dict[str, MetadataValue]:
+        """The metadata, or a word in its place once the limit has been reached."""
         if not self.is_spent:
-            self._left -= sum(len(name) + _size_of(value) for name, value in carried.items())
-        if self.is_spent and carried:
+            self._left -= sum(len(name) + _size_of(value) for name, value in metadata.items())
+        if self.is_spent and metadata:
             return {PROBLEM: f"left out: more than {self.limit_bytes >> 20} MiB came with this container"}
-        return carried
+        return metadata
 
 
-def _size_of(value: Carried) -> int:
+def _size_of(value: MetadataValue) -> int:
     if isinstance(value, list):
         return sum(map(len, value))
     return len(value) if isinstance(value, str) else _VALUE_BYTES
@@ -156,14 +156,14 @@ def _size_of(value: Carried) -> int:
 
 def source_in(path: str, item: Listed, scheme: str, entry: Entry) -> Source:
     """A medium in a container as a source."""
-    uri = printable(Place(scheme, path, entry.part).uri)
+    uri = printable(Locator(scheme, path, entry.part).uri)
     return Source(
         source_id=stable_id(uri),
         uri=uri,
         kind=entry.kind,
         size_bytes=entry.size_bytes,
         etag=part_etag(item.etag, entry.position),
-        carried=entry.carried,
+        metadata=entry.metadata,
     )
 
 
@@ -187,8 +187,8 @@ class Reader(Protocol):
 class ContainerReader(Reader, Protocol):
     """Reads files that hold media, or that name files which do."""
 
-    def list(self, container: Container, beat: Callable[[], None]) -> Inventory:
-        """What is in it, without looking at a pixel. `beat` is called on progress.
+    def list(self, container: Container, on_progress: Callable[[], None]) -> Inventory:
+        """What is in it, without looking at a pixel. `on_progress` is called on progress.
 
         Takes no more memory than `MAX_ENTRIES` and `Budget` allow, whatever the file claims.
 

@@ -19,10 +19,10 @@ from typing import IO
 
 from curation.errors import ProbeError
 from curation.ingest.containers.reader import MAX_ENTRIES, Budget, Container, Entry, Inventory, unnamed_file
-from curation.ingest.locator import check_unchanged, place_of, position_of, printable
+from curation.ingest.locator import check_unchanged, locator_of, position_of, printable
 from curation.ingest.metadata import MAX_SIDECAR_BYTES, SIDECAR_SUFFIXES, from_sidecar, from_sidecars
 from curation.ingest.suffixes import kind_of
-from curation.records import Carried, Source, SourceKind
+from curation.records import MetadataValue, Source, SourceKind
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _BLOCK_BYTES = tarfile.BLOCKSIZE
@@ -51,7 +51,7 @@ class _Walk:
 
     budget: Budget
     members: dict[str, _Member] = field(default_factory=dict)
-    carried: dict[str, dict[str, dict[str, Carried]]] = field(default_factory=dict)
+    metadata: dict[str, dict[str, dict[str, MetadataValue]]] = field(default_factory=dict)
     """Name without suffix -> suffix in lower case -> values."""
     left_out: Counter[str] = field(default_factory=Counter)
     """What was met that is no file -> how often."""
@@ -94,14 +94,14 @@ class TarReader:
     def takes(self, key: str) -> bool:
         return key.lower().endswith((".tar", *_COMPRESSED))
 
-    def list(self, container: Container, beat: Callable[[], None]) -> Inventory:
+    def list(self, container: Container, on_progress: Callable[[], None]) -> Inventory:
         item = container.item
         if item.key.lower().endswith(_COMPRESSED):
             return Inventory(error="there is no seeking in a compressed tar: unpack it, or repack it as .tar")
         walk, error = _Walk(Budget(item.size_bytes)), None
         with container.storage.open(item.key) as file:
             try:
-                _walk(file, walk, beat)
+                _walk(file, walk, on_progress)
             except _FAULTS as problem:
                 error = f"damaged after {walk.num_files} files: {printable(str(problem))}"
         if error is None and walk.num_sparse:
@@ -110,13 +110,13 @@ class TarReader:
             )
         entries = tuple(_entry(walk, member) for member in walk.members.values())
         stems = {_stem(walk, member) for member in walk.members.values()}
-        num_used = sum(len(walk.carried[stem]) for stem in stems if stem)
+        num_used = sum(len(walk.metadata[stem]) for stem in stems if stem)
         num_ignored = walk.num_files - len(entries) - num_used
         return Inventory(entries, num_ignored, walk.left_out, error=error)
 
     @contextmanager
     def opened(self, source: Source) -> Iterator[Path]:
-        storage, key = place_of(source.uri).open_storage()
+        storage, key = locator_of(source.uri).open_storage()
         check_unchanged(source, storage, key)
         with unnamed_file() as (copy, path):
             with storage.open(key) as file:
@@ -125,7 +125,7 @@ class TarReader:
             yield path
 
 
-def _walk(file: IO[bytes], walk: _Walk, beat: Callable[[], None]) -> None:
+def _walk(file: IO[bytes], walk: _Walk, on_progress: Callable[[], None]) -> None:
     """Note every file in the archive.
 
     Raises:
@@ -143,7 +143,7 @@ def _walk(file: IO[bytes], walk: _Walk, beat: Callable[[], None]) -> None:
             _check_size(member, size_bytes)
             walk.num_files += 1
             if walk.num_files % _BEAT_EVERY == 0:
-                beat()
+                on_progress()
             _note(file, walk, member)
         _check_end(file, archive.offset)
 
@@ -167,14 +167,14 @@ def _is_second_name(walk: _Walk, member: tarfile.TarInfo) -> bool:
     """Note a hard link to a medium or a sidecar that stands before it; False if it is to nothing of these."""
     (stem, suffix), (other, other_suffix) = map(posixpath.splitext, (member.name, member.linkname))
     kind, target = kind_of(member.name), walk.members.get(member.linkname)
-    said = walk.carried.get(other, {}).get(other_suffix.lower())
+    said = walk.metadata.get(other, {}).get(other_suffix.lower())
     if kind is not None and target is not None:
         walk.num_files += 1
         walk.members[member.name] = replace(target, name=member.name, kind=kind)
         return True
     if suffix.lower() == other_suffix.lower() and said is not None:
         walk.num_files += 1
-        walk.carried.setdefault(stem, {})[suffix.lower()] = said
+        walk.metadata.setdefault(stem, {})[suffix.lower()] = said
         return True
     return False
 
@@ -213,7 +213,7 @@ def _note(file: IO[bytes], walk: _Walk, member: tarfile.TarInfo) -> None:
         walk.members.pop(member.name, None)
         walk.members[member.name] = _Member(member.name, kind, member.offset_data, member.size)
     elif suffix.lower() in SIDECAR_SUFFIXES and member.size <= MAX_SIDECAR_BYTES:
-        said = walk.carried.setdefault(stem, {})
+        said = walk.metadata.setdefault(stem, {})
         if suffix.islower() or suffix.lower() not in said:  # of NAME.txt and NAME.TXT the first counts
             file.seek(member.offset_data)
             said[suffix.lower()] = walk.budget.allowed(from_sidecar(suffix.lower(), file.read(member.size)))
@@ -239,12 +239,12 @@ def _stem(walk: _Walk, member: _Member) -> str | None:
     """The name under which sidecars of a member stand: without its suffix, or up to the first dot."""
     folder, name = posixpath.split(member.name)
     stems = (posixpath.splitext(member.name)[0], posixpath.join(folder, name.partition(".")[0]))
-    return next((stem for stem in stems if stem in walk.carried), None)
+    return next((stem for stem in stems if stem in walk.metadata), None)
 
 
 def _entry(walk: _Walk, member: _Member) -> Entry:
     stem = _stem(walk, member)
-    said = from_sidecars(walk.carried[stem]) if stem else {}
+    said = from_sidecars(walk.metadata[stem]) if stem else {}
     return Entry(printable(member.name), member.kind, member.offset_bytes, member.size_bytes, said)
 
 

@@ -60,7 +60,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def is_kept(kind: pa.DataType) -> bool:
-    """Whether values of a type can be carried: numbers, texts, dates and the like, lists of texts."""
+    """Whether values of a type can be metadata: numbers, texts, dates and the like, lists of texts."""
     kind = plain(kind)
     if is_list(kind):
         return any(is_one(plain(kind.value_type)) for is_one in _IS_TEXT)
@@ -84,7 +84,7 @@ def column_cells(parquet: pq.ParquetFile, group: int, name: str, rows: int = ROW
 
 
 def cells(array: pa.Array) -> Sequence[Any]:
-    """The values of an array: None, a value that can be carried, or `Unkept`."""
+    """The values of an array: None, a value that can be metadata, or `Unkept`."""
     if isinstance(array, pa.ExtensionArray):
         return cells(array.storage)
     kind = array.type

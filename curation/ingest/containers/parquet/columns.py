@@ -76,13 +76,13 @@ class Layout:
     Attributes:
         media: Columns of media.
         named: Columns of paths, where no column holds media.
-        carried: Columns that are carried along.
+        metadata: Columns that are carried along.
         left_out: Other columns, and why.
     """
 
     media: tuple[MediaColumn, ...] = ()
     named: tuple[str, ...] = ()
-    carried: tuple[str, ...] = ()
+    metadata: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
 
 
@@ -93,18 +93,18 @@ def layout_of(parquet: pq.ParquetFile) -> Layout:
         return Layout()
     media = _media_columns(parquet)
     named = () if media else _named_columns(parquet)
-    carried: list[str] = []
+    metadata: list[str] = []
     left_out: dict[str, str] = {}
     for one in schema:
         if one.name in named or any(one.name == column.name for column in media):
             continue
         if not is_kept(one.type):
             left_out[one.name] = f"{plain(one.type)}"[:60]
-        elif len(carried) == MAX_COLUMNS:
+        elif len(metadata) == MAX_COLUMNS:
             left_out[one.name] = f"one of more than {MAX_COLUMNS}"
         else:
-            carried.append(one.name)
-    return Layout(tuple(_with_paths(parquet, media)), named, tuple(carried), left_out)
+            metadata.append(one.name)
+    return Layout(tuple(_with_paths(parquet, media)), named, tuple(metadata), left_out)
 
 
 def chunks_of(parquet: pq.ParquetFile, group: int, name: str) -> list[pq.ColumnChunkMetaData]:

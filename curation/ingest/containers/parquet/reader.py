@@ -2,7 +2,7 @@
 
 Rows may instead name files, by the path of an Image struct without bytes or by a column of paths
 (`PATH_COLUMNS`): each then stands for the listed file, and adds its other columns to what that carries.
-Listing reads the footer, the columns that are carried, and how the first values of columns of bytes
+Listing reads the footer, the columns that are metadata, and how the first values of columns of bytes
 begin. A file of web addresses, such as LAION's metadata, holds no media.
 """
 
@@ -35,10 +35,10 @@ from curation.ingest.containers.parquet.columns import (
     paths_of,
 )
 from curation.ingest.containers.reader import MAX_ENTRIES, Budget, Container, Entry, Inventory, unnamed_file
-from curation.ingest.locator import check_unchanged, place_of, position_of, printable, version_of
+from curation.ingest.locator import check_unchanged, locator_of, position_of, printable, version_of
 from curation.ingest.metadata import Unkept, kept
 from curation.ingest.suffixes import kind_of
-from curation.records import Carried, Source
+from curation.records import MetadataValue, Source
 
 _MAX_FOOTER_BYTES = 64 << 20
 _MAX_FOOTER_ITEMS = 1_000_000
@@ -62,14 +62,14 @@ class ParquetReader:
     def takes(self, key: str) -> bool:
         return key.lower().endswith(".parquet")
 
-    def list(self, container: Container, beat: Callable[[], None]) -> Inventory:
+    def list(self, container: Container, on_progress: Callable[[], None]) -> Inventory:
         try:
             with container.storage.open(container.item.key) as file:
                 parquet = _opened(file)
                 layout = layout_of(parquet)
                 if not layout.media and not layout.named:
                     return Inventory(num_ignored=1)
-                return _Listing(parquet, layout, Budget(container.item.size_bytes), beat).inventory()
+                return _Listing(parquet, layout, Budget(container.item.size_bytes), on_progress).inventory()
         except UnicodeDecodeError:
             return Inventory(error="the name of one of its columns is not UTF-8, which Arrow can't read")
         except UNREADABLE as error:
@@ -77,10 +77,10 @@ class ParquetReader:
 
     @contextmanager
     def opened(self, source: Source) -> Iterator[Path]:
-        place = place_of(source.uri)
-        storage, key = place.open_storage()
+        locator = locator_of(source.uri)
+        storage, key = locator.open_storage()
         check_unchanged(source, storage, key)
-        name = place.part.partition("/")[2]
+        name = locator.part.partition("/")[2]
         data = self._cursor_of(source).media(position_of(source), name)
         if data is None:
             raise ProbeError(why_absent(source))
@@ -129,7 +129,7 @@ class _Listing:
     parquet: pq.ParquetFile
     layout: Layout
     budget: Budget
-    beat: Callable[[], None]
+    on_progress: Callable[[], None]
     entries: list[Entry] = field(default_factory=list)
     num_empty: int = 0
 
@@ -139,7 +139,7 @@ class _Listing:
         for group in range(self.parquet.num_row_groups):
             for values, media in self._rows(group):
                 if row % _BEAT_EVERY == 0:
-                    self.beat()
+                    self.on_progress()
                 found = list(self._entries(row, values, media))
                 if len(self.entries) + len(found) > MAX_ENTRIES:
                     error = f"it holds more than {MAX_ENTRIES} media; those from row {row} on are not listed"
@@ -154,7 +154,7 @@ class _Listing:
 
     def _rows(self, group: int) -> Iterator[tuple[dict[str, Any], tuple[_Media, ...]]]:
         """The values that are carried and the media of each row."""
-        names = [*self.layout.named, *(() if self.budget.is_spent else self.layout.carried)]
+        names = [*self.layout.named, *(() if self.budget.is_spent else self.layout.metadata)]
         columns = [self._cells(group, name) for name in names]
         media = [_media_of(self.parquet, group, column) for column in self.layout.media]
         for _ in range(self.parquet.metadata.row_group(group).num_rows):
@@ -168,7 +168,7 @@ class _Listing:
 
     def _entries(self, row: int, values: dict[str, Any], media: Sequence[_Media]) -> Iterator[Entry]:
         if self.layout.named:
-            yield from named_entries(values, self.layout.named, row, self._carried)
+            yield from named_entries(values, self.layout.named, row, self._metadata)
             return
         for column, found in zip(self.layout.media, media, strict=True):
             for index, (is_embedded, path) in enumerate(found):
@@ -181,11 +181,11 @@ class _Listing:
                     printable("/".join(steps)),
                     kind_of(path or "") or column.kind,
                     row,
-                    carried=self._carried(values),
+                    metadata=self._metadata(values),
                     path=None if is_embedded or not path else path,
                 )
 
-    def _carried(self, values: dict[str, Any]) -> dict[str, Carried]:
+    def _metadata(self, values: dict[str, Any]) -> dict[str, MetadataValue]:
         return self.budget.allowed(kept(values))
 
 
@@ -244,7 +244,7 @@ class _Cursor:
     def __init__(self, version: tuple[str, str]) -> None:
         """`version` is the file's URI and etag."""
         self.version = version
-        storage, key = place_of(version[0]).open_storage()
+        storage, key = locator_of(version[0]).open_storage()
         self._file = storage.open(key)
         try:
             self._parquet = _opened(self._file)
