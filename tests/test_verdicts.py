@@ -30,7 +30,9 @@ def a_pipeline(tmp_path: Path) -> Pipeline:
     vocabulary = write_vocabulary(tmp_path / "vocabulary.tiktoken")
     media = tmp_path / "media"
     media.mkdir()
-    return built(config_data(media, tmp_path / "out", vocabulary))[1]
+    data = config_data(media, tmp_path / "out", vocabulary)
+    data["hdr"] = "reject"
+    return built(data)[1]
 
 
 def random_ledger(pipeline: Pipeline, folder: Path, seed: int) -> Ledger:
@@ -63,6 +65,7 @@ def a_source(draw: random.Random, name: str) -> Source:
         kind=kind,  # type: ignore[arg-type]
         size_bytes=1,
         etag=name,
+        color_transfer=draw.choice([None, "bt709", "smpte2084", "arib-std-b67"]) if kind == "video" else None,
         error_type=draw.choice(["ProbeError", "PoisonSource"]) if broken else None,
         error="why" if broken else None,
     )

@@ -37,11 +37,11 @@ from curation.ledger.present import absent_sources
 from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy, branch_steps
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import AllOf, Step, steps_of
-from curation.records import Sample, SourceKind, stable_id
+from curation.records import HDR_TRANSFERS, Sample, SourceKind, stable_id
 
 UNITS_AT_A_TIME = 32
 """Units whose rows are judged together: enough to make the cost per call small."""
-_SOURCE_COLUMNS = ("source_id", "kind", "status", "error_type")
+_SOURCE_COLUMNS = ("source_id", "kind", "status", "error_type", "color_transfer")
 _SPAN_COLUMNS = ("source_id", "start_s", "end_s")
 
 
@@ -221,6 +221,13 @@ class _Reader:
                 of_kind = _equals(sources["kind"], kind)
                 found.outcome[of_kind] = REJECTED
                 found.reason[of_kind] = self._labels.code(f"no_rule_for_{kind}s")
+        if self._pipeline.config.general.hdr == "reject":
+            is_hdr = np.asarray(
+                pc.is_in(sources["color_transfer"], value_set=pa.array(sorted(HDR_TRANSFERS)))
+            )
+            is_hdr &= found.outcome == PENDING
+            found.outcome[is_hdr] = REJECTED
+            found.reason[is_hdr] = self._labels.code("hdr_rejected")
         failed = ~_equals(sources["status"], "ok")
         found.outcome[failed] = FAILED
         found.reason[failed] = self._labels.codes(sources["error_type"])[failed]
