@@ -255,16 +255,16 @@ class _Reader:
         is_span = _equals(rows["status"], "ok")
         broken = rows.filter(pa.array(~is_span))
         known = _places(source_ids, broken["sample_id"])
-        rows_of = {True: known, False: _places(source_ids, rows["source_id"])}
         waiting = np.zeros(sources.num_rows, np.bool_)
         waiting[places] = True
-        in_group = rows_of[True] >= 0
-        at = rows_of[True][in_group]
+        in_group = known >= 0
+        in_group[in_group] = waiting[known[in_group]]
+        at = known[in_group]
         of_sources.outcome[at] = FAILED
         of_sources.reason[at] = self._labels.codes(broken["error_type"])[in_group]
         of_sources.step[at] = self._codes[splitter.key]
         waiting[at] = False
-        parent = rows_of[False]
+        parent = _places(source_ids, rows["source_id"])
         chosen = is_span & (parent >= 0)
         chosen[chosen] = waiting[parent[chosen]]
         split = np.zeros(sources.num_rows, np.bool_)
