@@ -49,7 +49,7 @@ class Run(Bench):
         self.metrics = Metrics()
         self.joined = Metrics()
         self.done: list[Task] = []
-        self.metrics: list[Metrics] = []
+        self.of_tasks: list[Metrics] = []
 
     def all(self, *, backwards: bool = False) -> Run:
         worker = UnitWorker(self.pipeline, "cpu")
@@ -72,7 +72,7 @@ class Run(Bench):
             if results:
                 self.joined = worker.merge(task, [results[number] for number in order])
             done = self.joined if results else worker.work(task)
-            self.metrics.append(done)
+            self.of_tasks.append(done)
             self.metrics.add(done)
 
     def all_rows(self) -> dict[str, dict[str, Any]]:
@@ -188,7 +188,7 @@ def test_captions_and_tokens_of_a_long_video_are_shared_out(folder: Path, tmp_pa
     assert len(whole.rows("tokens")) == 8  # of 9 clips; one is too short for a pair of frames
     assert parted.all_rows() == whole.all_rows()
     # Clips with tokens begin at 0, 1.7, 7.7 | 11, | 19.9, 22.4 | 31.4 | 40.7 s or so.
-    assert max(metrics.rows["tokens"] for metrics in parted.metrics) <= 3
+    assert max(metrics.rows["tokens"] for metrics in parted.of_tasks) <= 3
 
 
 def test_only_what_is_missing_is_decoded_again(folder: Path, tmp_path: Path) -> None:

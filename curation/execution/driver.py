@@ -232,7 +232,7 @@ class Pool:
     def _uris(self, task: Task) -> dict[str, str]:
         """Source id -> URI of what a task is about."""
         uris = {source.source_id: source.uri for source in self._ledger.sources(task.unit)}
-        return {source_id: uris[source_id] for source_id in sorted(task.only or uris)}
+        return {source_id: uris[source_id] for source_id in sorted(task.only or uris.keys() - task.excluded)}
 
     def _blame(self, task: Task) -> Metrics:
         """The task's only source killed every worker that took it."""

@@ -92,20 +92,20 @@ class Leaves:
     verdicts: Verdicts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Waiting:
     """The sources of one unit in which something waits to be measured.
 
     Attributes:
         needs: Keys of all steps that something in these sources waits for.
-        source_ids: The sources.
-        unsplit_ids: Those of them that wait for their splitter.
+        places: int64 [K], the sources, as places in those of the group.
+        unsplit: int64 [J], those of them that wait for their splitter.
     """
 
     unit: int
     needs: frozenset[str]
-    source_ids: frozenset[str]
-    unsplit_ids: frozenset[str]
+    places: NDArray[np.int64]
+    unsplit: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ class VerdictGroup:
         leaves: By kind of source.
         labels: What reasons are called.
         steps: What step codes stand for.
+        absent: `unit` and `source_id` of the sources that are not in the inputs, which count nowhere.
     """
 
     sources: pa.Table
@@ -127,6 +128,12 @@ class VerdictGroup:
     leaves: Mapping[SourceKind, Leaves]
     labels: Labels
     steps: Sequence[Step]
+    absent: pa.Table
+
+    def absent_ids(self, unit: int) -> list[str]:
+        """The sources of a unit that are not in the inputs."""
+        found: list[str] = self.absent.filter(pc.equal(self.absent["unit"], unit))["source_id"].to_pylist()
+        return found
 
     def waiting(self, keys: Collection[str]) -> Iterator[Waiting]:
         """The units in which something waits for one of these steps, in order."""
@@ -142,8 +149,8 @@ class VerdictGroup:
             yield Waiting(
                 int(unit),
                 frozenset(self.steps[code].key for code in codes if code != NONE),
-                frozenset(self.sources["source_id"].take(pa.array(mine)).to_pylist()),
-                frozenset(self.sources["source_id"].take(pa.array(unsplit)).to_pylist()),
+                mine,
+                unsplit,
             )
 
     def _needs(self) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
@@ -187,7 +194,8 @@ class _Reader:
 
     def group(self, parts: Sequence[tuple[int, pa.Table]]) -> VerdictGroup:
         """The verdicts of units, given the columns of their sources."""
-        units, sources = [unit for unit, _ in parts], self._present(parts)
+        units = [unit for unit, _ in parts]
+        sources, absent = self._present(parts)
         of_sources = self._header_verdicts(sources)
         samples: dict[SourceKind, SampleGroup] = {}
         leaves: dict[SourceKind, Leaves] = {}
@@ -201,16 +209,18 @@ class _Reader:
             samples[kind] = found
             leaves[kind] = self._leaves(kind, found, sources, units)
             self._sum_up(of_sources, leaves[kind])
-        return VerdictGroup(sources, of_sources, samples, leaves, self._labels, self._steps)
+        return VerdictGroup(sources, of_sources, samples, leaves, self._labels, self._steps, absent)
 
-    def _present(self, parts: Sequence[tuple[int, pa.Table]]) -> pa.Table:
-        """The sources that are in the inputs, with their `unit`."""
+    def _present(self, parts: Sequence[tuple[int, pa.Table]]) -> tuple[pa.Table, pa.Table]:
+        """The sources that are in the inputs, with their `unit`, and the others."""
         table = pa.concat_tables(
             part.append_column("unit", pa.array(np.full(part.num_rows, unit))) for unit, part in parts
         )
+        absent = table.slice(0, 0)
         if len(self._absent):
-            table = table.filter(pc.invert(pc.is_in(table["source_id"], value_set=self._absent)))
-        return table.combine_chunks()
+            is_absent = pc.is_in(table["source_id"], value_set=self._absent)
+            absent, table = table.filter(is_absent), table.filter(pc.invert(is_absent))
+        return table.combine_chunks(), absent.select(["unit", "source_id"])
 
     def _header_verdicts(self, sources: pa.Table) -> Verdicts:
         """Of what the headers say: FAILED, or REJECTED where no rule is for such sources; else PENDING."""

@@ -20,7 +20,14 @@ from curation.execution.worker.measure import Measurer, MediaOf, Metrics, failed
 from curation.execution.worker.video_pass import SegmentResult, VideoPass
 from curation.ingest.media_readers import ImageReader, VideoReader
 from curation.ledger import Ledger
-from curation.ledger.unit_state import SampleVerdict, branch_steps, decide_sample, load_unit, source_verdict
+from curation.ledger.unit_state import (
+    SampleVerdict,
+    branch_steps,
+    decide_sample,
+    load_unit,
+    source_verdict,
+    unit_verdicts,
+)
 from curation.media.views import SpanCollector
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Rows, Step, Verdict, decide, steps_of
@@ -200,8 +207,15 @@ class UnitRun:
         return VideoPass(self, source, self._pipeline.branches["video"], self._pipeline.config.decoder)
 
     def _sources(self) -> list[Source]:
-        only = self._task.only
-        return [source for source in self.state.sources if only is None or source.source_id in only]
+        """The sources to look at: as named, or all in which something waits for what may be measured."""
+        task = self._task
+        if task.only is not None:
+            return [source for source in self.state.sources if source.source_id in task.only]
+        return [
+            judged.source
+            for judged in unit_verdicts(self._pipeline, self.state)
+            if judged.source.source_id not in task.excluded and judged.waits_for(task.steps)
+        ]
 
     def _measure_video(self, source: Source) -> None:
         try:
