@@ -44,8 +44,8 @@ class Task:
             and those after them.
         recompute: Rows that count as missing.
         only: Work on these source ids alone; None for all.
-        part: Of a video whose cuts are known, only the clips that begin there.
-        parts: The cuts of the only video are looked for in these parts, each by whoever is free.
+        segment: Of a video whose cuts are known, only the clips that begin there.
+        segments: Those of the task's only video, if it is split by several workers.
         services: Step key -> what the service that runs beside it said.
         num_sources: How many sources will be touched, for progress.
     """
@@ -58,8 +58,8 @@ class Task:
     needs: frozenset[str] = field(default=frozenset(), compare=False)
     recompute: RecomputePolicy = NO_RECOMPUTE
     only: frozenset[str] | None = None
-    part: Segment = WHOLE_VIDEO
-    parts: tuple[Segment, ...] = ()
+    segment: Segment = WHOLE_VIDEO
+    segments: tuple[Segment, ...] = ()
     services: Mapping[str, Mapping[str, str]] = field(default_factory=dict, compare=False)
     num_sources: int = field(default=0, compare=False)
 
@@ -208,23 +208,24 @@ def plan_pass(
 def _unit_tasks(
     pipeline: Pipeline, whole: Task, waiting: Waiting, sources: Sequence[Source]
 ) -> Iterator[Task]:
-    """One task for the sources that wait, and others for the parts of long videos among them."""
+    """One task for the sources that wait, and others for the segments of long videos among them."""
     together = []
     for source in sources:
         if source.source_id not in waiting.source_ids:
             continue
-        parts = _segments_of(pipeline, source)
-        if len(parts) < 2:
+        segments = _segments_of(pipeline, source)
+        if len(segments) < 2:
             together.append(source.source_id)
         else:
             alone = replace(whole, only=frozenset([source.source_id]), num_sources=1)
-            yield from _in_parts(pipeline, source, source.source_id in waiting.unsplit_ids, alone, parts)
+            is_unsplit = source.source_id in waiting.unsplit_ids
+            yield from _segment_tasks(pipeline, source, is_unsplit, alone, segments)
     if together:
         yield replace(whole, only=frozenset(together), num_sources=len(together))
 
 
 def _segments_of(pipeline: Pipeline, source: Source) -> tuple[Segment, ...]:
-    """The parts in which several workers can look at a source; one or none if it is not worth it."""
+    """The segments that several workers can process of a source; one or none if it is not worth it."""
     segment_s = pipeline.config.run.segment_s
     if segment_s is None or source.kind != "video" or source.codec not in SEEKABLE_CODECS:
         return ()
@@ -233,16 +234,16 @@ def _segments_of(pipeline: Pipeline, source: Source) -> tuple[Segment, ...]:
     return segments_of(source.duration_s or 0.0, segment_s)
 
 
-def _in_parts(
-    pipeline: Pipeline, source: Source, is_unsplit: bool, alone: Task, parts: tuple[Segment, ...]
+def _segment_tasks(
+    pipeline: Pipeline, source: Source, is_unsplit: bool, alone: Task, segments: tuple[Segment, ...]
 ) -> Iterator[Task]:
     splitter = pipeline.branches[source.kind].splitter
     if not is_unsplit:
-        # Clips are known: each is some part's, and the parts know nothing of each other.
-        for number, part in enumerate(parts):
-            yield replace(alone, part=part, num_sources=int(number == 0))
+        # Clips are known: each belongs to one segment, and no segment needs another.
+        for number, segment in enumerate(segments):
+            yield replace(alone, segment=segment, num_sources=int(number == 0))
     elif splitter and isinstance(splitter.stage, Splitter) and splitter.stage.lookback_s is not None:
-        yield replace(alone, parts=parts)
+        yield replace(alone, segments=segments)
     else:
         yield alone
 
