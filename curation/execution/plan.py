@@ -47,8 +47,8 @@ class Task:
         only: Work on these source ids alone; None for all of the unit that wait.
         excluded: Source ids of the unit that this task leaves alone: those that are not in the inputs, and
             those that have tasks of their own.
-        part: Of a video whose cuts are known, only the clips that begin there.
-        parts: The cuts of the only video are looked for in these parts, each by whoever is free.
+        segment: Of a video whose cuts are known, only the clips that begin there.
+        segments: Those of the task's only video, if it is split by several workers.
         services: Step key -> what the service that runs beside it said.
         num_sources: How many sources will be touched, for progress.
     """
@@ -62,8 +62,8 @@ class Task:
     recompute: RecomputePolicy = NO_RECOMPUTE
     only: frozenset[str] | None = None
     excluded: frozenset[str] = frozenset()
-    part: Segment = WHOLE_VIDEO
-    parts: tuple[Segment, ...] = ()
+    segment: Segment = WHOLE_VIDEO
+    segments: tuple[Segment, ...] = ()
     services: Mapping[str, Mapping[str, str]] = field(default_factory=dict, compare=False)
     num_sources: int = field(default=0, compare=False)
 
@@ -230,9 +230,9 @@ class PassPlan:
         if not is_unsplit:
             # Clips are known: each belongs to one segment, and the segments know nothing of each other.
             for number, segment in enumerate(segments):
-                yield replace(alone, part=segment, num_sources=int(number == 0))
+                yield replace(alone, segment=segment, num_sources=int(number == 0))
         elif splitter and isinstance(splitter.stage, Splitter) and splitter.stage.lookback_s is not None:
-            yield replace(alone, parts=segments)
+            yield replace(alone, segments=segments)
         else:
             yield alone
 
