@@ -128,7 +128,9 @@ class UnitRun:
         replaced = {row.sample_id for row in rows}
         if isinstance(step.stage, Splitter):
             replaced |= {row.values["source_id"] for row in rows if row.ok}
-            present = self._ledger.rows(step.name, step.fingerprint, self._task.unit)
+            present = self._ledger.rows(
+                step.name, step.fingerprint, self._task.unit, without=step.large_columns
+            )
             replaced |= {row.sample_id for row in present if row.values.get("source_id") in replaced}
         return replaced
 
