@@ -110,7 +110,7 @@ def values(draw: random.Random, step: Step) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(step.stage.columns)
     for name, mark in step.stage.thresholds().items():
         bound = getattr(step.stage.config, name) or 0
-        kind = step.stage.columns[mark.column]
+        kind = step.stage.columns[mark.column].type
         found[mark.column] = (
             pa.scalar(draw.choice([bound] * 4 + [bound + 1, max(0, bound - 1)])).cast(kind).as_py()
         )

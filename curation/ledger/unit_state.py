@@ -126,7 +126,7 @@ def load_unit(
     for step in _distinct(pipeline.steps()):
         if measured is not None and unit not in measured[step.key]:
             continue
-        for row in ledger.rows(step.name, step.fingerprint, unit):
+        for row in ledger.rows(step.name, step.fingerprint, unit, without=step.large_columns):
             if not recompute.counts_as_missing(step.name, not row.ok):
                 state.add(step, row)
     return state

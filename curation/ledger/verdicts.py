@@ -327,7 +327,7 @@ class _Reader:
         parts = [part for _, part in self._measured[step.key].scan(units, wanted)]
         if not parts:
             types = {"sample_id": pa.string(), "status": pa.string(), "error_type": pa.string()}
-            declared = {**step.stage.columns, **types}
+            declared = {name: column.type for name, column in step.stage.columns.items()} | types
             return pa.schema([(name, declared[name]) for name in wanted]).empty_table()
         table = pa.concat_tables(parts).combine_chunks()
         if step.name in self._redo.stages:
