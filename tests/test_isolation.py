@@ -292,7 +292,7 @@ def test_no_handles_left_is_no_sources_fault(bench: Bench, name: str, spare: int
 
 # Text that Arrow refuses
 
-COLUMNS = {"value": pa.string()}
+COLUMNS = {"value": Column(pa.string(), "Any text.")}
 
 
 def test_half_of_a_surrogate_pair_stops_no_unit() -> None:
@@ -310,7 +310,9 @@ def test_half_of_a_surrogate_pair_stops_no_unit() -> None:
     (read,) = table_to_sources(sources_to_table([odd]))
     assert (read.metadata, read.error) == ({"caption": "a \\ud83d", "\\udfff": 1}, "no \\udcff")
     rows = [Row("a", {}, "DecodeError", "no \udcff"), Row("b", {"value": "x"})]
-    assert [row.error for row in table_to_rows(rows_to_table(rows, {"value": pa.string()}))] == [
+    assert [
+        row.error for row in table_to_rows(rows_to_table(rows, {"value": Column(pa.string(), "Any text.")}))
+    ] == [
         "no \\udcff",
         None,
     ]

@@ -64,8 +64,6 @@ class UnitRows:
         replaced = {row.sample_id for row in rows}
         if isinstance(step.stage, Splitter):
             replaced |= {row.values["source_id"] for row in rows if row.ok}
-            present = ledger.rows(
-                step.name, step.fingerprint, self.state.unit, without=step.large_columns
-            )
+            present = ledger.rows(step.name, step.fingerprint, self.state.unit, without=step.large_columns)
             replaced |= {row.sample_id for row in present if row.values.get("source_id") in replaced}
         return replaced
