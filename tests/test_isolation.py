@@ -39,6 +39,7 @@ from curation.ledger.schemas import rows_to_table, sources_to_table, table_to_ro
 from curation.media import decoder, probe
 from curation.media.frame import Frame
 from curation.records import Row, Source
+from curation.stage import Column
 from datasets_media import Bench, write_photo, write_video
 
 FORESEEN_BY_NOBODY = [
@@ -310,9 +311,7 @@ def test_half_of_a_surrogate_pair_stops_no_unit() -> None:
     (read,) = table_to_sources(sources_to_table([odd]))
     assert (read.metadata, read.error) == ({"caption": "a \\ud83d", "\\udfff": 1}, "no \\udcff")
     rows = [Row("a", {}, "DecodeError", "no \udcff"), Row("b", {"value": "x"})]
-    assert [
-        row.error for row in table_to_rows(rows_to_table(rows, {"value": Column(pa.string(), "Any text.")}))
-    ] == [
+    assert [row.error for row in table_to_rows(rows_to_table(rows, COLUMNS))] == [
         "no \\udcff",
         None,
     ]
