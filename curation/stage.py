@@ -14,12 +14,12 @@ from __future__ import annotations
 import abc
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args
 
 import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -401,3 +401,61 @@ class DatasetStage(Stage[C]):
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
         raise NotImplementedError("a dataset-wide stage works on columns, by measure_all()")
+
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class Spread(Protocol):
+    """Calls a function for each argument; the results come in the order of the arguments."""
+
+    def __call__(self, function: Callable[[A], R], arguments: Sequence[A], /) -> Iterator[R]:
+        """Function and arguments are pickled; a call may be made more than once."""
+
+
+class PopulationPart(Protocol):
+    """Some samples of a population, whose large columns are read where they are worked on."""
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """[N], where the samples are in the population."""
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """These columns of the N samples, in the order of `places`."""
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """All samples of a population that is held in memory."""
+
+    table: pa.Table
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        import numpy as np
+
+        return np.arange(self.table.num_rows)
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        return self.table.select(columns)
+
+
+class SpreadStage(DatasetStage[C]):
+    """A dataset-wide stage whose work is many calls, spread over the cluster.
+
+    The process that spreads them never holds a column that is `large`.
+    """
+
+    @abc.abstractmethod
+    def measure_parts(
+        self, population: pa.Table, parts: Sequence[PopulationPart], spread: Spread
+    ) -> pa.Table:
+        """A row per row of `population`, as `measure_all`.
+
+        `population` lacks the inputs that are `large`: the parts have them, without nulls, of each sample
+        once. The result may depend neither on how the samples are divided into parts nor on `spread`.
+        """
+
+    def measure_all(self, population: pa.Table) -> pa.Table:
+        return self.measure_parts(population, [TablePart(population)], map)

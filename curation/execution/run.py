@@ -18,7 +18,6 @@ from curation.errors import ConfigError, LedgerError
 from curation.errors.redaction import redact_settings
 from curation.execution.cluster import check_temp_folder, starts_here
 from curation.execution.dataset_wide import (
-    Population,
     bind,
     bind_step,
     dataset_steps,
@@ -27,7 +26,9 @@ from curation.execution.dataset_wide import (
 )
 from curation.execution.driver import Pool
 from curation.execution.plan import Phase, Task, plan_listing, plan_pass, plan_probes
+from curation.execution.population import Population
 from curation.execution.progress import ProgressListener
+from curation.execution.tasks import Spread
 from curation.execution.worker.measure import Metrics
 from curation.ingest.leftovers import some_names
 from curation.ingest.listing import Listing, find_inputs, list_inputs, unlisted_containers
@@ -224,7 +225,11 @@ def _measure(
         pool.use(pipeline)
         bound = pipeline.step_of(step.key)
         if bound is not None and (options.only is None or step.key in options.only):
-            metrics.add(_measure_together(pipeline, ledger, bound, population, options.recompute, progress))
+            metrics.add(
+                _measure_together(
+                    pipeline, ledger, bound, population, options.recompute, pool.spread, progress
+                )
+            )
         do("filter", filters_behind(pipeline, step.key))
     do("enrich", {step.key for step in pipeline.steps()})
     return pipeline, metrics
@@ -236,6 +241,7 @@ def _measure_together(
     step: Step,
     population: Population,
     recompute: RecomputePolicy,
+    spread: Spread,
     progress: ProgressListener,
 ) -> Metrics:
     """A dataset-wide step, once everything before it has been measured."""
@@ -244,10 +250,10 @@ def _measure_together(
             f"{step.key} waits: {population.num_waiting} samples are not through the stages before it"
         )
         return Metrics()
-    metrics = measure_step(pipeline, ledger, step, population, recompute)
+    metrics = measure_step(pipeline, ledger, step, population, recompute, spread)
     if metrics.rows[step.key]:
         seconds = metrics.seconds[step.key]
-        progress.say(f"{step.key}: {metrics.rows[step.key]} samples looked at together in {seconds:.1f} s")
+        progress.say(f"{step.key}: {metrics.rows[step.key]} samples measured together in {seconds:.1f} s")
     return metrics
 
 

@@ -135,16 +135,25 @@ class Ledger:
         Raises:
             LedgerError: the unit file is damaged, or never stops changing.
         """
-        new, old = list(rows), set(replaces)
-        files = self._step(stage, fingerprint)
+        by_id: dict[str, Row] = {}
+        for row in rows:
+            by_id.setdefault(row.sample_id, row)
+        table = schemas.rows_to_table(by_id.values(), columns)
+        self.commit_table(stage, fingerprint, unit, table, replaces=replaces)
+
+    def commit_table(
+        self, stage: str, fingerprint: str, unit: int, table: pa.Table, *, replaces: Iterable[str] = ()
+    ) -> None:
+        """`commit` of rows that are a table of `stage_schema`.
+
+        Raises:
+            LedgerError: the unit file is damaged, or never stops changing.
+        """
+        files, old = self._step(stage, fingerprint), pa.array(replaces, pa.string())
         for _ in range(_MAX_CONFLICTS):
-            table, version = files.read_versioned(unit)
-            present = [] if table is None else schemas.table_to_rows(table)
-            merged = {row.sample_id: row for row in present if row.sample_id not in old}
-            for row in new:
-                merged.setdefault(row.sample_id, row)
+            present, version = files.read_versioned(unit)
             try:
-                files.write(unit, schemas.rows_to_table(merged.values(), columns), expect=version)
+                files.write(unit, schemas.merge_rows(present, table, old), expect=version)
             except WriteConflict:
                 continue
             return

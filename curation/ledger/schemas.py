@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation.errors import ContractError
 from curation.errors.visible import spelled
@@ -80,6 +81,29 @@ def rows_to_table(rows: Iterable[Row], columns: Mapping[str, Column]) -> pa.Tabl
         return pa.Table.from_pylist(records, schema=schema)
     except (pa.ArrowException, OverflowError) as error:
         raise ContractError(f"values do not fit the declared columns: {error}") from error
+
+
+def merge_rows(present: pa.Table | None, new: pa.Table, replaces: pa.Array) -> pa.Table:
+    """The rows that were there and the new ones, sorted by sample id; one that was there stays.
+
+    Args:
+        present: May have other columns than `new`, which decides.
+        new: Of `stage_schema`.
+        replaces: Sample ids whose rows do not stay.
+    """
+    if present is None:
+        return new.sort_by("sample_id")
+    stays = present.filter(pc.invert(pc.is_in(present["sample_id"], value_set=replaces)))
+    columns = [
+        stays[field.name].cast(field.type)
+        if field.name in stays.column_names
+        else pa.nulls(stays.num_rows, field.type)
+        for field in new.schema
+    ]
+    stays = pa.table(columns, schema=new.schema)
+    known = stays["sample_id"].combine_chunks()
+    added = new.filter(pc.invert(pc.is_in(new["sample_id"], value_set=known)))
+    return pa.concat_tables([stays, added]).sort_by("sample_id").combine_chunks()
 
 
 def table_to_rows(table: pa.Table) -> list[Row]:
