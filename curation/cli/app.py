@@ -14,6 +14,7 @@ import click
 from curation import __version__
 from curation.cli.console import accept_any_text, echo
 from curation.cli.label import label
+from curation.cli.ledger import compact, gc
 from curation.cli.options import config_options, path_text, shards_options, work_options
 from curation.errors import ConfigError, CurationError
 from curation.errors.redaction import redact
@@ -360,7 +361,8 @@ def demo(folder: str, fetch_only: bool) -> int:
     return _run(config, RunOptions())
 
 
-cli.add_command(label)
+for _command in (label, compact, gc):
+    cli.add_command(_command)
 
 
 def main(args: Sequence[str] | None = None) -> None:

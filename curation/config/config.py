@@ -74,6 +74,9 @@ class RunSettings(StageConfig):
     """Videos longer than this many seconds are worked on in such parts, by several workers at once."""
     stall_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds without progress after which a worker is killed and its source blamed."""
+    compact_files: Annotated[int, Field(ge=1)] | None = 256
+    """A run with work ends by merging the unit files of each stage that has more than this many into a few
+    large ones, which are read faster; null leaves that to `curation compact`."""
     report_samples: Annotated[int, Field(ge=0)] = 1
     """Samples of each shard, up to eight in all, whose tokens the report shows decoded; 0 for none."""
 

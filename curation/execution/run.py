@@ -166,9 +166,18 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
 
             pipeline, metrics = _measure(pipeline, ledger, pool, plan, options, progress)
         # A single stage leaves later ones pending; shards made then would lose samples.
-        return _conclude(
+        result = _conclude(
             pipeline, ledger, None if options.only else writer, metrics, time.monotonic() - started
         )
+        if result.did_work and config.run.compact_files is not None:
+            compact(pipeline, ledger, more_than=config.run.compact_files, whole=False)
+        return result
+
+
+def compact(pipeline: Pipeline, ledger: Ledger, *, more_than: int = 1, whole: bool = True) -> int:
+    """Merge the unit files of stages that have more than so many; how many files were replaced."""
+    steps = [(step.name, step.fingerprint) for step in pipeline.steps() if step.is_bound]
+    return ledger.compact(steps, more_than=more_than, whole=whole)
 
 
 def _list_containers(containers: Sequence[Source], pool: Pool, progress: ProgressListener) -> None:

@@ -158,16 +158,15 @@ def _folder(root: str, found: Survey) -> FoundFolder:
     return FoundFolder(Folder(open_storage(root), root.rstrip("/"), items), found, inside)
 
 
+_SOURCES = re.compile(r"(?:(.*)/)?sources/(?:unit-|compact/)[^/]*$")
+"""A unit of sources, or many merged; the group is the output that it lies in."""
+
+
 def _outputs(keys: Collection[str]) -> list[str]:
     """The folders that hold a run.json and the sources that it tells about."""
     folders = {posixpath.dirname(key) for key in keys if posixpath.basename(key) == "run.json"}
-    with_sources = {posixpath.dirname(posixpath.dirname(key)) for key in keys if _is_unit_of_sources(key)}
+    with_sources = {match[1] or "" for key in keys if (match := _SOURCES.match(key))}
     return sorted(folders & with_sources)
-
-
-def _is_unit_of_sources(key: str) -> bool:
-    folder, name = posixpath.split(key)
-    return posixpath.basename(folder) == "sources" and name.startswith("unit-")
 
 
 def _nothing_found(keys: Collection[str]) -> str:

@@ -112,13 +112,21 @@ class Ledger:
                 pa.table([there.get(f.name, pa.nulls(part.num_rows, f.type)) for f in schema], schema=schema),
             )
 
-    def compact(self, steps: Iterable[tuple[str, str]], more_than: int = 1) -> int:
-        """Merge the unit files of the sources and of these (stage, fingerprint)s where there are more.
+    def compact(self, steps: Iterable[tuple[str, str]], *, more_than: int = 0, whole: bool = True) -> int:
+        """Merge the unit files of the sources and of these (stage, fingerprint)s.
 
-        Only for who holds the output alone. Returns the number of files that were replaced.
+        Only for who holds the output alone; others may read meanwhile.
+
+        Args:
+            steps: The stages.
+            more_than: Stages with so many unit files or fewer are left alone.
+            whole: Merge older merged files, too.
+
+        Returns:
+            How many files were replaced.
         """
-        folders = [self._sources, *(self._step(*step) for step in steps)]
-        return sum(folder.compact() for folder in folders if folder.num_files() > more_than)
+        folders = [self._sources, *(self._step(*step) for step in dict.fromkeys(steps))]
+        return sum(folder.compact(whole=whole) for folder in folders if folder.num_own_files() > more_than)
 
     def commit(
         self,
