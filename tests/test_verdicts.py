@@ -26,11 +26,11 @@ NUM_UNITS = 3
 SOURCES_A_UNIT = 12
 
 
-def a_pipeline(tmp_path: Path) -> Pipeline:
+def a_pipeline(tmp_path: Path, **changes: Any) -> Pipeline:
     vocabulary = write_vocabulary(tmp_path / "vocabulary.tiktoken")
     media = tmp_path / "media"
-    media.mkdir()
-    return built(config_data(media, tmp_path / "out", vocabulary))[1]
+    media.mkdir(exist_ok=True)
+    return built(config_data(media, tmp_path / "out", vocabulary, **changes))[1]
 
 
 def random_ledger(pipeline: Pipeline, folder: Path, seed: int) -> Ledger:
@@ -41,8 +41,8 @@ def random_ledger(pipeline: Pipeline, folder: Path, seed: int) -> Ledger:
         sources = [a_source(draw, f"{unit}-{number}") for number in range(SOURCES_A_UNIT)]
         ledger.commit_sources(unit, sources)
         for kind, branch in pipeline.branches.items():
-            of_kind = [source for source in sources if source.kind == kind and source.ok]
-            samples = [Sample.of_image(source) for source in of_kind]
+            of_kind = [source for source in sources if source.kind == kind]
+            samples = [Sample.of_image(source) for source in of_kind if source.ok]
             if branch.splitter:
                 samples = commit_spans(draw, ledger, unit, branch.splitter, of_kind)
             windows = [window for sample in samples for window in pipeline.windows(sample)]
@@ -63,6 +63,7 @@ def a_source(draw: random.Random, name: str) -> Source:
         kind=kind,  # type: ignore[arg-type]
         size_bytes=1,
         etag=name,
+        color_transfer=draw.choice(["bt709", "smpte2084", "arib-std-b67", None]),
         error_type=draw.choice(["ProbeError", "PoisonSource"]) if broken else None,
         error="why" if broken else None,
     )
@@ -203,9 +204,10 @@ REDOS = [
 
 
 def test_verdicts_by_column_equal_those_one_by_one(tmp_path: Path) -> None:
-    pipeline = a_pipeline(tmp_path)
+    pipelines = [a_pipeline(tmp_path), a_pipeline(tmp_path, hdr="reject")]
     outcomes = set()
     for seed, recompute in itertools.product(range(12), REDOS):
+        pipeline = pipelines[seed % 2]
         folder = tmp_path / str(seed)
         ledger = (
             random_ledger(pipeline, folder, seed)
