@@ -18,6 +18,8 @@ from datasets_media import built, config_data, write_vocabulary
 
 NUM_UNITS = 3
 SOURCES_A_UNIT = 12
+NAMES = ["caption", "width", "score", "huge", "text", "flag", "carried_width", "list"]
+VALUES = [1, 0.5, 2**70, "text", True, ["a", "b"]]
 ERRORS = ["why", "empty, refused; the last answer: 'x'"]
 
 
@@ -61,6 +63,9 @@ def a_source(draw: random.Random, name: str) -> Source:
         kind=kind,  # type: ignore[arg-type]
         size_bytes=1,
         etag=name,
+        width=draw.choice([None, 640]),
+        duration_s=draw.choice([None, 12.5]),
+        metadata={name: draw.choice(VALUES) for name in NAMES if draw.random() < 0.3},
         color_transfer=draw.choice(["bt709", "smpte2084", "arib-std-b67", None]),
         error_type=draw.choice(["ProbeError", "PoisonSource"]) if broken else None,
         error="the header's" if broken else None,

@@ -415,7 +415,7 @@ class _Reader:
         start_s = np.array([*samples.start_s[whole], *(w.start_s for _, w in parts)])[order]
         end_s = np.array([*samples.end_s[whole], *(w.end_s for _, w in parts)])[order]
         sample = sample[order]
-        verdicts = _taken(samples.verdicts, sample)
+        verdicts = samples.verdicts.take(sample)
         judge = self._rule_judge(steps_of(finish), sample_id, rows)
         verdicts.put(verdicts.outcome == KEPT, judge.decide(finish))
         source = samples.source[sample]
@@ -451,7 +451,7 @@ def _sum_up(into: Verdicts, whole: NDArray[np.int64], parts: Verdicts, labels: L
     order = np.lexsort((_RANK[parts.outcome], whole))
     sorted_whole = whole[order]
     firsts = np.flatnonzero(np.diff(sorted_whole, prepend=-1))
-    found = _taken(parts, order[firsts])
+    found = parts.take(order[firsts])
     found.reason[found.outcome == KEPT] = NONE
     sizes = np.diff([*firsts, len(whole)])
     for place in np.flatnonzero((sizes > 1) & (found.outcome != KEPT)):
@@ -471,12 +471,6 @@ _RANK = np.array([(KEPT, PENDING, FAILED, REJECTED).index(code) for code in rang
 def _deciding(step: Step) -> list[str]:
     """The columns that the step's thresholds look at."""
     return list(dict.fromkeys(mark.column for mark in step.stage.thresholds().values()))
-
-
-def _taken(verdicts: Verdicts, places: NDArray[np.int64]) -> Verdicts:
-    return Verdicts(
-        verdicts.outcome[places], verdicts.reason[places], verdicts.step[places], verdicts.needs[places]
-    )
 
 
 def _equals(column: pa.ChunkedArray, text: str) -> NDArray[np.bool_]:

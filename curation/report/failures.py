@@ -49,29 +49,35 @@ def failures_of(group: VerdictGroup) -> pa.Table:
     )
 
 
-def _of_sources(group: VerdictGroup) -> pa.Table:
-    """Of sources without samples: they can't be read, or their splitter failed."""
-    failed = group.of_sources.outcome == FAILED
+def source_errors(group: VerdictGroup) -> pa.Array:
+    """Why each source can't be read or split [N], null for all others. Read as for `failures_of`."""
+    failed = _without_samples(group)
+    found = pc.if_else(
+        pa.array(failed), group.sources["error"].combine_chunks(), pa.scalar(None, pa.string())
+    )
+    steps = group.of_sources.step
+    for code in np.unique(steps[failed & (steps != NONE)]):
+        mine = pa.array(failed & (steps == code))
+        ids = group.sources["source_id"].combine_chunks()
+        errors = group.rows_of(group.steps[code].key, ids)["error"].combine_chunks()
+        found = pc.if_else(mine, errors, found)
+    return found
+
+
+def _without_samples(group: VerdictGroup) -> NDArray[np.bool_]:
+    """The failed sources that no sample could be found in."""
+    failed = np.equal(group.of_sources.outcome, FAILED)
     for samples in group.samples.values():
         failed[samples.source] = False
-    places = np.flatnonzero(failed)
-    steps = group.of_sources.step[places]
-    errors = group.sources["error"].take(pa.array(places)).to_pylist()
-    for code in np.unique(steps[steps != NONE]):
-        mine = np.flatnonzero(steps == code)
-        ids = group.sources["source_id"].take(pa.array(places[mine])).combine_chunks()
-        texts = group.rows_of(group.steps[code].key, ids)["error"].to_pylist()
-        for place, text in zip(mine, texts, strict=True):
-            errors[place] = text
-    return _table(
-        group,
-        places,
-        places,
-        pa.nulls(len(places), pa.string()),
-        steps,
-        group.of_sources.reason[places],
-        errors,
-    )
+    return np.asarray(failed, np.bool_)
+
+
+def _of_sources(group: VerdictGroup) -> pa.Table:
+    places = np.flatnonzero(_without_samples(group))
+    nobody = pa.nulls(len(places), pa.string())
+    verdicts = group.of_sources.take(places)
+    errors = source_errors(group).take(pa.array(places))
+    return _table(group, places, places, nobody, verdicts.step, verdicts.reason, errors)
 
 
 def _of_leaves(group: VerdictGroup, kind: SourceKind) -> Iterator[pa.Table]:
@@ -102,7 +108,7 @@ def _table(
     sample_id: pa.Array,
     step: NDArray[np.integer],
     error_type: NDArray[np.int32],
-    error: pa.ChunkedArray | list[str | None],
+    error: pa.Array | pa.ChunkedArray,
 ) -> pa.Table:
     types = group.labels.column(error_type).cast(pa.string())
     return pa.table([source, leaf, sample_id, step.astype(np.int64), types, error], schema=_SCHEMA)
