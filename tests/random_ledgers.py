@@ -114,10 +114,10 @@ def commit_rows(draw: random.Random, ledger: Ledger, unit: int, step: Step, samp
 
 def values(draw: random.Random, step: Step) -> dict[str, Any]:
     """Numbers around every threshold, and anything elsewhere."""
-    found = {name: a_value(draw, kind) for name, kind in step.stage.columns.items()}
+    found = {name: a_value(draw, column.type) for name, column in step.stage.columns.items()}
     for name, mark in step.stage.thresholds().items():
         bound = getattr(step.stage.config, name) or 0
-        kind = step.stage.columns[mark.column]
+        kind = step.stage.columns[mark.column].type
         found[mark.column] = (
             pa.scalar(draw.choice([bound] * 4 + [bound + 1, max(0, bound - 1)])).cast(kind).as_py()
         )

@@ -13,7 +13,7 @@ import pytest
 
 from curation.errors import ConfigError
 from curation.ingest.metadata import texts_of
-from curation.ledger import BIG_COLUMNS, Ledger
+from curation.ledger import Ledger
 from curation.ledger.present import remember_listing
 from curation.ledger.schemas import SOURCES, source_record
 from curation.ledger.unit_state import SampleVerdict, SourceVerdict, scan_verdicts
@@ -74,7 +74,9 @@ def of_sample(judged: SampleVerdict, level: str, parent_id: str | None) -> dict[
 
 
 def columns_of(pipeline: Pipeline) -> list[str]:
-    measured = [name for step in pipeline.steps() for name in step.stage.columns if name not in BIG_COLUMNS]
+    measured = [
+        name for step in pipeline.steps() for name, column in step.stage.columns.items() if not column.large
+    ]
     return list(dict.fromkeys([*OWN, *(name for name in SOURCES.names if name != "carried"), *measured]))
 
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from curation.ledger import Ledger
 from curation.ledger.columns import NONE, OUTCOMES, Verdicts
 from curation.ledger.unit_state import RecomputePolicy, SampleVerdict, SourceVerdict, scan_verdicts
-from curation.ledger.verdicts import VerdictGroup, Waiting, verdict_groups
+from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Verdict, describe_rule, passed_by
 from curation.records import Outcome
@@ -83,11 +84,12 @@ def missing(source: SourceVerdict) -> set[str]:
 
 def check_waiting(ledger: Ledger, pipeline: Pipeline, recompute: RecomputePolicy, keys: set[str]) -> None:
     """What waits for these steps, told from the verdicts one by one."""
-    found = [
-        waiting
-        for group in verdict_groups(ledger, pipeline, recompute=recompute)
-        for waiting in group.waiting(keys)
-    ]
+    found = []
+    for group in verdict_groups(ledger, pipeline, recompute=recompute):
+        ids = np.array(group.sources["source_id"].to_pylist())
+        for waiting in group.waiting(keys):
+            some = ({*ids[waiting.places]}, {*ids[waiting.unsplit]})
+            found.append((waiting.unit, waiting.needs, *some, {*group.absent_ids(waiting.unit)}))
     expected = []
     for state, judged in scan_verdicts(ledger, pipeline, recompute):
         mine = [source for source in judged if missing(source) & keys]
@@ -96,8 +98,10 @@ def check_waiting(ledger: Ledger, pipeline: Pipeline, recompute: RecomputePolicy
         ]
         if mine:
             needs = frozenset[str]().union(*(missing(source) for source in mine))
-            ids = (frozenset(source.source.source_id for source in some) for some in (mine, unsplit))
-            expected.append(Waiting(state.unit, needs, *ids))
+            ids = ({source.source.source_id for source in some} for some in (mine, unsplit))
+            absent = {source.source_id for source in ledger.sources(state.unit)}
+            absent -= {source.source.source_id for source in judged}
+            expected.append((state.unit, needs, *ids, absent))
     assert found == expected
 
 

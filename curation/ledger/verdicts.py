@@ -98,20 +98,20 @@ class Leaves:
     verdicts: Verdicts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Waiting:
     """The sources of one unit in which something waits to be measured.
 
     Attributes:
         needs: Keys of all steps that something in these sources waits for.
-        source_ids: The sources.
-        unsplit_ids: Those of them that wait for their splitter.
+        places: int64 [K], the sources, as places in those of the group.
+        unsplit: int64 [J], those of them that wait for their splitter.
     """
 
     unit: int
     needs: frozenset[str]
-    source_ids: frozenset[str]
-    unsplit_ids: frozenset[str]
+    places: NDArray[np.int64]
+    unsplit: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ class VerdictGroup:
         uncounted: Ids of clips in sources of which their splitter says that it failed: contradictions.
         labels: What reasons are called.
         steps: What step codes stand for.
+        absent: `unit` and `source_id` of the sources that are not in the inputs, which count nowhere.
     """
 
     sources: pa.Table
@@ -140,6 +141,12 @@ class VerdictGroup:
     uncounted: pa.Array
     labels: Labels
     steps: Sequence[Step]
+    absent: pa.Table
+
+    def absent_ids(self, unit: int) -> list[str]:
+        """The sources of a unit that are not in the inputs."""
+        found: list[str] = self.absent.filter(pc.equal(self.absent["unit"], unit))["source_id"].to_pylist()
+        return found
 
     def rows_of(self, key: str, sample_id: pa.Array) -> pa.Table:
         """The rows that a step has of these samples, in their order; null where there is none."""
@@ -168,8 +175,8 @@ class VerdictGroup:
             yield Waiting(
                 int(unit),
                 frozenset(self.steps[code].key for code in codes if code != NONE),
-                frozenset(self.sources["source_id"].take(pa.array(mine)).to_pylist()),
-                frozenset(self.sources["source_id"].take(pa.array(unsplit)).to_pylist()),
+                mine,
+                unsplit,
             )
 
     def _needs(self) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
@@ -225,7 +232,7 @@ class _Reader:
 
     def group(self, parts: Sequence[tuple[int, pa.Table]]) -> VerdictGroup:
         """The verdicts of units, given the columns of their sources."""
-        sources, gone = self._present(parts)
+        sources, gone, absent = self._present(parts)
         rows = {step.key: self._rows(step, [unit for unit, _ in parts]) for step in self._steps}
         uncounted = [pa.array([], pa.string())]
         of_sources = self._header_verdicts(sources)
@@ -252,17 +259,20 @@ class _Reader:
             pa.concat_arrays(uncounted),
             self._labels,
             self._steps,
+            absent,
         )
 
-    def _present(self, parts: Sequence[tuple[int, pa.Table]]) -> tuple[pa.Table, pa.Table]:
-        """The sources that are in the inputs and those that are gone, with their `unit`."""
+    def _present(self, parts: Sequence[tuple[int, pa.Table]]) -> tuple[pa.Table, pa.Table, pa.Table]:
+        """The sources that are in the inputs, those that are gone, and the ids of all others; with `unit`."""
         table = pa.concat_tables(
             part.append_column("unit", pa.array(np.full(part.num_rows, unit))) for unit, part in parts
         )
-        gone = table.filter(pc.is_in(table["source_id"], value_set=self._gone))
+        gone = absent = table.slice(0, 0)
         if len(self._absent):
-            table = table.filter(pc.invert(pc.is_in(table["source_id"], value_set=self._absent)))
-        return table.combine_chunks(), gone.combine_chunks()
+            is_absent = pc.is_in(table["source_id"], value_set=self._absent)
+            absent, table = table.filter(is_absent), table.filter(pc.invert(is_absent))
+            gone = absent.filter(pc.is_in(absent["source_id"], value_set=self._gone))
+        return table.combine_chunks(), gone.combine_chunks(), absent.select(["unit", "source_id"])
 
     def _header_verdicts(self, sources: pa.Table) -> Verdicts:
         """Of what the headers say: FAILED, or REJECTED where none such are wanted; else PENDING."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+import pyarrow as pa
+
 from curation.ingest.leftovers import some_names
 from curation.ledger import Ledger
 from curation.ledger.unit_state import SampleVerdict, SourceVerdict, load_unit, source_verdict
@@ -117,16 +119,21 @@ def _cards(ledger: Ledger, pipeline: Pipeline, summary: Summary) -> list[Card]:
     wanted: dict[int, dict[str, set[str]]] = {}
     for example in shown:
         wanted.setdefault(example.unit, {}).setdefault(example.source_id, set()).add(example.sample_id)
+    columns = _shown_columns(pipeline)
     cards = {
         sample_id: card
         for unit, ids in wanted.items()
-        for sample_id, card in _unit_cards(ledger, pipeline, unit, ids)
+        for sample_id, card in _unit_cards(ledger, pipeline, unit, ids, columns)
     }
     return [cards[example.sample_id] for example in shown]
 
 
 def _unit_cards(
-    ledger: Ledger, pipeline: Pipeline, unit: int, wanted: Mapping[str, Collection[str]]
+    ledger: Ledger,
+    pipeline: Pipeline,
+    unit: int,
+    wanted: Mapping[str, Collection[str]],
+    columns: Collection[str],
 ) -> Iterator[tuple[str, Card]]:
     """The wanted samples of one unit, `wanted` by source, with their cards."""
     state = load_unit(ledger, pipeline, unit)
@@ -138,7 +145,7 @@ def _unit_cards(
         for sample in judged.samples:
             for leaf in sample.leaves():
                 if leaf.sample.sample_id in wanted[source.source_id]:
-                    yield leaf.sample.sample_id, _card(judged, sample, leaf, pictures)
+                    yield leaf.sample.sample_id, _card(judged, sample, leaf, pictures, columns)
 
 
 def _thumbnails(ledger: Ledger, pipeline: Pipeline, unit: int) -> dict[str, bytes]:
@@ -155,7 +162,11 @@ def _thumbnails(ledger: Ledger, pipeline: Pipeline, unit: int) -> dict[str, byte
 
 
 def _card(
-    source: SourceVerdict, sample: SampleVerdict, leaf: SampleVerdict, pictures: dict[str, bytes]
+    source: SourceVerdict,
+    sample: SampleVerdict,
+    leaf: SampleVerdict,
+    pictures: dict[str, bytes],
+    shown: Collection[str],
 ) -> Card:
     picture = pictures.get(sample.sample.sample_id)
     numbers = {}
@@ -163,7 +174,7 @@ def _card(
     for row in (*sample.rows.values(), *leaf.rows.values()):
         caption = row.values.get("caption", caption)
         numbers.update(
-            {key: f"{value:.3g}" for key, value in row.values.items() if key in _SHOWN and value is not None}
+            {key: _number(value) for key, value in row.values.items() if key in shown and value is not None}
         )
     when = "" if leaf.sample.kind == "image" else f" {leaf.sample.start_s:.2f}-{leaf.sample.end_s:.2f} s"
     return Card(
@@ -176,4 +187,16 @@ def _card(
     )
 
 
-_SHOWN = ("aesthetic_score", "text_coverage", "colorfulness", "flow_score", "grid_t", "grid_h", "grid_w")
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.3g}"
+
+
+def _shown_columns(pipeline: Pipeline) -> frozenset[str]:
+    """The numbers that a card shows: what shards hold, and what thresholds look at."""
+    return frozenset(
+        name
+        for step in pipeline.steps()
+        for name, column in step.stage.columns.items()
+        if (column.exported or name in {mark.column for mark in step.stage.thresholds().values()})
+        and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type))
+    )

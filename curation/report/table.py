@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from curation.ledger import BIG_COLUMNS, Ledger
+from curation.ledger import Ledger
 from curation.ledger.columns import KEPT, NONE, OUTCOMES, Measured, Verdicts
 from curation.ledger.present import absent_sources
 from curation.ledger.schemas import SOURCES
@@ -91,12 +91,12 @@ def _own_schema(pipeline: Pipeline) -> pa.Schema:
     fields = {field.name: field.with_nullable(True) for field in (*_OWN, *SOURCES) if field.name != METADATA}
     for step in pipeline.steps():
         for name in _table_columns(step):
-            fields.setdefault(name, pa.field(name, step.stage.columns[name]))
+            fields.setdefault(name, pa.field(name, step.stage.columns[name].type))
     return pa.schema(list(fields.values()))
 
 
 def _table_columns(step: Step) -> list[str]:
-    return [name for name in step.stage.columns if name not in BIG_COLUMNS]
+    return [name for name, column in step.stage.columns.items() if not column.large]
 
 
 def _note_metadata(ledger: Ledger, metadata: MetadataColumns) -> None:
