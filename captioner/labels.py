@@ -131,7 +131,7 @@ def drawn(strata: Mapping[str, str], number: int, seed: int) -> list[str]:
     return [sample_id for one in rounds for sample_id in one if sample_id is not None][:number]
 
 
-def ask(folder: Path, engine: Engine, model: str, say: Callable[[str], None], *, batch: int = 32) -> int:
+def ask(folder: Path, engine: Engine[Any], model: str, say: Callable[[str], None], *, batch: int = 32) -> int:
     """Ask a model for every caption that is missing, saving after each batch; how many it gave."""
     labels = {label.sample_id: label for label in read_labels(folder)}
     missing = [label for label in labels.values() if label.caption is None]

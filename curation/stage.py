@@ -14,7 +14,7 @@ from __future__ import annotations
 import abc
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,18 @@ class StageConfig(BaseModel):
     """Base of every stage's settings, and of a run's own: typed, frozen, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def known_keys(cls) -> Collection[str]:
+        """Every key that may stand in these settings."""
+        return cls.model_fields
+
+    @classmethod
+    def section_class(cls, key: str) -> type[StageConfig] | None:
+        """The class of the settings below a key; None where the key holds a value."""
+        field = cls.model_fields.get(key)
+        inside = None if field is None else field.annotation
+        return inside if isinstance(inside, type) and issubclass(inside, StageConfig) else None
 
 
 Location = Annotated[str, Field(min_length=1), AfterValidator(expand_path)]
@@ -233,6 +245,9 @@ class Stage(abc.ABC, Generic[C]):
         name: as in the configuration, the ledger and the report.
         kinds: the samples that it can measure; a configuration that gives it others is refused.
         version: raise it when `measure` gives other numbers; earlier rows are then measured again.
+        produces: for a stage that adds something to the samples that the filters keep: the column that shards
+            take from it, such as "caption". It has a section of its own at the top of a configuration. None
+            for what stands in `filters`, and for splitters.
         columns: column -> Arrow type; each column's meaning, unit and range stands in the class docstring.
         batch_size: samples per `measure` call, at most.
         uses_gpu: whether `measure` runs faster on a GPU and should be given one.
@@ -241,6 +256,7 @@ class Stage(abc.ABC, Generic[C]):
     name: ClassVar[str]
     kinds: ClassVar[frozenset[SampleKind]] = frozenset({"image", "clip"})
     version: ClassVar[int] = 1
+    produces: ClassVar[str | None] = None
     columns: ClassVar[Mapping[str, pa.DataType]]
     batch_size: ClassVar[int] = 16
     uses_gpu: ClassVar[bool] = False

@@ -51,7 +51,10 @@ def server_stage(chat_server: Any, **settings: Any) -> CaptionStage:
         ({"engine": "vllm"}, "model is required"),
         ({"engine": "openai", "model": "m"}, "url is required"),
         ({"engine": "openai", "model": "m", "url": "file:///etc/passwd"}, "pattern"),
-        ({"engine": "oracle", "model": "m"}, "Input should be 'vllm', 'serve', 'openai'"),
+        (
+            {"engine": "oracle", "model": "m"},
+            "there is no caption engine 'oracle'; known are vllm, serve, openai",
+        ),
         ({"engine": "serve"}, "model is required for engine: serve"),
         ({"engine": "stand-in", "language": "Klingon"}, "'Klingon' is not one of Arabic, Chinese"),
         ({"engine": "stand-in", "lengths": {"tiny": 1.0}}, "short"),

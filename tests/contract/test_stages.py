@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from curation.execution.worker.measure import isolate
 from curation.pipeline.models import STAND_IN, resolve_revision
 from curation.records import Sample, Source
-from curation.registry import STAGES, stage_class
+from curation.registry import STAGES
 from curation.splitter import Splitter
 from curation.stage import (
     GIVEN_COLUMNS,
@@ -56,12 +56,12 @@ HEAVY = {
     "faiss",
 }
 
-MEASURING = sorted(name for name in STAGES if not issubclass(stage_class(name, {}), Splitter | DatasetStage))
-DATASET_WIDE = sorted(name for name in STAGES if issubclass(stage_class(name, {}), DatasetStage))
+MEASURING = sorted(name for name in STAGES if not issubclass(STAGES.load(name), Splitter | DatasetStage))
+DATASET_WIDE = sorted(name for name in STAGES if issubclass(STAGES.load(name), DatasetStage))
 
 
 def build(name: str, **changes: Any) -> Stage[Any]:
-    stage = stage_class(name, {})
+    stage = STAGES.load(name)
     return stage(stage.Config(**REQUIRED.get(name, {}), **changes))
 
 
@@ -110,13 +110,13 @@ def media_of(stage: Stage[Any], kind: str, seeds: Sequence[int]) -> tuple[list[S
     return samples, media
 
 
-KINDS = [(name, kind) for name in MEASURING for kind in sorted(stage_class(name, {}).kinds)]
-OTHER_KINDS = [(name, kind) for name in MEASURING for kind in {"image", "clip"} - stage_class(name, {}).kinds]
+KINDS = [(name, kind) for name in MEASURING for kind in sorted(STAGES.load(name).kinds)]
+OTHER_KINDS = [(name, kind) for name in MEASURING for kind in {"image", "clip"} - STAGES.load(name).kinds]
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_name_in_the_registry_is_the_stages_own(name: str) -> None:
-    assert stage_class(name, {}).name == name
+    assert STAGES.load(name).name == name
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -128,7 +128,7 @@ def test_pickles_before_setup(name: str) -> None:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_module_imports_nothing_heavy(name: str) -> None:
-    path = ROOT / (STAGES[name].partition(":")[0].replace(".", "/") + ".py")
+    path = ROOT / (STAGES.built_in[name].partition(":")[0].replace(".", "/") + ".py")
     top_level = [
         node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)
     ]
@@ -155,7 +155,7 @@ def test_settings_are_frozen(name: str) -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_every_setting_says_what_it_is(name: str) -> None:
     """A string follows each field, as the house style asks."""
-    config = stage_class(name, {}).Config
+    config = STAGES.load(name).Config
     path = Path(sys.modules[config.__module__].__file__ or "")
     body = next(
         node.body
@@ -169,7 +169,7 @@ def test_every_setting_says_what_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_every_column_is_explained(name: str) -> None:
-    stage = stage_class(name, {})
+    stage = STAGES.load(name)
     for column in stage.columns:
         assert column in (stage.__doc__ or ""), f"{column} is missing from the class docstring"
 
@@ -185,8 +185,8 @@ def test_rows_hold_exactly_the_declared_columns(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_kinds_are_some_of_those_that_there_are(name: str) -> None:
-    assert stage_class(name, {}).kinds
-    assert stage_class(name, {}).kinds <= {"image", "clip"}
+    assert STAGES.load(name).kinds
+    assert STAGES.load(name).kinds <= {"image", "clip"}
 
 
 @pytest.mark.parametrize(("name", "kind"), OTHER_KINDS)
@@ -199,13 +199,13 @@ def test_other_kinds_than_declared_cannot_be_measured(name: str, kind: str) -> N
 
 @pytest.mark.parametrize("name", ["captions", "tokens"])
 def test_what_all_kept_samples_go_through_takes_every_kind(name: str) -> None:
-    assert stage_class(name, {}).kinds == {"image", "clip"}
+    assert STAGES.load(name).kinds == {"image", "clip"}
 
 
 def test_splitters_make_clips() -> None:
     for name in STAGES:
-        if issubclass(stage_class(name, {}), Splitter):
-            assert stage_class(name, {}).kinds == {"clip"}
+        if issubclass(STAGES.load(name), Splitter):
+            assert STAGES.load(name).kinds == {"clip"}
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS)
@@ -216,12 +216,12 @@ def test_batch_equals_singles(name: str, kind: str) -> None:
     assert stage.measure(samples, media) == singles
 
 
-THRESHOLDS = [(name, setting) for name in STAGES for setting in stage_class(name, {}).thresholds()]
+THRESHOLDS = [(name, setting) for name in STAGES for setting in STAGES.load(name).thresholds()]
 
 
 @pytest.mark.parametrize(("name", "setting"), THRESHOLDS)
 def test_threshold_keeps_its_own_value_rejects_beyond_and_can_be_off(name: str, setting: str) -> None:
-    stage_type = stage_class(name, {})
+    stage_type = STAGES.load(name)
     mark = stage_type.thresholds()[setting]
     others = dict.fromkeys(set(stage_type.thresholds()) - {setting})
     value, step = (1, 1) if pa.types.is_integer(stage_type.columns[mark.column]) else (0.5, 0.01)

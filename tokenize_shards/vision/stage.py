@@ -84,6 +84,7 @@ class TokenStage(Stage[TokenConfig]):
     """
 
     name = "tokens"
+    produces = "codes"
     version = 2
     columns = {
         "codes": pa.binary(),
