@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args
 
 import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -153,6 +153,17 @@ def _marks(field: FieldInfo) -> list[Any]:
     return [*field.metadata, *inside]
 
 
+class Sizing(Protocol):
+    """The sizes that a model's own preparation gives a picture. Frozen: equal ones share the work."""
+
+    def steps(self, height: int, width: int) -> Sequence[tuple[int, int]]:
+        """Heights and widths that the picture is brought to, one after the other; the last one is shown.
+
+        Raises:
+            SampleError: a picture of this size can't be taken.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class View:
     """The pixels that a stage wants of a sample. An image has one frame, whatever is asked in time.
@@ -160,18 +171,17 @@ class View:
     In time: `fps` frames per second, or `count` frames at the centers of `count` equal parts of the
     clip; neither means the first frame. Filters get the frames of a grid that is fixed to the source
     (`fps`, or `GRID_FPS` for `count`), because theirs are taken in the pass that finds the cuts, when a
-    clip's end is not yet known. Captions and tokens get times relative to the window's own start.
+    clip's end is not yet known. What is added to kept samples gets times relative to the window's own start.
 
-    In space: `short_side` pixels at most (never enlarged), or what Emu3 would give its vision tokenizer
-    (`curation/media/resize.py`): sides that are multiples of 8, at about `emu3_area` pixels or, of a
-    pair, between its two. Neither means the size as decoded.
+    In space: `short_side` pixels at most (never enlarged), or the sizes that `sizing` gives, by Pillow's
+    bicubic filter from one to the next. Neither means the size as decoded.
     """
 
     fps: float | None = None
     count: int | None = None
     max_frames: int | None = None
     short_side: int | None = None
-    emu3_area: int | tuple[int, int] | None = None
+    sizing: Sizing | None = None
 
 
 GRID_FPS = 4.0
@@ -310,7 +320,7 @@ class Stage(abc.ABC, Generic[C]):
         """
 
     def reads_metadata(self) -> bool:
-        """Whether its numbers depend on what came along with a source, such as a caption.
+        """Whether its numbers depend on what came along with a source, such as a text about it.
 
         When something else comes along, the rows of that source's samples are measured again.
         """

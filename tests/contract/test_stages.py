@@ -93,7 +93,7 @@ def frames_for(view: View | None, kind: str, seed: int) -> tuple[np.ndarray, np.
     if view is None:
         return np.empty((0, 0, 0, 3), np.uint8), np.empty(0)
     number = 1 if kind == "image" else view.count or math.ceil(3 * (view.fps or GRID_FPS))
-    height, width = (64, 64) if view.emu3_area else (96, 160)
+    height, width = (64, 64) if view.sizing else (96, 160)
     base = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3)).astype(np.uint8)
     still = base.repeat(8, 0).repeat(8, 1)
     return np.stack([np.roll(still, 3 * step, axis=1) for step in range(number)]), np.arange(number) / 4

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from curation.pipeline.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind
 from curation.stage import Location, Media, ModelRef, Setup, Stage, StageConfig, View
+from tokenize_shards.vision.sizes import Emu3Sizes
 from tokenize_shards.vision.tokenizer import (
     TEMPORAL_FACTOR,
     TOKENIZERS,
@@ -98,7 +99,7 @@ class TokenStage(Stage[TokenConfig]):
     Config = TokenConfig
 
     def view(self, kind: SampleKind) -> View:
-        image = View(emu3_area=self.config.area)
+        image = View(sizing=Emu3Sizes(self.config.area))
         if kind == "image":
             return image
         return replace(image, fps=self.config.fps, max_frames=self.config.max_frames)
