@@ -100,6 +100,10 @@ class CaptionStage(Stage[CaptionConfig]):
     def packages(self) -> Mapping[str, str]:
         return self.engine.packages()
 
+    def distributions(self) -> Sequence[str]:
+        name = self.config.engine
+        return [*self.engine.distributions(), *ENGINES.distributions(name, type(self.engine))]
+
     @classmethod
     def placement_settings(cls) -> set[str]:
         return {

@@ -89,10 +89,12 @@ class Registry:
             raise ConfigError(f"{target} is no {self.kind}: no subclass of {self.base.replace(':', '.')}")
         return found
 
-    def distribution(self, name: str) -> str | None:
-        """The installed package that adds this name; None for this project's own, or for none."""
-        found = _entry_points(self.group).get(name, ())
-        return found[0].dist.name if found and found[0].dist is not None else None
+    def distributions(self, name: str, found: type[Any]) -> list[str]:
+        """The installed package that the class `found`, loaded by this name, is from; none for our own."""
+        points = _entry_points(self.group).get(name, ())
+        if len(points) != 1 or points[0].dist is None or self.load(name) is not found:
+            return []
+        return [points[0].dist.name]
 
 
 STAGES = Registry(

@@ -287,6 +287,10 @@ class Stage(abc.ABC, Generic[C]):
         """Packages beyond the base install that `setup` imports: name -> the extra that brings it."""
         return {}
 
+    def distributions(self) -> Sequence[str]:
+        """Installed packages that the numbers come from, by their names on PyPI, for run.json."""
+        return ()
+
     def num_gpus(self) -> int | None:
         """Whole GPUs that a worker needs for it; None: the share of one that the settings give."""
         return None

@@ -48,8 +48,8 @@ class General(StageConfig):
     alone, or where frames grow in mid-stream; with a new limit use `--retry-failed`."""
     hdr: Literal["tone_map", "flag", "reject"] = "tone_map"
     """Video in PQ or HLG: `tone_map` makes it SDR; `reject` rejects it (`hdr_rejected`) without looking at
-    it; `flag` takes its code values for SDR, so that it looks dull, and measures all videos, captions and
-    tokens anew. The column `color_transfer` names it in any case."""
+    it; `flag` takes its code values for SDR, so that it looks dull, and measures all videos, and all that
+    is added to kept samples, anew. The column `color_transfer` names it in any case."""
     license: str = "unknown"
     """Licence of the media, written to every shard row and to the dataset card."""
 
@@ -70,8 +70,8 @@ class RunSettings(StageConfig):
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of sources and samples that may fail before the run ends with exit code 1."""
     max_held_bytes: Annotated[int, Field(ge=1)] = 2**29
-    """Decoded pixels that a worker holds: of images that are filtered together, and of kept samples before
-    captions and tokens are measured together. At least one image or sample is held, whatever its size."""
+    """Decoded pixels that a worker holds: of images that are filtered together, and of kept samples that are
+    worked on together. At least one image or sample is held, whatever its size."""
     max_rss_bytes: Annotated[int, Field(ge=2**28)] | None = None
     """A worker that holds more memory than this after a unit is replaced; for libraries that leak."""
     decoder: DecoderName = "pyav"

@@ -14,6 +14,7 @@ from curation.media.pictures.render import PIXELS_VERSION
 from curation.pipeline.models import Checklist, check_package, check_reachable, resolve_revision
 from curation.pipeline.rules import AllOf, AnyOf, Rule, Step, steps_of, with_step
 from curation.records import Sample, SourceKind, stable_id
+from curation.registry import STAGES
 from curation.splitter import Splitter
 from curation.stage import DatasetStage, ModelRef, Stage
 
@@ -81,6 +82,12 @@ class Pipeline:
     def revisions(self, step: Step) -> dict[str, str]:
         """Role -> revision of a step's models."""
         return {model.role: model.revision for model in self.models if model.step == step.key}
+
+    def distributions(self) -> set[str]:
+        """Installed packages that the steps' numbers come from, those of other people's stages included."""
+        stages = [step.stage for step in self.steps()]
+        named = [name for stage in stages for name in stage.distributions()]
+        return {*named, *(dist for stage in stages for dist in STAGES.distributions(stage.name, type(stage)))}
 
     @property
     def stand_ins(self) -> list[ResolvedModel]:

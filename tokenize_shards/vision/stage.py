@@ -116,6 +116,9 @@ class TokenStage(Stage[TokenConfig]):
             ),
         )
 
+    def distributions(self) -> Sequence[str]:
+        return ("torch", "transformers")
+
     def setup(self, setup: Setup) -> None:
         self._tokenizer = self.load(setup)
 
