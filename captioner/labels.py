@@ -36,7 +36,7 @@ DURATIONS_S = (5.0, 10.0, 20.0)
 """Bounds of the strata of length."""
 SCORES = {"flow_score": "motion", "aesthetic_score": "looks"}
 """Columns whose thirds are strata, and what they stand for."""
-Format = Literal["llamafactory", "qwen"]
+TrainingFormat = Literal["llamafactory", "qwen"]
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def take_corrections(folder: Path, corrected: Path, by: str, at: datetime | None
     return counts
 
 
-def export(folder: Path, target: Path, layout: Format, *, unreviewed: bool = False) -> int:
+def export(folder: Path, target: Path, layout: TrainingFormat, *, unreviewed: bool = False) -> int:
     """Write training data in the layout of LLaMA-Factory or of Qwen-VL's fine-tuning code; how many clips.
 
     LLaMA-Factory also gets dataset_info.json beside the file. Frames are named by absolute paths.

@@ -52,7 +52,7 @@ def test_shown_filter_runs(shown: Path, media: Path) -> None:
     done = subprocess.run(
         command,
         cwd=shown,
-        env=environment() | {"PYTHONPATH": str(shown)},
+        env=environment() | {"PYTHONPATH": environment()["PYTHONPATH"] + os.pathsep + str(shown)},
         capture_output=True,
         text=True,
         check=False,
