@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     Field,
     JsonValue,
     ModelWrapValidatorHandler,
@@ -24,11 +23,15 @@ from curation.registry import ENGINES
 from curation.stage import Location, StageConfig
 
 
-def _engine_name(name: str) -> str:
+def _engine_class(name: str) -> Any:
     try:
-        ENGINES.load(name)
+        return ENGINES.load(name)
     except ConfigError as error:
         raise ValueError(str(error)) from error
+
+
+def _engine_name(name: str) -> str:
+    _engine_class(name)
     return name
 
 
@@ -138,15 +141,15 @@ class CaptionConfig(StageConfig):
 
         The section of an engine that is not chosen may stay, so that another one can be tried.
         """
-        named = [key for key in data if key in ENGINES and key not in cls.model_fields]
-        sections = {}
-        if named:
-            every = _with_sections(cls, tuple(named)).model_validate(data)
-            sections = {name: getattr(every, name) for name in named}
-        config = handler({key: value for key, value in data.items() if key not in sections})
-        if config.engine in sections:
-            config._own = sections[config.engine]
-        ENGINES.load(config.engine)(config).check()
+        if not isinstance(data, Mapping):
+            return handler(data)
+        named = tuple(key for key in data if key in ENGINES and key not in cls.model_fields)
+        # One check of everything, so that all problems are told at once.
+        every = _with_sections(named).model_validate(data) if named else None
+        config = handler({key: value for key, value in data.items() if key not in named})
+        if config.engine in named:
+            config._own = getattr(every, config.engine)
+        _engine_class(config.engine)(config).check()
         return config
 
     @model_validator(mode="after")
@@ -162,8 +165,16 @@ class CaptionConfig(StageConfig):
         return self
 
 
+class _SectionedConfig(CaptionConfig):
+    """The settings, with sections of engines as fields; what only the engine knows is not looked at."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check_engine(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        return handler(data)
+
+
 @functools.cache
-def _with_sections(config: type[CaptionConfig], names: tuple[str, ...]) -> type[BaseModel]:
-    """The settings with the sections of these engines as further fields, so that one check tells all."""
-    sections: dict[str, Any] = {name: (ENGINES.load(name).Config, ...) for name in names}
-    return create_model("CaptionSettings", __base__=config, **sections)
+def _with_sections(names: tuple[str, ...]) -> type[_SectionedConfig]:
+    sections: dict[str, Any] = {name: (_engine_class(name).Config, ...) for name in names}
+    return create_model("SectionedConfig", __base__=_SectionedConfig, **sections)

@@ -30,7 +30,7 @@ from curation.stage import Location, StageConfig
 
 
 class General(StageConfig):
-    """What a run is about."""
+    """Settings at the top of a configuration."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """The dataset's name: letters, digits, `.`, `_`, `-`; the shards go to `<output>/shards/<name>`."""
