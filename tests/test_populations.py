@@ -241,7 +241,7 @@ RULES: dict[str, list[str]] = {
     "representatives": ["aesthetic", "clusters"],
 }
 """Stage -> what must stand before it."""
-DATASET_WIDE = sorted(name for name in STAGES if issubclass(STAGES.load(name), DatasetStage))
+DATASET_WIDE = sorted(name for name in STAGES.built_in if issubclass(STAGES.load(name), DatasetStage))
 
 
 def none_left(folder: Path) -> None:

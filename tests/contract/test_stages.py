@@ -56,8 +56,10 @@ HEAVY = {
     "faiss",
 }
 
-MEASURING = sorted(name for name in STAGES if not issubclass(STAGES.load(name), Splitter | DatasetStage))
-DATASET_WIDE = sorted(name for name in STAGES if issubclass(STAGES.load(name), DatasetStage))
+MEASURING = sorted(
+    name for name in STAGES.built_in if not issubclass(STAGES.load(name), Splitter | DatasetStage)
+)
+DATASET_WIDE = sorted(name for name in STAGES.built_in if issubclass(STAGES.load(name), DatasetStage))
 
 
 def build(name: str, **changes: Any) -> Stage[Any]:
@@ -114,19 +116,19 @@ KINDS = [(name, kind) for name in MEASURING for kind in sorted(STAGES.load(name)
 OTHER_KINDS = [(name, kind) for name in MEASURING for kind in {"image", "clip"} - STAGES.load(name).kinds]
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES.built_in)
 def test_name_in_the_registry_is_the_stages_own(name: str) -> None:
     assert STAGES.load(name).name == name
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES.built_in)
 def test_pickles_before_setup(name: str) -> None:
     stage = build(name)
     again = pickle.loads(pickle.dumps(stage))  # noqa: S301  our own bytes
     assert again.config == stage.config
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES.built_in)
 def test_module_imports_nothing_heavy(name: str) -> None:
     path = ROOT / (STAGES.built_in[name].partition(":")[0].replace(".", "/") + ".py")
     top_level = [
@@ -137,13 +139,13 @@ def test_module_imports_nothing_heavy(name: str) -> None:
     assert not {name.partition(".")[0] for name in names} & HEAVY
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES.built_in)
 def test_unknown_settings_are_refused(name: str) -> None:
     with pytest.raises(ValidationError, match="extra_forbidden"):
         build(name, no_such_setting=1)
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES.built_in)
 def test_settings_are_frozen(name: str) -> None:
     config = build(name).config
     assert type(config).model_config["frozen"]
@@ -152,7 +154,7 @@ def test_settings_are_frozen(name: str) -> None:
             setattr(config, field, None)
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES.built_in)
 def test_every_setting_says_what_it_is(name: str) -> None:
     """A string follows each field, as the house style asks."""
     config = STAGES.load(name).Config
@@ -167,14 +169,14 @@ def test_every_setting_says_what_it_is(name: str) -> None:
             assert isinstance(after, ast.Expr), f"{ast.unparse(field.target)} has no docstring"
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES.built_in)
 def test_every_column_is_explained_in_a_sentence(name: str) -> None:
     for column, declared in STAGES.load(name).columns.items():
         assert declared.meaning.endswith("."), f"{column}: {declared.meaning}"
         assert "|" not in declared.meaning.replace("`", ""), "the card's table has it as a cell"
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES.built_in)
 def test_bytes_that_no_decision_needs_are_large(name: str) -> None:
     """Of a picture more than a hash of a few bytes per frame."""
     columns = STAGES.load(name).columns
@@ -192,7 +194,7 @@ def test_rows_hold_exactly_the_declared_columns(name: str, kind: str) -> None:
     assert all(set(row.values) == set(stage.columns) for row in rows)
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES.built_in)
 def test_kinds_are_some_of_those_that_there_are(name: str) -> None:
     assert STAGES.load(name).kinds
     assert STAGES.load(name).kinds <= {"image", "clip"}
@@ -212,7 +214,7 @@ def test_what_all_kept_samples_go_through_takes_every_kind(name: str) -> None:
 
 
 def test_splitters_make_clips() -> None:
-    for name in STAGES:
+    for name in STAGES.built_in:
         if issubclass(STAGES.load(name), Splitter):
             assert STAGES.load(name).kinds == {"clip"}
 
@@ -225,7 +227,7 @@ def test_batch_equals_singles(name: str, kind: str) -> None:
     assert stage.measure(samples, media) == singles
 
 
-THRESHOLDS = [(name, setting) for name in STAGES for setting in STAGES.load(name).thresholds()]
+THRESHOLDS = [(name, setting) for name in STAGES.built_in for setting in STAGES.load(name).thresholds()]
 
 
 @pytest.mark.parametrize(("name", "setting"), THRESHOLDS)

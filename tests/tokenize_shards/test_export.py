@@ -204,7 +204,7 @@ def test_packed_twice_gives_the_same_bytes(shards: Path, tmp_path: Path) -> None
     assert all(parse(np.array(row["input_ids"][: row["lengths"][0]], np.int32)) for row in rows)
 
 
-@pytest.mark.parametrize("name", EXPORTS)
+@pytest.mark.parametrize("name", EXPORTS.built_in)
 def test_lost_file_is_noticed(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
