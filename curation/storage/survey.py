@@ -59,7 +59,7 @@ def survey(roots: Sequence[str], takes: Callable[[str], bool]) -> list[Survey]:
         StorageError: a folder can't be read.
         ConfigError: a root is no folder but a URL of an unknown kind.
     """
-    walk = _Walk(roots, takes)
+    walk = _FolderWalk(roots, takes)
     # The outer of two roots comes first, so that the inner one is found in it as a whole.
     for number in sorted(range(len(roots)), key=lambda number: walk.real_roots[number].count("/")):
         walk.read_root(number)
@@ -84,7 +84,7 @@ class _Place:
         return _Place(self.root, key, f"{self.path}/{name}", f"{self.real.rstrip('/')}/{name}")
 
 
-class _Walk:
+class _FolderWalk:
     def __init__(self, roots: Sequence[str], takes: Callable[[str], bool]) -> None:
         self._roots = roots
         self._takes = takes
