@@ -29,10 +29,11 @@ from curation.execution.driver import Pool
 from curation.execution.plan import Phase, Task, plan_listing, plan_pass, plan_probes
 from curation.execution.progress import ProgressListener
 from curation.execution.worker.measure import Metrics
-from curation.ingest.leftovers import some_names
-from curation.ingest.listing import Listing, find_inputs, list_inputs, unlisted_containers
+from curation.ingest.inputs import find_inputs, unlisted_containers
+from curation.ingest.leftovers import Leftovers, some_names
+from curation.ingest.listing import Listing, list_inputs
 from curation.ledger import Ledger
-from curation.ledger.present import absent_sources, remember_listing
+from curation.ledger.present import absent_sources, num_bad_metadata, remember_listing
 from curation.ledger.selection import Selection
 from curation.ledger.unit_state import NO_RECOMPUTE, PROBE, RecomputePolicy
 from curation.media.decoder import check_decoder
@@ -151,6 +152,7 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             _list_containers(unlisted_containers(config, found, retry_failed=retry_failed), pool, progress)
             listing = list_inputs(config, found)
             remember_listing(ledger.storage, listing.sources)
+            listing.leftovers.num_bad_metadata = num_bad_metadata(ledger)
             _announce(pipeline, listing, absent_sources(ledger).gone, progress)
             before = _read_run(ledger.storage)
             _write_run(ledger.storage, pipeline, listing.leftovers.record(), before.get("last_work"))
@@ -164,6 +166,7 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
                 return list(plan_pass(ledger, pipeline, phase, allowed, recompute=options.recompute))
 
             pipeline, metrics = _measure(pipeline, ledger, pool, plan, options, progress)
+            _record_bad_metadata(pipeline, ledger, listing.leftovers, progress)
         # A single stage leaves later ones pending; shards made then would lose samples.
         return _conclude(
             pipeline, ledger, None if options.only else writer, metrics, time.monotonic() - started
@@ -192,6 +195,18 @@ def _announce(
             f"gone from the inputs: {len(gone)} sources ({some_names(gone.values())}); what was measured of "
             "them is kept, and counts again if they return"
         )
+
+
+def _record_bad_metadata(
+    pipeline: Pipeline, ledger: Ledger, leftovers: Leftovers, progress: ProgressListener
+) -> None:
+    """Say what became known of the metadata when the workers read the sidecars."""
+    before = leftovers.lines()
+    leftovers.num_bad_metadata = num_bad_metadata(ledger)
+    for line in leftovers.lines():
+        if line not in before:
+            progress.say(line)
+    _write_run(ledger.storage, pipeline, leftovers.record(), _read_run(ledger.storage).get("last_work"))
 
 
 def _measure(

@@ -179,8 +179,7 @@ class _Reader:
     def __init__(self, ledger: Ledger, pipeline: Pipeline, recompute: RecomputePolicy) -> None:
         self._pipeline, self._redo = pipeline, recompute
         self._measured = {step.key: ledger.snapshot(step.name, step.fingerprint) for step in pipeline.steps()}
-        absent = absent_sources(ledger)
-        self._absent = pa.array([*absent.gone, *absent.replaced], pa.string())
+        self._absent = absent_sources(ledger).source_ids
         self._steps = list({step.key: step for step in pipeline.steps()}.values())
         self._codes = {step.key: code for code, step in enumerate(self._steps)}
         self._labels = Labels()

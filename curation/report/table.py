@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from curation.ledger import BIG_COLUMNS, Ledger
-from curation.ledger.schemas import SOURCES, source_record
+from curation.ledger.schemas import METADATA, SOURCES, source_record
 from curation.ledger.unit_state import SampleVerdict, SourceVerdict, scan_verdicts
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Rule, Verdict, describe_rule, passed_by
@@ -54,7 +54,9 @@ def flat_table(ledger: Ledger, pipeline: Pipeline, source_ids: frozenset[str] | 
 
 
 def _schema(pipeline: Pipeline) -> pa.Schema:
-    fields = {field.name: field.with_nullable(True) for field in (*_OWN, *SOURCES) if field.name != "carried"}
+    fields = {
+        field.name: field.with_nullable(True) for field in (*_OWN, *SOURCES) if field.name not in METADATA
+    }
     for step in pipeline.steps():
         for name, kind in step.stage.columns.items():
             if name not in BIG_COLUMNS:
