@@ -85,26 +85,24 @@ class EntryColumns:
             if len(self._entries) == _BATCH_ENTRIES:
                 self._close_batch()
 
-    def add_columns(self, batch: pa.RecordBatch) -> None:
-        """Take in entries that are columns already (`ENTRIES`)."""
-        self._close_batch()
-        self._batches.append(batch)
-        self.num_entries += batch.num_rows
-
     def table(self) -> pa.Table:
         """All of them, in order (`ENTRIES`)."""
         self._close_batch()
         return pa.Table.from_batches(self._batches, ENTRIES)
 
     def _close_batch(self) -> None:
-        columns = [
-            [entry.part for entry in self._entries],
-            [entry.kind for entry in self._entries],
-            [entry.position for entry in self._entries],
-            [entry.size_bytes for entry in self._entries],
-            [entry.path for entry in self._entries],
-            [metadata_json(entry.metadata) for entry in self._entries],
+        rows = [
+            (
+                entry.part,
+                entry.kind,
+                entry.position,
+                entry.size_bytes,
+                entry.path,
+                metadata_json(entry.metadata),
+            )
+            for entry in self._entries
         ]
+        columns = zip(*rows, strict=True) if rows else [[] for _ in ENTRIES]
         arrays = [pa.array(values, field.type) for values, field in zip(columns, ENTRIES, strict=True)]
         self._batches.append(pa.record_batch(arrays, schema=ENTRIES))
         self._entries = []

@@ -179,16 +179,15 @@ class _Listing:
         if self.layout.named:
             yield from named_entries(values, self.layout.named, row, self._metadata)
             return
+        several = len(self.layout.media) > 1
         for column, found in zip(self.layout.media, media, strict=True):
+            part = f"{row}/{printable(column.name)}" if several else f"{row}"
             for index, (is_embedded, path) in enumerate(found):
                 path = values.get(column.path) if path is None and column.path else path
-                path = printable(path) if isinstance(path, str) else None
-                steps = [str(row)]
-                steps += [column.name] if len(self.layout.media) > 1 else []
-                steps += [str(index)] if column.is_list else []
+                path = printable(path) if isinstance(path, str) else ""
                 yield Entry(
-                    printable("/".join(steps)),
-                    kind_of(path or "") or column.kind,
+                    f"{part}/{index}" if column.is_list else part,
+                    kind_of(path) or column.kind,
                     row,
                     metadata=self._metadata(values),
                     path=None if is_embedded or not path else path,
