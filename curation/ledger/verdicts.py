@@ -224,8 +224,8 @@ class _Reader:
         self._pipeline, self._redo, self._step_columns = pipeline, recompute, step_columns
         self._measured = {step.key: ledger.snapshot(step.name, step.fingerprint) for step in pipeline.steps()}
         absent = absent_sources(ledger)
-        self._gone = pa.array(list(absent.gone), pa.string())
-        self._absent = pa.array([*absent.gone, *absent.replaced], pa.string())
+        self._gone = pa.array(absent.gone_sources["source_id"].combine_chunks(), pa.string())
+        self._absent = absent.source_ids
         self._steps = list({step.key: step for step in pipeline.steps()}.values())
         self._codes = {step.key: code for code, step in enumerate(self._steps)}
         self._labels = Labels()
