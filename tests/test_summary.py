@@ -100,7 +100,7 @@ def whole(ledger: Ledger, pipeline: Pipeline, units: list[int] | None = None) ->
         pipeline,
         units=units,
         source_columns=builder.source_columns,
-        step_columns=builder.step_columns,
+        columns=builder.columns,
     ):
         builder.add(group)
     return builder
