@@ -25,9 +25,10 @@ from curation.execution.worker.worker import UnitWorker
 from curation.ingest.listing import Listing, find_inputs, list_inputs, unlisted_containers
 from curation.ledger import Ledger
 from curation.ledger.present import remember_listing
-from curation.ledger.unit_state import PROBE, RecomputePolicy, scan_verdicts
+from curation.ledger.unit_state import PROBE, RecomputePolicy
 from curation.pipeline import Pipeline, build_pipeline
 from curation.storage import open_storage
+from one_by_one import scan_verdicts
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent

@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 
 from curation.errors import LedgerError
 from curation.ledger import Ledger
-from curation.ledger import columns as ledger_columns
-from curation.ledger.columns import KEPT, NONE, RuleEvaluator
+from curation.ledger.columns import KEPT, NONE, OUTCOMES, RuleEvaluator
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import any_ofs_of, describe_rule
@@ -39,8 +38,6 @@ from curation.report.seen import SeenIds
 MAX_EXAMPLES = 100
 MAX_SHOWN = 60
 """Samples of each outcome that a page can show."""
-OUTCOMES = (Outcome.KEPT, Outcome.REJECTED, Outcome.FAILED, Outcome.PENDING)
-"""What a source or sample that is there can end as; these add up to what came in."""
 
 
 @dataclass
@@ -305,7 +302,7 @@ class SummaryBuilder:
             )
 
     def _note_examples(self, group: VerdictGroup) -> None:
-        for code, outcome in enumerate(ledger_columns.OUTCOMES):
+        for code, outcome in enumerate(OUTCOMES):
             shown = self._summary.examples.get(outcome, [])
             found: list[tuple[int, str]] = []
             for leaves in group.leaves.values():
@@ -326,7 +323,7 @@ def _sample_kind(group: VerdictGroup, kind: SourceKind) -> SampleKind:
 
 def _outcomes(codes: NDArray[np.int8]) -> dict[Outcome, int]:
     """How often each outcome occurs."""
-    return {ledger_columns.OUTCOMES[code]: number for code, number in _tally(codes).items()}
+    return {OUTCOMES[code]: number for code, number in _tally(codes).items()}
 
 
 def _tally(codes: NDArray[Any]) -> dict[int, int]:
