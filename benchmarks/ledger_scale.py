@@ -19,7 +19,7 @@ from curation.config import parse_config
 from curation.ledger import Ledger, unit_name
 from curation.ledger.columns import OUTCOMES
 from curation.ledger.schemas import SOURCES, stage_schema
-from curation.ledger.unit_state import scan_verdicts
+from curation.ledger.unit_state import load_unit, unit_verdicts
 from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline, build_pipeline
 from curation.records import stable_id
@@ -53,8 +53,8 @@ def cost_s(number: int) -> float:
         print(f"      peak {high_water_bytes() / 1e6:.0f} MB")
         if number <= NUMBERS[0]:
             started = time.process_time()
-            for _ in scan_verdicts(ledger, pipeline):
-                pass
+            for unit in ledger.units():
+                unit_verdicts(pipeline, load_unit(ledger, pipeline, unit))
             scalar = time.process_time() - started
             print(
                 f"      one by one: {scalar / number * 1e6:.0f} CPU s per million, {scalar / cost:.0f} times"

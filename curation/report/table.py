@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from curation.ledger import Ledger
 from curation.ledger.columns import KEPT, NONE, OUTCOMES, Measured, Verdicts
-from curation.ledger.present import absent_sources
+from curation.ledger.present import Absent, absent_sources
 from curation.ledger.schemas import METADATA, METADATA_COLUMNS, SOURCES
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
@@ -70,7 +70,8 @@ class FlatTable:
         self._ledger, self._pipeline = ledger, pipeline
         own = _own_schema(pipeline)
         self._metadata = MetadataColumns(own.names)
-        _note_metadata(ledger, self._metadata)
+        self._absent = absent_sources(ledger)
+        _note_metadata(ledger, self._metadata, self._absent)
         self.schema = pa.schema([*own, *self._metadata.fields()])
 
     def parts(self) -> Iterator[pa.Table]:
@@ -80,7 +81,8 @@ class FlatTable:
             self._ledger,
             self._pipeline,
             source_columns=SOURCES.names,
-            step_columns={step.key: ("error", *_table_columns(step)) for step in steps},
+            columns={step.key: ("error", *_table_columns(step)) for step in steps},
+            absent=self._absent,
         ):
             yield _Part(group, self.schema, self._metadata).table()
 
@@ -102,14 +104,12 @@ def _table_columns(step: Step) -> list[str]:
     return [name for name, column in step.stage.columns.items() if not column.large]
 
 
-def _note_metadata(ledger: Ledger, metadata: MetadataColumns) -> None:
+def _note_metadata(ledger: Ledger, metadata: MetadataColumns, absent: Absent) -> None:
     """Note what the sources carry that the table shows: all but replaced versions of files."""
-    replaced: pa.Array | None = None
+    replaced = pa.array(sorted(absent.replaced), pa.string())
     for _, sources in ledger.scan_sources(["source_id", METADATA], ledger.units()):
         if sources[METADATA].null_count == sources.num_rows:
             continue
-        if replaced is None:
-            replaced = pa.array(sorted(absent_sources(ledger).replaced), pa.string())
         shown = pc.invert(pc.is_in(sources["source_id"], value_set=replaced))
         metadata.note(sources[METADATA].filter(shown))
 
