@@ -91,6 +91,9 @@ class ClustersStage(SpreadStage[ClustersConfig]):
     Config = ClustersConfig
     version = 2
 
+    def distributions(self) -> Sequence[str]:
+        return ("faiss-cpu",)
+
     def inputs(self) -> Sequence[str]:
         return ("embedding",)
 

@@ -73,6 +73,9 @@ class DuplicatesStage(SpreadStage[DuplicatesConfig]):
     }
     Config = DuplicatesConfig
 
+    def distributions(self) -> Sequence[str]:
+        return ("faiss-cpu",)
+
     def inputs(self) -> Sequence[str]:
         return ()
 
