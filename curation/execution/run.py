@@ -33,7 +33,7 @@ from curation.ingest.leftovers import some_names
 from curation.ingest.listing import Listing, find_inputs, list_inputs, unlisted_containers
 from curation.ledger import Ledger
 from curation.ledger.present import absent_sources, remember_listing
-from curation.ledger.selection import Selection
+from curation.ledger.selection import Selection, exported_columns
 from curation.ledger.unit_state import NO_RECOMPUTE, PROBE, RecomputePolicy
 from curation.media.decoder import check_decoder
 from curation.pipeline import Pipeline, Readiness, build_pipeline
@@ -128,7 +128,7 @@ def _open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledge
     )
     writer = load(SHARDS)(config.shards) if config.shards is not None else None
     if writer is not None:
-        checklist.attempt("shards", writer.check)
+        checklist.attempt("shards", partial(writer.check, exported_columns(pipeline)))
     if is_local:
         checklist.attempt("run", partial(check_decoder, config.run.decoder))
         checklist.attempt("Ray", check_temp_folder)
@@ -164,10 +164,12 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
                 return list(plan_pass(ledger, pipeline, phase, allowed, recompute=options.recompute))
 
             pipeline, metrics = _measure(pipeline, ledger, pool, plan, options, progress)
-        # A single stage leaves later ones pending; shards made then would lose samples.
-        return _conclude(
-            pipeline, ledger, None if options.only else writer, metrics, time.monotonic() - started
-        )
+            summary = summarize(ledger, pipeline)
+            # A single stage leaves later ones pending; shards made then would lose samples.
+            written = (
+                None if options.only or writer is None else _write_shards(pipeline, ledger, writer, pool)
+            )
+        return _conclude(pipeline, ledger, summary, written, metrics, time.monotonic() - started)
 
 
 def _list_containers(containers: Sequence[Source], pool: Pool, progress: ProgressListener) -> None:
@@ -267,14 +269,24 @@ def _services(
         yield found
 
 
-def _conclude(pipeline: Pipeline, ledger: Ledger, writer: Any, metrics: Metrics, seconds: float) -> Result:
-    """Shards, summary, card, report, run.json; a file whose content would not change is left alone."""
-    storage, name = ledger.storage, pipeline.config.general.name
-    summary = summarize(ledger, pipeline)
-    folder = f"shards/{name}"
-    written = None
-    if writer is not None:
-        written = writer.write(storage, folder, Selection(ledger, pipeline))
+def _shards_folder(pipeline: Pipeline) -> str:
+    return f"shards/{pipeline.config.general.name}"
+
+
+def _write_shards(pipeline: Pipeline, ledger: Ledger, writer: Any, pool: Pool) -> Any:
+    """What the shard writer left; the pool's machines write, where there is much."""
+    return writer.write(ledger.storage, _shards_folder(pipeline), Selection(ledger, pipeline), pool.spread)
+
+
+def _conclude(
+    pipeline: Pipeline, ledger: Ledger, summary: Summary, written: Any, metrics: Metrics, seconds: float
+) -> Result:
+    """Card, report, run.json; a file whose content would not change is left alone.
+
+    `written` is what the shard writer left, None where it had nothing to do.
+    """
+    storage, folder = ledger.storage, _shards_folder(pipeline)
+    if written is not None:
         _write_if_changed(storage, f"{folder}/README.md", render_card(pipeline, summary, written))
     before = _read_run(storage)
     last_work = _last_work(metrics, seconds) if metrics.rows.total() else before.get("last_work")

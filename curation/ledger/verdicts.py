@@ -33,11 +33,12 @@ from curation.ledger.columns import (
     RuleEvaluator,
     Verdicts,
 )
-from curation.ledger.present import absent_sources
+from curation.ledger.present import Absent, absent_sources
 from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy, branch_steps
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import AllOf, Step, steps_of
 from curation.records import Sample, SourceKind, stable_id
+from curation.splitter import Splitter
 
 UNITS_AT_A_TIME = 32
 """Units whose rows are judged together: enough to make the cost per call small."""
@@ -119,6 +120,8 @@ class VerdictGroup:
         leaves: By kind of source.
         labels: What reasons are called.
         steps: What step codes stand for.
+        rows: Step key -> its rows in these units: `sample_id`, `status`, `error_type`, the columns of its
+            thresholds, and what was asked for besides.
     """
 
     sources: pa.Table
@@ -127,6 +130,7 @@ class VerdictGroup:
     leaves: Mapping[SourceKind, Leaves]
     labels: Labels
     steps: Sequence[Step]
+    rows: Mapping[str, pa.Table]
 
     def waiting(self, keys: Collection[str]) -> Iterator[Waiting]:
         """The units in which something waits for one of these steps, in order."""
@@ -164,9 +168,22 @@ def verdict_groups(
     recompute: RecomputePolicy = NO_RECOMPUTE,
     units: Iterable[int] | None = None,
     source_columns: Sequence[str] = (),
+    columns: Mapping[str, Sequence[str]] | None = None,
+    absent: Absent | None = None,
 ) -> Iterator[VerdictGroup]:
-    """Every unit with its verdicts, of the sources that are in the inputs, in order of units."""
-    reader = _Reader(ledger, pipeline, recompute)
+    """Every unit with its verdicts, of the sources that are in the inputs, in order of units.
+
+    Args:
+        ledger: Where the rows are.
+        pipeline: The rules.
+        recompute: Rows that count as missing.
+        units: The units; None for all.
+        source_columns: What to read of sources besides.
+        columns: Step key -> what to read of its rows besides.
+        absent: The absent sources, where the caller knows them: to find them, all sources are read.
+    """
+    absent = absent_sources(ledger) if absent is None else absent
+    reader = _Reader(ledger, pipeline, recompute, columns or {}, absent)
     todo = list(ledger.units() if units is None else units)
     sources = ledger.scan_sources([*_SOURCE_COLUMNS, *source_columns], todo)
     while parts := list(islice(sources, UNITS_AT_A_TIME)):
@@ -176,17 +193,26 @@ def verdict_groups(
 class _Reader:
     """Reads groups of units and judges them."""
 
-    def __init__(self, ledger: Ledger, pipeline: Pipeline, recompute: RecomputePolicy) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        pipeline: Pipeline,
+        recompute: RecomputePolicy,
+        columns: Mapping[str, Sequence[str]],
+        absent: Absent,
+    ) -> None:
         self._pipeline, self._redo = pipeline, recompute
         self._measured = {step.key: ledger.snapshot(step.name, step.fingerprint) for step in pipeline.steps()}
-        absent = absent_sources(ledger)
         self._absent = pa.array([*absent.gone, *absent.replaced], pa.string())
         self._steps = list({step.key: step for step in pipeline.steps()}.values())
         self._codes = {step.key: code for code, step in enumerate(self._steps)}
         self._labels = Labels()
+        self._wanted = {step.key: _deciding(step, columns.get(step.key, ())) for step in self._steps}
+        self._tables: dict[str, pa.Table] = {}
 
     def group(self, parts: Sequence[tuple[int, pa.Table]]) -> VerdictGroup:
         """The verdicts of units, given the columns of their sources."""
+        self._tables = {}
         units, sources = [unit for unit, _ in parts], self._present(parts)
         of_sources = self._header_verdicts(sources)
         samples: dict[SourceKind, SampleGroup] = {}
@@ -201,7 +227,7 @@ class _Reader:
             samples[kind] = found
             leaves[kind] = self._leaves(kind, found, sources, units)
             self._sum_up(of_sources, leaves[kind])
-        return VerdictGroup(sources, of_sources, samples, leaves, self._labels, self._steps)
+        return VerdictGroup(sources, of_sources, samples, leaves, self._labels, self._steps, self._tables)
 
     def _present(self, parts: Sequence[tuple[int, pa.Table]]) -> pa.Table:
         """The sources that are in the inputs, with their `unit`."""
@@ -243,7 +269,7 @@ class _Reader:
         units: Sequence[int],
         of_sources: Verdicts,
     ) -> SampleGroup:
-        rows = self._rows(splitter, units, _SPAN_COLUMNS)
+        rows = self._rows(splitter, units)
         source_ids = sources["source_id"].combine_chunks()
         is_span = _equals(rows["status"], "ok")
         broken = rows.filter(pa.array(~is_span))
@@ -294,8 +320,8 @@ class _Reader:
 
     def _measurements(self, step: Step, sample_id: pa.Array, units: Sequence[int]) -> Measured:
         """What a step measured of these samples."""
-        deciding = list(dict.fromkeys(mark.column for mark in step.stage.thresholds().values()))
-        rows = self._rows(step, units, deciding)
+        rows = self._rows(step, units)
+        deciding = {mark.column for mark in step.stage.thresholds().values()}
         all_rows = Measured(
             np.ones(rows.num_rows, np.bool_),
             _equals(rows["status"], "ok"),
@@ -304,9 +330,17 @@ class _Reader:
         )
         return all_rows.take(_places(rows["sample_id"].combine_chunks(), sample_id))
 
-    def _rows(self, step: Step, units: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        """Key, status and these columns of a step's rows in the units, without those that are recomputed."""
-        wanted = ["sample_id", "status", "error_type", *columns]
+    def _rows(self, step: Step, units: Sequence[int]) -> pa.Table:
+        """A step's rows in the units, without those that are recomputed: key, status, and what decides.
+
+        They are read once for a group of units, whatever kinds of samples they are of.
+        """
+        if step.key not in self._tables:
+            self._tables[step.key] = self._read_rows(step, units)
+        return self._tables[step.key]
+
+    def _read_rows(self, step: Step, units: Sequence[int]) -> pa.Table:
+        wanted = self._wanted[step.key]
         parts = [part for _, part in self._measured[step.key].scan(units, wanted)]
         if not parts:
             types = {"sample_id": pa.string(), "status": pa.string(), "error_type": pa.string()}
@@ -384,6 +418,13 @@ class _Reader:
         at = source[firsts]
         for name in ("outcome", "reason", "step", "needs"):
             getattr(of_sources, name)[at] = getattr(found, name)
+
+
+def _deciding(step: Step, besides: Sequence[str]) -> list[str]:
+    """The columns to read of a step's rows: what verdicts need of them, and what was asked for besides."""
+    spans = _SPAN_COLUMNS if isinstance(step.stage, Splitter) else ()
+    deciding = (mark.column for mark in step.stage.thresholds().values())
+    return list(dict.fromkeys(["sample_id", "status", "error_type", *spans, *deciding, *besides]))
 
 
 _RANK = np.array([(KEPT, PENDING, FAILED, REJECTED).index(code) for code in range(len(OUTCOMES))])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,9 +20,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from curation.errors import ConfigError
-from curation.ledger.selection import Kept
 from curation.storage import open_storage
-from shard_samples import FOLDER, FakeLedger, grid_of, kept_sample
+from shard_samples import FOLDER, FakeLedger, Kept, grid_of, kept_sample
 from tokenize_shards.documents.document import parse
 from tokenize_shards.documents.text import TextTokenizer
 from tokenize_shards.shards.rows import document_of
@@ -268,7 +269,7 @@ def test_fewer_samples_replace_the_shards_and_nothing_else(write: Any, out: Path
         pytest.param(lambda: ([*SIX[1:], kept_sample(0, caption="another")], {}), id="caption"),
         pytest.param(lambda: ([*SIX[1:], kept_sample(0, license="MIT")], {}), id="license"),
         pytest.param(
-            lambda: ([*SIX[1:], Kept("sample-0", SIX[0].columns, ("captions-1", "tokens-2"))], {}),
+            lambda: ([*SIX[1:], Kept("sample-0", SIX[0].columns, "captions-1 tokens-2")], {}),
             id="other tokens",
         ),
         pytest.param(lambda: (SIX, {"understanding_fraction": 1.0}), id="task"),
@@ -305,10 +306,10 @@ def test_damaged_shard_is_written_again(write: Any, out: Path, damage: str) -> N
 
 
 class BrokenLedger(FakeLedger):
-    def codes(self, unit: int) -> dict[str, bytes]:
-        if unit == 1:
+    def codes(self, units: Iterable[int]) -> Iterator[pa.Table]:
+        if 1 in units:
             raise ConnectionError("the bucket is gone")
-        return super().codes(unit)
+        return super().codes(units)
 
 
 def test_write_that_breaks_off_leaves_no_manifest(write: Any, out: Path) -> None:

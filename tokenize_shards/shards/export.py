@@ -34,7 +34,7 @@ from tokenize_shards.shards.manifest import (
     read_manifest,
     write_manifest,
 )
-from tokenize_shards.shards.rows import PACK_SCHEMA, REPEATED, SCHEMA, document_of, grid_of
+from tokenize_shards.shards.rows import PACK_SCHEMA, REPEATED, document_of, grid_of
 from tokenize_shards.shards.shardfile import ShardFile
 from tokenize_shards.shards.stream import ShardStream
 
@@ -59,6 +59,11 @@ class Job:
     manifest: Manifest
     target: Storage
     context: int
+
+    def schema(self, shard: Shard) -> pa.Schema:
+        """The columns of a shard."""
+        with self.source.open(shard.name) as file:
+            return pq.read_schema(pa.PythonFile(file))
 
     def rows(self, shard: Shard) -> Iterator[Row]:
         """The rows of a shard, a row group in memory at a time."""
@@ -177,9 +182,13 @@ def _count_webdataset(target: Storage) -> int:
     return number
 
 
-_DATASETS_SCHEMA = SCHEMA.set(
-    SCHEMA.get_field_index("codes"), pa.field("codes", pa.list_(pa.list_(pa.list_(pa.uint16()))))
-).append(pa.field("input_ids", pa.list_(pa.int32())))
+def _datasets_schema(job: Job, shard: Shard) -> pa.Schema:
+    """That of a shard with nested `codes`, and `input_ids`."""
+    schema = job.schema(shard)
+    nested = pa.field("codes", pa.list_(pa.list_(pa.list_(pa.uint16()))))
+    return schema.set(schema.get_field_index("codes"), nested).append(
+        pa.field("input_ids", pa.list_(pa.int32()))
+    )
 
 
 def _write_datasets(job: Job) -> Exported:
@@ -188,7 +197,7 @@ def _write_datasets(job: Job) -> Exported:
         shards = job.manifest.of_split(split)
         for number, shard in enumerate(shards):
             name = f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
-            file = ShardFile(name, split, _DATASETS_SCHEMA, REPEATED)
+            file = ShardFile(name, split, _datasets_schema(job, shard), REPEATED)
             for index, row in enumerate(job.rows(shard)):
                 if index % 1000 == 999:
                     file.end_row_group()
