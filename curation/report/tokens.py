@@ -190,7 +190,7 @@ def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
         if entry is None or entry["asked"] != per_shard:
             data = ledger.storage.read(f"{folder}/{shard['name']}") or b""
             try:
-                entry = {"asked": per_shard, "use": _use(data), "samples": []}
+                entry = {"asked": per_shard, "use": shard.get("codebook_use") or _use(data), "samples": []}
                 picked[shard["sha256"]] = _pick(data, per_shard)
             except pa.ArrowInvalid:
                 continue

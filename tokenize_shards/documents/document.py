@@ -94,11 +94,16 @@ class ReadDocument:
     grid: NDArray[np.uint16]
 
 
+_PLAIN = Draw("generation", has_caption=True)
+
+
 def draw(sample_id: str, seed: int, config: DocumentConfig) -> Draw:
     """What becomes of a sample: a pure function of its id, the seed and the two fractions.
 
     Raising a fraction changes further samples and leaves those that were drawn before as they are.
     """
+    if not config.understanding_fraction and not config.null_caption_fraction:
+        return _PLAIN
     if _happens(config.understanding_fraction, seed, "task", sample_id):
         return Draw("understanding", has_caption=True)
     has_caption = not _happens(config.null_caption_fraction, seed, "caption", sample_id)
@@ -106,8 +111,8 @@ def draw(sample_id: str, seed: int, config: DocumentConfig) -> Draw:
 
 
 def _happens(fraction: float, seed: int, purpose: str, sample_id: str) -> bool:
-    """Whether the sample is among a share of all; of the share 0 nobody needs to draw."""
-    return fraction > 0 and _chance(seed, purpose, sample_id) < fraction
+    """Whether the sample is among a share of all."""
+    return _chance(seed, purpose, sample_id) < fraction
 
 
 def _chance(seed: int, purpose: str, sample_id: str) -> float:

@@ -56,7 +56,7 @@ class TextTokenizer:
         return self._engine.encode(_normalized(text))
 
     def encode_all(self, texts: Iterable[str]) -> list[list[int]]:
-        """`encode` of many texts, which takes less time."""
+        """`encode` of many texts."""
         return self._engine.encode_all([_normalized(text) for text in texts])
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -105,8 +105,8 @@ class _Ranks:
         return ids
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
-        found: list[list[int]] = self._encoding.encode_ordinary_batch(texts)
-        return found
+        # One by one: tiktoken's batches go through a pool of threads, at twice the CPU time.
+        return [self._encoding.encode_ordinary(text) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self._encoding.decode(ids)

@@ -34,26 +34,48 @@ class GroupCodes:
         Raises:
             LedgerError: a sample has none.
         """
-        mine = [part.filter(pc.is_in(part["sample_id"], value_set=wanted)).combine_chunks() for part in parts]
-        self._parts = [pa.concat_arrays(part["codes"].chunks) for part in mine if part.num_rows]
-        self._starts = np.cumsum([0, *map(len, self._parts)])
-        ids = pa.concat_arrays([chunk for part in mine for chunk in part["sample_id"].chunks] or [wanted[:0]])
-        places = pc.index_in(wanted, value_set=ids)
+        ids, self._parts = [wanted[:0]], []
+        for part in parts:
+            mine = pc.is_in(part["sample_id"], value_set=wanted)
+            part = (part if pc.all(mine).as_py() else part.filter(mine)).combine_chunks()
+            if part.num_rows:
+                ids.append(part["sample_id"].combine_chunks())
+                self._parts.append(_Bytes(part["codes"].combine_chunks()))
+        starts = np.cumsum([0, *map(len, ids)])[1:]
+        places = pc.index_in(wanted, value_set=pa.concat_arrays(ids))
         if places.null_count:
             lacking = wanted.filter(pc.is_null(places))[0].as_py()
             raise LedgerError(f"sample {lacking} is kept and has no codes")
-        self._places: NDArray[np.int64] = places.to_numpy().astype(np.int64)
+        found = places.to_numpy().astype(np.int64)
+        self._part_of: NDArray[np.int64] = np.searchsorted(starts, found, "right") - 1
+        self._row_of: NDArray[np.int64] = found - starts[self._part_of]
 
     def take(self, start: int, stop: int) -> pa.Array:
-        """The codes of the samples from `start` to `stop`, in the order of `wanted`."""
-        places = self._places[start:stop]
-        order = np.argsort(places)
-        part_of = np.searchsorted(self._starts, places[order], "right") - 1
-        found = [
-            self._parts[part].take(pa.array(places[order[part_of == part]] - self._starts[part]))
-            for part in np.unique(part_of)
+        """The codes of the samples from `start` to `stop`, in the order of `wanted`: copied once."""
+        pieces = [
+            self._parts[part][row]
+            for part, row in zip(
+                self._part_of[start:stop].tolist(), self._row_of[start:stop].tolist(), strict=True
+            )
         ]
-        return pa.concat_arrays(found).take(pa.array(np.argsort(order)))
+        offsets = np.cumsum([0, *map(len, pieces)])
+        data = np.concatenate(pieces) if pieces else np.zeros(0, np.uint8)
+        buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data)]
+        return pa.Array.from_buffers(pa.binary(), len(pieces), buffers)
+
+
+class _Bytes:
+    """Views of the items of a binary array; of null, an empty one."""
+
+    def __init__(self, array: pa.Array) -> None:
+        _, offsets, data = array.buffers()
+        self._offsets = np.frombuffer(offsets, np.int32)[
+            array.offset : array.offset + len(array) + 1
+        ].tolist()
+        self._data = np.frombuffer(data or b"", np.uint8)
+
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        return self._data[self._offsets[row] : self._offsets[row + 1]]
 
 
 class RowBuilder:
@@ -118,6 +140,14 @@ class RowBuilder:
         return [self._metas[key] for key in keys]
 
 
+def code_values(codes: pa.Array) -> NDArray[np.uint16]:
+    """All codes of a binary column, one grid after the other."""
+    _, offsets, data = codes.buffers()
+    bounds = np.frombuffer(offsets, np.int32)[codes.offset : codes.offset + len(codes) + 1]
+    values = np.frombuffer(data or b"", np.uint8)[bounds[0] : bounds[-1]].view("<u2")
+    return values.astype(np.uint16, copy=False)
+
+
 def _shape(sizes: list[int]) -> Shape:
     frames, rows, columns = sizes
     return frames, rows, columns
@@ -125,7 +155,7 @@ def _shape(sizes: list[int]) -> Shape:
 
 def _check(codes: pa.Array, shape: tuple[NDArray[np.int64], ...], sample_id: pa.ChunkedArray) -> None:
     """Make sure that codes fill their grids, and are of the codebook."""
-    lengths = _integers(pc.binary_length(codes).fill_null(-1))
+    lengths = _integers(pc.binary_length(codes))
     wrong = np.flatnonzero(lengths != 2 * np.prod(shape, axis=0))
     if len(wrong):
         place = int(wrong[0])
@@ -133,11 +163,9 @@ def _check(codes: pa.Array, shape: tuple[NDArray[np.int64], ...], sample_id: pa.
         raise TokenizeError(
             f"{sample_id[place].as_py()}: {lengths[place]} bytes are no grid of {frames} x {rows} x {columns}"
         )
-    _, offsets, data = codes.buffers()
-    bounds = np.frombuffer(offsets, np.int32)[codes.offset : codes.offset + len(codes) + 1]
-    values = np.frombuffer(data or b"", np.uint8)[bounds[0] : bounds[-1]].view("<u2")
+    values = code_values(codes)
     if len(values) and values.max() >= VOCABULARY_SIZE - FIRST_VISUAL:
-        at = int(np.searchsorted(bounds, bounds[0] + 2 * int(values.argmax()), "right")) - 1
+        at = int(np.searchsorted(np.cumsum(lengths // 2), int(values.argmax()), "right"))
         raise TokenizeError(f"{sample_id[at].as_py()}: code {values.max()} is beyond the codebook")
 
 

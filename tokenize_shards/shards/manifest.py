@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any, Protocol
@@ -36,6 +36,7 @@ class Shard:
     """One Parquet file.
 
     `num_samples` counts documents, `media_s` is the length of their clips in seconds of video.
+    `codebook_use` is that of `tokenize_shards.vision.codebook`, to six digits, where rows are samples.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Shard:
     media_s: float
     size_bytes: int
     sha256: str
+    codebook_use: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,12 +20,13 @@ from curation.records import ID_LENGTH, stable_id
 from curation.stage import Column, ModelRef
 from curation.storage import Storage
 from tokenize_shards.documents.text import TextTokenizer
-from tokenize_shards.shards.builder import GroupCodes, RowBuilder, estimated_bytes
+from tokenize_shards.shards.builder import GroupCodes, RowBuilder, code_values, estimated_bytes
 from tokenize_shards.shards.config import ShardConfig
 from tokenize_shards.shards.layout import FileCutter, FileTask
 from tokenize_shards.shards.manifest import Shard
 from tokenize_shards.shards.rows import REPEATED, shard_columns, shard_schema
 from tokenize_shards.shards.shardfile import ShardFile
+from tokenize_shards.vision.codebook import CodeCounts
 
 
 class Samples(Protocol):
@@ -98,15 +99,13 @@ class TaskWriter:
         tokenizer = _tokenizer(fetch(self.vocabulary, self.vocabulary_sha256), self.vocabulary_sha256)
         builder = RowBuilder(self.config, self.config.seed, task.split, schema, tokenizer)
         done: list[Shard] = []
-        file: ShardFile | None = None
+        file: _File | None = None
         for rows, begins_file in self._row_groups(task, cutter, builder):
             if begins_file and file is not None:
                 done.append(file.write(self.storage, self.folder))
             if begins_file or file is None:
-                file = ShardFile(task.name(len(done)), task.split, schema, REPEATED)
-            elif begins_file is not None:
-                file.end_row_group()
-            file.add_table(rows, media_s=_media_s(rows))
+                file = _File(task.name(len(done)), task.split, schema)
+            file.add(rows, begins_row_group=begins_file is not None)
         if file is not None:
             done.append(file.write(self.storage, self.folder))
         if sum(shard.num_samples for shard in done) != task.num_samples or len(done) != task.num_files:
@@ -136,13 +135,27 @@ class TaskWriter:
         return table.take(pa.array(np.argsort(np.array(draws, np.str_), kind="stable")))
 
 
+class _File:
+    """A shard as it grows, and the codes in it."""
+
+    def __init__(self, name: str, split: str, schema: pa.Schema) -> None:
+        self._file = ShardFile(name, split, schema, REPEATED)
+        self._counts = CodeCounts()
+
+    def add(self, rows: pa.Table, *, begins_row_group: bool) -> None:
+        if begins_row_group:
+            self._file.end_row_group()
+        spans = pc.subtract(rows["end_s"], rows["start_s"]).drop_null()
+        self._file.add_table(rows, media_s=float(sum(spans.to_pylist())))
+        for codes in rows["codes"].chunks:
+            self._counts.add(code_values(codes))
+
+    def write(self, storage: Storage, folder: str) -> Shard:
+        use = {name: round(value, 6) for name, value in asdict(self._counts.use()).items()}
+        return replace(self._file.write(storage, folder), codebook_use=use)
+
+
 @functools.lru_cache(maxsize=1)
 def _tokenizer(path: Path, sha256: str) -> TextTokenizer:
     """The tokenizer, loaded once by a process that writes several tasks."""
     return TextTokenizer(path)
-
-
-def _media_s(rows: pa.Table) -> float:
-    """Seconds of video of these rows."""
-    spans = pc.subtract(rows["end_s"], rows["start_s"]).drop_null()
-    return float(sum(spans.to_pylist()))
