@@ -84,7 +84,7 @@ class FakeLedger:
             rows = self._units[unit]
             columns = {"unit": pa.array([unit] * len(rows), pa.int64())}
             columns["sample_id"] = pa.array([item.sample_id for item in rows], pa.string())
-            for name in kept_sample(0).columns | self.exported:
+            for name in (kept_sample(0).columns.keys() - SCORES) | self.exported.keys():
                 kind = self.exported[name].type if name in self.exported else TYPES.get(name, pa.string())
                 columns[name] = pa.array([item.columns[name] for item in rows], kind)
             yield pa.table(columns)
