@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from captioner import gate, structure
@@ -23,7 +24,7 @@ from captioner.settings import CaptionConfig
 from captioner.windows import windows
 from curation.errors import CaptionError, ConfigError, SampleError
 from curation.pipeline.models import STAND_IN, fetch
-from curation.records import Row, Sample, SampleKind, stable_id
+from curation.records import Sample, SampleKind, stable_id
 from curation.stage import Column, Media, ModelRef, Setup, Stage, View
 
 _MAX_KEPT_CHARS = 2000
@@ -76,6 +77,15 @@ class CaptionStage(Stage[CaptionConfig]):
         "num_output_tokens": Column(pa.int32(), "Likewise."),
         "num_frames": Column(pa.int32(), "Frames that the model saw."),
     }
+    counted_columns = (
+        "length",
+        "model",
+        "verdict",
+        "verdicts",
+        "finish_reason",
+        "num_prompt_tokens",
+        "num_output_tokens",
+    )
     batch_size = 256
     uses_gpu = True
     Config = CaptionConfig
@@ -182,19 +192,26 @@ class CaptionStage(Stage[CaptionConfig]):
         self.engine.busy_s = 0.0
         return used
 
-    def counts(self, row: Row) -> Iterator[tuple[str, str, int]]:
-        if not row.ok:
-            if row.error_type == CaptionError.__name__:
-                yield from (("attempts", verdict, 1) for verdict in _verdicts_of(row.error or ""))
-            return
-        values = row.values
-        yield "verdict", values["verdict"], 1
-        yield "finish reason", f"{values['model']}: {values['finish_reason']}", 1
-        yield from (("attempts", verdict, 1) for verdict in values["verdicts"])
-        if values["length"] is not None:
-            yield "length", values["length"], 1
-        yield "tokens", f"{values['model']}: prompt", values["num_prompt_tokens"]
-        yield "tokens", f"{values['model']}: output", values["num_output_tokens"]
+    def counts(self, rows: pa.Table) -> Iterator[tuple[str, str, int]]:
+        answered = rows.filter(pc.equal(rows["status"], "ok"))
+        unanswered = rows.filter(pc.equal(rows["error_type"], CaptionError.__name__))
+        refused = [
+            verdict for error in unanswered["error"].to_pylist() for verdict in _verdicts_of(error or "")
+        ]
+        attempts = pa.chunked_array(
+            [*pc.list_flatten(answered["verdicts"]).chunks, pa.array(refused, pa.string())]
+        )
+        reasons = pc.binary_join_element_wise(answered["model"], answered["finish_reason"], ": ")
+        yield from _tally("verdict", answered["verdict"])
+        yield from _tally("finish reason", reasons)
+        yield from _tally("attempts", attempts)
+        yield from _tally("length", answered["length"].drop_null())
+        for what in ("prompt", "output"):
+            column = f"num_{what}_tokens"
+            for sums in (
+                answered.group_by("model", use_threads=False).aggregate([(column, "sum")]).to_pylist()
+            ):
+                yield "tokens", f"{sums['model']}: {what}", sums[f"{column}_sum"]
 
     def _talk(self, sample: Sample, media: Media) -> _Talk:
         config = self.config
@@ -289,6 +306,12 @@ class CaptionStage(Stage[CaptionConfig]):
         if engine == "stand-in":
             return STAND_IN_MODEL
         return f"sidecar: {self.config.column}" if engine == "sidecar" else self.config.model
+
+
+def _tally(group: str, names: pa.ChunkedArray) -> Iterator[tuple[str, str, int]]:
+    """How often each text occurs."""
+    for found in pc.value_counts(names).to_pylist():
+        yield group, found["values"], found["counts"]
 
 
 def _verdicts_of(error: str) -> list[str]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from curation.errors import SampleError
-    from curation.records import Row, Sample, SampleKind, Source
+    from curation.records import Sample, SampleKind, Source
 
 
 class StageConfig(BaseModel):
@@ -262,6 +262,7 @@ class Stage(abc.ABC, Generic[C]):
         columns: what `measure` gives for every sample, by name.
         batch_size: samples per `measure` call, at most.
         uses_gpu: whether `measure` runs faster on a GPU and should be given one.
+        counted_columns: what `counts` reads of the rows; it is asked where that is not empty.
     """
 
     name: ClassVar[str]
@@ -270,6 +271,7 @@ class Stage(abc.ABC, Generic[C]):
     columns: ClassVar[Mapping[str, Column]]
     batch_size: ClassVar[int] = 16
     uses_gpu: ClassVar[bool] = False
+    counted_columns: ClassVar[Sequence[str]] = ()
     Config: ClassVar[type[StageConfig]]
 
     def __init__(self, config: C) -> None:
@@ -330,8 +332,12 @@ class Stage(abc.ABC, Generic[C]):
         """What measuring took since the last call, as numbers that can be summed up, for the report."""
         return {}
 
-    def counts(self, row: Row) -> Iterable[tuple[str, str, int]]:
-        """What the report sums up over all rows, failed ones included: group, name in it, number."""
+    def counts(self, rows: pa.Table) -> Iterable[tuple[str, str, int]]:
+        """What the report sums up over all rows: group, name in it, number.
+
+        `rows` are some of the stage's rows, failed ones included: `counted_columns`, `status` (`ok` or
+        `failed`), `error_type` and `error`.
+        """
         return ()
 
     def reject_reason(self, row: Mapping[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""A stage from outside the package: its columns reach ledger, table, shards, card and report by themselves."""
+"""A stage from outside the package: its columns reach ledger, table, shards, card and report as declared."""
 
 from __future__ import annotations
 

@@ -173,13 +173,13 @@ def table(
     """
     from curation.execution.run import open_pipeline
     from curation.report.flatfile import format_of, write_table
-    from curation.report.table import flat_table
+    from curation.report.table import FlatTable
 
     layout = format_of(target)
     pipeline, ledger = open_pipeline(_load(path, overrides, inputs, output))
-    flat = flat_table(ledger, pipeline)
-    write_table(flat, target, layout)
-    echo(f"{target}: {flat.num_rows} rows, {flat.num_columns} columns")
+    flat = FlatTable(ledger, pipeline)
+    num_rows = write_table(flat.schema, flat.parts(), target, layout)
+    echo(f"{target}: {num_rows} rows, {len(flat.schema)} columns")
     return 0
 
 

@@ -113,6 +113,10 @@ class Verdicts:
             np.full(number, NONE, np.int16),
         )
 
+    def take(self, places: NDArray[np.int64]) -> Verdicts:
+        """The verdicts at these places."""
+        return Verdicts(self.outcome[places], self.reason[places], self.step[places], self.needs[places])
+
     def put(self, where: NDArray[np.bool_], other: Verdicts) -> None:
         """Take the verdicts of `other` where `where` holds."""
         for name in ("outcome", "reason", "step", "needs"):

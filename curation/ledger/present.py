@@ -71,6 +71,10 @@ def absent_sources(ledger: Ledger) -> Absent:
     is_media = np.asarray(pc.not_equal(known["kind"], "container"))
     gone = known.filter(pa.array(stands & ~is_listed & is_media))
     replaced = known.filter(pa.array(~stands | (~is_listed & ~is_media)))
+    if replaced.num_rows:
+        # A source that two units hold by mistake is not replaced by itself: it counts twice, and is noticed.
+        present = known["source_id"].filter(pa.array(stands & is_listed)).combine_chunks()
+        replaced = replaced.filter(pc.invert(pc.is_in(replaced["source_id"], value_set=present)))
     return Absent(
         dict(zip(gone["source_id"].to_pylist(), gone["uri"].to_pylist(), strict=True)),
         frozenset(replaced["source_id"].to_pylist()),

@@ -94,7 +94,7 @@ class Selection:
             self._pipeline,
             units=units,
             source_columns=("uri", "carried"),
-            columns=besides,
+            step_columns=besides,
             absent=self._absent,
         )
         for group in groups:
@@ -146,7 +146,7 @@ class Selection:
             "end_s": pa.array(leaves.end_s[places]) if is_clip else pa.nulls(number, pa.float64()),
         }
         for key in self._ends:
-            rows = _rows_of(group.rows[key], found["sample_id"])
+            rows = group.rows_of(key, found["sample_id"])
             found |= {called: rows[name] for name, called in DOCUMENT_COLUMNS[key].items()}
         found |= self._exported_of(group, kind, places, found["sample_id"])
         return pa.table([found[field.name] for field in self._schema], schema=self._schema)
@@ -172,9 +172,9 @@ class Selection:
         for step in branch_steps(branch):
             if _exported_by(step):
                 of_step = pc.if_else(pa.array(asked[step.key][of_sample]), sample_id, None)
-                _take_over(found, group.rows[step.key], of_step, _exported_by(step))
+                _take_over(found, group.rows_of(step.key, of_step), _exported_by(step))
         for key, step in self._ends.items():
-            _take_over(found, group.rows[key], leaf_id, _exported_by(step))
+            _take_over(found, group.rows_of(key, leaf_id), _exported_by(step))
         return found
 
 
@@ -200,16 +200,10 @@ def _exported_by(step: Step) -> dict[str, Column]:
     return {name: column for name, column in columns if column.exported and name not in own}
 
 
-def _take_over(found: dict[str, Any], rows: pa.Table, sample_id: pa.Array, names: Iterable[str]) -> None:
-    """Put the values that these samples have in `rows` over those in `found`."""
-    taken = _rows_of(rows, sample_id)
+def _take_over(found: dict[str, Any], rows: pa.Table, names: Iterable[str]) -> None:
+    """Put the values that there are in `rows` over those in `found`."""
     for name in names:
-        found[name] = pc.coalesce(taken[name], found[name])
-
-
-def _rows_of(rows: pa.Table, sample_id: pa.Array) -> pa.Table:
-    """The rows of these samples; nulls where there is none."""
-    return rows.take(pc.index_in(sample_id, value_set=rows["sample_id"].combine_chunks(), skip_nulls=True))
+        found[name] = pc.coalesce(rows[name], found[name])
 
 
 def _repeated(text: str, number: int) -> pa.Array:

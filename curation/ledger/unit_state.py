@@ -60,6 +60,11 @@ class SourceVerdict:
     verdict: Verdict
     error: str | None = None
 
+    def waits_for(self, keys: Collection[str]) -> bool:
+        """Whether it, or a leaf of it, waits for one of these steps."""
+        verdicts = (self.verdict, *(leaf.verdict for leaf in self.leaves()))
+        return any(verdict.needs is not None and verdict.needs.key in keys for verdict in verdicts)
+
     def leaves(self) -> Iterator[SampleVerdict]:
         """The leaves of all samples."""
         for sample in self.samples:

@@ -205,7 +205,11 @@ def test_usage_and_counts_add_up(chat_server: Any, chat_reply: Any) -> None:
     assert used.pop("engine_s") > 0
     assert used == {"answers": 2, "prompt_tokens": 2400, "output_tokens": 68}  # 1200 and 34 each
     assert stage.usage()["engine_s"] == 0
-    assert list(stage.counts(Row("a", row))) == [
+
+    def counted(*found: Row) -> list[tuple[str, str, int]]:
+        return list(stage.counts(schemas.rows_to_table(found, stage.columns)))
+
+    assert counted(Row("a", row)) == [
         ("verdict", "ok", 1),
         ("finish reason", "some-vlm: stop", 1),
         ("attempts", "empty", 1),
@@ -215,7 +219,24 @@ def test_usage_and_counts_add_up(chat_server: Any, chat_reply: Any) -> None:
         ("tokens", "some-vlm: output", 34),
     ]
     failed = Row("b", {}, "CaptionError", "empty, refused; the last answer: 'x'")
-    assert list(stage.counts(failed)) == [("attempts", "empty", 1), ("attempts", "refused", 1)]
+    assert counted(failed) == [("attempts", "empty", 1), ("attempts", "refused", 1)]
+    other = row | {"model": "other-vlm", "length": None, "verdict": "too_long", "verdicts": ["too_long"]}
+    undecoded = Row("d", {}, "DecodeError", "empty, refused; the last answer: 'x'")
+    assert counted(Row("a", row), failed, Row("c", other), undecoded, Row("e", row)) == [
+        ("verdict", "ok", 2),
+        ("verdict", "too_long", 1),
+        ("finish reason", "some-vlm: stop", 2),
+        ("finish reason", "other-vlm: stop", 1),
+        ("attempts", "empty", 3),
+        ("attempts", "ok", 2),
+        ("attempts", "too_long", 1),
+        ("attempts", "refused", 1),
+        ("length", "long", 2),
+        ("tokens", "some-vlm: prompt", 2400),
+        ("tokens", "other-vlm: prompt", 1200),
+        ("tokens", "some-vlm: output", 68),
+        ("tokens", "other-vlm: output", 34),
+    ]
 
 
 def test_key_comes_from_the_named_variable(chat_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,10 @@ from typing import Any, Literal
 from curation.errors import PoisonSource, ProbeError, SampleError
 from curation.errors.isolation import isolated
 from curation.execution.plan import Task
+from curation.execution.segments import SegmentResult
+from curation.execution.worker.heartbeat import Heartbeat
 from curation.execution.worker.measure import Metrics, failed_row
-from curation.execution.worker.unit import Heartbeat, UnitRun
-from curation.execution.worker.video_pass import SegmentResult
+from curation.execution.worker.unit import UnitRun
 from curation.ingest.containers.index import ListingIndex
 from curation.ingest.sources import open_source
 from curation.ledger import Ledger
@@ -57,13 +58,15 @@ class UnitWorker:
             return self._list(task)
         return self._probe(task) if task.phase == "probe" else self._unit(task).run()
 
-    def process_segment(self, task: Task, number: int) -> SegmentResult:
-        """Look at one of the task's parts; nothing is committed."""
+    def process_segment(self, task: Task, number: int) -> tuple[Metrics, SegmentResult]:
+        """Process one of the task's segments; nothing is committed."""
         self._enter(task)
-        return self._unit(task).process_segment(task.parts[number])
+        unit = self._unit(task)
+        result = unit.process_segment(task.segments[number])
+        return unit.metrics, result
 
     def merge(self, task: Task, results: Sequence[SegmentResult]) -> Metrics:
-        """Put the task's parts together and commit what came out."""
+        """Merge the task's segments, measure what is still missing, and commit."""
         self._enter(task)
         return self._unit(task).merge(results)
 
