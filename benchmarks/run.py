@@ -19,6 +19,7 @@ NAMES = (
     "clusters",
     "flat_memory",
     "captions",
+    "shards",
 )
 
 
