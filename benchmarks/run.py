@@ -21,6 +21,7 @@ NAMES = (
     "reports",
     "flat_memory",
     "captions",
+    "shards",
 )
 
 
