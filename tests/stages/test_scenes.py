@@ -113,6 +113,18 @@ def test_cuts_too_close_together_are_merged():
     assert cuts_in(split(flashes, min_scene_s=0.2)) == [40, 45]
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3), (37, 51, 3), (144, 256, 3), (600, 33, 3)])
+def test_change_and_level_are_the_very_numbers_of_pyscenedetect_and_numpy(shape):
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, high, shape).astype(np.uint8) for high in (256, 9, 256, 30, 256)]
+    finder = splitter(short_side=1000).start(a_source(frame_rate=Fraction(FPS)), keeps_frame_metrics=True)
+    spans_of(finder, as_frames(pictures), 1 / FPS)
+    detector = ContentDetector()
+    scores = [detector._calculate_frame_score(None, picture[..., ::-1]) for picture in pictures]
+    assert [metrics.change for metrics in finder.frame_metrics] == scores
+    assert [metrics.level for metrics in finder.frame_metrics] == [np.mean(picture) for picture in pictures]
+
+
 def test_slow_change_is_no_cut():
     assert cuts_in(split(gray(range(40, 240, 2)))) == []
 

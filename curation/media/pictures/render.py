@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from curation.media.frame import Frame
 from curation.media.image import MAX_PIXELS
 from curation.media.pictures.deinterlace import Deinterlacer
-from curation.media.pictures.filters import Scaler
+from curation.media.pictures.filters import RGBConverter, Scaler
 from curation.media.pictures.orientation import Orientation, orientation_of
 from curation.media.pictures.tonemap import HLG, PQ, ToneMapper
 
@@ -108,6 +108,7 @@ class Renderer:
         self._deinterlace = Deinterlacer()
         self._tone_map = ToneMapper()
         self._scale = Scaler()
+        self._convert = RGBConverter()
 
     def push(self, picture: Any, pts_s: float, index: int, aspect: Fraction | None) -> Iterator[Frame]:
         """Take the next picture; yield the frames that are ready. `aspect` is the stream's own, as of now."""
@@ -158,5 +159,4 @@ class Renderer:
             return self._tone_map(picture, size)
         if size is not None:
             return self._scale(picture, size)
-        pixels: NDArray[np.uint8] = picture.to_ndarray(format="rgb24")
-        return pixels
+        return self._convert(picture)
