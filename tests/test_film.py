@@ -70,7 +70,7 @@ class Run(Bench):
             for part in results.values():
                 self.metrics.add(part.metrics)
             if results:
-                self.joined = worker.join(task, [results[number] for number in order])
+                self.joined = worker.merge(task, [results[number] for number in order])
             done = self.joined if results else worker.work(task)
             self.metrics.append(done)
             self.metrics.add(done)
@@ -238,5 +238,5 @@ def test_join_needs_the_end(folder: Path, tmp_path: Path) -> None:
     for task in run.tasks("probe"):
         worker.work(task)
     (task,) = run.tasks("filter")
-    worker.join(task, [worker.process_segment(task, 0)])
+    worker.merge(task, [worker.process_segment(task, 0)])
     assert run.outcomes() == {"film.mp4": "failed DecodeError"}

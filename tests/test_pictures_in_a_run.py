@@ -70,7 +70,7 @@ def test_parts_of_a_video_put_their_sizes_together(tmp_path: Path) -> None:
             if task.parts:
                 results = [worker.process_segment(task, number) for number in range(len(task.parts))]
                 assert max(len(item.codings) for item in results) < 4
-                worker.join(task, results)
+                worker.merge(task, results)
             else:
                 worker.work(task)
         rows[segment_s] = bench.rows("videos.scenes")

@@ -117,7 +117,7 @@ def test_there_is_one_console() -> None:
         path.relative_to(ROOT).as_posix()
         for package in ("curation", "stages", "captioner", "tokenize_shards")
         for path in (ROOT / package).rglob("*.py")
-        for node in ast.scan_verdicts(ast.parse(path.read_text()))
+        for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Console")
     }
     assert makers == {"curation/cli/console.py"}

@@ -1,4 +1,4 @@
-"""Workers on Ray: who does which unit, and what happens when one dies. The only module that imports ray.
+"""Workers on Ray: who does which unit, and what happens when one dies.
 
 Ray carries: processes, placement, transport. Decided here: one unit per worker at a time, so that a
 dead worker points at its unit; that unit is then tried source by source, so that the culprit is
@@ -8,17 +8,16 @@ found and the others come through; and a worker that shows no progress is killed
 from __future__ import annotations
 
 import math
-import os
-import socket
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from curation.errors import EnvironmentFault, WorkerError
+from curation.errors import WorkerError
+from curation.execution.cluster import choose_device, cluster_cpus, connect, num_gpu_places, starts_here
 from curation.execution.plan import Task
 from curation.execution.requests import PendingSegments, Request, requests_of
+from curation.execution.tasks import A, R, in_process, on_cluster
 from curation.execution.worker.measure import Metrics
 from curation.execution.worker.video_pass import SegmentResult
 from curation.execution.worker.worker import UnitWorker, commit_probed, record_poison, record_unlisted
@@ -29,14 +28,9 @@ if TYPE_CHECKING:
     from curation.execution.progress import ProgressListener
     from curation.pipeline import Pipeline
 
-_ADDRESS = "RAY_ADDRESS"
-"""`ray job submit` tells its job the cluster by this variable."""
-_MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
-"""Longest path of a Unix socket."""
-_LONGEST_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
-"""What Ray puts behind its temporary folder; the last number is a process id."""
 POLL_S = 0.5
-CONNECT_TIMEOUT_S = 10.0
+FEW_CALLS = 3
+"""So many calls take less time than starting Ray."""
 CHECK_S = 30.0
 """How often a busy worker is asked whether it gets on; more often if `stall_timeout_s` is short."""
 
@@ -120,17 +114,30 @@ class Pool:
             waiting = [request for request in waiting if self._segments.wants(request)]
         return metrics
 
+    def spread(self, function: Callable[[A], R], arguments: Sequence[A]) -> Iterator[R]:
+        """Independent calls, their results in order, as tasks of the cluster.
+
+        A few calls of a run on this machine that has not started Ray so far are made here.
+        """
+        if not self._num_workers and starts_here(self._address) and len(arguments) <= FEW_CALLS:
+            return in_process(function, arguments)
+        self._connect()
+        return on_cluster(function, arguments, limit=2 * self._num_workers)
+
     def _start(self, num_tasks: int) -> None:
-        if not self._num_workers:
-            self._owns_ray = _connect(self._address, self._pipeline.config.run.workers)
-            self._device = _device(self._pipeline.config.general.device)
-            self._gpus_per_worker = self._worker_gpus()
-            self._num_workers = min(
-                self._pipeline.config.run.workers or _cluster_cpus(), _num_gpu_places(self._gpus_per_worker)
-            )
-        self._num_workers = max(1, self._num_workers)
+        self._connect()
         while len(self._actors) < min(self._num_workers, num_tasks):
             self._idle.append(self._new_worker())
+
+    def _connect(self) -> None:
+        if not self._num_workers:
+            self._owns_ray = connect(self._address, self._pipeline.config.run.workers)
+            self._device = choose_device(self._pipeline.config.general.device)
+            self._gpus_per_worker = self._worker_gpus()
+            self._num_workers = min(
+                self._pipeline.config.run.workers or cluster_cpus(), num_gpu_places(self._gpus_per_worker)
+            )
+            self._num_workers = max(1, self._num_workers)
 
     def _new_worker(self) -> Any:
         actor = _worker_class(self._gpus_per_worker)
@@ -337,97 +344,3 @@ def _worker_class(num_gpus: float) -> Any:
             return heartbeat.uri, time.monotonic() - heartbeat.progressed_at
 
     return Worker
-
-
-def _connect(address: str | None, workers: int | None) -> bool:
-    """Connect to Ray; True if it was started here and must be stopped here."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Workers without a GPU share must not have theirs hidden or changed by Ray.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-
-    address = address or os.environ.get(_ADDRESS)
-    if ray.is_initialized():
-        return False
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-    if address is None and workers is not None:
-        # More workers than CPUs is the user's choice; Ray would wait for CPUs that never come.
-        options["num_cpus"] = max(workers, os.cpu_count() or 1)
-    if address is not None:
-        options = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is not None:
-        _check_reachable(address)
-    try:
-        ray.init(address=address or "local", **options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise EnvironmentFault(f"cannot connect to Ray at {address or 'this machine'}: {error}") from error
-    return True
-
-
-def starts_here(address: str | None) -> bool:
-    """Whether a run with this address starts Ray itself, on this machine."""
-    return address is None and not os.environ.get(_ADDRESS)
-
-
-def check_temp_folder() -> None:
-    """Make sure that Ray can be started: its sockets have long names, below the temporary folder.
-
-    Raises:
-        EnvironmentFault: the folder's own name is too long.
-    """
-    # As Ray itself chooses it.
-    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
-    folder = os.environ.get(name, "/tmp")  # noqa: S108
-    room = _MAX_SOCKET_BYTES - len(_LONGEST_SOCKET)
-    if len(os.fsencode(folder)) > room:
-        raise EnvironmentFault(
-            f"{name}={folder} is too long for Ray's sockets, which have room for {room} bytes; name a "
-            "shorter folder by RAY_TMPDIR, such as RAY_TMPDIR=/tmp"
-        )
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself would try for many minutes to reach a cluster that is not there.
-
-    Raises:
-        EnvironmentFault: nobody listens at host:port.
-    """
-    host, separator, port = address.rpartition("://")[2].rpartition(":")
-    if not separator or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise EnvironmentFault(f"there is no Ray cluster at {address}: {error.strerror or error}") from error
-
-
-def _cluster_cpus() -> int:
-    import ray
-
-    return int(ray.cluster_resources().get("CPU", 1))
-
-
-def _num_gpu_places(gpus_per_worker: float) -> int:
-    """Workers that the cluster's GPUs have room for; more would wait for a place for ever.
-
-    Raises:
-        EnvironmentFault: there is room for none.
-    """
-    import ray
-
-    if gpus_per_worker == 0:
-        return sys.maxsize
-    num_gpus = ray.cluster_resources().get("GPU", 0)
-    if num_gpus < gpus_per_worker:
-        raise EnvironmentFault(f"a worker needs {gpus_per_worker:g} GPUs, and Ray sees {num_gpus:g}")
-    return int(num_gpus / gpus_per_worker)
-
-
-def _device(asked: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
-    """Raises EnvironmentFault: a GPU was asked for and the cluster has none."""
-    import ray
-
-    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
-    if asked == "cuda" and not has_gpu:
-        raise EnvironmentFault("device: cuda was asked for, but Ray sees no GPU")
-    return "cuda" if has_gpu and asked != "cpu" else "cpu"

@@ -16,6 +16,7 @@ from curation import __version__
 from curation.config import Config
 from curation.errors import ConfigError, LedgerError
 from curation.errors.redaction import redact_settings
+from curation.execution.cluster import check_temp_folder, starts_here
 from curation.execution.dataset_wide import (
     Population,
     bind,
@@ -24,7 +25,7 @@ from curation.execution.dataset_wide import (
     filters_behind,
     measure_step,
 )
-from curation.execution.driver import Pool, check_temp_folder, starts_here
+from curation.execution.driver import Pool
 from curation.execution.plan import Phase, Task, plan_listing, plan_pass, plan_probes
 from curation.execution.progress import ProgressListener
 from curation.execution.worker.measure import Metrics
