@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode, ThresholdDetector
 from scenedetect.common import Timecode
 
+from curation.media.sampling import step_at
 from stages.scenes.transnet import TransNetDetector
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from stages.scenes.settings import ScenesConfig
 
 TIME_BASE = Fraction(1, 1_000_000)
-_ROUNDING_S = 1e-6
 _LONG_SIDE = 256
 _MIN_FADE_S = "0.1s"
 """Shorter dark spells are no fades; the default of PySceneDetect's command line."""
@@ -229,7 +229,7 @@ class _Sampling:
         self._was_dim = False
 
     def is_due(self, pts_s: float) -> bool:
-        step = math.floor((pts_s + _ROUNDING_S) * self._fps)
+        step = step_at(pts_s, self._fps)
         is_new, self._step = step != self._step, step
         return is_new
 

@@ -24,12 +24,13 @@ from curation.ingest.media_readers import VideoReader, without_pixels
 from curation.ledger.unit_state import branch_steps, decide_sample
 from curation.media.decoder import DecoderSettings
 from curation.media.frame import Frame
+from curation.media.sampling import Sampling
 from curation.media.views import GridCollector
 from curation.pipeline import Branch
 from curation.pipeline.rules import steps_of
 from curation.records import Row, Sample, Source
 from curation.splitter import CutFinder, PerRecording, Span, Splitter, source_values, span_row
-from curation.stage import Media, Stage, View
+from curation.stage import GRID_FPS, Media, Stage, View
 
 if TYPE_CHECKING:
     from curation.execution.worker.unit import UnitRun
@@ -89,7 +90,10 @@ class VideoPass:
         stage = _splitter(self._unit.ready(self._splitter))
         start_s = part.start_s - (stage.lookback_s or 0.0) - RUN_UP_S
         reader = VideoReader(self._source, self._decoder, self._unit.count_frame, max(0.0, start_s))
-        collector = GridCollector(self._views(), reader.first_s() if start_s > 0 else None)
+        first_s = reader.first_s() if start_s > 0 else None
+        collector = GridCollector(self._views(), first_s)
+        if stage.step_fps is not None:
+            reader.sampling = self._sampling(stage.step_fps, first_s)
         with isolated(MeasureError):
             finder = self._finder(stage, part)
         self._measure(reader, finder, collector, part)
@@ -134,12 +138,18 @@ class VideoPass:
         steps = [step for step in steps_of(self._branch.rule) if step.key in self._unit.allowed]
         return [view for step in steps if (view := step.stage.view("clip")) is not None]
 
+    def _sampling(self, step_fps: float | None, first_s: float | None) -> Sampling:
+        """What the splitter and the views are sure to look at."""
+        return Sampling(step_fps, frozenset(view.fps or GRID_FPS for view in self._views()), first_s)
+
     def _measure_known(self, clips: Sequence[Sample]) -> None:
         """Decode only around the clips that something is missing of."""
         waiting = [clip for clip in clips if self._needs(clip) in self._unit.allowed]
         for group in neighbors(waiting, can_seek=not self._source.clock_jumps):
             reader = VideoReader(self._source, self._decoder, self._unit.count_frame, group[0].start_s)
-            collector = GridCollector(self._views(), reader.first_s() if group[0].start_s > 0 else None)
+            first_s = reader.first_s() if group[0].start_s > 0 else None
+            collector = GridCollector(self._views(), first_s)
+            reader.sampling = self._sampling(None, first_s)
             self._measure(reader, _KnownSpans(group), collector, Segment(end_s=group[-1].end_s))
             self._unit.metrics.frames_held += reader.num_frames
 

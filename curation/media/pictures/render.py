@@ -129,6 +129,21 @@ class Renderer:
             self._before = None
             yield frame(lambda: picture)
 
+    def promise(self, pictures: Callable[[], tuple[Any, Any, Any]], pts_s: float, index: int) -> Frame:
+        """A frame whose picture, between its neighbors, is decoded when somebody looks at it."""
+
+        def render() -> NDArray[np.uint8]:
+            before, picture, after = pictures()
+            orientation = self._orientation(picture)
+            size = shown_size(picture, self._aspect, orientation)
+            scaled = None if size == self._size else orientation.upright(*(self._size or size))
+            if picture.interlaced_frame:
+                is_woven = before is not None and before.interlaced_frame
+                picture = self._deinterlace(before if is_woven else None, picture, after)
+            return self._render(picture, orientation, scaled)
+
+        return Frame(pts_s, index, render)
+
     def _orientation(self, picture: Any) -> Orientation:
         """That of the pictures before, unless its angle is another one."""
         if self._turned is None or self._turned[0] != picture.rotation:
