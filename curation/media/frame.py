@@ -27,8 +27,8 @@ class Frame:
         follows_jump: Whether the clock jumped before this frame: what came before is another recording.
         coded: Size, pixel aspect and orientation of the picture as it is stored; None where the decoder
             does not tell.
-        num_decoded: How many pictures were decoded for this frame: none if it was left out, more than one
-            if some were decoded a second time.
+        num_decoded: How many pictures were decoded since the frame before was given: fewer than one each
+            where some are left out, more where some are decoded a second time.
         on_look: Called when somebody looks at the frame.
     """
 

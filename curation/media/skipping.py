@@ -151,7 +151,7 @@ class SkippingDecoder:
         self._pending: dict[int, _Planned] = {}
         self._promised: weakref.WeakValueDictionary[int, _Planned] = weakref.WeakValueDictionary()
         self._ready: deque[Shown] = deque()
-        self._shown_until = _START
+        self._sent_until = self._shown_until = _START
         self._may_skip = True
         self._held_bytes = self._held_packets = 0
         self._balance = _ALLOWANCE
@@ -199,6 +199,7 @@ class SkippingDecoder:
         skips = not plan.in_full and self._is_allowed(packet)
         if packet.pts is not None and not plan.is_odd:
             self._pending[packet.pts] = _Planned(self, plan, self._run, was_skipped=skips)
+            self._sent_until = max(self._sent_until, packet.pts)
         self._context.skip_frame = "NONREF" if skips else "DEFAULT"
         pictures = self._context.decode(packet)
         self._num_decoded += len(pictures)
@@ -228,12 +229,19 @@ class SkippingDecoder:
         self._held_packets += 1
 
     def _is_allowed(self, packet: Any) -> bool:
-        """Whether leaving a picture out can be made good, and at what price."""
+        """Whether a picture can be left out, and decoded later at a bearable price.
+
+        It must be shown before one that came earlier: some containers, as AVI, tell the order in which
+        pictures are decoded for that in which they are shown. It must not be shown before its key frame,
+        as decoding may have to begin there.
+        """
         key_pts = self._run.key_pts
-        is_leading = key_pts is None or packet.pts < key_pts
+        is_reordered = packet.pts < self._sent_until
         return (
             self._may_skip
-            and not is_leading
+            and is_reordered
+            and key_pts is not None
+            and packet.pts > key_pts
             and self._run.start() is not None
             and self._held_packets < self._balance
         )

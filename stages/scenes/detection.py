@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stages.scenes.settings import ScenesConfig
 
 TIME_BASE = Fraction(1, 1_000_000)
+_TICK_S = float(TIME_BASE)
 _LONG_SIDE = 256
 _MIN_FADE_S = "0.1s"
 """Shorter dark spells are no fades; the default of PySceneDetect's command line."""
@@ -87,7 +88,7 @@ class _Change:
 
 
 class _Seen:
-    """A frame at the size that the detectors see: [H, W, 3] uint8 BGR."""
+    """A frame at the size that the detectors see: [H, W, 3] uint8 RGB."""
 
     def __init__(self, small: NDArray[np.uint8]) -> None:
         self.small = small
@@ -95,7 +96,7 @@ class _Seen:
     @cached_property
     def hsv(self) -> Sequence[NDArray[np.uint8]]:
         """Its hue, saturation and value, [H, W] each."""
-        planes: Sequence[NDArray[np.uint8]] = cv2.split(cv2.cvtColor(self.small, cv2.COLOR_BGR2HSV))
+        planes: Sequence[NDArray[np.uint8]] = cv2.split(cv2.cvtColor(self.small, cv2.COLOR_RGB2HSV))
         return planes
 
     @cached_property
@@ -139,7 +140,7 @@ class Detection:
 
     def timecode(self, pts_s: float) -> Any:
         """A time as PySceneDetect has it."""
-        return FrameTimecode(Timecode(pts=round(pts_s / TIME_BASE), time_base=TIME_BASE), self._rate)
+        return FrameTimecode(Timecode(pts=round(pts_s / _TICK_S), time_base=TIME_BASE), self._rate)
 
     def push(self, timecode: Any, frame: Frame, metrics: FrameMetrics) -> list[Any]:
         """Cuts that are known now; the metrics of this and earlier frames are filled in."""
@@ -210,7 +211,7 @@ class Detection:
         if factor > 1:
             size = (max(1, round(width / factor)), max(1, round(height / factor)))
             pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
-        return _Seen(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+        return _Seen(pixels)
 
 
 class _Sampling:
