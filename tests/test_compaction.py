@@ -10,9 +10,10 @@ import pytest
 from curation.errors import LedgerError
 from curation.ledger import Ledger, unit_name, unitfiles
 from curation.records import Row, Source
+from curation.stage import Column
 from curation.storage import open_storage
 
-COLUMNS = {"score": pa.float32(), "codes": pa.binary()}
+COLUMNS = {"score": Column(pa.float32(), "A score."), "codes": Column(pa.binary(), "Bytes.")}
 STEP = ("text", "f00d")
 
 
@@ -35,7 +36,7 @@ def contents(path: Path) -> tuple[list[list[Source]], list[list[Row]]]:
     """Everything, read by somebody who opens the ledger anew."""
     ledger = Ledger(open_storage(str(path)))
     sources = [ledger.sources(unit) for unit in ledger.units()]
-    return sources, [ledger.rows(*STEP, unit, with_big=True) for unit in ledger.measured_units(*STEP)]
+    return sources, [ledger.rows(*STEP, unit) for unit in ledger.measured_units(*STEP)]
 
 
 def files(path: Path) -> list[str]:
@@ -102,6 +103,19 @@ def test_large_merges_are_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ledger.compact([STEP])
     assert len(files(tmp_path)) > 1
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("max_run_bytes", [1, 400, 10**6])
+def test_units_read_at_once_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_run_bytes: int
+) -> None:
+    ledger = ledger_of(tmp_path)
+    ledger.compact([STEP])
+    monkeypatch.setattr(unitfiles, "MAX_RUN_BYTES", max_run_bytes)
+    for units in (range(5), [4, 2, 3, 1], [0], [3]):
+        scanned = ledger.snapshot(*STEP).scan(units, ["sample_id", "codes"])
+        found = [(unit, table["sample_id"].to_pylist()) for unit, table in scanned]
+        assert found == [(unit, [f"{unit}-{number}" for number in range(unit)]) for unit in units]
 
 
 def test_damaged_merge_is_named(tmp_path: Path) -> None:

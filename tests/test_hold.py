@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from curation.execution.worker.frame_buffer import CHUNK_IMAGES, chunks_of
+from curation.execution.worker.image_pass import CHUNK_IMAGES, chunks_of
 from curation.ingest import media_readers as readers
 from curation.records import Source
 from datasets_media import Bench, write_photo

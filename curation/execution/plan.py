@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +15,12 @@ from numpy.typing import NDArray
 
 from curation.config import Config
 from curation.execution.segments import WHOLE_VIDEO, Segment, segments_of
+from curation.ingest.listed import ListedSources
 from curation.ingest.listing import Listing
-from curation.ingest.metadata import metadata_json
 from curation.ledger import Ledger
 from curation.ledger.present import match_names
 from curation.ledger.unit_state import NO_RECOMPUTE, PROBE, RecomputePolicy, branch_steps
-from curation.ledger.verdicts import Waiting, verdict_groups
+from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.media.decode import SEEKABLE_CODECS
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step, steps_of
@@ -38,28 +39,33 @@ class Task:
         phase: Which pass.
         unit: Number of the unit.
         sources: For probing, what is read: sources as listed; for listing, one container.
-        known: For probing: what the unit holds already; it is written anew.
+        renewed: For probing: sources that the unit holds and that carry something else now, as listed.
+        rewrites: For probing: whether the unit is there already and is written anew.
         steps: Keys of the steps that may be measured.
         needs: Keys of the steps that it comes to, as far as that is known: those that something waits for,
             and those after them.
         recompute: Rows that count as missing.
-        only: Work on these source ids alone; None for all.
-        part: Of a video whose cuts are known, only the clips that begin there.
-        parts: The cuts of the only video are looked for in these parts, each by whoever is free.
+        only: Work on these source ids alone; None for all of the unit that wait.
+        excluded: Source ids of the unit that this task leaves alone: those that are not in the inputs, and
+            those that have tasks of their own.
+        segment: Of a video whose cuts are known, only the clips that begin there.
+        segments: Those of the task's only video, if it is split by several workers.
         services: Step key -> what the service that runs beside it said.
         num_sources: How many sources will be touched, for progress.
     """
 
     phase: Phase
     unit: int
-    sources: tuple[Source, ...] = ()
-    known: tuple[Source, ...] = ()
+    sources: Sequence[Source] = field(default=(), compare=False)
+    renewed: Sequence[Source] = field(default=(), compare=False)
+    rewrites: bool = False
     steps: frozenset[str] = frozenset()
     needs: frozenset[str] = field(default=frozenset(), compare=False)
     recompute: RecomputePolicy = NO_RECOMPUTE
     only: frozenset[str] | None = None
-    part: Segment = WHOLE_VIDEO
-    parts: tuple[Segment, ...] = ()
+    excluded: frozenset[str] = frozenset()
+    segment: Segment = WHOLE_VIDEO
+    segments: tuple[Segment, ...] = ()
     services: Mapping[str, Mapping[str, str]] = field(default_factory=dict, compare=False)
     num_sources: int = field(default=0, compare=False)
 
@@ -82,9 +88,9 @@ def plan_probes(
 
     At most the first `limit` sources of the listing are read.
     """
-    known = ledger.sources_table(("uri", "etag", "carried", "status"))
-    matched = _match(known, listing.sources, limit)
-    tasks = list(_rewrites(ledger, listing.sources, known, matched, recompute))
+    known = ledger.sources_table(("uri", "etag", "carried", "carried_etag", "status"))
+    matched = _match(known, listing.sources.table, limit)
+    tasks = list(_rewrites(listing.sources, known, matched, recompute))
     used = set(ledger.units())
     free = (number for number in count() if number not in used)
     sizes: dict[SourceKind, int] = {
@@ -92,9 +98,12 @@ def plan_probes(
         "video": config.run.unit_videos,
         "container": config.run.unit_images,
     }
-    fresh = [listing.sources[place] for place in matched.fresh]
+    fresh = listing.sources.take(matched.fresh)
+    kinds = fresh.table["kind"]
     for kind, size in sizes.items():
-        for group in in_groups([source for source in fresh if source.kind == kind], size):
+        of_kind = fresh.take(np.flatnonzero(pc.equal(kinds, kind)))
+        for start in range(0, len(of_kind), size):
+            group = of_kind[start : start + size]
             tasks.append(Task("probe", next(free), group, num_sources=len(group)))
     return tasks
 
@@ -106,48 +115,56 @@ class _Matched:
     Attributes:
         place_of: For each known source the place of its file, -1 where it is gone.
         fresh: Places of files that the ledger does not know.
-        changed: Places of files whose etag it does not know -> the unit of their newest version.
+        changed: Places of files whose etag it does not know.
+        changed_unit: For each of these the unit of the newest version.
         is_current: For each known source whether its file is listed with its etag.
         has_other_metadata: And carries something else than it did.
     """
 
     place_of: NDArray[np.int64]
-    fresh: list[int]
-    changed: Mapping[int, int]
+    fresh: NDArray[np.int64]
+    changed: NDArray[np.int64]
+    changed_unit: NDArray[np.int64]
     is_current: NDArray[np.bool_]
     has_other_metadata: NDArray[np.bool_]
 
 
-def _match(known: pa.Table, sources: Sequence[Source], limit: int | None) -> _Matched:
-    listed = pa.table(
-        {
-            "uri": pa.array([source.uri for source in sources], pa.string()),
-            "etag": pa.array([source.etag for source in sources], pa.string()),
-            "carried": pa.array([metadata_json(source.metadata) for source in sources], pa.string()),
-        }
-    )
+def _match(known: pa.Table, listed: pa.Table, limit: int | None) -> _Matched:
     places = pc.index_in(match_names(known["uri"]), value_set=match_names(listed["uri"]))
     is_same = np.asarray(pc.equal(known["etag"], listed["etag"].take(places)).fill_null(False))
-    metadata, now = (
-        pc.fill_null(column, "") for column in (known["carried"], listed["carried"].take(places))
-    )
-    place_of = np.asarray(pc.fill_null(places, -1), np.int64)
-    unit_of = np.full(len(sources), -1)
+    place_of = np.asarray(places.fill_null(-1)).astype(np.int64)
+    unit_of = np.full(listed.num_rows, -1)
     unit_of[place_of[place_of >= 0]] = known["unit"].to_numpy()[place_of >= 0]  # of several, the last
-    is_known = np.zeros(len(sources), bool)
+    is_known = np.zeros(listed.num_rows, bool)
     is_known[place_of[is_same]] = True
     open_to_read = np.flatnonzero(~is_known[:limit])
+    is_fresh = unit_of[open_to_read] < 0
     return _Matched(
         place_of,
-        fresh=[int(place) for place in open_to_read if unit_of[place] < 0],
-        changed={int(place): int(unit_of[place]) for place in open_to_read if unit_of[place] >= 0},
+        fresh=open_to_read[is_fresh],
+        changed=open_to_read[~is_fresh],
+        changed_unit=unit_of[open_to_read[~is_fresh]],
         is_current=is_same,
-        has_other_metadata=is_same & np.asarray(pc.not_equal(metadata, now)),
+        has_other_metadata=is_same & _has_other_metadata(known, listed, places),
     )
+
+
+def _has_other_metadata(known: pa.Table, listed: pa.Table, places: pa.Array) -> NDArray[np.bool_]:
+    """Whether a source carries something else than it did, or whether that has to be looked at.
+
+    What is put together from sidecars and lists is compared by its etag, anything else itself.
+    """
+
+    def differs(column: str) -> pa.ChunkedArray:
+        return pc.not_equal(known[column].fill_null(""), listed[column].take(places).fill_null(""))
+
+    is_put_together = listed["carried_etag"].take(places).is_valid()
+    differs_itself = pc.and_(differs("carried"), pc.invert(is_put_together))
+    return np.asarray(pc.or_(differs("carried_etag"), differs_itself))
 
 
 def _rewrites(
-    ledger: Ledger, sources: Sequence[Source], known: pa.Table, matched: _Matched, recompute: RecomputePolicy
+    sources: ListedSources, known: pa.Table, matched: _Matched, recompute: RecomputePolicy
 ) -> Iterator[Task]:
     """The units that are there already and are written anew."""
     units = known["unit"].to_numpy()
@@ -156,32 +173,103 @@ def _rewrites(
         has_failed.astype(int)
     ]
     is_recomputed &= matched.is_current
-    by_unit: dict[int, list[int]] = {}
-    for place, unit in matched.changed.items():
-        by_unit.setdefault(unit, []).append(place)
-    for unit in sorted({*units[matched.has_other_metadata | is_recomputed].tolist(), *by_unit}):
-        rows = np.arange(*np.searchsorted(units, [unit, unit + 1]))
-        changed = by_unit.get(unit, [])
-        again = {int(place) for place in matched.place_of[rows[is_recomputed[rows]]]}
-        to_read = [sources[place] for place in sorted(again.union(changed))]
+    to_read = _ByUnit(
+        np.append(units[is_recomputed], matched.changed_unit),
+        np.append(matched.place_of[is_recomputed], matched.changed),
+    )
+    renewed = _ByUnit(units[matched.has_other_metadata], matched.place_of[matched.has_other_metadata])
+    for unit in np.union1d(to_read.units, renewed.units).tolist():
+        places = to_read.places(unit)
+        num_rows = np.diff(np.searchsorted(units, [unit, unit + 1])).item()
         yield Task(
             "probe",
             unit,
-            tuple(to_read),
-            known=tuple(
-                replace(source, metadata=sources[matched.place_of[row]].metadata)
-                if matched.has_other_metadata[row]
-                else source
-                for source, row in zip(ledger.sources(unit), rows, strict=True)
-            ),
-            num_sources=len(to_read) or len(rows),
+            sources.take(places),
+            renewed=sources.take(renewed.places(unit)),
+            rewrites=True,
+            num_sources=len(places) or num_rows,
         )
+
+
+class _ByUnit:
+    """Places in a listing, by unit."""
+
+    def __init__(self, units: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+        order = np.lexsort((places, units))
+        self.units, self._places = units[order], places[order]
+
+    def places(self, unit: int) -> NDArray[np.int64]:
+        """The places of a unit in order, each once."""
+        start, end = np.searchsorted(self.units, [unit, unit + 1])
+        return np.unique(self._places[start:end])
 
 
 def in_groups(items: Sequence[Item], size: int) -> Iterator[tuple[Item, ...]]:
     """`items` in order, `size` at a time."""
     for start in range(0, len(items), size):
         yield tuple(items[start : start + size])
+
+
+class PassPlan:
+    """The tasks of one pass, from groups of verdicts: `tasks` grows with every group that is added."""
+
+    SOURCE_COLUMNS: ClassVar = ("codec", "duration_s", "num_discontinuities")
+    """What the groups' sources must hold besides."""
+
+    def __init__(
+        self, pipeline: Pipeline, phase: Phase, steps: Collection[str], recompute: RecomputePolicy
+    ) -> None:
+        """`steps` are the keys that may be measured, of the phase's own."""
+        self._pipeline = pipeline
+        self._in_order = [step.key for step in phase_steps(pipeline, phase) if step.key in steps]
+        self._task = Task(phase, 0, steps=frozenset(self._in_order), recompute=recompute)
+        self.tasks: list[Task] = []
+
+    def add(self, group: VerdictGroup) -> None:
+        """Plan the units of a group in which something waits."""
+        if not self._in_order:
+            return
+        is_long = _is_long(self._pipeline, group.sources)
+        for waiting in group.waiting(self._task.steps):
+            first = min(self._in_order.index(key) for key in waiting.needs & self._task.steps)
+            needs = frozenset(self._in_order[first:])
+            task = replace(self._task, unit=waiting.unit, needs=needs)
+            alone = waiting.places[is_long[waiting.places]]
+            ids = group.sources["source_id"].take(pa.array(alone)).to_pylist()
+            for place, source_id in zip(alone.tolist(), ids, strict=True):
+                duration_s = group.sources["duration_s"][place].as_py()
+                single = replace(task, only=frozenset([source_id]), num_sources=1)
+                self.tasks += self._in_segments(single, duration_s, is_unsplit=place in waiting.unsplit)
+            num_together = len(waiting.places) - len(alone)
+            if num_together:
+                excluded = frozenset([*ids, *group.absent_ids(waiting.unit)])
+                self.tasks.append(replace(task, excluded=excluded, num_sources=num_together))
+
+    def _in_segments(self, alone: Task, duration_s: float, *, is_unsplit: bool) -> Iterator[Task]:
+        """Tasks for the segments of a long video, which several workers can look at."""
+        segments = segments_of(duration_s, self._pipeline.config.run.segment_s or math.inf)
+        splitter = self._pipeline.branches["video"].splitter
+        if not is_unsplit:
+            # Clips are known: each belongs to one segment, and the segments know nothing of each other.
+            for number, segment in enumerate(segments):
+                yield replace(alone, segment=segment, num_sources=int(number == 0))
+        elif splitter and isinstance(splitter.stage, Splitter) and splitter.stage.lookback_s is not None:
+            yield replace(alone, segments=segments)
+        else:
+            yield alone
+
+
+def _is_long(pipeline: Pipeline, sources: pa.Table) -> NDArray[np.bool_]:
+    """Which sources are worth looking at in segments: bool [N]."""
+    segment_s = pipeline.config.run.segment_s
+    if segment_s is None or "video" not in pipeline.branches:
+        return np.zeros(sources.num_rows, np.bool_)
+    is_seekable = pc.is_in(sources["codec"], value_set=pa.array(sorted(SEEKABLE_CODECS)))
+    has_jumps = pc.fill_null(pc.greater(sources["num_discontinuities"], 0), False)
+    is_long = pc.fill_null(pc.greater(sources["duration_s"], segment_s), False)
+    is_video = pc.equal(sources["kind"], "video")
+    found = pc.and_(pc.and_(is_video, is_seekable), pc.and_not(is_long, has_jumps))
+    return np.asarray(found)
 
 
 def plan_pass(
@@ -191,60 +279,14 @@ def plan_pass(
     steps: Collection[str],
     *,
     recompute: RecomputePolicy = NO_RECOMPUTE,
-) -> Iterator[Task]:
-    """The units in which `phase` has something to measure, one after the other."""
-    in_order = [step.key for step in phase_steps(pipeline, phase) if step.key in steps]
-    of_phase = set(in_order)
-    if not of_phase:
-        return
-    for group in verdict_groups(ledger, pipeline, recompute=recompute):
-        for waiting in group.waiting(of_phase):
-            first = min(in_order.index(key) for key in waiting.needs & of_phase)
-            needs = frozenset(in_order[first:])
-            whole = Task(phase, waiting.unit, steps=frozenset(of_phase), needs=needs, recompute=recompute)
-            yield from _unit_tasks(pipeline, whole, waiting, ledger.sources(waiting.unit))
-
-
-def _unit_tasks(
-    pipeline: Pipeline, whole: Task, waiting: Waiting, sources: Sequence[Source]
-) -> Iterator[Task]:
-    """One task for the sources that wait, and others for the parts of long videos among them."""
-    together = []
-    for source in sources:
-        if source.source_id not in waiting.source_ids:
-            continue
-        parts = _segments_of(pipeline, source)
-        if len(parts) < 2:
-            together.append(source.source_id)
-        else:
-            alone = replace(whole, only=frozenset([source.source_id]), num_sources=1)
-            yield from _in_parts(pipeline, source, source.source_id in waiting.unsplit_ids, alone, parts)
-    if together:
-        yield replace(whole, only=frozenset(together), num_sources=len(together))
-
-
-def _segments_of(pipeline: Pipeline, source: Source) -> tuple[Segment, ...]:
-    """The parts in which several workers can look at a source; one or none if it is not worth it."""
-    segment_s = pipeline.config.run.segment_s
-    if segment_s is None or source.kind != "video" or source.codec not in SEEKABLE_CODECS:
-        return ()
-    if source.clock_jumps:
-        return ()
-    return segments_of(source.duration_s or 0.0, segment_s)
-
-
-def _in_parts(
-    pipeline: Pipeline, source: Source, is_unsplit: bool, alone: Task, parts: tuple[Segment, ...]
-) -> Iterator[Task]:
-    splitter = pipeline.branches[source.kind].splitter
-    if not is_unsplit:
-        # Clips are known: each is some part's, and the parts know nothing of each other.
-        for number, part in enumerate(parts):
-            yield replace(alone, part=part, num_sources=int(number == 0))
-    elif splitter and isinstance(splitter.stage, Splitter) and splitter.stage.lookback_s is not None:
-        yield replace(alone, parts=parts)
-    else:
-        yield alone
+) -> list[Task]:
+    """The units in which `phase` has something to measure."""
+    plan = PassPlan(pipeline, phase, steps, recompute)
+    for group in verdict_groups(
+        ledger, pipeline, recompute=recompute, source_columns=PassPlan.SOURCE_COLUMNS
+    ):
+        plan.add(group)
+    return plan.tasks
 
 
 def phase_steps(pipeline: Pipeline, phase: Phase) -> list[Step]:

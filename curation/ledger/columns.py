@@ -20,7 +20,7 @@ from curation.pipeline.rules import AllOf, AnyOf, Rule, Step
 from curation.records import Outcome
 
 OUTCOMES = (Outcome.KEPT, Outcome.REJECTED, Outcome.FAILED, Outcome.PENDING)
-"""Outcome codes are places in this tuple."""
+"""What a source or sample that is in the inputs can end as; outcome codes are places in this tuple."""
 KEPT, REJECTED, FAILED, PENDING = (np.int8(OUTCOMES.index(outcome)) for outcome in OUTCOMES)
 NONE = -1
 """Code of an absent reason or step."""
@@ -112,6 +112,10 @@ class Verdicts:
             np.full(number, NONE, np.int16),
             np.full(number, NONE, np.int16),
         )
+
+    def take(self, places: NDArray[np.int64]) -> Verdicts:
+        """The verdicts at these places."""
+        return Verdicts(self.outcome[places], self.reason[places], self.step[places], self.needs[places])
 
     def put(self, where: NDArray[np.bool_], other: Verdicts) -> None:
         """Take the verdicts of `other` where `where` holds."""

@@ -12,15 +12,16 @@ from typing import Any, Literal
 from curation.errors import PoisonSource, ProbeError, SampleError
 from curation.errors.isolation import isolated
 from curation.execution.plan import Task
+from curation.execution.segments import SegmentResult
+from curation.execution.worker.heartbeat import Heartbeat
 from curation.execution.worker.measure import Metrics, failed_row
-from curation.execution.worker.unit import Heartbeat, UnitRun
-from curation.execution.worker.video_pass import SegmentResult
+from curation.execution.worker.unit import UnitRun
 from curation.ingest.containers.index import ListingIndex
 from curation.ingest.sources import open_source
 from curation.ledger import Ledger
 from curation.ledger.schemas import sources_to_table
 from curation.ledger.unit_state import PROBE, load_unit, source_verdict
-from curation.ledger.versions import settle
+from curation.ledger.versions import renew_metadata, settle
 from curation.media.probe import failed, probe
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
@@ -57,13 +58,15 @@ class UnitWorker:
             return self._list(task)
         return self._probe(task) if task.phase == "probe" else self._unit(task).run()
 
-    def process_segment(self, task: Task, number: int) -> SegmentResult:
-        """Look at one of the task's parts; nothing is committed."""
+    def process_segment(self, task: Task, number: int) -> tuple[Metrics, SegmentResult]:
+        """Process one of the task's segments; nothing is committed."""
         self._enter(task)
-        return self._unit(task).process_segment(task.parts[number])
+        unit = self._unit(task)
+        result = unit.process_segment(task.segments[number])
+        return unit.metrics, result
 
     def merge(self, task: Task, results: Sequence[SegmentResult]) -> Metrics:
-        """Put the task's parts together and commit what came out."""
+        """Merge the task's segments, measure what is still missing, and commit."""
         self._enter(task)
         return self._unit(task).merge(results)
 
@@ -128,10 +131,10 @@ class UnitWorker:
 
 def commit_probed(pipeline: Pipeline, ledger: Ledger, task: Task, sources: list[Source]) -> None:
     """Write what a probing task found: a new unit, or over the one whose files were read again."""
-    if not task.known:
+    if not task.rewrites:
         ledger.commit_sources(task.unit, sources)
         return
-    settled = settle(task.known, sources)
+    settled = settle(renew_metadata(ledger.sources(task.unit), task.renewed), sources)
     # First, so that a run that is killed in between finds the difference again.
     _drop_rows_of_changed(pipeline, ledger, task.unit, settled)
     ledger.replace_sources(task.unit, settled)
