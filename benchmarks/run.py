@@ -18,6 +18,7 @@ NAMES = (
     "loader",
     "clusters",
     "flat_memory",
+    "listing",
     "captions",
 )
 
