@@ -10,6 +10,7 @@ from typing import Any
 from curation.config import BranchChoice, Config, RuleChoice, StageChoice
 from curation.decide import AllOf, AnyOf, Rule, Step, steps_of, with_step
 from curation.errors import ConfigError
+from curation.media.halvings import HALVINGS_VERSION
 from curation.media.pictures.render import PIXELS_VERSION
 from curation.models import Checklist, check_package, check_reachable, resolve_revision
 from curation.records import Sample, SourceKind, stable_id
@@ -190,16 +191,16 @@ class _Builder:
         return Step(choice.key, stage, fingerprint, is_bound=not isinstance(stage, DatasetStage))
 
     def _looked_at(self, choice: StageChoice, stage: Stage[Any], pixels: int | None) -> list[str]:
-        """What the numbers of a stage that sees video depend on besides itself.
+        """What the numbers of a stage that looks at pixels depend on besides itself.
 
         Captions and tokens are those of images, too, which shall not be made anew because videos change:
         there, only HDR that is not tone-mapped counts.
         """
-        if choice.key.startswith("images.") or not (
-            isinstance(stage, Splitter) or stage.view("clip") is not None
-        ):
-            return []
-        version = [] if pixels is None else [f"pixels {pixels}"]
+        view = stage.view("image" if choice.key.startswith("images.") else "clip")
+        halved = [f"halvings {HALVINGS_VERSION}"] if view is not None and view.halved else []
+        if choice.key.startswith("images.") or (view is None and not isinstance(stage, Splitter)):
+            return halved
+        version = halved if pixels is None else [*halved, f"pixels {pixels}"]
         return version if self._tone_maps else [*version, "hdr not tone-mapped"]
 
     def _check_packages(self, key: str, stage: Stage[Any]) -> None:

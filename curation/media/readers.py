@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from curation.ingest.sources import open_source, while_unchanged
 from curation.isolation import isolated
 from curation.media.decoder import DecoderSettings, decoder_for
 from curation.media.frame import Frame
+from curation.media.halvings import Halvings
 from curation.media.image import read_image
 from curation.media.resize import resize
 from curation.media.views import SpanCollector
@@ -35,7 +35,7 @@ class ImageReader:
         self._sources = sources
         self._max_pixels = max_pixels
         self._on_decode = on_decode
-        self._pixels: dict[str, Any] = {}
+        self._halvings: dict[str, Halvings | SampleError] = {}
 
     def media(self, sample: Sample, view: View | None) -> Media:
         """The image at the view's size.
@@ -46,21 +46,22 @@ class ImageReader:
         source = self._sources[sample.sample_id]
         if view is None:
             return without_pixels(source)
-        pixels = self._decoded(sample.sample_id, source)
-        if isinstance(pixels, SampleError):
-            raise pixels
+        halvings = self._decoded(sample.sample_id, source)
+        if isinstance(halvings, SampleError):
+            raise halvings
         with isolated(DecodeError):
-            return Media(source, resize(pixels, view)[np.newaxis], np.zeros(1))
+            pixels = resize(halvings.pixels, view, halvings)
+            return Media(source, pixels[np.newaxis], np.zeros(1), halvings)
 
-    def _decoded(self, sample_id: str, source: Source) -> Any:
-        if sample_id not in self._pixels:
+    def _decoded(self, sample_id: str, source: Source) -> Halvings | SampleError:
+        if sample_id not in self._halvings:
             self._on_decode(source.uri)
             try:
                 with open_source(source) as path, isolated(DecodeError):
-                    self._pixels[sample_id] = read_image(path, self._max_pixels)
+                    self._halvings[sample_id] = Halvings(read_image(path, self._max_pixels))
             except SampleError as error:
-                self._pixels[sample_id] = error
-        return self._pixels[sample_id]
+                self._halvings[sample_id] = error
+        return self._halvings[sample_id]
 
 
 class VideoReader:

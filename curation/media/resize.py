@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from curation.errors import UnsupportedMediaError
+from curation.media.halvings import Halvings, shrunk_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,23 +32,24 @@ def view_size(view: View, height: int, width: int) -> tuple[int, int]:
     """
     if view.emu3_area is not None:
         return _emu3_sizes(view.emu3_area, height, width)[-1]
-    if view.short_side is not None and min(height, width) > view.short_side:
-        scale = view.short_side / min(height, width)
-        return max(1, round(height * scale)), max(1, round(width * scale))
-    return height, width
+    return (height, width) if view.short_side is None else shrunk_size(view.short_side, height, width)
 
 
-def resize(pixels: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
+def resize(pixels: NDArray[np.uint8], view: View, halvings: Halvings | None = None) -> NDArray[np.uint8]:
     """`pixels` [H, W, 3] uint8 RGB at the view's size.
 
-    Emu3's sizes by Pillow's bicubic filter, from one size to the next; a short side by averaging areas.
+    Emu3's sizes by Pillow's bicubic filter, from one size to the next; a short side by averaging areas, or by
+    halving where the view says so. `halvings` are those of `pixels`, where other views need them, too.
 
     Raises:
         UnsupportedMediaError: Emu3's sizes are asked for and the aspect ratio is above 5.
     """
     if view.emu3_area is not None:
         return _bicubic(pixels, _emu3_sizes(view.emu3_area, *pixels.shape[:2]))
-    return _averaged(pixels, view_size(view, *pixels.shape[:2]))
+    size = view_size(view, *pixels.shape[:2])
+    if view.halved:
+        return (halvings or Halvings(pixels)).at(size)
+    return _averaged(pixels, size)
 
 
 def _emu3_sizes(area: int | tuple[int, int], height: int, width: int) -> list[tuple[int, int]]:
