@@ -155,7 +155,6 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         DecodeError: the pixels are damaged, cut off, or more than `max_pixels`.
         UnsupportedMediaError: nobody knows which number is white.
     """
-    import numpy as np
     from PIL import Image
 
     with _opened(path, max_pixels, DecodeError) as image:
@@ -165,7 +164,27 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
             raise DecodeError(f"the header says {promised}, the pixels are {image.size}")
         turn = _TRANSPOSE.get(_orientation(image))
         upright = image.transpose(Image.Transpose[turn]) if turn else image
-        return np.asarray(_to_srgb(upright))
+        return _as_array(_to_srgb(upright))
+
+
+def _as_array(image: Image.Image) -> NDArray[np.uint8]:
+    """[H, W, 3] of an image in RGB.
+
+    Pillow pads pixels to four bytes. Dropping the fourth from its own memory takes a third of the time of
+    `numpy.asarray`, which has Pillow write the pixels out first.
+    """
+    import cv2
+    import numpy as np
+    import pyarrow as pa
+
+    try:
+        padded = pa.array(image)
+    except ValueError:  # a large image is not in one piece
+        return np.asarray(image)
+    width, height = image.size
+    flat = padded.flatten().to_numpy(zero_copy_only=True)
+    pixels: NDArray[np.uint8] = cv2.cvtColor(flat.reshape(height, width, 4), cv2.COLOR_RGBA2RGB)
+    return pixels
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
@@ -217,7 +236,9 @@ def _color_managed(image: Image.Image) -> Image.Image:
         profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     transform = _transform(profile, image.mode) if isinstance(profile, bytes) and profile else None
     managed = ImageCms.applyTransform(image, transform) if transform is not None else None
-    return managed if managed is not None else image.convert("RGB")
+    if managed is not None:
+        return managed
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 _PIXELS_OF_PROFILE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
