@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from fractions import Fraction
 from typing import IO, Any
 
@@ -172,7 +172,7 @@ def carried_json(carried: Mapping[str, Carried]) -> str | None:
 
 def source_record(source: Source) -> dict[str, Any]:
     """The columns of one source."""
-    record = asdict(source)
+    record = {field.name: getattr(source, field.name) for field in fields(source)}
     rate = record.pop("frame_rate")
     record["frame_rate_num"] = rate.numerator if rate else None
     record["frame_rate_den"] = rate.denominator if rate else None
