@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.measure import cpu_medians
 from captioner.settings import CaptionConfig
 from captioner.stage import CaptionStage
-from curation.models import resolve_revision
+from curation.pipeline.models import resolve_revision
 from curation.records import Sample, Source
 from curation.stage import Media, Setup
 

@@ -13,12 +13,12 @@ import numpy as np
 
 from benchmarks.measure import high_water_bytes
 from curation.config import parse_config
+from curation.execution.plan import plan_pass, plan_probes
+from curation.execution.worker.worker import UnitWorker
 from curation.ingest.listing import list_inputs
 from curation.ledger import Ledger
 from curation.pipeline import build_pipeline
-from curation.plan import plan_pass, plan_probes
 from curation.storage import open_storage
-from curation.work import UnitWorker
 
 FPS = 8
 SCENE_S = 20
@@ -61,10 +61,10 @@ def _filter(seconds: int) -> None:
             worker.work(task)
         for task in plan_pass(ledger, pipeline, "filter", {step.key for step in pipeline.steps()}):
             # One process does all parts of the long one, which in a run would have several.
-            filmed = [worker.film(task, number) for number in range(len(task.parts))]
-            tally = worker.join(task, filmed) if filmed else worker.work(task)
-        if tally.rows["videos.scenes"] < seconds // SCENE_S:
-            raise RuntimeError(f"{tally.rows['videos.scenes']} clips in {seconds} s")
+            results = [worker.process_segment(task, number) for number in range(len(task.parts))]
+            metrics = worker.join(task, results) if results else worker.work(task)
+        if metrics.rows["videos.scenes"] < seconds // SCENE_S:
+            raise RuntimeError(f"{metrics.rows['videos.scenes']} clips in {seconds} s")
     print(high_water_bytes())
 
 

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.measure import cpu_medians
+from curation.cli.demo import prepare
 from curation.config import parse_config
-from curation.demo import prepare
+from curation.execution.plan import plan_pass, plan_probes
+from curation.execution.worker.worker import UnitWorker
 from curation.ingest.listing import list_inputs
 from curation.ledger import Ledger
-from curation.pipeline import build_pipeline
-from curation.plan import plan_pass, plan_probes
+from curation.pipeline.pipeline import build_pipeline
 from curation.storage import open_storage
-from curation.work import UnitWorker
 
 PHOTOS = (
     "astronaut.png",

@@ -14,15 +14,16 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.measure import high_water_bytes
-from curation.columns import OUTCOMES
 from curation.config import parse_config
-from curation.judge import walk
 from curation.ledger import Ledger, unit_name
+from curation.ledger.columns import OUTCOMES
+from curation.ledger.schemas import SOURCES, stage_schema
+from curation.ledger.unit_state import scan_verdicts
+from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline, build_pipeline
 from curation.records import stable_id
 from curation.storage import open_storage
-from curation.tables import SOURCES, stage_schema, to_bytes
-from curation.verdicts import verdict_groups
+from curation.storage.parquet import to_bytes
 
 NUMBERS = (10_000, 100_000)
 UNIT_IMAGES = 256
@@ -51,7 +52,7 @@ def cost_s(number: int) -> float:
         print(f"      peak {high_water_bytes() / 1e6:.0f} MB")
         if number <= NUMBERS[0]:
             started = time.process_time()
-            for _ in walk(ledger, pipeline):
+            for _ in scan_verdicts(ledger, pipeline):
                 pass
             scalar = time.process_time() - started
             print(

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.measure import cpu_medians
-from curation.demo import fetch_packages
+from curation.cli.demo import fetch_packages
 from curation.media.image import read_image
 from curation.media.resize import resize
-from curation.models import resolve_revision
+from curation.pipeline.models import resolve_revision
 from curation.records import Sample, Source
 from curation.stage import Media, Setup, View
 from stages.text import TextConfig, TextStage

@@ -22,10 +22,10 @@ import numpy as np
 from captioner.engines.base import Answer, Engine, Question
 from captioner.prompt import load_prompts
 from curation.errors import CaptionError, ConfigError, DecodeError, SampleError
-from curation.judge import JudgedSample, walk
+from curation.ingest.media_readers import VideoReader
 from curation.ledger import Ledger
+from curation.ledger.unit_state import SampleVerdict, scan_verdicts
 from curation.media.image import read_image
-from curation.media.readers import VideoReader
 from curation.media.views import SpanCollector
 from curation.pipeline import Pipeline
 from curation.records import Outcome, Sample, Source, stable_id
@@ -249,7 +249,7 @@ def _strata(ledger: Ledger, pipeline: Pipeline) -> Iterator[tuple[Source, Sample
     """Clips that no filter rejects, each with the stratum it is in."""
     clips = [
         (judged.source, sample)
-        for _, unit in walk(ledger, pipeline)
+        for _, unit in scan_verdicts(ledger, pipeline)
         for judged in unit
         for sample in judged.samples
         if sample.sample.kind == "clip" and _passed(pipeline, sample)
@@ -261,7 +261,7 @@ def _strata(ledger: Ledger, pipeline: Pipeline) -> Iterator[tuple[Source, Sample
         yield source, sample.sample, ", ".join(parts)
 
 
-def _passed(pipeline: Pipeline, judged: JudgedSample) -> bool:
+def _passed(pipeline: Pipeline, judged: SampleVerdict) -> bool:
     """Kept by the filters, whatever became of captions and tokens."""
     finish = {step.key for step in pipeline.steps() if step.name in ("captions", "tokens")}
     leaves = [leaf.verdict for leaf in judged.leaves()]
@@ -273,7 +273,7 @@ def _passed(pipeline: Pipeline, judged: JudgedSample) -> bool:
     )
 
 
-def _score(judged: JudgedSample, column: str) -> float | None:
+def _score(judged: SampleVerdict, column: str) -> float | None:
     values = [row.values[column] for row in judged.rows.values() if row.ok and column in row.values]
     return values[0] if values else None
 

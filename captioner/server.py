@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx2
 
-from captioner import leash
+from captioner import supervisor
 from captioner.settings import CaptionConfig
 from curation.errors import EnvironmentFault
 
@@ -26,7 +26,7 @@ URL, KEY = "captions_url", "captions_key"
 """What workers are told, in `Setup.services`."""
 POLL_S = 0.5
 _LOG_BYTES = 2**16
-STOP_S = leash.GRACE_S + 15
+STOP_S = supervisor.GRACE_S + 15
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 
 
@@ -68,19 +68,19 @@ def _flag(name: str, value: Any) -> str:
 
 
 class ModelServer:
-    """A server process on a leash, started again when it ends by itself."""
+    """A server process under a supervisor, started again when it ends by itself."""
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], url: str, max_restarts: int
     ) -> None:
         self.url = url
-        self._command = [sys.executable, leash.__file__, *command]
+        self._command = [sys.executable, supervisor.__file__, *command]
         self._environment = dict(environment)
         self._left_restarts = max_restarts
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._progress = threading.Thread(target=self._watch, daemon=True)
 
     def start(self, timeout_s: float) -> None:
         """Start, and wait until it answers.
@@ -98,13 +98,13 @@ class ModelServer:
                     f"the caption server did not answer within {timeout_s:g} s:\n{self._log_end()}"
                 )
             time.sleep(POLL_S)
-        self._watcher.start()
+        self._progress.start()
 
     def stop(self) -> None:
         """End the server and everything it started."""
         self._stopping.set()
-        if self._watcher.is_alive():
-            self._watcher.join()
+        if self._progress.is_alive():
+            self._progress.join()
         if self._process is not None:
             _end(self._process)
         self._log.close()
@@ -146,7 +146,7 @@ class ModelServer:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Let go of the leash, and wait."""
+    """End the supervisor, and wait."""
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()

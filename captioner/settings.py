@@ -113,7 +113,7 @@ class CaptionConfig(StageConfig):
     """Requests that a worker has under way at a server."""
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
     """Seconds to wait for a server's answer to one request."""
-    patience_s: Annotated[float, Field(ge=0)] = 900.0
+    retry_for_s: Annotated[float, Field(ge=0)] = 900.0
     """Seconds for which a request is repeated while a server is busy, away or starting again."""
 
     @model_validator(mode="after")

@@ -15,14 +15,14 @@ from pydantic import ValidationError
 from captioner import gate, structure
 from captioner.engines.base import Answer, Engine, Question, Sampling
 from captioner.engines.modest import STAND_IN_MODEL, SidecarEngine, StandInEngine
-from captioner.engines.openai import OpenAIEngine, Patience
+from captioner.engines.openai import OpenAIEngine, RetryPolicy
 from captioner.engines.vllm import VLLMEngine, engine_arguments
 from captioner.prompt import Length, drawn_length, load_prompts
 from captioner.server import KEY, URL, serving
 from captioner.settings import CaptionConfig
 from captioner.windows import windows
 from curation.errors import CaptionError, ConfigError, SampleError
-from curation.models import STAND_IN, fetch
+from curation.pipeline.models import STAND_IN, fetch
 from curation.records import Row, Sample, SampleKind, stable_id
 from curation.stage import Media, ModelRef, Setup, Stage, View
 
@@ -42,7 +42,7 @@ class _Talk:
     outcome: dict[str, Any] | SampleError | None = None
 
 
-_ASKING_PATIENCE_S = 60.0
+_ASKING_RETRY_S = 60.0
 """How long `label ask`, at which somebody sits and waits, goes on asking a server that is away."""
 
 
@@ -120,7 +120,7 @@ class CaptionStage(Stage[CaptionConfig]):
             "url",
             "api_key_env",
             "timeout_s",
-            "patience_s",
+            "retry_for_s",
             "concurrency",
             "tensor_parallel_size",
             "engine_args",
@@ -141,7 +141,7 @@ class CaptionStage(Stage[CaptionConfig]):
         model = fetch(self.models()[0], revisions["captioner"])
         return serving(self.config, engine_arguments(self.config, model))
 
-    def reads_carried(self) -> bool:
+    def reads_metadata(self) -> bool:
         return self.config.engine == "sidecar"
 
     def setup(self, setup: Setup) -> None:
@@ -166,7 +166,7 @@ class CaptionStage(Stage[CaptionConfig]):
                 config.model,
                 setup.services[KEY] if is_own else os.environ.get(config.api_key_env),
                 sampling,
-                patience=Patience(config.timeout_s, config.patience_s),
+                retry=RetryPolicy(config.timeout_s, config.retry_for_s),
                 concurrency=config.concurrency,
                 image_format=config.image_format,
                 is_own=is_own,
@@ -242,7 +242,7 @@ class CaptionStage(Stage[CaptionConfig]):
             seconds=talk.sample.duration_s,
             temperature=temperature,
             seed=seed,
-            carried=talk.media.source.carried,
+            metadata=talk.media.source.metadata,
             sample_id=talk.sample.sample_id,
         )
 
@@ -324,6 +324,6 @@ def server_engine(url: str, model: str, api_key_env: str, concurrency: int) -> E
         config.model,
         key,
         Sampling(config.max_tokens),
-        patience=Patience(config.timeout_s, _ASKING_PATIENCE_S),
+        retry=RetryPolicy(config.timeout_s, _ASKING_RETRY_S),
         concurrency=concurrency,
     )

@@ -12,7 +12,7 @@ MAX_CHARS = 1200
 _ENDS = ".!?\u3002\uff01\uff1f"
 """Ends of sentences, the last three Chinese and Japanese."""
 
-Part = Annotated[str, Field(max_length=MAX_CHARS)]
+ShortText = Annotated[str, Field(max_length=MAX_CHARS)]
 
 
 class Parts(BaseModel):
@@ -20,13 +20,13 @@ class Parts(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    subject: Part
+    subject: ShortText
     """Who or what is seen, and where."""
-    motion: Part
+    motion: ShortText
     """What moves and how."""
-    camera: Part
+    camera: ShortText
     """Movement, angle and distance."""
-    style: Part
+    style: ShortText
     """Medium, light, colors, mood."""
 
     @property

@@ -1,6 +1,6 @@
 """Makes `python -m curation` the same as the `curation` command."""
 
-from curation.cli import main
+from curation.cli.app import main
 
 if __name__ == "__main__":
     main()

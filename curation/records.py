@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 SourceKind = Literal["image", "video", "container"]
 SampleKind = Literal["image", "clip"]
-Carried = str | int | float | bool | list[str]
+MetadataValue = str | int | float | bool | list[str]
 """A value that came with a source; a list holds several texts of one name."""
 
 HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
@@ -77,7 +77,7 @@ class Source:
     sample_aspect_ratio: str | None = None
     num_discontinuities: int | None = None
     content_hash: str | None = None
-    carried: Mapping[str, Carried] = field(default_factory=dict, hash=False)
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict, hash=False)
     error_type: str | None = None
     error: str | None = None
 

@@ -25,17 +25,17 @@ STAGES = {
     "text": "stages.text:TextStage",
     "thumbnail": "stages.thumbnail:ThumbnailStage",
     "captions": "captioner.stage:CaptionStage",
-    "tokens": "tokenize_shards.stage:TokenStage",
+    "tokens": "tokenize_shards.vision.stage:TokenStage",
 }
 
-SHARDS = "tokenize_shards.shards:ShardWriter"
+SHARDS = "tokenize_shards.shards.writer:ShardWriter"
 PREFERENCE = "tokenize_shards.preference:make_triplets"
-EXPORT = "tokenize_shards.export:export"
-MANIFEST = "tokenize_shards.manifest:MANIFEST"
+EXPORT = "tokenize_shards.shards.export:export"
+MANIFEST = "tokenize_shards.shards.manifest:MANIFEST"
 """The name of the file that a folder of shards is known by."""
-VERIFY = "tokenize_shards.verify:verify"
-CODEBOOK = "tokenize_shards.codebook:codebook_use"
-PREVIEW = "tokenize_shards.preview:Previewer"
+VERIFY = "tokenize_shards.shards.verify:verify"
+CODEBOOK = "tokenize_shards.vision.codebook:codebook_use"
+PREVIEW = "tokenize_shards.vision.preview:Previewer"
 LABELS = "captioner.labels"
 """The module behind `curation label`."""
 SERVER_ENGINE = "captioner.stage:server_engine"

@@ -69,10 +69,10 @@ class CutFinder(abc.ABC):
     """Looks at the frames of one source in order and says which spans are complete.
 
     Attributes:
-        readings: What was read off each frame, in order; filled only where the splitter was told to.
+        frame_metrics: What was read off each frame, in order; filled only where the splitter was told to.
     """
 
-    readings: Sequence[Any] = ()
+    frame_metrics: Sequence[Any] = ()
 
     @property
     @abc.abstractmethod
@@ -92,7 +92,7 @@ class PerRecording(CutFinder):
     """Starts a fresh finder at every discontinuity, whatever the splitter: no span reaches over one.
 
     Each recording is split as if it stood alone, but for its place on the timeline. Such a video is
-    looked at in one piece, so readings are not kept.
+    looked at in one piece, so frame_metrics are not kept.
     """
 
     def __init__(self, start: Callable[[], CutFinder]) -> None:
@@ -117,22 +117,22 @@ class Splitter(Stage[C]):
     """A stage that turns a source into samples: a row per span, found while the frames pass by.
 
     A long source may be looked at in parts, by several workers at once. Each keeps what it read off its
-    frames, and `replay` of all readings gives the spans of the whole.
+    frames, and `replay` of all frame_metrics gives the spans of the whole.
     """
 
     columns = SPAN_COLUMNS
 
     @property
     def lookback_s(self) -> float | None:
-        """Seconds of frames before a part that its readings depend on; None: only the whole will do."""
+        """Seconds of frames before a part that its frame metrics depend on; None: only the whole will do."""
         return None
 
     @abc.abstractmethod
-    def start(self, source: Source, *, keeps_readings: bool = False) -> CutFinder:
+    def start(self, source: Source, *, keeps_frame_metrics: bool = False) -> CutFinder:
         """Begin with a source, or with a part of one."""
 
-    def replay(self, source: Source, readings: Sequence[Any], end_s: float) -> Iterable[Span]:
-        """The spans of a source from the readings of all its frames."""
+    def replay(self, source: Source, frame_metrics: Sequence[Any], end_s: float) -> Iterable[Span]:
+        """The spans of a source from the metrics of all its frames."""
         raise NotImplementedError("this splitter takes a source in one piece")
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:

@@ -19,14 +19,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args
 
 import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from curation.media.halvings import Halvings
-from curation.paths import expand_path
+from curation.storage.paths import expand_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -171,6 +170,13 @@ GRID_FPS = 4.0
 """Frames per second among which a `View(count=...)` chooses; a choice is off by at most 1/8 s."""
 
 
+class Shrinking(Protocol):
+    """Makes one picture smaller; sizes share the work (`curation/media/halvings.py`)."""
+
+    def at_short_side(self, short_side: int) -> NDArray[np.uint8]:
+        """The picture with a short side of so many pixels at most, [H, W, 3] uint8 RGB."""
+
+
 @dataclass(frozen=True)
 class Media:
     """What a stage gets for one sample: its source, and the frames of its view.
@@ -179,21 +185,21 @@ class Media:
         source: The file that the sample is from.
         pixels: [T, H, W, 3] uint8 RGB, upright; T = 0 for a stage without a view. Read-only.
         pts_s: [T] float64 presentation times in seconds from the start of the source.
-        halvings: Of an image, the halves that all its views share.
+        halvings: [T] what makes each frame smaller.
     """
 
     source: Source
     pixels: NDArray[np.uint8]
     pts_s: NDArray[np.float64]
-    halvings: Halvings | None = field(default=None, repr=False, compare=False)
+    halvings: Sequence[Shrinking] = field(default=(), repr=False, compare=False)
 
     def shrunk(self, short_side: int) -> list[NDArray[np.uint8]]:
-        """Each frame with a short side of so many pixels at most, [H, W, 3], by halving.
+        """Each frame with a short side of so many pixels at most, [H, W, 3] uint8 RGB, by halving.
 
-        An image is shrunk from its size as decoded, whatever its view.
+        An image is shrunk from its size as decoded, whatever its view; a frame of a clip from its view.
         """
-        chains = [self.halvings] if self.halvings else [Halvings(frame) for frame in self.pixels]
-        return [chain.at_short_side(short_side) for chain in chains]
+        pairs = zip(self.pixels, self.halvings, strict=True)
+        return [halvings.at_short_side(short_side) for _, halvings in pairs]
 
 
 _HUB_NAME = re.compile(r"^[\w.-]+/(?!.*\.(?:onnx|pth?|safetensors|bin)$)[\w.-]+$")
@@ -308,7 +314,7 @@ class Stage(abc.ABC, Generic[C]):
                 records the culprit as FAILED, so a stage never catches errors for isolation.
         """
 
-    def reads_carried(self) -> bool:
+    def reads_metadata(self) -> bool:
         """Whether its numbers depend on what came along with a source, such as a caption.
 
         When something else comes along, the rows of that source's samples are measured again.

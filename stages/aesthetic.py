@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from curation.errors import ConfigError, UnsupportedMediaError
-from curation.models import STAND_IN, fetch
+from curation.pipeline.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind, Source
 from curation.stage import KeepMin, Location, Media, ModelRef, Setup, Stage, StageConfig, View
 
@@ -147,9 +147,9 @@ class AestheticStage(Stage[AestheticConfig]):
 
 def _carried_row(source: Source, column: str) -> dict[str, Any]:
     """Raises UnsupportedMediaError: the source came without such a number."""
-    value = source.carried.get(column)
+    value = source.metadata.get(column)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        there = ", ".join(sorted(source.carried)) or "nothing"
+        there = ", ".join(sorted(source.metadata)) or "nothing"
         what = "no" if value is None else f"{value!r} as its"
         raise UnsupportedMediaError(f"came with {what} {column!r}, so there is no score (it carries {there})")
     return {"aesthetic_score": float(value), "aesthetic_scores": [float(value)], "embedding": None}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from curation.errors import ConfigError, UnsupportedMediaError
-from curation.models import STAND_IN, fetch
+from curation.pipeline.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind
 from curation.stage import KeepMax, KeepMin, Location, Media, ModelRef, Setup, Stage, StageConfig, View
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from curation.errors import ConfigError, UnsupportedMediaError
-from curation.ingest.carried import drawn_text
-from curation.models import STAND_IN, fetch
+from curation.ingest.metadata import drawn_text
+from curation.pipeline.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind, Source
 from curation.stage import KeepMin, Location, Media, ModelRef, Setup, Stage, StageConfig, View
 
@@ -82,7 +82,7 @@ class HpsStage(Stage[HpsConfig]):
     def placement_settings(cls) -> set[str]:
         return {"weights_sha256", "weights_file"}
 
-    def reads_carried(self) -> bool:
+    def reads_metadata(self) -> bool:
         return True
 
     def setup(self, setup: Setup) -> None:
@@ -105,7 +105,7 @@ class HpsStage(Stage[HpsConfig]):
 
     def _prompt(self, sample: Sample, source: Source) -> str:
         """Raises UnsupportedMediaError: the source came without a prompt."""
-        prompt = source.carried.get(self.config.prompt_column)
+        prompt = source.metadata.get(self.config.prompt_column)
         if isinstance(prompt, list):
             prompt = drawn_text(prompt, sample.sample_id, self.config.seed)
         if not isinstance(prompt, str) or not prompt.strip():

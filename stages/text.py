@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from curation.errors import ConfigError, MissingDependencyError
-from curation.models import fetch
+from curation.pipeline.models import fetch
 from curation.records import Sample, SampleKind
 from curation.stage import KeepMax, Location, Media, ModelRef, Setup, Stage, StageConfig, View
 

@@ -17,17 +17,17 @@ import pytest
 import yaml
 from PIL import Image
 
-from curation.cli import main
+from curation.cli.app import main
 from curation.config import Config, parse_config
+from curation.execution.plan import Task, plan_listing, plan_pass, plan_probes
+from curation.execution.worker.measure import Metrics
+from curation.execution.worker.worker import UnitWorker
 from curation.ingest.listing import Listing, find_inputs, list_inputs, unlisted_containers
-from curation.judge import PROBE, Redo, walk
 from curation.ledger import Ledger
-from curation.measure import Tally
+from curation.ledger.present import remember_listing
+from curation.ledger.unit_state import PROBE, RecomputePolicy, scan_verdicts
 from curation.pipeline import Pipeline, build_pipeline
-from curation.plan import Task, plan_listing, plan_pass, plan_probes
-from curation.present import remember_listing
 from curation.storage import open_storage
-from curation.work import UnitWorker
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -134,33 +134,33 @@ class Bench:
         self.config, self.pipeline = built(data)
         self.ledger = Ledger(open_storage(self.config.general.output))
 
-    def tasks(self, phase: Any, redo: Redo | None = None) -> list[Task]:
-        redo = redo or Redo()
+    def tasks(self, phase: Any, recompute: RecomputePolicy | None = None) -> list[Task]:
+        recompute = recompute or RecomputePolicy()
         if phase == "list":
             found = find_inputs(self.config)
-            retry_failed = redo.drops(PROBE, row_failed=True)
+            retry_failed = recompute.counts_as_missing(PROBE, row_failed=True)
             return plan_listing(unlisted_containers(self.config, found, retry_failed=retry_failed))
         if phase == "probe":
             listing = list_inputs(self.config)
             remember_listing(self.ledger.storage, listing.sources)
-            return plan_probes(self.ledger, listing, self.config, redo=redo)
+            return plan_probes(self.ledger, listing, self.config, recompute=recompute)
         steps = {step.key for step in self.pipeline.steps()}
-        return list(plan_pass(self.ledger, self.pipeline, phase, steps, redo=redo))
+        return list(plan_pass(self.ledger, self.pipeline, phase, steps, recompute=recompute))
 
-    def run(self, redo: Redo | None = None) -> Tally:
-        tally = Tally()
+    def run(self, recompute: RecomputePolicy | None = None) -> Metrics:
+        metrics = Metrics()
         worker = UnitWorker(self.pipeline, "cpu")
-        for phase in ("list", "probe", "filter", "finish"):
-            for task in self.tasks(phase, redo):
-                tally.add(worker.work(task))
-        return tally
+        for phase in ("list", "probe", "filter", "enrich"):
+            for task in self.tasks(phase, recompute):
+                metrics.add(worker.work(task))
+        return metrics
 
     def outcomes(self) -> dict[str, str]:
         return {
             judged.source.uri.rpartition("/")[
                 2
             ]: f"{judged.verdict.outcome} {judged.verdict.reason or ''}".strip()
-            for _, unit in walk(self.ledger, self.pipeline)
+            for _, unit in scan_verdicts(self.ledger, self.pipeline)
             for judged in unit
         }
 
@@ -176,11 +176,11 @@ class Bench:
         return {row.sample_id: (row.values, row.error) for row in rows}
 
 
-def worked(data: dict[str, Any]) -> tuple[Pipeline, Ledger, Tally]:
+def worked(data: dict[str, Any]) -> tuple[Pipeline, Ledger, Metrics]:
     """Everything measured by one worker in this process, and what it did."""
     bench = Bench(data)
-    tally = bench.run()
-    return bench.pipeline, bench.ledger, tally
+    metrics = bench.run()
+    return bench.pipeline, bench.ledger, metrics
 
 
 def write_config(path: Path, data: dict[str, Any]) -> Path:

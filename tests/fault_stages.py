@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from captioner.stage import CaptionStage
-from curation.ingest.reader import Container, Inventory
-from curation.ingest.tars import TarReader
+from curation.ingest.containers.reader import Container, Inventory
+from curation.ingest.containers.tars import TarReader
 from curation.media.frame import Frame
 from curation.records import Sample, Source
 from curation.splitter import CutFinder, Span
@@ -43,12 +43,12 @@ class DeadlyTars(ColorStage):
         self.__dict__.update(state)
         read = TarReader.list
 
-        def list_or_die(reader: TarReader, container: Container, beat: Any) -> Inventory:
+        def list_or_die(reader: TarReader, container: Container, on_progress: Any) -> Inventory:
             if "poison" in container.path:
                 os.kill(os.getpid(), signal.SIGKILL)
             if "hanging" in container.path:
                 time.sleep(3600)
-            return read(reader, container, beat)
+            return read(reader, container, on_progress)
 
         TarReader.list = list_or_die  # type: ignore[method-assign]
 
@@ -120,8 +120,8 @@ class NotingCaptions(CaptionStage):
 class AssertingScenes(ScenesSplitter):
     """Asserts something of the frames of one file, as PySceneDetect does when times run backwards."""
 
-    def start(self, source: Source, *, keeps_readings: bool = False) -> CutFinder:
-        finder = super().start(source, keeps_readings=keeps_readings)
+    def start(self, source: Source, *, keeps_frame_metrics: bool = False) -> CutFinder:
+        finder = super().start(source, keeps_frame_metrics=keeps_frame_metrics)
         return _Asserting(finder) if "b.mp4" in source.uri else finder
 
 

@@ -24,10 +24,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from curation.judge import judge_source, load_unit
-from curation.plan import Task
+from curation.execution.plan import Task
+from curation.execution.worker.worker import UnitWorker
+from curation.ledger.unit_state import load_unit, source_verdict
 from curation.records import Source
-from curation.work import UnitWorker
 from datasets_media import ROOT, Bench, environment
 from generated import moving_square, scenes_of, write_video
 from mutated import cut, damage, edit_header, flip, held_bytes, insert, repeat, zero
@@ -162,7 +162,7 @@ class Line:
         pipeline, ledger = self._bench.pipeline, self._bench.ledger
         state = load_unit(ledger, pipeline, self._unit)
         (probed,) = state.sources
-        judged = judge_source(pipeline, state, probed)
+        judged = source_verdict(pipeline, state, probed)
         assert judged.verdict.needs is None, judged.verdict
         errors = [(row.error_type, row.error) for leaf in judged.leaves() for row in leaf.rows.values()]
         errors.append((judged.error and judged.verdict.reason, judged.error))

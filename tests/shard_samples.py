@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from curation.select import Kept
+from curation.ledger.selection import Kept
 
 FOLDER = "shards/demo"
 

@@ -16,19 +16,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation import digest
-from curation.digest import digest_of
 from curation.errors import ChangedError, DecodeError
+from curation.execution.worker.worker import UnitWorker
 from curation.ingest import files
+from curation.ingest.media_readers import VideoReader, read_again
 from curation.ingest.sources import open_source
-from curation.judge import Redo
 from curation.ledger import Ledger
+from curation.ledger.unit_state import RecomputePolicy
 from curation.media.decoder import DecoderSettings
-from curation.media.readers import VideoReader, read_again
 from curation.records import Sample, Source
-from curation.report.books import keep_books
+from curation.report.summary import summarize
 from curation.stage import View
-from curation.work import UnitWorker
+from curation.storage import digest
+from curation.storage.digest import digest_of
 from datasets_media import Bench, config_data, write_photo, write_video
 
 NAMES = {"a.jpg", "b.mp4", "c.tar#0.jpg", "d.parquet#0", "e.parquet#0"}
@@ -96,10 +96,10 @@ def bench(folder: Path, vocabulary: Path, tmp_path: Path) -> Bench:
     return bench
 
 
-def work(bench: Bench, *phases: str, redo: Redo | None = None) -> None:
+def work(bench: Bench, *phases: str, recompute: RecomputePolicy | None = None) -> None:
     worker = UnitWorker(bench.pipeline, "cpu")
     for phase in phases:
-        for task in bench.tasks(phase, redo):
+        for task in bench.tasks(phase, recompute):
             worker.work(task)
 
 
@@ -116,8 +116,8 @@ def replaced(folder: Path, tmp_path: Path, *, silently: bool) -> None:
 
 
 def said_of(bench: Bench) -> set[str]:
-    books = keep_books(bench.ledger, bench.pipeline)
-    return {failure.error for failure in books.failures}
+    summary = summarize(bench.ledger, bench.pipeline)
+    return {failure.error for failure in summary.failures}
 
 
 @pytest.mark.parametrize("silently", [False, True])
@@ -126,7 +126,7 @@ def test_what_is_tokenized_is_what_was_measured(
 ) -> None:
     measured = {key: bench.rows(key) for key in ("images.color", "videos.color")}
     replaced(folder, tmp_path, silently=silently)
-    work(bench, "finish")
+    work(bench, "enrich")
     gone = dict.fromkeys(NAMES, "failed ChangedError") | {"e.parquet#0": "kept"}
     assert bench.outcomes() == gone
     assert len([row for row, error in bench.rows("tokens").values() if not error]) == 1
@@ -162,7 +162,7 @@ def test_sources_of_old_ledgers_have_no_hash_and_are_not_held_against_one(
         sources = [replace(source, content_hash=None) for source in bench.ledger.sources(unit)]
         bench.ledger.replace_sources(unit, sources)
     replaced(folder, tmp_path, silently=True)
-    work(bench, "finish")
+    work(bench, "enrich")
     assert bench.outcomes() == dict.fromkeys(NAMES, "kept")
 
 

@@ -337,7 +337,7 @@ def test_misspelt_names_get_a_suggestion(tmp_path: Path, media: Path, vocabulary
 
 def test_help_imports_nothing_heavy() -> None:
     script = (
-        "import sys\nfrom curation.cli import main\n"
+        "import sys\nfrom curation.cli.app import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "heavy = {'ray', 'torch', 'numpy', 'pyarrow', 'cv2', 'av', 'rich', 'pydantic'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))"

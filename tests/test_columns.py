@@ -10,8 +10,8 @@ import pyarrow as pa
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from curation.columns import NONE, OUTCOMES, Labels, Measured, RuleJudge
-from curation.decide import AllOf, AnyOf, Rule, Step, decide, passed_by
+from curation.ledger.columns import NONE, OUTCOMES, Labels, Measured, RuleEvaluator
+from curation.pipeline.rules import AllOf, AnyOf, Rule, Step, decide, passed_by
 from curation.records import Row
 from stages.aesthetic import AestheticConfig, AestheticStage
 from stages.color import ColorConfig, ColorStage
@@ -85,7 +85,7 @@ def name(texts: Sequence[str], code: int) -> str | None:
 def test_columns_agree_with_the_scalar_decision(rule: Rule, samples: list[dict[str, Row]]) -> None:
     labels = Labels()
     keys = [step.key for step in STEPS]
-    judge = RuleJudge(
+    judge = RuleEvaluator(
         measured(samples, labels), len(samples), {key: code for code, key in enumerate(keys)}, labels
     )
     verdicts = judge.decide(rule)

@@ -315,7 +315,7 @@ def test_own_stage_can_be_named_and_a_wrong_target_is_refused() -> None:
     assert config.images is not None
     assert list(config.images.stages) == ["images.mine"]
     assert "stages.mine: cannot load 'no.such:Stage'" in problems(minimal(stages={"mine": "no.such:Stage"}))
-    for target in ("os:path", "curation.config:Config", "json:dumps"):
+    for target in ("os:path", "curation.config.config:Config", "json:dumps"):
         assert f"stages.mine: {target} is no stage" in problems(minimal(stages={"mine": target}))
 
 

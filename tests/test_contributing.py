@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from curation.cli import cli
+from curation.cli.app import cli
 from curation.registry import STAGES
 from datasets_media import ROOT, environment
 

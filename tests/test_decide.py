@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.decide import AllOf, AnyOf, Rule, Step, any_ofs_of, decide, describe_rule, passed_by, steps_of
+from curation.pipeline.rules import (
+    AllOf,
+    AnyOf,
+    Rule,
+    Step,
+    any_ofs_of,
+    decide,
+    describe_rule,
+    passed_by,
+    steps_of,
+)
 from curation.records import Outcome, Row
 from stages.aesthetic import AestheticConfig, AestheticStage
 from stages.color import ColorConfig, ColorStage

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curation.judge import walk
+from curation.ingest.media_readers import read_again
+from curation.ledger.unit_state import scan_verdicts
 from curation.media.decoder import DecoderSettings
 from curation.media.frame import Frame
-from curation.media.readers import read_again
 from curation.records import Sample, Source
 from curation.report.table import flat_table
 from curation.splitter import PerRecording
@@ -64,10 +64,10 @@ class Run(Bench):
 
     def __init__(self, data: dict[str, Any]) -> None:
         super().__init__(data)
-        self.tally = super().run()
+        self.metrics = super().run()
 
     def sources(self) -> dict[str, Source]:
-        found = [judged.source for _, unit in walk(self.ledger, self.pipeline) for judged in unit]
+        found = [judged.source for _, unit in scan_verdicts(self.ledger, self.pipeline) for judged in unit]
         return {source.uri.rpartition("/")[2]: source for source in found}
 
     def clips(self, name: str) -> list[dict[str, Any]]:
@@ -119,7 +119,7 @@ def test_recordings_are_cut_as_if_they_stood_alone(recordings: Path, tmp_path: P
     ]
     found = [(clip["start_s"], clip["end_s"], clip["start_frame"]) for clip in whole.clips("c.ts")]
     assert np.array(found) == pytest.approx(np.array(expected), abs=1e-6)
-    assert whole.tally.frames_decoded["filter"] == whole.tally.frames_held == 275
+    assert whole.metrics.frames_decoded["filter"] == whole.metrics.frames_held == 275
     assert whole.outcomes() == {"c.ts": "kept"}
     source = whole.sources()["c.ts"]
     assert (source.num_discontinuities, source.num_frames) == (2, 275)
@@ -149,8 +149,8 @@ def test_a_new_filter_finds_the_frames_of_known_cuts(recordings: Path, tmp_path:
     flow = {"min_score": None, "max_score": None, "fps": 4.0}
     filters = {"filters": ["flow"], "scenes": {"min_clip_s": 0.3}, "flow": flow}
     alone, whole = alone_and_joined(recordings, tmp_path, videos=filters)
-    assert whole.tally.rows["videos.scenes"] == 0
-    assert whole.tally.frames_decoded["filter"] == 275
+    assert whole.metrics.rows["videos.scenes"] == 0
+    assert whole.metrics.frames_decoded["filter"] == 275
     first, second = alone.values("a.ts", "videos.flow"), alone.values("b.ts", "videos.flow")
     assert whole.values("c.ts", "videos.flow") == [*first, *second, *first]
 
@@ -163,8 +163,8 @@ def test_a_video_that_jumps_is_not_shared_out(recordings: Path, tmp_path: Path) 
     parted = Run(data_of(recordings / "joined", tmp_path / "parts", **captions, run=run))
     for key in ("videos.scenes", "videos.flow", "captions"):
         assert parted.values("c.ts", key) == whole.values("c.ts", key)
-    assert parted.tally.frames_decoded == whole.tally.frames_decoded
-    assert whole.tally.frames_decoded["finish"] == 275
+    assert parted.metrics.frames_decoded == whole.metrics.frames_decoded
+    assert whole.metrics.frames_decoded["enrich"] == 275
 
 
 def test_clips_far_apart_are_found_in_one_go(tmp_path: Path) -> None:
@@ -186,11 +186,11 @@ def test_clips_far_apart_are_found_in_one_go(tmp_path: Path) -> None:
     captions = {"stand_ins": "allow", "captions": {"engine": "stand-in"}}
     first = Run(data_of(folder, tmp_path / "out", videos=videos, **captions))
     assert len(first.rows("captions")) == 2
-    assert first.tally.frames_decoded["finish"] == 100
+    assert first.metrics.frames_decoded["enrich"] == 100
     videos |= {"filters": ["color", "flow"], "flow": {"min_score": None, "max_score": None}}
     again = Run(data_of(folder, tmp_path / "out", videos=videos, **captions))
     assert len(again.values("c.ts", "videos.flow")) == 2
-    assert again.tally.frames_decoded["filter"] == 100
+    assert again.metrics.frames_decoded["filter"] == 100
 
 
 @pytest.mark.slow

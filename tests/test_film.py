@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curation.measure import Tally
-from curation.parts import WHOLE, Part, neighbors, parts_of
-from curation.plan import Task
+from curation.execution.plan import Task
+from curation.execution.segments import WHOLE_VIDEO, Segment, neighbors, segments_of
+from curation.execution.worker.measure import Metrics
+from curation.execution.worker.worker import UnitWorker
 from curation.records import Sample
-from curation.work import UnitWorker
 from datasets_media import Bench, write_video
 
 SCENES = [(17, 1), (60, 2), (33, 3), (4, 4), (5, 5), (80, 6), (25, 7), (90, 8), (41, 9), (52, 10), (38, 11)]
@@ -46,16 +46,16 @@ class Run(Bench):
 
     def __init__(self, data: dict[str, Any]) -> None:
         super().__init__(data)
-        self.tally = Tally()
-        self.joined = Tally()
+        self.metrics = Metrics()
+        self.joined = Metrics()
         self.done: list[Task] = []
-        self.tallies: list[Tally] = []
+        self.metrics: list[Metrics] = []
 
     def all(self, *, backwards: bool = False) -> Run:
         worker = UnitWorker(self.pipeline, "cpu")
         for task in self.tasks("probe"):
             worker.work(task)
-        for phase in ("filter", "finish"):
+        for phase in ("filter", "enrich"):
             self._do(worker, phase, backwards=backwards)
         return self
 
@@ -63,16 +63,17 @@ class Run(Bench):
         for task in self.tasks(phase):
             self.done.append(task)
             order = range(len(task.parts))
-            filmed = {
-                number: worker.film(task, number) for number in (reversed(order) if backwards else order)
+            results = {
+                number: worker.process_segment(task, number)
+                for number in (reversed(order) if backwards else order)
             }
-            for part in filmed.values():
-                self.tally.add(part.tally)
-            if filmed:
-                self.joined = worker.join(task, [filmed[number] for number in order])
-            done = self.joined if filmed else worker.work(task)
-            self.tallies.append(done)
-            self.tally.add(done)
+            for part in results.values():
+                self.metrics.add(part.metrics)
+            if results:
+                self.joined = worker.merge(task, [results[number] for number in order])
+            done = self.joined if results else worker.work(task)
+            self.metrics.append(done)
+            self.metrics.add(done)
 
     def all_rows(self) -> dict[str, dict[str, Any]]:
         return {step.key: self.rows(step.key) for step in self.pipeline.steps()}
@@ -133,15 +134,15 @@ def test_parts_share_the_frames(folder: Path, tmp_path: Path) -> None:
     the clip that crosses its end is complete: those that end with frames 199 and 314, so at 210 and 325.
     """
     run = Run(data_of(folder, tmp_path / "out", 15.0)).all()
-    assert run.tally.frames_held == 445
+    assert run.metrics.frames_held == 445
     assert run.joined.frames_decoded.total() == 0
-    assert run.tally.frames_decoded["filter"] == 210 + (325 - 87) + (445 - 234)
+    assert run.metrics.frames_decoded["filter"] == 210 + (325 - 87) + (445 - 234)
 
 
 def test_rows_near_the_seams_are_not_measured_twice(folder: Path, tmp_path: Path) -> None:
     run = Run(data_of(folder, tmp_path / "out", 7.3)).all()
-    assert run.tally.rows["videos.scenes"] == len(run.clips())
-    assert run.tally.rows["videos.flow"] == len(run.clips())
+    assert run.metrics.rows["videos.scenes"] == len(run.clips())
+    assert run.metrics.rows["videos.flow"] == len(run.clips())
 
 
 def test_video_that_breaks_off_in_one_part_fails_as_a_whole(tmp_path: Path) -> None:
@@ -182,12 +183,12 @@ def test_captions_and_tokens_of_a_long_video_are_shared_out(folder: Path, tmp_pa
     }
     whole = Run(data_of(folder, tmp_path / "whole", None) | ends).all()
     parted = Run(data_of(folder, tmp_path / "parts", 10.0) | ends).all()
-    assert [task.part for task in parted.done if task.phase == "finish"] == list(parts_of(44.5, 10.0))
-    assert [task.part for task in whole.done if task.phase == "finish"] == [WHOLE]
+    assert [task.part for task in parted.done if task.phase == "enrich"] == list(segments_of(44.5, 10.0))
+    assert [task.part for task in whole.done if task.phase == "enrich"] == [WHOLE_VIDEO]
     assert len(whole.rows("tokens")) == 8  # of 9 clips; one is too short for a pair of frames
     assert parted.all_rows() == whole.all_rows()
     # Clips with tokens begin at 0, 1.7, 7.7 | 11, | 19.9, 22.4 | 31.4 | 40.7 s or so.
-    assert max(tally.rows["tokens"] for tally in parted.tallies) <= 3
+    assert max(metrics.rows["tokens"] for metrics in parted.metrics) <= 3
 
 
 def test_only_what_is_missing_is_decoded_again(folder: Path, tmp_path: Path) -> None:
@@ -195,11 +196,11 @@ def test_only_what_is_missing_is_decoded_again(folder: Path, tmp_path: Path) -> 
     data = data_of(folder, tmp_path / "out", None)
     data["videos"]["flow"]["max_score"] = 0.0
     first = Run(data).all()
-    assert first.tally.frames_decoded["filter"] == 445
+    assert first.metrics.frames_decoded["filter"] == 445
     scores = sorted(row["flow_score"] for row, _ in first.rows("videos.flow").values())
     data["videos"]["flow"]["max_score"] = scores[0]
     second = Run(data).all()
-    assert 0 < second.tally.frames_decoded["filter"] < 150
+    assert 0 < second.metrics.frames_decoded["filter"] < 150
 
 
 def test_codecs_that_cannot_be_sought_are_taken_whole(tmp_path: Path) -> None:
@@ -214,13 +215,13 @@ def test_codecs_that_cannot_be_sought_are_taken_whole(tmp_path: Path) -> None:
 
 
 def test_parts_cover_all_times_once() -> None:
-    parts = parts_of(100.0, 30.0)
+    parts = segments_of(100.0, 30.0)
     assert parts[0].start_s == -np.inf
     assert parts[-1].end_s == np.inf
     assert [part.end_s for part in parts[:-1]] == [part.start_s for part in parts[1:]] == [25.0, 50.0, 75.0]
-    assert parts_of(10.0, 30.0) == (WHOLE,)
-    assert Part(1.0, 2.0).holds(1.0)
-    assert not Part(1.0, 2.0).holds(2.0)
+    assert segments_of(10.0, 30.0) == (WHOLE_VIDEO,)
+    assert Segment(1.0, 2.0).holds(1.0)
+    assert not Segment(1.0, 2.0).holds(2.0)
 
 
 def test_neighbors_are_joined_over_short_gaps() -> None:
@@ -237,5 +238,5 @@ def test_join_needs_the_end(folder: Path, tmp_path: Path) -> None:
     for task in run.tasks("probe"):
         worker.work(task)
     (task,) = run.tasks("filter")
-    worker.join(task, [worker.film(task, 0)])
+    worker.merge(task, [worker.process_segment(task, 0)])
     assert run.outcomes() == {"film.mp4": "failed DecodeError"}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from curation.hold import CHUNK_IMAGES, held_together
-from curation.media import readers
+from curation.execution.worker.frame_buffer import CHUNK_IMAGES, chunks_of
+from curation.ingest import media_readers as readers
 from curation.records import Source
 from datasets_media import Bench, write_photo
 
@@ -59,7 +59,7 @@ def image(number: int, width: int, height: int) -> Source:
 
 def test_chunks_hold_as_many_bytes_as_they_may_and_at_least_one_image() -> None:
     images = [image(number, *size) for number, size in enumerate(SIZES)]
-    chunks = list(held_together(images, 1_000_000))
+    chunks = list(chunks_of(images, 1_000_000))
     assert [source for chunk in chunks for source in chunk] == images
     sizes = [[3 * (source.width or 0) * (source.height or 0) for source in chunk] for chunk in chunks]
     # By hand: 360,000 + 360,000, + 750,000 would be too many; 750,000 + 30,000 + 32,400, + 921,600 would.
@@ -68,7 +68,7 @@ def test_chunks_hold_as_many_bytes_as_they_may_and_at_least_one_image() -> None:
 
 
 def test_small_images_are_chunked_by_their_number() -> None:
-    chunks = list(held_together([image(number, 10, 10) for number in range(40)], 10**9))
+    chunks = list(chunks_of([image(number, 10, 10) for number in range(40)], 10**9))
     assert [len(chunk) for chunk in chunks] == [CHUNK_IMAGES, CHUNK_IMAGES, 40 - 2 * CHUNK_IMAGES]
 
 

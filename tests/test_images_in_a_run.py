@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from curation import pipeline
+from curation.pipeline import pipeline
 from datasets_media import Bench, built, write_photo
 
 

@@ -28,16 +28,17 @@ from curation.errors import (
     StorageError,
     WorkerError,
 )
-from curation.film import Film
+from curation.errors.isolation import isolated
+from curation.execution.worker.unit import UnitRun
+from curation.execution.worker.video_pass import VideoPass
+from curation.execution.worker.worker import UnitWorker
+from curation.ingest import media_readers as readers
+from curation.ingest.media_readers import ImageReader
 from curation.ingest.suffixes import kind_of
-from curation.isolation import isolated
-from curation.media import decoder, probe, readers
+from curation.ledger.schemas import rows_to_table, sources_to_table, table_to_rows, table_to_sources
+from curation.media import decoder, probe
 from curation.media.frame import Frame
-from curation.media.readers import ImageReader
 from curation.records import Row, Source
-from curation.tables import rows_to_table, sources_to_table, table_to_rows, table_to_sources
-from curation.unit import UnitRun
-from curation.work import UnitWorker
 from datasets_media import Bench, write_photo, write_video
 
 FORESEEN_BY_NOBODY = [
@@ -217,7 +218,7 @@ def test_a_mistake_of_the_core_stops_the_run(bench: Bench, monkeypatch: pytest.M
     def mistaken(*_: object) -> None:
         raise KeyError("no such step")
 
-    for owner, name in ((ImageReader, "_decoded"), (UnitRun, "take"), (Film, "_new_clip")):
+    for owner, name in ((ImageReader, "_decoded"), (UnitRun, "take"), (VideoPass, "_new_clip")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, mistaken)
             with pytest.raises(KeyError, match="no such step"):
@@ -302,12 +303,12 @@ def test_half_of_a_surrogate_pair_stops_no_unit() -> None:
         kind="image",
         size_bytes=1,
         etag="e",
-        carried={"caption": "a \ud83d", "\udfff": 1},
+        metadata={"caption": "a \ud83d", "\udfff": 1},
         error_type="ProbeError",
         error="no \udcff",
     )
     (read,) = table_to_sources(sources_to_table([odd]))
-    assert (read.carried, read.error) == ({"caption": "a \\ud83d", "\\udfff": 1}, "no \\udcff")
+    assert (read.metadata, read.error) == ({"caption": "a \\ud83d", "\\udfff": 1}, "no \\udcff")
     rows = [Row("a", {}, "DecodeError", "no \udcff"), Row("b", {"value": "x"})]
     assert [row.error for row in table_to_rows(rows_to_table(rows, {"value": pa.string()}))] == [
         "no \\udcff",

@@ -41,7 +41,7 @@ def test_sources_come_back_as_they_were(tmp_path: Path) -> None:
             num_frames=45,
             codec="h264",
             rotation=90,
-            carried={"caption": "an ünicode cat", "aesthetic": 5.25, "year": 2024, "nsfw": False},
+            metadata={"caption": "an ünicode cat", "aesthetic": 5.25, "year": 2024, "nsfw": False},
         ),
         Source(
             source_id="b",

@@ -20,7 +20,7 @@ from curation.errors import (
     StorageError,
     WorkerError,
 )
-from curation.measure import isolate
+from curation.execution.worker.measure import isolate
 from curation.records import Sample, Source
 from curation.stage import Media, Stage, StageConfig, View
 

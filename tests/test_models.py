@@ -18,9 +18,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from curation.demo import PACKAGES
+from curation.cli.demo import PACKAGES
 from curation.errors import ConfigError, EnvironmentFault, MissingDependencyError
-from curation.models import fetch, resolve_revision
+from curation.pipeline.models import fetch, resolve_revision
 from curation.stage import ModelRef
 from datasets_media import ROOT
 from loopback import LoopbackServer, QuietHandler
@@ -250,7 +250,7 @@ class TestUrl:
 ASK = """
 import json, sys
 from curation.errors import CurationError
-from curation.models import fetch, resolve_revision
+from curation.pipeline.models import fetch, resolve_revision
 from curation.stage import ModelRef
 name, revision, file, then_fetch, sha256 = json.loads(sys.argv[1])
 ref = ModelRef("tokenizer", name, revision, file, sha256)

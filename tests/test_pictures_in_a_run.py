@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pictures_media import hdr_planes, write_changing, write_hdr
 
+from curation.execution.worker.worker import UnitWorker
 from curation.report.table import flat_table
-from curation.work import UnitWorker
 from datasets_media import Bench, built
 from generated import texture
 
@@ -68,9 +68,9 @@ def test_parts_of_a_video_put_their_sizes_together(tmp_path: Path) -> None:
             worker.work(task)
         for task in bench.tasks("filter"):
             if task.parts:
-                filmed = [worker.film(task, number) for number in range(len(task.parts))]
-                assert max(len(item.codings) for item in filmed) < 4
-                worker.join(task, filmed)
+                results = [worker.process_segment(task, number) for number in range(len(task.parts))]
+                assert max(len(item.codings) for item in results) < 4
+                worker.merge(task, results)
             else:
                 worker.work(task)
         rows[segment_s] = bench.rows("videos.scenes")

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from curation.console import console
+from curation.cli.console import console
 from curation.errors import EnvironmentFault
+from curation.execution.cluster import num_gpu_places
+from curation.execution.driver import Pool
+from curation.execution.progress import ConsoleProgress
 from curation.ledger import Ledger
-from curation.pool import Pool, _num_gpu_places
 from curation.storage import open_storage
-from curation.watch import ConsoleWatcher
 from datasets_media import built, config_data
 
 
@@ -41,7 +42,7 @@ def test_engine_in_the_worker_takes_whole_gpus(
     model = {"model": str(vocabulary)}  # any file: nothing is loaded here
     data = config_data(media, tmp_path / "out", vocabulary, captions=model | captions)
     config, pipeline = built(data)
-    pool = Pool(pipeline, Ledger(open_storage(config.general.output)), None, ConsoleWatcher(console()))
+    pool = Pool(pipeline, Ledger(open_storage(config.general.output)), None, ConsoleProgress(console()))
     pool._device = "cuda"
     assert pool._worker_gpus() == expected
     pool._device = "cpu"
@@ -50,7 +51,7 @@ def test_engine_in_the_worker_takes_whole_gpus(
 
 @pytest.mark.slow
 def test_no_more_workers_than_gpus_have_room_for(four_gpus: None) -> None:
-    assert [_num_gpu_places(share) for share in (0.25, 1.0, 3.0, 4.0)] == [16, 4, 1, 1]
-    assert _num_gpu_places(0.0) > 10**6
+    assert [num_gpu_places(share) for share in (0.25, 1.0, 3.0, 4.0)] == [16, 4, 1, 1]
+    assert num_gpu_places(0.0) > 10**6
     with pytest.raises(EnvironmentFault, match="a worker needs 8 GPUs, and Ray sees 4"):
-        _num_gpu_places(8.0)
+        num_gpu_places(8.0)

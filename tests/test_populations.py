@@ -11,54 +11,60 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from curation.dataset import bind, bind_step, dataset_steps, filters_behind, measure_step
 from curation.errors import ConfigError, ContractError
+from curation.execution.dataset_wide import bind, bind_step, dataset_steps, filters_behind, measure_step
+from curation.execution.plan import plan_pass, plan_probes
+from curation.execution.worker.measure import Metrics
+from curation.execution.worker.worker import UnitWorker
 from curation.ingest.listing import list_inputs
-from curation.judge import JudgedSample, Redo, walk
 from curation.ledger import Ledger
-from curation.measure import Tally
+from curation.ledger.present import remember_listing
+from curation.ledger.unit_state import RecomputePolicy, SampleVerdict, scan_verdicts
 from curation.pipeline import Pipeline
-from curation.plan import plan_pass, plan_probes
-from curation.present import remember_listing
 from curation.registry import STAGES, stage_class
-from curation.report.books import keep_books
+from curation.report.summary import summarize
 from curation.stage import DatasetStage
 from curation.storage import open_storage
-from curation.work import UnitWorker
 from datasets_media import built, config_data, write_photo, write_video
 from stages.duplicates import DuplicatesStage
 
 
-def run_here(data: dict[str, Any], redo: Redo | None = None) -> tuple[Pipeline, Ledger, Tally]:
-    """A run in this process: the passes of `curation.run` without Ray."""
-    redo = redo or Redo()
+def run_here(
+    data: dict[str, Any], recompute: RecomputePolicy | None = None
+) -> tuple[Pipeline, Ledger, Metrics]:
+    """A run in this process: the passes of `curation.execution.run` without Ray."""
+    recompute = recompute or RecomputePolicy()
     config, pipeline = built(data)
-    ledger, tally = Ledger(open_storage(config.general.output)), Tally()
+    ledger, metrics = Ledger(open_storage(config.general.output)), Metrics()
     worker = UnitWorker(pipeline, "cpu")
 
     def work(tasks: Any) -> None:
         for task in tasks:
-            tally.add(worker.work(task))
+            metrics.add(worker.work(task))
 
     listing = list_inputs(config)
     remember_listing(ledger.storage, listing.sources)
     work(plan_probes(ledger, listing, config))
-    work(list(plan_pass(ledger, pipeline, "filter", filters_behind(pipeline, None), redo=redo)))
+    work(list(plan_pass(ledger, pipeline, "filter", filters_behind(pipeline, None), recompute=recompute)))
     for kind, step in dataset_steps(pipeline):
         pipeline, population = bind_step(pipeline, ledger, kind, step)
         worker.use(pipeline)
         bound = pipeline.step_of(step.key)
         assert bound is not None
         if not population.num_waiting:
-            tally.add(measure_step(pipeline, ledger, bound, population, redo))
-        work(list(plan_pass(ledger, pipeline, "filter", filters_behind(pipeline, step.key), redo=redo)))
-    return pipeline, ledger, tally
+            metrics.add(measure_step(pipeline, ledger, bound, population, recompute))
+        work(
+            list(
+                plan_pass(ledger, pipeline, "filter", filters_behind(pipeline, step.key), recompute=recompute)
+            )
+        )
+    return pipeline, ledger, metrics
 
 
-def samples(pipeline: Pipeline, ledger: Ledger) -> dict[str, list[JudgedSample]]:
+def samples(pipeline: Pipeline, ledger: Ledger) -> dict[str, list[SampleVerdict]]:
     return {
         source.source.uri.rpartition("/")[2]: list(source.samples)
-        for _, judged in walk(ledger, pipeline)
+        for _, judged in scan_verdicts(ledger, pipeline)
         for source in judged
     }
 
@@ -109,7 +115,7 @@ def test_clips_are_compared_too(tmp_path: Path) -> None:
         other = clips[clip.rows["videos.duplicates"].values["duplicate_of"]]
         assert (other.sample.start_s, other.sample.end_s) == (clip.sample.start_s, clip.sample.end_s)
         assert other.sample.source_id != clip.sample.source_id
-    keep_books(ledger, pipeline)
+    summarize(ledger, pipeline)
 
 
 def test_it_may_stand_in_a_branch_and_sees_what_reaches_it(photos: Path) -> None:
@@ -117,15 +123,15 @@ def test_it_may_stand_in_a_branch_and_sees_what_reaches_it(photos: Path) -> None
         "filters": ["phash", {"any_of": ["color", "duplicates"]}],
         "color": {"min_colorfulness": 199.0},
     }
-    pipeline, ledger, tally = run_here(data_for(photos, "images", rule))
-    assert tally.rows["images.duplicates"] == 3  # the broken one is no sample
+    pipeline, ledger, metrics = run_here(data_for(photos, "images", rule))
+    assert metrics.rows["images.duplicates"] == 3  # the broken one is no sample
     found = outcomes(pipeline, ledger)
     reason = "rejected colorfulness_below_min+duplicate_of"
     assert sorted((*found["photo0.jpg"], *found["photo2.jpg"])) == ["kept", reason]
     assert found["photo1.jpg"] == ["kept"]
     rule["color"] = {"min_colorfulness": 0.0}
-    pipeline, ledger, tally = run_here(data_for(photos, "images", rule))
-    assert tally.rows["images.duplicates"] == 0
+    pipeline, ledger, metrics = run_here(data_for(photos, "images", rule))
+    assert metrics.rows["images.duplicates"] == 0
     assert {outcome for name in found for outcome in outcomes(pipeline, ledger)[name]} == {"kept"}
 
 
@@ -134,18 +140,18 @@ def test_sample_that_lacks_what_is_read_is_failed(photos: Path) -> None:
         "filters": [{"any_of": ["aesthetic", "color"]}, "clusters"],
         "aesthetic": {"from_column": "score", "min_score": 5.0},
     }
-    pipeline, ledger, tally = run_here(data_for(photos, "images", rule))
+    pipeline, ledger, metrics = run_here(data_for(photos, "images", rule))
     found = samples(pipeline, ledger)
     for name in ("photo0.jpg", "photo1.jpg", "photo2.jpg"):
         (sample,) = found[name]
         assert sample.rows["images.clusters"].error == "there is no embedding of it"
         assert sample.verdict.outcome == "failed"
-    assert tally.failed["images.clusters"] == 3
-    books = keep_books(ledger, pipeline)
-    assert books.outcome_totals()["images"]["failed"] == 3
+    assert metrics.failed["images.clusters"] == 3
+    summary = summarize(ledger, pipeline)
+    assert summary.outcome_totals()["images"]["failed"] == 3
     # Tried again, and nothing waits for ever.
     stages = frozenset({"aesthetic", "clusters"})
-    pipeline, ledger, again = run_here(data_for(photos, "images", rule), Redo(stages))
+    pipeline, ledger, again = run_here(data_for(photos, "images", rule), RecomputePolicy(stages))
     assert again.rows["images.clusters"] == 3
     verdicts = [sample.verdict.outcome for name in found for sample in samples(pipeline, ledger)[name]]
     assert verdicts == ["failed"] * 3
@@ -153,8 +159,8 @@ def test_sample_that_lacks_what_is_read_is_failed(photos: Path) -> None:
 
 def test_nothing_is_computed_twice_and_the_ledger_alone_tells_the_population(photos: Path) -> None:
     data = data_for(photos, "images", COPIES)
-    pipeline, ledger, tally = run_here(data)
-    assert tally.rows["images.duplicates"] == 3
+    pipeline, ledger, metrics = run_here(data)
+    assert metrics.rows["images.duplicates"] == 3
     again, _, nothing = run_here(data)
     assert nothing.rows.total() == 0
     rebound = bind(built(data)[1], ledger)
@@ -182,8 +188,8 @@ def test_rows_that_a_kill_left_behind_are_not_mixed_with_new_ones(photos: Path) 
     unit, (row,) = next((unit, rows) for unit, rows in before.items() if rows and unit != _unit_of(files[0]))
     other = replace(row, values={**row.values, "duplicate_distance": 0.25})
     ledger.commit(step.name, step.fingerprint, unit, [other], step.stage.columns, replaces=[row.sample_id])
-    _, _, tally = run_here(data)
-    assert tally.rows["images.duplicates"] == 3
+    _, _, metrics = run_here(data)
+    assert metrics.rows["images.duplicates"] == 3
     after = {unit: ledger.rows(step.name, step.fingerprint, unit) for unit in ledger.units()}
     values = [
         {unit: [(row.sample_id, row.values) for row in rows] for unit, rows in found.items()}
@@ -270,7 +276,7 @@ def nothing_alike(folder: Path) -> None:
 def test_no_population_is_too_odd(
     tmp_path: Path, name: str, fill: Callable[[Path], None], num_rows: int
 ) -> None:
-    """A row for every sample that reaches the stage, none of them failed, and balanced books."""
+    """A row for every sample that reaches the stage, none of them failed, and counts that add up."""
     (tmp_path / "in").mkdir()
     fill(tmp_path / "in")
     rule: dict[str, Any] = {
@@ -279,10 +285,10 @@ def test_no_population_is_too_odd(
     }
     off = {"aesthetic": AESTHETIC, "clusters": {"min_semantic_distance": None}}
     rule |= {before: off[before] for before in RULES[name] if before in off}
-    pipeline, ledger, tally = run_here(data_for(tmp_path, "images", rule))
-    assert tally.rows[f"images.{name}"] == num_rows
-    assert tally.failed[f"images.{name}"] == 0
-    totals = keep_books(ledger, pipeline).outcome_totals()["image sources"]
+    pipeline, ledger, metrics = run_here(data_for(tmp_path, "images", rule))
+    assert metrics.rows[f"images.{name}"] == num_rows
+    assert metrics.failed[f"images.{name}"] == 0
+    totals = summarize(ledger, pipeline).outcome_totals()["image sources"]
     assert totals["pending"] == 0
     assert totals["kept"] + totals["rejected"] >= num_rows
 
@@ -333,8 +339,8 @@ def test_what_is_computed_from_captions_follows_them(tmp_path: Path) -> None:
 
     before = means()
     (media / "1.txt").write_text("something else altogether, in many more words than before")
-    _, _, tally = run_here(data)
-    assert {key: number for key, number in tally.rows.items() if number} == {
+    _, _, metrics = run_here(data)
+    assert {key: number for key, number in metrics.rows.items() if number} == {
         "images.hps": 1,
         "images.mean_score": 3,
     }

@@ -16,17 +16,17 @@ import pytest
 from rich.console import Console
 from test_populations import run_here
 
+from curation.execution.plan import plan_probes
 from curation.ingest.listing import list_inputs
-from curation.judge import PROBE, Redo
 from curation.ledger import Ledger
-from curation.plan import plan_probes
-from curation.present import absent_sources, remember_listing
+from curation.ledger.present import absent_sources, remember_listing
+from curation.ledger.unit_state import PROBE, RecomputePolicy
+from curation.ledger.versions import settle
 from curation.records import Source, stable_id
-from curation.report.books import keep_books
 from curation.report.explain import explain
+from curation.report.summary import summarize
 from curation.report.table import flat_table
 from curation.storage import open_storage
-from curation.versions import settle
 from datasets_media import Bench, config_data, curation, write_config, write_photo
 
 
@@ -63,9 +63,9 @@ def ids(ledger: Ledger) -> dict[str, list[str]]:
     return found
 
 
-def filtered(tally: Any) -> int:
+def filtered(metrics: Any) -> int:
     """Rows that were measured, apart from headers read."""
-    return sum(number for key, number in tally.rows.items() if key != PROBE)
+    return sum(number for key, number in metrics.rows.items() if key != PROBE)
 
 
 class TestGone:
@@ -77,13 +77,13 @@ class TestGone:
         fewer = narrowed(bench, tmp_path, "in0")
         assert fewer.run().rows.total() == 0
         assert set(fewer.outcomes()) == {"photo0.jpg", "photo1.jpg"}
-        books = keep_books(fewer.ledger, fewer.pipeline)
-        assert books.outcome_totals()["image sources"]["in"] == 2
-        assert books.gone == {"image": 2}
-        assert books.gone_examples == [f"{tmp_path}/in1/photo{number}.jpg" for number in (2, 3)]
+        summary = summarize(fewer.ledger, fewer.pipeline)
+        assert summary.outcome_totals()["image sources"]["in"] == 2
+        assert summary.gone == {"image": 2}
+        assert summary.gone_examples == [f"{tmp_path}/in1/photo{number}.jpg" for number in (2, 3)]
         assert bench.run().rows.total() == 0
         assert len(bench.outcomes()) == 4
-        assert keep_books(bench.ledger, bench.pipeline).gone == {}
+        assert summarize(bench.ledger, bench.pipeline).gone == {}
 
     def test_deleted_file_that_returns_is_not_measured(self, bench: Bench, tmp_path: Path) -> None:
         bench.run()
@@ -137,7 +137,7 @@ class TestGone:
         (tmp_path / "in1/broken.jpg").write_bytes(b"no picture")
         bench.run()
         fewer = narrowed(bench, tmp_path, "in0")
-        assert fewer.run(Redo(frozenset([PROBE]))).rows.total() == 0
+        assert fewer.run(RecomputePolicy(frozenset([PROBE]))).rows.total() == 0
 
     def test_dataset_wide_stages_look_at_what_is_there(self, bench: Bench, tmp_path: Path) -> None:
         """A copy in a folder that is gone is no duplicate; back again, nothing is computed anew."""
@@ -146,13 +146,13 @@ class TestGone:
         rule = {"images": {"filters": ["phash", "duplicates"]}}
         both, one = data_of(tmp_path, "in0", "in1") | rule, data_of(tmp_path, "in0") | rule
         pipeline, ledger, _ = run_here(both)
-        assert keep_books(ledger, pipeline).outcome_totals()["images"]["rejected"] == 2
-        pipeline, ledger, tally = run_here(one)
-        assert tally.rows["images.duplicates"] == 3
-        assert keep_books(ledger, pipeline).outcome_totals()["images"]["rejected"] == 1
-        pipeline, ledger, tally = run_here(both)
-        assert tally.rows.total() == 0
-        assert keep_books(ledger, pipeline).outcome_totals()["images"]["rejected"] == 2
+        assert summarize(ledger, pipeline).outcome_totals()["images"]["rejected"] == 2
+        pipeline, ledger, metrics = run_here(one)
+        assert metrics.rows["images.duplicates"] == 3
+        assert summarize(ledger, pipeline).outcome_totals()["images"]["rejected"] == 1
+        pipeline, ledger, metrics = run_here(both)
+        assert metrics.rows.total() == 0
+        assert summarize(ledger, pipeline).outcome_totals()["images"]["rejected"] == 2
 
 
 class TestVersions:
@@ -164,8 +164,8 @@ class TestVersions:
             shutil.copytree(tmp_path / name, tmp_path / "copy", copy_function=shutil.copyfile)
             shutil.rmtree(tmp_path / name)
             (tmp_path / "copy").rename(tmp_path / name)
-        tally = bench.run()
-        assert (tally.rows[PROBE], filtered(tally)) == (4, 0)
+        metrics = bench.run()
+        assert (metrics.rows[PROBE], filtered(metrics)) == (4, 0)
         assert ids(bench.ledger) == before
         assert bench.run().rows.total() == 0
 
@@ -184,7 +184,7 @@ class TestVersions:
             assert bench.outcomes()["photo0.jpg"].startswith(outcome)
             assert len(bench.outcomes()) == 4
             assert ids(bench.ledger)["photo0.jpg"] == known
-            assert keep_books(bench.ledger, bench.pipeline).outcome_totals()["image sources"]["in"] == 4
+            assert summarize(bench.ledger, bench.pipeline).outcome_totals()["image sources"]["in"] == 4
 
     def test_ids_do_not_depend_on_dates(self, bench: Bench, tmp_path: Path) -> None:
         """The same history on another day gives the same ids."""
@@ -225,12 +225,12 @@ class TestVersions:
         bench.run()
         before = ids(bench.ledger)
         pack("photo1", "photo0")  # other places in the file
-        tally = bench.run()
-        assert (tally.rows[PROBE], filtered(tally)) == (2, 0)
+        metrics = bench.run()
+        assert (metrics.rows[PROBE], filtered(metrics)) == (2, 0)
         assert ids(bench.ledger) == before
         pack("photo0")
         assert filtered(bench.run()) == 0
-        assert keep_books(bench.ledger, bench.pipeline).gone == {"image": 1}
+        assert summarize(bench.ledger, bench.pipeline).gone == {"image": 1}
 
     def test_rows_of_a_rewritten_parquet_keep_their_ids(self, bench: Bench, tmp_path: Path) -> None:
         pictures = [(tmp_path / f"in0/photo{number}.jpg").read_bytes() for number in (0, 1)]
@@ -239,8 +239,8 @@ class TestVersions:
         bench.run()
         before = ids(bench.ledger)
         pq.write_table(table, tmp_path / "in0/a.parquet", compression="none", row_group_size=1)
-        tally = bench.run()
-        assert (tally.rows[PROBE], filtered(tally)) == (2, 0)
+        metrics = bench.run()
+        assert (metrics.rows[PROBE], filtered(metrics)) == (2, 0)
         assert ids(bench.ledger) == before
 
     def test_ledger_of_another_spelling_keeps_its_ids(self, bench: Bench, tmp_path: Path) -> None:

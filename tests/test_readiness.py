@@ -10,11 +10,11 @@ import pytest
 
 from curation.config import parse_config
 from curation.errors import ConfigError, MissingDependencyError
-from curation.models import Checklist, check_package
+from curation.execution.run import _write_run as write_run
+from curation.execution.run import write_report
+from curation.execution.worker.worker import UnitWorker
 from curation.pipeline import Readiness, build_pipeline
-from curation.run import _write_run as write_run
-from curation.run import write_report
-from curation.work import UnitWorker
+from curation.pipeline.models import Checklist, check_package
 from datasets_media import ROOT, Bench, built, command, config_data, contents, environment
 
 HEAD = "http://127.0.0.1:1/head.pth"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from curation.errors import ConfigError, EnvironmentFault
-from curation.redaction import redact, redact_settings
+from curation.errors.redaction import redact, redact_settings
 
 
 @pytest.mark.parametrize(

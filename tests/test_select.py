@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from curation.ingest.carried import drawn_text
-from curation.select import ALT_TEXT_NAMES, LICENSE_NAMES, carried_texts
+from curation.ingest.metadata import drawn_text
+from curation.ledger.selection import ALT_TEXT_NAMES, LICENSE_NAMES, metadata_texts
 
 
 @pytest.mark.parametrize(
-    ("carried", "license_", "alt_text"),
+    ("metadata", "license_", "alt_text"),
     [
         ({}, None, None),
         ({"license": "CC-BY-4.0", "caption": "a cat"}, "CC-BY-4.0", "a cat"),
@@ -23,7 +23,7 @@ from curation.select import ALT_TEXT_NAMES, LICENSE_NAMES, carried_texts
     ],
 )
 def test_license_and_text_under_the_names_that_others_use(
-    carried: dict[str, Any], license_: str | None, alt_text: str | None
+    metadata: dict[str, Any], license_: str | None, alt_text: str | None
 ) -> None:
-    assert ("; ".join(carried_texts(carried, LICENSE_NAMES)) or None) == license_
-    assert drawn_text(carried_texts(carried, ALT_TEXT_NAMES), "sample") == alt_text
+    assert ("; ".join(metadata_texts(metadata, LICENSE_NAMES)) or None) == license_
+    assert drawn_text(metadata_texts(metadata, ALT_TEXT_NAMES), "sample") == alt_text

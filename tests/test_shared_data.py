@@ -1,4 +1,4 @@
-"""All real files, whole or broken: the run completes, the books balance, every outcome is as expected."""
+"""All real files, whole or broken: the run completes, the counts add up, every outcome is as expected."""
 
 from __future__ import annotations
 

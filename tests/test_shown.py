@@ -14,9 +14,10 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
 
-from curation.console import console, on_one_line, visible
+from curation.cli.console import console
+from curation.errors.visible import on_one_line, visible
+from curation.execution.progress import ConsoleProgress
 from curation.report.flatfile import write_table
-from curation.watch import ConsoleWatcher
 from datasets_media import ROOT, Bench, command, environment, said_by, write_config, write_photo
 
 TALK, RED, BROKEN = "talk [dQw4w9WgXcQ].jpg", "z[/red].jpg", "cut [bold]off :smile:.jpg"
@@ -69,9 +70,9 @@ def test_errors_show_names_as_they_are(odd: Path, capsys: pytest.CaptureFixture[
 
 
 def test_watcher_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    watcher = ConsoleWatcher(console())
-    watcher.say(f"{RED} killed its worker")
-    watcher.warn(f"{BROKEN} :smile:")
+    progress = ConsoleProgress(console())
+    progress.say(f"{RED} killed its worker")
+    progress.warn(f"{BROKEN} :smile:")
     assert capsys.readouterr().out == f"{RED} killed its worker\n{BROKEN} :smile:\n"
 
 
@@ -119,7 +120,7 @@ def test_there_is_one_console() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Console")
     }
-    assert makers == {"curation/console.py"}
+    assert makers == {"curation/cli/console.py"}
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from curation.columns import NONE, OUTCOMES, Verdicts
-from curation.decide import Step, Verdict, describe_rule, passed_by
-from curation.judge import JudgedSample, JudgedSource, Redo, walk
 from curation.ledger import Ledger
+from curation.ledger.columns import NONE, OUTCOMES, Verdicts
+from curation.ledger.unit_state import RecomputePolicy, SampleVerdict, SourceVerdict, scan_verdicts
+from curation.ledger.verdicts import VerdictGroup, Waiting, verdict_groups
 from curation.pipeline import Pipeline
+from curation.pipeline.rules import Step, Verdict, describe_rule, passed_by
 from curation.records import Outcome, Row, Sample, Source, stable_id
 from curation.splitter import Span, span_row
 from curation.storage import open_storage
-from curation.verdicts import VerdictGroup, Waiting, verdict_groups
 from datasets_media import built, config_data, write_vocabulary
 
 NUM_UNITS = 3
@@ -116,8 +116,10 @@ def values(draw: random.Random, step: Step) -> dict[str, Any]:
 Said = tuple[str, str | None, str | None, str | None]
 
 
-def one_by_one(ledger: Ledger, pipeline: Pipeline, redo: Redo) -> Iterator[tuple[str, str, Said, str]]:
-    for _, judged in walk(ledger, pipeline, redo):
+def one_by_one(
+    ledger: Ledger, pipeline: Pipeline, recompute: RecomputePolicy
+) -> Iterator[tuple[str, str, Said, str]]:
+    for _, judged in scan_verdicts(ledger, pipeline, recompute):
         for source in judged:
             yield "source", source.source.source_id, said(source.verdict), ""
             for sample in source.samples:
@@ -127,7 +129,7 @@ def one_by_one(ledger: Ledger, pipeline: Pipeline, redo: Redo) -> Iterator[tuple
                     yield "leaf", leaf.sample.sample_id, said(leaf.verdict), span
 
 
-def kept_by_of(pipeline: Pipeline, kind: Any, sample: JudgedSample) -> str:
+def kept_by_of(pipeline: Pipeline, kind: Any, sample: SampleVerdict) -> str:
     rule = pipeline.branches[kind].rule
     return ", ".join(describe_rule(part) for _, part in passed_by(rule, sample.rows))
 
@@ -168,18 +170,20 @@ def said_at(group: VerdictGroup, verdicts: Verdicts, place: int) -> Said:
     )
 
 
-def missing(source: JudgedSource) -> set[str]:
+def missing(source: SourceVerdict) -> set[str]:
     verdicts = [source.verdict, *(leaf.verdict for leaf in source.leaves())]
     return {verdict.needs.key for verdict in verdicts if verdict.needs}
 
 
-def check_waiting(ledger: Ledger, pipeline: Pipeline, redo: Redo, keys: set[str]) -> None:
+def check_waiting(ledger: Ledger, pipeline: Pipeline, recompute: RecomputePolicy, keys: set[str]) -> None:
     """What waits for these steps, told from the verdicts one by one."""
     found = [
-        waiting for group in verdict_groups(ledger, pipeline, redo=redo) for waiting in group.waiting(keys)
+        waiting
+        for group in verdict_groups(ledger, pipeline, recompute=recompute)
+        for waiting in group.waiting(keys)
     ]
     expected = []
-    for state, judged in walk(ledger, pipeline, redo):
+    for state, judged in scan_verdicts(ledger, pipeline, recompute):
         mine = [source for source in judged if missing(source) & keys]
         unsplit = [
             source for source in mine if source.verdict.outcome is Outcome.PENDING and not source.samples
@@ -191,22 +195,28 @@ def check_waiting(ledger: Ledger, pipeline: Pipeline, redo: Redo, keys: set[str]
     assert found == expected
 
 
-REDOS = [Redo(), Redo(frozenset({"aesthetic", "scenes"})), Redo(frozenset({"flow"}), only_failed=False)]
+REDOS = [
+    RecomputePolicy(),
+    RecomputePolicy(frozenset({"aesthetic", "scenes"})),
+    RecomputePolicy(frozenset({"flow"}), only_failed=False),
+]
 
 
 def test_verdicts_by_column_equal_those_one_by_one(tmp_path: Path) -> None:
     pipeline = a_pipeline(tmp_path)
     outcomes = set()
-    for seed, redo in itertools.product(range(12), REDOS):
+    for seed, recompute in itertools.product(range(12), REDOS):
         folder = tmp_path / str(seed)
         ledger = (
-            random_ledger(pipeline, folder, seed) if redo is REDOS[0] else Ledger(open_storage(str(folder)))
+            random_ledger(pipeline, folder, seed)
+            if recompute is REDOS[0]
+            else Ledger(open_storage(str(folder)))
         )
-        expected = sorted(one_by_one(ledger, pipeline, redo))
-        assert sorted(by_column(verdict_groups(ledger, pipeline, redo=redo))) == expected
+        expected = sorted(one_by_one(ledger, pipeline, recompute))
+        assert sorted(by_column(verdict_groups(ledger, pipeline, recompute=recompute))) == expected
         assert len(expected) > SOURCES_A_UNIT * NUM_UNITS
         for keys in ({step.key for step in pipeline.steps()}, {"videos.scenes", "tokens"}, {"images.text"}):
-            check_waiting(ledger, pipeline, redo, keys)
+            check_waiting(ledger, pipeline, recompute, keys)
         outcomes |= {said[0] for _, _, said, _ in expected}
     assert outcomes == {outcome.value for outcome in OUTCOMES}
 
@@ -215,7 +225,7 @@ def test_reading_units_apart_changes_nothing(tmp_path: Path, monkeypatch: pytest
     pipeline = a_pipeline(tmp_path)
     ledger = random_ledger(pipeline, tmp_path / "out", 99)
     together = sorted(by_column(verdict_groups(ledger, pipeline)))
-    monkeypatch.setattr("curation.verdicts.UNITS_AT_A_TIME", 1)
+    monkeypatch.setattr("curation.ledger.verdicts.UNITS_AT_A_TIME", 1)
     assert sorted(by_column(verdict_groups(ledger, pipeline))) == together
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from curation.judge import PROBE, Redo
-from curation.report.books import keep_books
-from curation.work import UnitWorker, record_poison
+from curation.execution.worker.worker import UnitWorker, record_poison
+from curation.ledger.unit_state import PROBE, RecomputePolicy
+from curation.report.summary import summarize
 from datasets_media import Bench, config_data, write_photo
 
 
@@ -60,26 +60,26 @@ def test_every_source_ends_as_it_should(copy: dict[str, Any]) -> None:
 
 def test_nothing_is_missing_after_a_run(copy: dict[str, Any]) -> None:
     bench = Bench(copy)
-    assert [bench.tasks(phase) for phase in ("probe", "filter", "finish")] == [[], [], []]
+    assert [bench.tasks(phase) for phase in ("probe", "filter", "enrich")] == [[], [], []]
 
 
 def test_books_balance(copy: dict[str, Any]) -> None:
     bench = Bench(copy)
-    books = keep_books(bench.ledger, bench.pipeline)
-    totals = books.outcome_totals()
+    summary = summarize(bench.ledger, bench.pipeline)
+    totals = summary.outcome_totals()
     assert totals["image sources"] == {"in": 6, "kept": 3, "rejected": 2, "failed": 1, "pending": 0}
     assert totals["video sources"] == {"in": 4, "kept": 2, "rejected": 0, "failed": 2, "pending": 0}
     assert totals["clips"] == {"in": 4, "kept": 4, "rejected": 0, "failed": 0, "pending": 0}
-    assert books.num_failures == 3
-    assert books.failed_fraction() == pytest.approx(0.3)
+    assert summary.num_failures == 3
+    assert summary.failed_fraction() == pytest.approx(0.3)
 
 
 def test_each_frame_and_image_is_decoded_once_for_all_filters(data: dict[str, Any]) -> None:
-    tally = Bench(data).run()
-    assert tally.frames_held == 270
-    assert tally.frames_decoded["filter"] == 270
+    metrics = Bench(data).run()
+    assert metrics.frames_held == 270
+    assert metrics.frames_decoded["filter"] == 270
     # Five of the six images: the header alone rejects the small one. Three are kept.
-    assert dict(tally.images_decoded) == {"filter": 5, "finish": 3}
+    assert dict(metrics.images_decoded) == {"filter": 5, "enrich": 3}
 
 
 def test_long_clip_is_captioned_in_windows_a_short_one_whole(copy: dict[str, Any]) -> None:
@@ -94,9 +94,9 @@ def test_windows_of_a_long_clip_share_one_decode(copy: dict[str, Any]) -> None:
     # 60 frames of two_scenes.mp4 and 210 of long.mp4, whose one clip is captioned in two windows.
     shutil.rmtree(Path(copy["output"]) / "ledger" / "captions")
     shutil.rmtree(Path(copy["output"]) / "ledger" / "tokens")
-    tally = Bench(copy).run()
-    assert dict(tally.frames_decoded) == {"finish": 270}
-    assert (tally.rows["captions"], tally.rows["tokens"]) == (7, 7)
+    metrics = Bench(copy).run()
+    assert dict(metrics.frames_decoded) == {"enrich": 270}
+    assert (metrics.rows["captions"], metrics.rows["tokens"]) == (7, 7)
 
 
 @pytest.mark.parametrize(
@@ -142,10 +142,10 @@ def test_only_the_windows_that_wait_are_decoded_again(copy: dict[str, Any]) -> N
     (late,) = [name for name, (values, _) in captions.items() if values["end_s"] == 21.0]
     for unit in bench.ledger.measured_units("tokens", tokens.fingerprint):
         bench.ledger.commit("tokens", tokens.fingerprint, unit, [], tokens.stage.columns, replaces=[late])
-    tally = bench.run()
-    assert dict(tally.rows) == {"tokens": 1}
+    metrics = bench.run()
+    assert dict(metrics.rows) == {"tokens": 1}
     assert (
-        105 <= tally.frames_decoded["finish"] <= 105 + 10 + 10
+        105 <= metrics.frames_decoded["enrich"] <= 105 + 10 + 10
     )  # the window, the roll-in, one key frame interval
     assert bench.rows("tokens") == before
 
@@ -155,8 +155,8 @@ def test_other_stages_settings_leave_the_rest_measured(copy: dict[str, Any]) -> 
     kept = {key: before.rows(key) for key in ("videos.scenes", "videos.color", "tokens")}
     copy["videos"]["flow"]["fps"] = 4.0
     after = Bench(copy)
-    tally = after.run()
-    assert dict(tally.rows) == {"videos.flow": 3}
+    metrics = after.run()
+    assert dict(metrics.rows) == {"videos.flow": 3}
     assert {key: after.rows(key) for key in kept} == kept
 
 
@@ -204,15 +204,15 @@ def test_failed_rows_are_tried_again_only_when_asked(own: tuple[Bench, Path]) ->
     assert bench.run().rows["images.color"] == 0
     assert bench.outcomes()["photo0.jpg"] == "failed ProbeError"
     stages = frozenset([PROBE, *(step.name for step in bench.pipeline.steps())])
-    bench.run(Redo(stages))
+    bench.run(RecomputePolicy(stages))
     assert bench.outcomes() == EXPECTED
 
 
 def test_recompute_replaces_rows_and_nothing_else(copy: dict[str, Any]) -> None:
     bench = Bench(copy)
     before, others = bench.rows("videos.scenes"), bench.rows("videos.flow")
-    tally = bench.run(Redo(frozenset(["scenes"]), only_failed=False))
-    assert dict(tally.rows) == {"videos.scenes": 3}
+    metrics = bench.run(RecomputePolicy(frozenset(["scenes"]), only_failed=False))
+    assert dict(metrics.rows) == {"videos.scenes": 3}
     assert bench.rows("videos.scenes") == before
     assert bench.rows("videos.flow") == others
 
@@ -221,10 +221,10 @@ def test_replaced_file_is_another_source_and_the_old_one_is_gone(own: tuple[Benc
     bench, folder = own
     bench.run()
     write_photo(folder / "photo0.jpg", 5, gray=True)
-    tally = bench.run()
-    assert tally.rows[PROBE] == 1
+    metrics = bench.run()
+    assert metrics.rows[PROBE] == 1
     assert bench.outcomes() == EXPECTED | {"photo0.jpg": EXPECTED["gray.jpg"]}
-    assert keep_books(bench.ledger, bench.pipeline).outcome_totals()["image sources"]["in"] == 6
+    assert summarize(bench.ledger, bench.pipeline).outcome_totals()["image sources"]["in"] == 6
 
 
 def test_new_files_get_units_of_their_own(own: tuple[Bench, Path]) -> None:
@@ -253,7 +253,7 @@ def test_files_that_vanish_fail_and_the_others_come_through(own: tuple[Bench, Pa
         worker.work(task)
     (folder / "long.mp4").unlink()
     (folder / "photo1.jpg").unlink()
-    for phase in ("filter", "finish"):
+    for phase in ("filter", "enrich"):
         for task in bench.tasks(phase):
             worker.work(task)
     gone = {"long.mp4": "failed ProbeError", "photo1.jpg": "failed ProbeError"}

@@ -26,13 +26,12 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from curation import tables
 from curation.errors import ConfigError
 from curation.stage import StageConfig
-from curation.storage import Storage
-from tokenize_shards.document import build
-from tokenize_shards.rows import grid_of
-from tokenize_shards.text import TextTokenizer
+from curation.storage import Storage, parquet
+from tokenize_shards.documents.document import build
+from tokenize_shards.documents.text import TextTokenizer
+from tokenize_shards.shards.rows import grid_of
 
 CANDIDATES = pa.schema(
     [
@@ -176,7 +175,7 @@ def write_triplets(
     counts = PromptCounts()
     cast = _votes_by_prompt(_read(votes, VOTES))
     rows = list(_triplets(_read(candidates, CANDIDATES), cast, tokenizer, config, counts))
-    storage.write(key, tables.to_bytes(pa.Table.from_pylist(rows, schema=TRIPLETS)))
+    storage.write(key, parquet.to_bytes(pa.Table.from_pylist(rows, schema=TRIPLETS)))
     return counts
 
 
@@ -285,7 +284,7 @@ def _side(
 
 def make_triplets(candidates: str, votes: str, target: str, vocabulary: str, **settings: Any) -> PromptCounts:
     """`write_triplets` for the command line: a vocabulary by name, a Parquet file as the target."""
-    from curation.models import fetch, resolve_revision
+    from curation.pipeline.models import fetch, resolve_revision
     from curation.stage import ModelRef
     from curation.storage import open_storage
 

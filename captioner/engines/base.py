@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from curation.errors import CaptionError
-from curation.records import Carried, SampleKind
+from curation.records import MetadataValue, SampleKind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ class Question:
     Attributes:
         frames: [T, H, W, 3] uint8 RGB, contiguous.
         seconds: How long the frames' span lasts; 0 for an image.
-        carried: What came with the source.
+        metadata: What came with the source.
         sample_id: The sample asked about, for draws.
     """
 
@@ -31,7 +31,7 @@ class Question:
     seconds: float
     temperature: float = 0.0
     seed: int = 0
-    carried: Mapping[str, Carried] = field(default_factory=dict)
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
     sample_id: str = ""
 
     @property

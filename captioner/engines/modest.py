@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from captioner.engines.base import Answer, Question
 from curation.errors import CaptionError
-from curation.ingest.carried import drawn_text
+from curation.ingest.metadata import drawn_text
 
 STAND_IN_MODEL = "stand-in (untrained)"
 
@@ -28,9 +28,9 @@ class SidecarEngine:
         return [self._answer(question) for question in questions]
 
     def _answer(self, question: Question) -> Answer | CaptionError:
-        text = drawn_text(question.carried.get(self._column), question.sample_id, self._seed)
+        text = drawn_text(question.metadata.get(self._column), question.sample_id, self._seed)
         if text is None:
-            names = ", ".join(sorted(question.carried)) or "nothing"
+            names = ", ".join(sorted(question.metadata)) or "nothing"
             return CaptionError(f"the source came without {self._column!r}; it came with {names}")
         return Answer(text, "sidecar")
 

@@ -30,7 +30,7 @@ _MAX_ERRORS = 4
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long to go on asking a server that is busy or away.
 
     Attributes:
@@ -67,7 +67,7 @@ class OpenAIEngine:
         api_key: str | None,
         sampling: Sampling,
         *,
-        patience: Patience | None = None,
+        retry: RetryPolicy | None = None,
         concurrency: int = 32,
         image_format: str = "jpeg",
         is_own: bool = False,
@@ -76,7 +76,7 @@ class OpenAIEngine:
         self._url = f"{url.rstrip('/')}/chat/completions"
         self._model = model
         self._sampling = sampling
-        self._patience = patience or Patience()
+        self._retry = retry or RetryPolicy()
         self._concurrency = concurrency
         self._image_format = image_format
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -84,7 +84,7 @@ class OpenAIEngine:
         self._open = partial(
             httpx2.Client,
             headers=headers,
-            timeout=self._patience.timeout_s,
+            timeout=self._retry.timeout_s,
             limits=limits,
             trust_env=not is_own,
         )
@@ -118,8 +118,8 @@ class OpenAIEngine:
             raise
 
     def _patiently(self, client: httpx2.Client, body: dict[str, Any]) -> Answer:
-        patience = self._patience
-        pause_s, num_errors, give_up_at = patience.first_pause_s, 0, None
+        retry = self._retry
+        pause_s, num_errors, give_up_at = retry.first_pause_s, 0, None
         while True:
             try:
                 return self._ask(client, body)
@@ -128,15 +128,15 @@ class OpenAIEngine:
                 if num_errors >= _MAX_ERRORS:
                     raise CaptionError(f"the server failed {num_errors} times: {again}") from again
                 now = time.monotonic()
-                give_up_at = give_up_at or now + patience.total_s
+                give_up_at = give_up_at or now + retry.total_s
                 # Jitter is no cryptography.
                 wait_s = max(pause_s * random.uniform(0.5, 1.5), again.pause_s)
                 if now + wait_s > give_up_at or self._stopped.wait(wait_s):
                     raise EnvironmentFault(
-                        f"no answer from {self._url} for {patience.total_s:g} s: {again}; what was "
+                        f"no answer from {self._url} for {retry.total_s:g} s: {again}; what was "
                         "captioned is kept, and the same command goes on from there"
                     ) from again
-                pause_s = min(2 * pause_s, patience.longest_pause_s)
+                pause_s = min(2 * pause_s, retry.longest_pause_s)
 
     def _ask(self, client: httpx2.Client, body: dict[str, Any]) -> Answer:
         try:

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from curation.errors import ProbeError, StorageError
-from curation.ingest.carried import MAX_SIDECAR_BYTES, PROBLEM, from_sidecar, from_sidecars
-from curation.ingest.place import place_of, printable
-from curation.ingest.reader import Contents, Folder, path_of_handle
+from curation.ingest.containers.reader import Contents, Folder, path_of_handle
+from curation.ingest.locator import locator_of, printable
+from curation.ingest.metadata import MAX_SIDECAR_BYTES, PROBLEM, from_sidecar, from_sidecars
 from curation.ingest.suffixes import kind_of
-from curation.records import Carried, Source, SourceKind, stable_id
+from curation.records import MetadataValue, Source, SourceKind, stable_id
 from curation.storage import Listed
 from curation.storage.survey import describe_mode
 
@@ -38,7 +38,7 @@ class FileReader:
 
     @contextmanager
     def opened(self, source: Source) -> Iterator[Path]:
-        storage, key = place_of(source.uri).open_storage()
+        storage, key = locator_of(source.uri).open_storage()
         with storage.local_path(key) as path, _held(path, source.kind) as held:
             yield held
 
@@ -76,7 +76,7 @@ def source_of_file(folder: Folder, item: Listed, kind: SourceKind | None = None)
         kind=kind,
         size_bytes=item.size_bytes,
         etag=item.etag,
-        carried=_carried(folder, item),
+        metadata=_metadata(folder, item),
     )
 
 
@@ -101,12 +101,12 @@ def _handle_of(path: Path) -> int:
         raise ProbeError(f"the file can't be opened: {error.strerror}") from error
 
 
-def _carried(folder: Folder, item: Listed) -> dict[str, Carried]:
+def _metadata(folder: Folder, item: Listed) -> dict[str, MetadataValue]:
     sidecars = _sidecars(folder, item).items()
     return from_sidecars({suffix: _said(folder, suffix, sidecar) for suffix, sidecar in sidecars})
 
 
-def _said(folder: Folder, suffix: str, sidecar: Listed) -> dict[str, Carried]:
+def _said(folder: Folder, suffix: str, sidecar: Listed) -> dict[str, MetadataValue]:
     try:
         data = folder.storage.read(sidecar.key)
     except StorageError as error:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from curation.console import on_one_line
-from curation.ingest.carried import PROBLEM
-from curation.ingest.place import printable
-from curation.ingest.reader import Contents, Folder
+from curation.errors.visible import on_one_line
+from curation.ingest.containers.reader import Contents, Folder
+from curation.ingest.locator import printable
+from curation.ingest.metadata import PROBLEM
 from curation.ingest.suffixes import suffix_of
 from curation.storage.survey import Survey
 

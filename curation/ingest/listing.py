@@ -10,11 +10,11 @@ from pathlib import PurePosixPath
 
 from curation.config import Config
 from curation.errors import ConfigError
-from curation.ingest.carried import PROBLEM, merged
-from curation.ingest.index import ListingIndex, as_source
+from curation.ingest.containers.index import ListingIndex, as_source
+from curation.ingest.containers.reader import Contents, Folder
 from curation.ingest.leftovers import NO_SUFFIX, Leftovers
-from curation.ingest.place import Place, place_of, position_of, printable
-from curation.ingest.reader import Contents, Folder
+from curation.ingest.locator import Locator, locator_of, position_of, printable
+from curation.ingest.metadata import PROBLEM, merged
 from curation.ingest.sources import container_reader, is_read
 from curation.ingest.suffixes import suffix_of
 from curation.records import Source, stable_id
@@ -106,14 +106,14 @@ def list_inputs(config: Config, found: Sequence[FoundFolder] | None = None) -> L
             leftovers.add_parts(item.key, contents)
             for source in (*contents.sources, *_problem(folder, item, contents)):
                 known = sources.get(source.uri)
-                carried = merged(known.carried, source.carried) if known else source.carried
-                sources[source.uri] = replace(source, carried=carried)
+                metadata = merged(known.metadata, source.metadata) if known else source.metadata
+                sources[source.uri] = replace(source, metadata=metadata)
                 found_any = True
         if not found_any:
             raise ConfigError(f"input {root}: {_nothing_found(folder.items)}")
         unread = (key for key in folder.items if not is_read(key) and key not in used)
         leftovers.kinds.update(suffix_of(key) or NO_SUFFIX for key in unread)
-    leftovers.num_bad_metadata = sum(PROBLEM in source.carried for source in sources.values())
+    leftovers.num_bad_metadata = sum(PROBLEM in source.metadata for source in sources.values())
     return Listing(sorted(sources.values(), key=_order), leftovers)
 
 
@@ -128,7 +128,7 @@ def _problem(folder: Folder, item: Listed, contents: Contents) -> Iterator[Sourc
     if contents.error is None:
         return
     reader = container_reader(item.key)
-    uri = printable(Place(reader.scheme if reader else "", folder.path(item.key)).uri)
+    uri = printable(Locator(reader.scheme if reader else "", folder.path(item.key)).uri)
     yield Source(
         source_id=stable_id(uri),
         uri=uri,
@@ -142,10 +142,10 @@ def _problem(folder: Folder, item: Listed, contents: Contents) -> Iterator[Sourc
 
 def _order(source: Source) -> tuple[str, int]:
     """By file; within a container in the order of its contents, in which they are read best."""
-    place = place_of(source.uri)
-    if not place.part:
+    locator = locator_of(source.uri)
+    if not locator.part:
         return source.uri, -1
-    return Place(place.scheme, place.path).uri, position_of(source)
+    return Locator(locator.scheme, locator.path).uri, position_of(source)
 
 
 def _folder(root: str, found: Survey) -> FoundFolder:

@@ -7,17 +7,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from curation.digest import Watch, digest_of
 from curation.errors import ChangedError, ProbeError, SampleError, StorageError
+from curation.errors.isolation import isolated, machine_fault
+from curation.ingest.containers.manifests import ManifestReader
+from curation.ingest.containers.parquet.reader import ParquetReader
+from curation.ingest.containers.reader import ContainerReader, Contents, Folder, Reader
+from curation.ingest.containers.tars import TarReader
 from curation.ingest.files import FileReader
-from curation.ingest.manifests import ManifestReader
-from curation.ingest.parquet.reader import ParquetReader
-from curation.ingest.place import place_of, version_of
-from curation.ingest.reader import ContainerReader, Contents, Folder, Reader
-from curation.ingest.tars import TarReader
-from curation.isolation import isolated, machine_fault
+from curation.ingest.locator import locator_of, version_of
 from curation.records import Source
 from curation.storage import Listed
+from curation.storage.digest import Watch, digest_of
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ def open_source(source: Source) -> Iterator[Path]:
     """
     with ExitStack() as stack:
         with isolated(ProbeError), blaming_the_file():
-            path = stack.enter_context(_OF_SCHEME[place_of(source.uri).scheme].opened(source))
+            path = stack.enter_context(_OF_SCHEME[locator_of(source.uri).scheme].opened(source))
             watch = Watch(path, source.content_hash)
             if source.content_hash is not None and digest_of(path) != source.content_hash:
                 raise _changed(source)
@@ -84,7 +84,7 @@ def blaming_the_file() -> Iterator[None]:
 
 
 def _changed(source: Source) -> ChangedError:
-    storage, key = place_of(source.uri).open_storage()
+    storage, key = locator_of(source.uri).open_storage()
     listed = storage.find(key)
     if listed is not None and listed.etag == version_of(source)[1]:
         return ChangedError(

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import tables
 from curation.errors import LedgerError, WriteConflict
+from curation.ledger import schemas
 from curation.ledger.unitfiles import Snapshot, UnitFiles
 from curation.records import Row, Source
 from curation.storage import Storage
@@ -60,7 +60,7 @@ class Ledger:
         table = self._sources.read(unit)
         if table is None:
             raise LedgerError(f"{self.storage.root}/{self._sources.key(unit)} is missing")
-        return tables.table_to_sources(table)
+        return schemas.table_to_sources(table)
 
     def sources_table(self, columns: Sequence[str]) -> pa.Table:
         """These columns of all sources, and `unit`; unit by unit, within a unit from old to new.
@@ -72,13 +72,13 @@ class Ledger:
             part.append_column("unit", pa.array(np.full(part.num_rows, unit)))
             for unit, part in self.scan_sources(columns, self.units())
         ]
-        schema = pa.schema([*(tables.SOURCES.field(name) for name in columns), ("unit", pa.int64())])
+        schema = pa.schema([*(schemas.SOURCES.field(name) for name in columns), ("unit", pa.int64())])
         return pa.concat_tables([schema.empty_table(), *parts])
 
     def commit_sources(self, unit: int, sources: list[Source]) -> None:
         """Write a new unit; the first writer wins, a doubled worker does no harm."""
         try:
-            self._sources.write(unit, tables.sources_to_table(sources), expect=ABSENT)
+            self._sources.write(unit, schemas.sources_to_table(sources), expect=ABSENT)
         except WriteConflict:
             present = {source.source_id for source in self.sources(unit)}
             if present != {source.source_id for source in sources}:
@@ -86,12 +86,12 @@ class Ledger:
 
     def replace_sources(self, unit: int, sources: list[Source]) -> None:
         """Overwrite a unit: sources were probed again, changed their date, or carry something else."""
-        self._sources.write(unit, tables.sources_to_table(sources))
+        self._sources.write(unit, schemas.sources_to_table(sources))
 
     def rows(self, stage: str, fingerprint: str, unit: int, *, with_big: bool = False) -> list[Row]:
         """Every row of a stage in a unit, failed ones included."""
         table = self._step(stage, fingerprint).read(unit, without=frozenset() if with_big else BIG_COLUMNS)
-        return [] if table is None else tables.table_to_rows(table)
+        return [] if table is None else schemas.table_to_rows(table)
 
     def columns(self, stage: str, fingerprint: str, unit: int, names: Sequence[str]) -> pa.Table | None:
         """`sample_id` and these columns of the rows that did not fail; None where the unit has none."""
@@ -106,7 +106,7 @@ class Ledger:
 
     def scan_sources(self, columns: Sequence[str], units: Iterable[int]) -> Iterator[tuple[int, pa.Table]]:
         """These columns of the sources, unit by unit; null where a file was written before they were."""
-        schema = pa.schema([tables.SOURCES.field(name) for name in columns])
+        schema = pa.schema([schemas.SOURCES.field(name) for name in columns])
         for unit, part in self._sources.snapshot().scan(units, columns):
             there = {name: part[name] for name in part.column_names}
             yield (
@@ -141,12 +141,12 @@ class Ledger:
         files = self._step(stage, fingerprint)
         for _ in range(_MAX_CONFLICTS):
             table, version = files.read_versioned(unit)
-            present = [] if table is None else tables.table_to_rows(table)
+            present = [] if table is None else schemas.table_to_rows(table)
             merged = {row.sample_id: row for row in present if row.sample_id not in old}
             for row in new:
                 merged.setdefault(row.sample_id, row)
             try:
-                files.write(unit, tables.rows_to_table(merged.values(), columns), expect=version)
+                files.write(unit, schemas.rows_to_table(merged.values(), columns), expect=version)
             except WriteConflict:
                 continue
             return

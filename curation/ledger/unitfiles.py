@@ -20,9 +20,8 @@ from itertools import groupby
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation import tables
 from curation.errors import LedgerError
-from curation.storage import Listed, Storage
+from curation.storage import Listed, Storage, parquet
 from curation.storage.base import ABSENT
 
 _UNIT_FILE = re.compile(r"unit-(\d{6,})\.parquet$")
@@ -56,16 +55,16 @@ class _Compact:
     ) -> Iterator[tuple[int, pa.Table]]:
         """The rows of some of its units, with the columns that are asked for."""
         schema = self.footer.schema.to_arrow_schema().remove_metadata()
-        wanted = tables.wanted_columns(schema, columns, without)
+        wanted = parquet.wanted_columns(schema, columns, without)
         with storage.open(self.key) as file:
             try:
-                parquet = pq.ParquetFile(file, metadata=self.footer, pre_buffer=False)
+                opened = pq.ParquetFile(file, metadata=self.footer, pre_buffer=False)
                 for unit in units:
                     group = self.row_groups[unit]
                     if group is None:
                         yield unit, schema.empty_table().select(wanted)
                     else:
-                        table = parquet.read_row_group(group, wanted, use_threads=False)
+                        table = opened.read_row_group(group, wanted, use_threads=False)
                         yield unit, table.replace_schema_metadata(None)
             except (pa.ArrowException, OSError) as error:
                 raise LedgerError(f"{self.key} is damaged: {error}") from error
@@ -132,7 +131,7 @@ class UnitFiles:
         key = self.key(unit)
         if self._storage.find(key) is not None:
             with self._storage.open(key) as file:
-                return tables.read_columns(file, key, columns, without)
+                return parquet.read_columns(file, key, columns, without)
         return self._read_merged(unit, columns, without)
 
     def _read_merged(
@@ -148,7 +147,7 @@ class UnitFiles:
         """All of a unit, and the version of its own file, for `write`."""
         data, version = self._storage.read_versioned(self.key(unit))
         if data is not None:
-            return tables.from_bytes(data, self.key(unit)), version
+            return parquet.from_bytes(data, self.key(unit)), version
         return self._read_merged(unit), ABSENT
 
     def write(self, unit: int, table: pa.Table, expect: str | None = None) -> None:
@@ -157,7 +156,7 @@ class UnitFiles:
         Raises:
             WriteConflict: its own file is not of the version `expect` any more.
         """
-        self._storage.write(self.key(unit), tables.to_bytes(table), expect=expect)
+        self._storage.write(self.key(unit), parquet.to_bytes(table), expect=expect)
 
     def snapshot(self) -> Snapshot:
         """What is there now, listed once."""

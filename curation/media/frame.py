@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from curation.errors import DecodeError
-from curation.isolation import isolated
+from curation.errors.isolation import isolated
 from curation.media.resize import resize, view_size
 
 if TYPE_CHECKING:

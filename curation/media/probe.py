@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from curation.digest import digest_of
 from curation.errors import ProbeError, SampleError
-from curation.isolation import isolated
+from curation.errors.isolation import isolated
 from curation.media.decode import probe_video
 from curation.media.image import MAX_PIXELS, probe_image
 from curation.records import Source
+from curation.storage.digest import digest_of
 
 
 def probe(source: Source, path: Path, max_pixels: int = MAX_PIXELS) -> Source:

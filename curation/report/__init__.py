@@ -1,1 +1,1 @@
-"""What became of everything: the books, and the ways to look at them."""
+"""What became of everything: the summary, and the ways to look at it."""

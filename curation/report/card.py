@@ -7,13 +7,13 @@ from typing import Any
 
 import yaml
 
-from curation.decide import describe_rule
 from curation.pipeline import Pipeline
-from curation.report.books import Books
+from curation.pipeline.rules import describe_rule
 from curation.report.funnel import untrained_notice
+from curation.report.summary import Summary
 
 
-def render_card(pipeline: Pipeline, books: Books, written: Any) -> str:
+def render_card(pipeline: Pipeline, summary: Summary, written: Any) -> str:
     """Markdown with the hub's YAML header. `written` is what the shard writer left."""
     general = pipeline.config.general
     header = yaml.safe_dump(
@@ -42,19 +42,20 @@ def render_card(pipeline: Pipeline, books: Books, written: Any) -> str:
         "and tokenized images and clips for next-token training, in the format of Emu3 (arXiv 2409.18869).",
         "## How it was made",
         "\n".join(f"- {kind}s: {describe_rule(branch.rule)}" for kind, branch in pipeline.branches.items()),
-        _branches(books),
-        _outcomes(books),
+        _branches(summary),
+        _outcomes(summary),
         "## Thresholds and reasons",
-        _steps(pipeline, books),
+        _steps(pipeline, summary),
         "## Models",
         _models(pipeline),
         "## Columns",
         _COLUMNS,
         "## Use",
-        "```python\nfrom datasets import load_dataset\nfrom tokenize_shards.rows import document_of\n\n"
+        "```python\nfrom datasets import load_dataset\n"
+        "from tokenize_shards.shards.rows import document_of\n\n"
         'dataset = load_dataset("parquet", data_files="train-*.parquet", split="train")\n'
         "document_of(dataset[0])  # ids of one document, ready for packing\n```",
-        "Documents are built from `codes` when they are read (`tokenize_shards.loader` packs them for "
+        "Documents are built from `codes` when they are read (`tokenize_shards.shards.loader` packs them for "
         "training); "
         "`curation export datasets` writes them out as `input_ids`. `manifest.json` holds every shard's "
         "sha256, rows, tokens and seconds of video; `curation verify` checks them.",
@@ -71,30 +72,32 @@ def _license(name: str) -> dict[str, str]:
     )
 
 
-def _branches(books: Books) -> str:
+def _branches(summary: Summary) -> str:
     return "\n".join(
         f"- of {rule}: " + ", ".join(f"{branch} kept {number}" for branch, number in counts.items())
-        for (_, rule), counts in books.kept_by.items()
+        for (_, rule), counts in summary.kept_by.items()
     )
 
 
-def _outcomes(books: Books) -> str:
+def _outcomes(summary: Summary) -> str:
     lines = ["| | in | kept | rejected | failed | pending |", "|---|---|---|---|---|---|"]
-    for kind, counts in books.outcome_totals().items():
+    for kind, counts in summary.outcome_totals().items():
         numbers = " | ".join(str(number) for number in counts.values())
         lines.append(f"| {kind} | {numbers} |")
     return "\n".join(lines)
 
 
-def _steps(pipeline: Pipeline, books: Books) -> str:
+def _steps(pipeline: Pipeline, summary: Summary) -> str:
     lines = ["| step | settings | measured | reasons |", "|---|---|---|---|"]
     for key, step in {step.key: step for step in pipeline.steps()}.items():
         limits = {name: getattr(step.stage.config, name) for name in step.stage.thresholds()}
         settings = ", ".join(
             f"`{name}: {'off' if value is None else value}`" for name, value in limits.items()
         )
-        reasons = ", ".join(f"{reason} {number}" for reason, number in books.steps[key].reasons.most_common())
-        lines.append(f"| {key} | {settings} | {books.steps[key].measured} | {reasons} |")
+        reasons = ", ".join(
+            f"{reason} {number}" for reason, number in summary.steps[key].reasons.most_common()
+        )
+        lines.append(f"| {key} | {settings} | {summary.steps[key].measured} | {reasons} |")
     return "\n".join(lines)
 
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from curation.decide import Verdict, describe_rule, passed_by
 from curation.errors import ConfigError
-from curation.ingest.place import place_of
-from curation.judge import JudgedSample, JudgedSource, judge_source, walk
+from curation.ingest.locator import locator_of
 from curation.ledger import BIG_COLUMNS, Ledger
+from curation.ledger.unit_state import SampleVerdict, SourceVerdict, scan_verdicts, source_verdict
 from curation.pipeline import Pipeline
+from curation.pipeline.rules import Verdict, describe_rule, passed_by
 from curation.records import Outcome
 
 
@@ -23,9 +23,9 @@ def explain(console: Console, ledger: Ledger, pipeline: Pipeline, wanted: str) -
         ConfigError: nothing, or more than one source, has this name.
     """
     hits, gone = [], []
-    for state, judged in walk(ledger, pipeline):
+    for state, judged in scan_verdicts(ledger, pipeline):
         hits += _hits(judged, wanted)
-        gone += _hits([judge_source(pipeline, state, source) for source in state.gone], wanted)
+        gone += _hits([source_verdict(pipeline, state, source) for source in state.gone], wanted)
     is_gone = not hits
     hits = hits or gone
     if not hits:
@@ -43,21 +43,21 @@ def explain(console: Console, ledger: Ledger, pipeline: Pipeline, wanted: str) -
             console.print(f"  kept by {describe_rule(part)}, of {describe_rule(rule)}")
 
 
-def _hits(judged: Iterable[JudgedSource], wanted: str) -> list[tuple[JudgedSource, list[JudgedSample]]]:
+def _hits(judged: Iterable[SourceVerdict], wanted: str) -> list[tuple[SourceVerdict, list[SampleVerdict]]]:
     """The sources that are meant, or have samples that are, with these samples."""
     found = [(source, [sample for sample in source.samples if is_meant(sample, wanted)]) for source in judged]
     return [(source, samples) for source, samples in found if samples or is_source(source, wanted)]
 
 
-def is_source(judged: JudgedSource, wanted: str) -> bool:
+def is_source(judged: SourceVerdict, wanted: str) -> bool:
     """Whether `wanted` names the source: its URI, file name, id, or the start of its id."""
     source = judged.source
-    place = place_of(source.uri)
-    names = (source.uri, source.uri.rpartition("/")[2], place.part)
+    locator = locator_of(source.uri)
+    names = (source.uri, source.uri.rpartition("/")[2], locator.part)
     return (bool(wanted) and wanted in names) or _is_prefix(source.source_id, wanted)
 
 
-def is_meant(judged: JudgedSample, wanted: str) -> bool:
+def is_meant(judged: SampleVerdict, wanted: str) -> bool:
     """Whether `wanted` is the id of the sample or of a window of it, or the start of one."""
     return any(_is_prefix(item.sample.sample_id, wanted) for item in (judged, *judged.windows))
 
@@ -66,7 +66,7 @@ def _is_prefix(identifier: str, wanted: str) -> bool:
     return len(wanted) >= 6 and identifier.startswith(wanted)
 
 
-def _print_source(console: Console, judged: JudgedSource) -> None:
+def _print_source(console: Console, judged: SourceVerdict) -> None:
     source = judged.source
     console.print(source.uri, style="bold", end="  ")
     console.print(f"source {source.source_id}  {judged.verdict.outcome}")
@@ -83,16 +83,16 @@ def _print_source(console: Console, judged: JudgedSource) -> None:
         "transfer": source.color_transfer if source.is_hdr else None,
     }
     console.print("  " + ", ".join(f"{name} {value}" for name, value in facts.items() if value))
-    if source.carried:
-        carried = ", ".join(f"{name} {_shown(value)}" for name, value in sorted(source.carried.items()))
-        console.print(f"  carries {carried}")
+    if source.metadata:
+        metadata = ", ".join(f"{name} {_shown(value)}" for name, value in sorted(source.metadata.items()))
+        console.print(f"  metadata {metadata}")
     if judged.verdict.reason:
         console.print(f"  {judged.verdict.outcome} by {judged.verdict.reason}")
     if judged.error:
         console.print(f"  {judged.error}")
 
 
-def _print_sample(console: Console, pipeline: Pipeline, judged: JudgedSample, indent: str) -> None:
+def _print_sample(console: Console, pipeline: Pipeline, judged: SampleVerdict, indent: str) -> None:
     sample, verdict = judged.sample, judged.verdict
     span = f" {sample.start_s:.3f}-{sample.end_s:.3f} s" if sample.kind == "clip" else ""
     reason = f": {verdict.reason}" if verdict.reason else ""

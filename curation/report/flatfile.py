@@ -9,8 +9,8 @@ from typing import Literal, cast, get_args
 import pyarrow as pa
 from pyarrow import csv
 
-from curation import tables
 from curation.errors import ConfigError
+from curation.storage import parquet
 
 Format = Literal["parquet", "csv"]
 _BYTES = (
@@ -47,7 +47,7 @@ def write_table(table: pa.Table, target: str, layout: Format) -> None:
         csv.write_csv(_plain(table), sink)
         data = sink.getvalue().to_pybytes()
     else:
-        data = tables.to_bytes(table)
+        data = parquet.to_bytes(table)
     try:
         Path(target).write_bytes(data)
     except OSError as error:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from curation.console import on_one_line
+from curation.errors.visible import on_one_line
 from curation.ingest.leftovers import some_names
 from curation.pipeline import Pipeline
-from curation.report.books import OUTCOMES, Books
+from curation.report.summary import OUTCOMES, Summary
 
 
 def untrained_notice(pipeline: Pipeline) -> str | None:
@@ -19,56 +19,56 @@ def untrained_notice(pipeline: Pipeline) -> str | None:
     return f"UNTRAINED stand-in models: {places}. What they say means nothing."
 
 
-def print_funnel(console: Console, pipeline: Pipeline, books: Books) -> None:
+def print_funnel(console: Console, pipeline: Pipeline, summary: Summary) -> None:
     """Print outcomes, then each step with its reasons."""
     notice = untrained_notice(pipeline)
     if notice:
         console.print(notice, style="bold red")
-    console.print(_outcome_table(books))
-    console.print(_step_table(pipeline, books))
-    if books.kept_by:
-        console.print(_branch_table(books))
-    for failure in books.failures[:10]:
+    console.print(_outcome_table(summary))
+    console.print(_step_table(pipeline, summary))
+    if summary.kept_by:
+        console.print(_branch_table(summary))
+    for failure in summary.failures[:10]:
         console.print("failed", style="red", end=" ")
         console.print(on_one_line(f"{failure.uri} at {failure.step}: {failure.error_type}: {failure.error}"))
-    if books.num_failures > 10:
-        console.print(f"... and {books.num_failures - 10} more; `curation table` has them all")
-    if books.gone:
-        names = some_names(books.gone_examples, books.gone.total())
+    if summary.num_failures > 10:
+        console.print(f"... and {summary.num_failures - 10} more; `curation table` has them all")
+    if summary.gone:
+        names = some_names(summary.gone_examples, summary.gone.total())
         console.print(f"gone from the inputs: {names}", highlight=False, markup=False)
 
 
-def _outcome_table(books: Books) -> Table:
+def _outcome_table(summary: Summary) -> Table:
     table = Table(title="Outcomes", title_justify="left", box=None, header_style="bold", pad_edge=False)
     table.add_column("")
-    for name in ("in", *OUTCOMES, *(["gone"] if books.gone else [])):
+    for name in ("in", *OUTCOMES, *(["gone"] if summary.gone else [])):
         table.add_column(str(name), justify="right")
-    gone = {f"{kind} sources": str(number) for kind, number in books.gone.items()}
-    for kind, counts in books.outcome_totals().items():
+    gone = {f"{kind} sources": str(number) for kind, number in summary.gone.items()}
+    for kind, counts in summary.outcome_totals().items():
         last = [gone.get(kind, "")] if gone else []
         table.add_row(kind, *(str(number) for number in counts.values()), *last)
     return table
 
 
-def _step_table(pipeline: Pipeline, books: Books) -> Table:
+def _step_table(pipeline: Pipeline, summary: Summary) -> Table:
     table = Table(title="Funnel", title_justify="left", box=None, header_style="bold", pad_edge=False)
     for name in ("step", "measured", "passed", "rejected", "failed"):
         table.add_column(name, justify="left" if name == "step" else "right")
     table.add_column("reasons")
     for step in dict.fromkeys(step.key for step in pipeline.steps()):
-        counts = books.steps[step]
+        counts = summary.steps[step]
         reasons = ", ".join(f"{reason} {number}" for reason, number in counts.reasons.most_common())
         numbers = (counts.measured, *(counts.outcomes[outcome] for outcome in OUTCOMES[:3]))
         table.add_row(step, *(str(number) for number in numbers), reasons)
     return table
 
 
-def _branch_table(books: Books) -> Table:
+def _branch_table(summary: Summary) -> Table:
     table = Table(title="Branches", title_justify="left", box=None, header_style="bold", pad_edge=False)
     for name in ("of", "rule", "branch"):
         table.add_column(name)
     table.add_column("kept", justify="right")
-    for (kind, rule), counts in books.kept_by.items():
+    for (kind, rule), counts in summary.kept_by.items():
         for branch, number in counts.items():
             table.add_row(kind, rule, branch, str(number))
     return table

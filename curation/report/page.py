@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from curation.decide import Step, describe_rule
 from curation.ingest.leftovers import some_names
-from curation.judge import JudgedSample, JudgedSource, walk
 from curation.ledger import Ledger
+from curation.ledger.unit_state import SampleVerdict, SourceVerdict, scan_verdicts
 from curation.pipeline import Pipeline
-from curation.report.books import OUTCOMES, Books
+from curation.pipeline.rules import Step, describe_rule
 from curation.report.funnel import untrained_notice
 from curation.report.html import html_environment
+from curation.report.summary import OUTCOMES, Summary
 from curation.report.tokens import look_at_shards
 
 NUM_BINS = 24
@@ -47,7 +47,7 @@ class Card:
     numbers: list[tuple[str, str]]
 
 
-def render_page(ledger: Ledger, pipeline: Pipeline, books: Books, run: dict[str, Any]) -> str:
+def render_page(ledger: Ledger, pipeline: Pipeline, summary: Summary, run: dict[str, Any]) -> str:
     """The page. Everything that comes from data is escaped."""
     page = files("curation.report").joinpath("page.html.j2").read_text("utf-8")
     template = html_environment().from_string(page)
@@ -55,19 +55,19 @@ def render_page(ledger: Ledger, pipeline: Pipeline, books: Books, run: dict[str,
     return template.render(
         name=pipeline.config.general.name,
         notice=untrained_notice(pipeline),
-        totals=books.outcome_totals(),
-        gone={f"{kind} sources": number for kind, number in books.gone.items()},
-        left_out=_left_out(books, run),
+        totals=summary.outcome_totals(),
+        gone={f"{kind} sources": number for kind, number in summary.gone.items()},
+        left_out=_left_out(summary, run),
         outcomes=[outcome.value for outcome in OUTCOMES],
         branches=[(f"{kind}s", describe_rule(branch.rule)) for kind, branch in pipeline.branches.items()],
-        steps=[(key, books.steps[key], _thresholds(step)) for key, step in steps.items()],
-        kept_by=books.kept_by,
-        widest=max((counts.measured for counts in books.steps.values()), default=0) or 1,
-        failures=books.failures,
-        num_failures=books.num_failures,
+        steps=[(key, summary.steps[key], _thresholds(step)) for key, step in steps.items()],
+        kept_by=summary.kept_by,
+        widest=max((counts.measured for counts in summary.steps.values()), default=0) or 1,
+        failures=summary.failures,
+        num_failures=summary.num_failures,
         histograms=[
             _histogram(steps[key], column, values)
-            for key, counts in books.steps.items()
+            for key, counts in summary.steps.items()
             for column, values in counts.values.items()
         ],
         cards=_cards(ledger, pipeline),
@@ -77,11 +77,11 @@ def render_page(ledger: Ledger, pipeline: Pipeline, books: Books, run: dict[str,
     )
 
 
-def _left_out(books: Books, run: dict[str, Any]) -> list[str]:
+def _left_out(summary: Summary, run: dict[str, Any]) -> list[str]:
     """What the inputs hold that is no source, and the sources that they hold no longer."""
     lines: list[str] = (run["listing"] or {}).get("lines", [])
-    if books.gone:
-        lines = [*lines, f"gone from the inputs: {some_names(books.gone_examples, books.gone.total())}"]
+    if summary.gone:
+        lines = [*lines, f"gone from the inputs: {some_names(summary.gone_examples, summary.gone.total())}"]
     return lines
 
 
@@ -114,7 +114,7 @@ def _histogram(step: Step, column: str, values: list[float]) -> Histogram:
 def _cards(ledger: Ledger, pipeline: Pipeline) -> list[Card]:
     """The first samples of every outcome, in turn, until the page is full."""
     by_outcome: dict[str, list[Card]] = {}
-    for state, judged in walk(ledger, pipeline):
+    for state, judged in scan_verdicts(ledger, pipeline):
         pictures = _thumbnails(ledger, pipeline, state.unit)
         for source in judged:
             for sample in source.samples:
@@ -137,7 +137,9 @@ def _thumbnails(ledger: Ledger, pipeline: Pipeline, unit: int) -> dict[str, byte
     return found
 
 
-def _card(source: JudgedSource, sample: JudgedSample, leaf: JudgedSample, pictures: dict[str, bytes]) -> Card:
+def _card(
+    source: SourceVerdict, sample: SampleVerdict, leaf: SampleVerdict, pictures: dict[str, bytes]
+) -> Card:
     picture = pictures.get(sample.sample.sample_id)
     numbers = {}
     caption = ""

@@ -6,14 +6,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation.decide import Rule, Verdict, describe_rule, passed_by
-from curation.judge import JudgedSample, JudgedSource, walk
 from curation.ledger import BIG_COLUMNS, Ledger
+from curation.ledger.schemas import SOURCES, source_record
+from curation.ledger.unit_state import SampleVerdict, SourceVerdict, scan_verdicts
 from curation.pipeline import Pipeline
+from curation.pipeline.rules import Rule, Verdict, describe_rule, passed_by
 from curation.records import Outcome, Row
-from curation.report.carried import CarriedColumns
+from curation.report.metadata_columns import MetadataColumns
 from curation.splitter import SOURCE_COLUMNS
-from curation.tables import SOURCES, source_record
 
 _OWN = pa.schema(
     [
@@ -42,15 +42,15 @@ def flat_table(ledger: Ledger, pipeline: Pipeline, source_ids: frozenset[str] | 
     """
     schema = _schema(pipeline)
     records: list[dict[str, Any]] = []
-    carried = CarriedColumns(schema.names)
-    for state, judged in walk(ledger, pipeline):
-        for source in (*judged, *(JudgedSource(gone, (), Verdict(Outcome.GONE)) for gone in state.gone)):
+    metadata = MetadataColumns(schema.names)
+    for state, judged in scan_verdicts(ledger, pipeline):
+        for source in (*judged, *(SourceVerdict(gone, (), Verdict(Outcome.GONE)) for gone in state.gone)):
             if source_ids is None or source.source.source_id in source_ids:
                 branch = pipeline.branches.get(source.source.kind)
                 rows = _records(source, branch.rule if branch else None)
-                carried.add(source.source, len(rows))
+                metadata.add(source.source, len(rows))
                 records += rows
-    return carried.append_to(pa.Table.from_pylist(records, schema=schema))
+    return metadata.append_to(pa.Table.from_pylist(records, schema=schema))
 
 
 def _schema(pipeline: Pipeline) -> pa.Schema:
@@ -62,7 +62,7 @@ def _schema(pipeline: Pipeline) -> pa.Schema:
     return pa.schema(list(fields.values()))
 
 
-def _records(judged: JudgedSource, rule: Rule | None) -> list[dict[str, Any]]:
+def _records(judged: SourceVerdict, rule: Rule | None) -> list[dict[str, Any]]:
     source = source_record(judged.source) | _of_whole(judged)
     error = {"error_type": judged.verdict.reason if judged.error else None, "error": judged.error}
     records = [{**source, **error, "level": "source", **_verdict(judged.verdict)}]
@@ -75,7 +75,7 @@ def _records(judged: JudgedSource, rule: Rule | None) -> list[dict[str, Any]]:
     return records
 
 
-def _of_whole(judged: JudgedSource) -> dict[str, Any]:
+def _of_whole(judged: SourceVerdict) -> dict[str, Any]:
     """What the splitter found out about the source as a whole, which the row of every clip repeats."""
     first = next((row for sample in judged.samples[:1] for row in sample.rows.values()), Row("", {}))
     return {name: first.values.get(name) for name in SOURCE_COLUMNS}
@@ -86,7 +86,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     return {"outcome": verdict.outcome.value, "reason": verdict.reason, "stage": step.name if step else None}
 
 
-def _sample(judged: JudgedSample, level: str, parent_id: str | None) -> dict[str, Any]:
+def _sample(judged: SampleVerdict, level: str, parent_id: str | None) -> dict[str, Any]:
     failed = next((row for row in judged.rows.values() if not row.ok), Row("", {}))
     values = {name: value for row in judged.rows.values() for name, value in row.values.items()}
     sample = judged.sample

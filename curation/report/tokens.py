@@ -17,12 +17,12 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.decide import Step
 from curation.errors import ConfigError, ContractError, EnvironmentFault, SampleError, StorageError
-from curation.judge import JudgedSample, JudgedSource, walk
+from curation.ingest.media_readers import read_again
 from curation.ledger import Ledger
-from curation.media.readers import read_again
+from curation.ledger.unit_state import SampleVerdict, SourceVerdict, scan_verdicts
 from curation.pipeline import Pipeline
+from curation.pipeline.rules import Step
 from curation.records import stable_id
 from curation.registry import CODEBOOK, PREVIEW, load
 from curation.report.explain import is_meant, is_source
@@ -50,7 +50,7 @@ class SampleLook:
 
 @dataclass(frozen=True)
 class ShardLook:
-    """A shard: the use of its codebook, as `tokenize_shards.codebook` gives it, and some samples.
+    """A shard: the use of its codebook, as `tokenize_shards.vision.codebook` gives it, and some samples.
 
     `use` is None of a file that can't be read.
     """
@@ -63,8 +63,8 @@ class ShardLook:
 @dataclass(frozen=True)
 class _Leaf:
     unit: int
-    source: JudgedSource
-    leaf: JudgedSample
+    source: SourceVerdict
+    leaf: SampleVerdict
 
     @property
     def title(self) -> str:
@@ -142,7 +142,7 @@ def _has_tokens(found: _Leaf, step: Step) -> bool:
 
 
 def _leaves(ledger: Ledger, pipeline: Pipeline) -> Iterator[_Leaf]:
-    for state, judged in walk(ledger, pipeline):
+    for state, judged in scan_verdicts(ledger, pipeline):
         for source in judged:
             for leaf in source.leaves():
                 yield _Leaf(state.unit, source, leaf)

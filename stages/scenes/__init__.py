@@ -4,6 +4,7 @@
 clips, `transnet` gives TransNetV2 the interface of a detector.
 """
 
-from stages.scenes.splitter import ScenesConfig, ScenesSplitter
+from stages.scenes.settings import ScenesConfig
+from stages.scenes.splitter import ScenesSplitter
 
 __all__ = ["ScenesConfig", "ScenesSplitter"]

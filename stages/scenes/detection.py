@@ -1,7 +1,7 @@
 """PySceneDetect's detectors, fed with every frame or with those where something may have changed.
 
 What the detectors compare are two numbers per frame: its change from the frame before, and its mean
-level. These readings are taken once, kept if a video is worked on in parts, and replayed over the
+level. These frame_metrics are taken once, kept if a video is worked on in parts, and replayed over the
 whole of it: the detectors then see what they would have seen in one piece.
 """
 
@@ -22,7 +22,7 @@ from stages.scenes.transnet import TransNetDetector
 
 if TYPE_CHECKING:
     from curation.media.frame import Frame
-    from stages.scenes.splitter import ScenesConfig
+    from stages.scenes.settings import ScenesConfig
 
 TIME_BASE = Fraction(1, 1_000_000)
 _ROUNDING_S = 1e-6
@@ -36,7 +36,7 @@ _ADAPTIVE_WINDOW = 3
 
 
 @dataclass(slots=True)
-class Reading:
+class FrameMetrics:
     """What was read off one frame; the numbers are None if the detectors did not see it.
 
     Attributes:
@@ -105,25 +105,25 @@ class Detection:
         self._fed = 0
         self._last: Any = None
         self._change = _Change()
-        self._between: list[tuple[Any, Frame, Reading]] = []
+        self._between: list[tuple[Any, Frame, FrameMetrics]] = []
         self._sample = _Sampling(config)
 
     def timecode(self, pts_s: float) -> Any:
         """A time as PySceneDetect has it."""
         return FrameTimecode(Timecode(pts=round(pts_s / TIME_BASE), time_base=TIME_BASE), self._rate)
 
-    def push(self, timecode: Any, frame: Frame, reading: Reading) -> list[Any]:
-        """Cuts that are known now; the readings of this and earlier frames are filled in."""
+    def push(self, timecode: Any, frame: Frame, metrics: FrameMetrics) -> list[Any]:
+        """Cuts that are known now; the metrics of this and earlier frames are filled in."""
         self._last = timecode
         if self._config.sample_fps == "native":
-            return self._feed(timecode, self._scaled(frame), reading)
-        self._between.append((timecode, frame, reading))
+            return self._feed(timecode, self._scaled(frame), metrics)
+        self._between.append((timecode, frame, metrics))
         return self._look() if self._sample.is_due(frame.pts_s) else []
 
-    def replay(self, timecode: Any, reading: Reading) -> list[Any]:
-        """Cuts that are known now, from a reading that was taken earlier."""
+    def replay(self, timecode: Any, metrics: FrameMetrics) -> list[Any]:
+        """Cuts that are known now, from metrics that were taken earlier."""
         self._last = timecode
-        return self._decide(timecode, reading)
+        return self._decide(timecode, metrics)
 
     def finish(self) -> list[Any]:
         """The cuts that only the end brings out."""
@@ -145,26 +145,26 @@ class Detection:
 
     def _look(self) -> list[Any]:
         """Look at the newest frame; if it differs from the last sample, at those between them first."""
-        *between, (timecode, frame, reading) = self._between
+        *between, (timecode, frame, metrics) = self._between
         self._between = []
         small = self._scaled(frame)
         cuts = []
         if self._sample.has_changed(timecode, small) and self._config.refine:
             for earlier, passed, its_reading in between:
                 cuts += self._feed(earlier, self._scaled(passed), its_reading)
-        return cuts + self._feed(timecode, small, reading)
+        return cuts + self._feed(timecode, small, metrics)
 
-    def _feed(self, timecode: Any, small: NDArray[np.uint8], reading: Reading) -> list[Any]:
-        reading.change = self._change.since_last(timecode, small) if self._on_change else 0.0
-        reading.level = float(small.mean()) if self._on_level else 0.0
+    def _feed(self, timecode: Any, small: NDArray[np.uint8], metrics: FrameMetrics) -> list[Any]:
+        metrics.change = self._change.since_last(timecode, small) if self._on_change else 0.0
+        metrics.level = float(small.mean()) if self._on_level else 0.0
         cuts = [cut for detector in self._on_pixels for cut in detector.process_frame(timecode, small)]
-        return cuts + self._decide(timecode, reading)
+        return cuts + self._decide(timecode, metrics)
 
-    def _decide(self, timecode: Any, reading: Reading) -> list[Any]:
-        if reading.change is None or reading.level is None:
+    def _decide(self, timecode: Any, metrics: FrameMetrics) -> list[Any]:
+        if metrics.change is None or metrics.level is None:
             return []
         self._fed = timecode.frame_num
-        change, level = np.array(reading.change), np.array(reading.level)
+        change, level = np.array(metrics.change), np.array(metrics.level)
         return [
             *(cut for detector in self._on_change for cut in detector.process_frame(timecode, change)),
             *(cut for detector in self._on_level for cut in detector.process_frame(timecode, level)),

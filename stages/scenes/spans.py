@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from curation.media.frame import Frame
 from curation.splitter import CutFinder, Span
-from stages.scenes.detection import TIME_BASE, Detection, Reading
+from stages.scenes.detection import TIME_BASE, Detection, FrameMetrics
 
 if TYPE_CHECKING:
-    from stages.scenes.splitter import ScenesConfig
+    from stages.scenes.settings import ScenesConfig
 
 _ROUNDING_S = 1e-6
 
@@ -36,14 +36,14 @@ class SpanFinder(CutFinder):
     """The clips of one video.
 
     Attributes:
-        readings: What was read off each frame, in order, where `keeps_readings`; else empty.
+        frame_metrics: What was read off each frame, in order, where `keeps_frame_metrics`; else empty.
     """
 
-    def __init__(self, config: ScenesConfig, detection: Detection, *, keeps_readings: bool) -> None:
+    def __init__(self, config: ScenesConfig, detection: Detection, *, keeps_frame_metrics: bool) -> None:
         self._config = config
         self._detection = detection
-        self._keeps_readings = keeps_readings
-        self.readings: list[Reading] = []
+        self._keeps_readings = keeps_frame_metrics
+        self.frame_metrics: list[FrameMetrics] = []
         self._seen: list[_Seen] = []
         self._cuts: set[_Seen] = set()
         self._start: _Seen | None = None
@@ -53,18 +53,18 @@ class SpanFinder(CutFinder):
         return None if self._start is None else self._start.pts_s
 
     def push(self, frame: Frame) -> Iterator[Span]:
-        reading = Reading(frame.pts_s)
+        metrics = FrameMetrics(frame.pts_s)
         if self._keeps_readings:
-            self.readings.append(reading)
+            self.frame_metrics.append(metrics)
         timecode = self._see(frame.index, frame.pts_s)
-        self._note(self._detection.push(timecode, frame, reading))
+        self._note(self._detection.push(timecode, frame, metrics))
         yield from self._settle()
 
-    def replay(self, readings: Sequence[Reading], end_s: float) -> Iterator[Span]:
+    def replay(self, frame_metrics: Sequence[FrameMetrics], end_s: float) -> Iterator[Span]:
         """The spans of a whole video from what was read off its frames earlier."""
-        for index, reading in enumerate(readings):
-            timecode = self._see(index, reading.pts_s)
-            self._note(self._detection.replay(timecode, reading))
+        for index, metrics in enumerate(frame_metrics):
+            timecode = self._see(index, metrics.pts_s)
+            self._note(self._detection.replay(timecode, metrics))
             yield from self._settle()
         yield from self.finish(end_s)
 

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from captioner.settings import CaptionConfig
 from captioner.stage import CaptionStage
-from curation import tables
 from curation.errors import CaptionError
+from curation.ledger import schemas
 from curation.records import Row, Sample, Source
 from curation.stage import Media, Setup
 
@@ -41,7 +41,7 @@ def rows(measured: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def server_stage(chat_server: Any, **settings: Any) -> CaptionStage:
-    return ready(engine="openai", model="some-vlm", url=chat_server.url, patience_s=1.0, **settings)
+    return ready(engine="openai", model="some-vlm", url=chat_server.url, retry_for_s=1.0, **settings)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_stand_in_rows_fit_the_declared_columns_and_name_the_stand_in() -> None:
     stage = ready(engine="stand-in")
     clip, image = rows(stage.measure([WINDOW, IMAGE], [media(12), media(1)]))
     assert clip.keys() == image.keys() == set(CaptionStage.columns)
-    tables.rows_to_table([Row("a", clip), Row("b", image)], CaptionStage.columns)
+    schemas.rows_to_table([Row("a", clip), Row("b", image)], CaptionStage.columns)
     assert (clip["parent_id"], clip["start_s"], clip["end_s"]) == ("the clip", 12.5, 25.0)
     assert (clip["num_frames"], image["num_frames"]) == (12, 1)
     assert "12.5 seconds of video" in clip["caption"]
@@ -170,10 +170,10 @@ def test_gate_can_let_verdicts_pass_and_notes_them(chat_server: Any, chat_reply:
 
 
 def test_structured_answers_become_columns_and_a_caption(chat_server: Any, chat_reply: Any) -> None:
-    parts = {"subject": "A dog", "motion": "It runs to the left.", "camera": "Static", "style": "Film"}
+    parts = {"subject": "A dog", "motion": "It runs to the left.", "camera": "Static", "style": "VideoPass"}
     chat_server.answers = [(200, chat_reply("A dog.")), (200, chat_reply(json.dumps(parts)))]
     (row,) = rows(server_stage(chat_server, structured=True).measure([WINDOW], [media(12)]))
-    assert row["caption"] == "A dog. It runs to the left. Static. Film."
+    assert row["caption"] == "A dog. It runs to the left. Static. VideoPass."
     assert {name: row[name] for name in parts} == parts
     assert row["verdicts"] == ["malformed", "ok"]
     assert chat_server.asked[0][2]["response_format"]["type"] == "json_schema"
@@ -182,7 +182,7 @@ def test_structured_answers_become_columns_and_a_caption(chat_server: Any, chat_
 def test_sidecar_takes_what_came_with_the_source_and_decodes_nothing() -> None:
     stage = ready(engine="sidecar", column="alt")
     assert (stage.view("clip"), stage.view("image")) == (None, None)
-    came = replace(SOURCE, carried={"alt": "A dog runs over a meadow."})
+    came = replace(SOURCE, metadata={"alt": "A dog runs over a meadow."})
     empty = np.empty((0, 0, 0, 3), np.uint8)
     (row, error) = stage.measure(
         [WINDOW, IMAGE], [Media(came, empty, np.empty(0)), Media(SOURCE, empty, np.empty(0))]

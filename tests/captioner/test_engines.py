@@ -17,11 +17,11 @@ from PIL import Image
 
 from captioner.engines.base import Answer, Question, Sampling
 from captioner.engines.modest import SidecarEngine, StandInEngine
-from captioner.engines.openai import OpenAIEngine, Patience
+from captioner.engines.openai import OpenAIEngine, RetryPolicy
 from captioner.engines.vllm import VLLMEngine
 from curation.errors import CaptionError, EnvironmentFault, MissingDependencyError
 
-SWIFT = Patience(timeout_s=10, total_s=1.0, first_pause_s=0.01, longest_pause_s=0.02)
+SWIFT = RetryPolicy(timeout_s=10, total_s=1.0, first_pause_s=0.01, longest_pause_s=0.02)
 
 
 def plain_frames(count: int, level: int = 128, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
@@ -36,7 +36,7 @@ def question(frames: NDArray[np.uint8], prompt: str = "What happens?", **more: A
 
 def engine(url: str, api_key: str | None = None, **settings: Any) -> OpenAIEngine:
     sampling = settings.pop("sampling", Sampling(max_tokens=77))
-    return OpenAIEngine(url, "some-vlm", api_key, sampling, **{"patience": SWIFT, **settings})
+    return OpenAIEngine(url, "some-vlm", api_key, sampling, **{"retry": SWIFT, **settings})
 
 
 def only(answers: list[Answer | CaptionError]) -> Answer:
@@ -53,11 +53,11 @@ def only_error(answers: list[Answer | CaptionError]) -> str:
 
 class TestSidecar:
     def test_hands_on_what_came_with_the_source(self) -> None:
-        answer = only(SidecarEngine("alt").answer([question(plain_frames(1), carried={"alt": "A cat."})]))
+        answer = only(SidecarEngine("alt").answer([question(plain_frames(1), metadata={"alt": "A cat."})]))
         assert (answer.text, answer.finish_reason, answer.num_output_tokens) == ("A cat.", "sidecar", 0)
 
     def test_names_what_came_instead(self) -> None:
-        asked = [question(plain_frames(1), carried={"text": "A cat.", "license": "cc0"})]
+        asked = [question(plain_frames(1), metadata={"text": "A cat.", "license": "cc0"})]
         assert only_error(SidecarEngine("caption").answer(asked)) == (
             "the source came without 'caption'; it came with license, text"
         )
@@ -195,7 +195,7 @@ class TestServer:
     def test_pauses_grow_and_are_kept(self, chat_server: Any, chat_reply: Any) -> None:
         chat_server.answers = [(503, b""), (503, b""), (200, chat_reply("x"))]
         started = time.perf_counter()
-        engine(chat_server.url, patience=Patience(10, 10, 0.2, 5.0)).answer([question(plain_frames(1))])
+        engine(chat_server.url, retry=RetryPolicy(10, 10, 0.2, 5.0)).answer([question(plain_frames(1))])
         # At least half of 0.2 and of 0.4 s.
         assert time.perf_counter() - started >= 0.3
 
@@ -203,7 +203,7 @@ class TestServer:
         chat_server.answers = [(429, b""), (200, chat_reply("x"))]
         chat_server.headers = {"Retry-After": "1"}
         started = time.perf_counter()
-        engine(chat_server.url, patience=Patience(10, 10, 0.01, 0.01)).answer([question(plain_frames(1))])
+        engine(chat_server.url, retry=RetryPolicy(10, 10, 0.01, 0.01)).answer([question(plain_frames(1))])
         assert time.perf_counter() - started >= 1
 
     @pytest.mark.parametrize("status", [401, 403, 404])
@@ -257,7 +257,7 @@ class TestServer:
         port = int(chat_server.url.rpartition(":")[2].partition("/")[0])
         chat_server.stop()
         answers: list[Any] = []
-        patient = engine(chat_server.url, patience=Patience(10, 30, 0.05, 0.05))
+        patient = engine(chat_server.url, retry=RetryPolicy(10, 30, 0.05, 0.05))
         asking = threading.Thread(target=lambda: answers.extend(patient.answer([question(plain_frames(1))])))
         asking.start()
         time.sleep(0.3)
@@ -276,7 +276,7 @@ class TestServer:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
             with pytest.raises(EnvironmentFault, match="timed out"):
-                engine(url, patience=Patience(0.2, 0.5, 0.01, 0.01)).answer([question(plain_frames(1))])
+                engine(url, retry=RetryPolicy(0.2, 0.5, 0.01, 0.01)).answer([question(plain_frames(1))])
 
 
 def test_vllm_that_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

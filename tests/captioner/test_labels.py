@@ -28,7 +28,7 @@ from captioner.labels import (
     take_corrections,
     write_labels,
 )
-from curation.cli import cli
+from curation.cli.app import cli
 from curation.errors import CaptionError, ConfigError
 from datasets_media import command, config_data, environment, worked, write_config
 

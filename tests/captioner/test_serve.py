@@ -108,7 +108,7 @@ def table(config: Path, target: Path) -> dict[str, dict[str, Any]]:
 
 
 def server_process(model: Path) -> tuple[int, str]:
-    """The id and the URL of the server that runs this model; not of the leash, which has its command."""
+    """The id and the URL of the server that runs this model; not of the supervisor, which has its command."""
     while True:
         for folder in Path("/proc").glob("[0-9]*"):
             try:

@@ -1,4 +1,4 @@
-"""A server on a leash: started, watched, started again, stopped. A small HTTP server is in vLLM's place."""
+"""A supervised server: started, watched, started again, stopped. A small HTTP server is in vLLM's place."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from captioner.engines.vllm import VLLMEngine, engine_arguments
 from captioner.gate import VERDICTS
 from captioner.settings import CaptionConfig
 from curation.errors import CaptionError
-from curation.judge import walk
+from curation.ledger.unit_state import scan_verdicts
 from datasets_media import ROOT, config_data, worked
 
 if find_spec("vllm") is None:
@@ -156,11 +156,11 @@ def unit_rows(media: Path, tmp_path: Path, tiny_model: Path, engine_args: dict[s
     }
     data = config_data(media, tmp_path / "out", tmp_path / "none", captions=captions)
     del data["tokens"], data["shards"]
-    pipeline, ledger, tally = worked(data)
-    assert tally.usage["captions"]["engine_s"] > 0
+    pipeline, ledger, metrics = worked(data)
+    assert metrics.usage["captions"]["engine_s"] > 0
     return {
         leaf.sample.sample_id: leaf.rows["captions"]
-        for _, judged in walk(ledger, pipeline)
+        for _, judged in scan_verdicts(ledger, pipeline)
         for source in judged
         for leaf in source.leaves()
         if "captions" in leaf.rows

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from curation.measure import isolate
-from curation.models import STAND_IN, resolve_revision
+from curation.execution.worker.measure import isolate
+from curation.media.halvings import Halvings
+from curation.pipeline.models import STAND_IN, resolve_revision
 from curation.records import Sample, Source
 from curation.registry import STAGES, stage_class
 from curation.splitter import Splitter
@@ -81,7 +82,7 @@ def example(kind: str, seed: int) -> tuple[Sample, Source]:
         etag="e",
         width=160,
         height=96,
-        carried={"caption": "a picture of noise"},
+        metadata={"caption": "a picture of noise"},
     )
     if video:
         return Sample.of_span(source.source_id, 0.0, 3.0), source
@@ -106,7 +107,7 @@ def media_of(stage: Stage[Any], kind: str, seeds: Sequence[int]) -> tuple[list[S
         pixels, times = frames_for(stage.view(sample.kind), kind, seed)
         pixels.setflags(write=False)
         samples.append(sample)
-        media.append(Media(source, pixels, times))
+        media.append(Media(source, pixels, times, [Halvings(frame) for frame in pixels]))
     return samples, media
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from curation.ingest.carried import drawn_text, from_sidecar, kept, merged
+from curation.ingest.metadata import drawn_text, from_sidecar, kept, merged
+from curation.ledger.schemas import sources_to_table
 from curation.records import stable_id
-from curation.tables import sources_to_table, to_bytes
+from curation.storage.parquet import to_bytes
 from datasets_media import List
 
 TEXT = "it\u2019s a caf\u00e9 \u2603 \U0001f600"
@@ -46,9 +47,9 @@ def test_half_a_surrogate_pair_is_left_out_by_name_and_the_rest_is_kept(
     (folder / "a.jpg").write_bytes(b"x")
     (folder / "a.json").write_text(json.dumps(values))
     (source,) = listed().sources
-    assert (source.carried["license"], len(source.carried)) == ("x", 2)
+    assert (source.metadata["license"], len(source.metadata)) == ("x", 2)
     named = {"value": "caption: ", "list": "captions: ", "key": r"lone \ud800 surrogate: "}[where]
-    assert str(source.carried["carried_error"]).startswith(named)
+    assert str(source.metadata["carried_error"]).startswith(named)
     assert to_bytes(sources_to_table([source]))
 
 
@@ -103,4 +104,4 @@ def test_suffixes_of_sidecars_in_any_case(
         said = json.dumps({"caption": name}) if name.lower().endswith("json") else name
         (folder / name).write_text(said)
     (source,) = listed().sources
-    assert source.carried.get("caption") == caption
+    assert source.metadata.get("caption") == caption

@@ -1,4 +1,4 @@
-"""Whole units on containers, in this process: the same outcomes as on plain files, and balanced books."""
+"""Whole units on containers, in this process: the same outcomes as on plain files, and counts that add up."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from curation.ingest.carried import drawn_text
+from curation.execution.worker.worker import record_unlisted
 from curation.ingest.listing import list_inputs
-from curation.ingest.place import place_of
-from curation.judge import PROBE, Redo, walk
+from curation.ingest.locator import locator_of
+from curation.ingest.metadata import drawn_text
 from curation.ledger import Ledger
-from curation.report.books import keep_books
+from curation.ledger.unit_state import PROBE, RecomputePolicy, scan_verdicts
 from curation.report.explain import explain
+from curation.report.summary import summarize
 from curation.report.table import flat_table
-from curation.work import record_unlisted
 from datasets_media import Bench, config_data
 
 EXPECTED = {
@@ -56,12 +56,12 @@ def bench(folder: Path, vocabulary: Path, tmp_path: Path) -> Bench:
 def outcomes(bench: Bench) -> dict[tuple[str, str], str]:
     """(Container, name) -> outcome."""
     found = {}
-    for _, unit in walk(bench.ledger, bench.pipeline):
+    for _, unit in scan_verdicts(bench.ledger, bench.pipeline):
         for judged in unit:
-            place = place_of(judged.source.uri)
-            name = str(judged.source.carried.get("name") or place.part or "whole")
+            locator = locator_of(judged.source.uri)
+            name = str(judged.source.metadata.get("name") or locator.part or "whole")
             verdict = judged.verdict
-            found[Path(place.path).name, name] = f"{verdict.outcome} {verdict.reason or ''}".strip()
+            found[Path(locator.path).name, name] = f"{verdict.outcome} {verdict.reason or ''}".strip()
     return found
 
 
@@ -69,8 +69,8 @@ def hashes(ledger: Ledger) -> dict[str, set[tuple[str | None, int]]]:
     found: dict[str, set[tuple[str | None, int]]] = {}
     for unit in ledger.units():
         for source in ledger.sources(unit):
-            place = place_of(source.uri)
-            name = str(source.carried.get("name") or place.part or Path(place.path).name)
+            locator = locator_of(source.uri)
+            name = str(source.metadata.get("name") or locator.part or Path(locator.path).name)
             found.setdefault(name, set()).add((source.content_hash, source.size_bytes))
     return found
 
@@ -86,9 +86,9 @@ def test_files_tar_and_parquet_end_alike(bench: Bench, folder: Path, media: Path
     assert {name: outcome for (file, name), outcome in found.items() if file == "b.parquet"} == EXPECTED
     assert {file: outcome for (file, name), outcome in found.items() if name == "whole"} == EXPECTED
     assert all(len(seen) == 1 for seen in hashes(bench.ledger).values())
-    books = keep_books(bench.ledger, bench.pipeline).outcome_totals()
-    assert books["image sources"] == {"in": 12, "kept": 3, "rejected": 6, "failed": 3, "pending": 0}
-    assert books["video sources"] == {"in": 6, "kept": 3, "rejected": 0, "failed": 3, "pending": 0}
+    summary = summarize(bench.ledger, bench.pipeline).outcome_totals()
+    assert summary["image sources"] == {"in": 12, "kept": 3, "rejected": 6, "failed": 3, "pending": 0}
+    assert summary["video sources"] == {"in": 6, "kept": 3, "rejected": 0, "failed": 3, "pending": 0}
     assert bench.run().rows.total() == 0
 
 
@@ -109,10 +109,10 @@ def test_a_damaged_container_is_in_the_books_and_its_rest_is_worked_on(
         ("a.tar", "photo1.jpg"): "failed ProbeError",
         ("b.parquet", "whole"): "failed ProbeError",
     }
-    books = keep_books(bench.ledger, bench.pipeline)
-    totals = books.outcome_totals()
+    summary = summarize(bench.ledger, bench.pipeline)
+    totals = summary.outcome_totals()
     assert totals["container sources"] == {"in": 2, "kept": 0, "rejected": 0, "failed": 2, "pending": 0}
-    assert {failure.uri for failure in books.failures} >= {
+    assert {failure.uri for failure in summary.failures} >= {
         f"tar://{folder}/a.tar",
         f"parquet://{folder}/b.parquet",
     }
@@ -151,7 +151,7 @@ def test_a_container_that_could_not_be_read_for_a_while_is_listed_on_retry(
     assert bench.tasks("list") == []  # it is remembered
     bench.run()
     assert outcomes(bench)["a.tar", "whole"] == "failed ProbeError"
-    bench.run(Redo(frozenset([PROBE])))
+    bench.run(RecomputePolicy(frozenset([PROBE])))
     assert outcomes(bench) == {("a.tar", "photo0.jpg"): "kept", ("plain.jpg", "whole"): "kept"}
     assert bench.run().rows.total() == 0
 
@@ -164,12 +164,12 @@ def test_another_caption_is_taken_over_without_measuring(bench: Bench, folder: P
     (folder / "a.txt").write_text("after")
     (folder / "b.json").write_text(json.dumps({"score": 1.5}))
     assert bench.run().rows.total() == 0
-    carried = {
-        source.uri.rpartition("/")[2]: source.carried
+    metadata = {
+        source.uri.rpartition("/")[2]: source.metadata
         for unit in bench.ledger.units()
         for source in bench.ledger.sources(unit)
     }
-    assert carried == {"a.jpg": {"caption": "after"}, "b.jpg": {"score": 1.5}}
+    assert metadata == {"a.jpg": {"caption": "after"}, "b.jpg": {"score": 1.5}}
     assert bench.tasks("probe") == []
 
 
@@ -194,8 +194,8 @@ def test_captions_that_came_along_follow_their_files(
     assert captions() == before
     (folder / "a.txt").write_text("a house after the storm")
     (folder / "b.txt").write_bytes("a house and a caf\xe9".encode("latin-1"))
-    tally = bench.run()
-    assert {key: number for key, number in tally.rows.items() if number} == {"captions": 2}
+    metrics = bench.run()
+    assert {key: number for key, number in metrics.rows.items() if number} == {"captions": 2}
     assert captions() == before | {"a.jpg": "a house after the storm", "b.jpg": "CaptionError"}
     (folder / "b.txt").write_text("a house and a caf\xe9")
     bench.run()
@@ -250,7 +250,7 @@ def test_containers_are_listed_by_tasks_once_each(bench: Bench, folder: Path, me
     pack(media, folder / "a.tar", ["photo0.jpg", "photo1.jpg"])
     assert listed_anew(bench) == ["a.tar"]
     bench.run()
-    retried = bench.tasks("list", Redo(frozenset([PROBE])))
+    retried = bench.tasks("list", RecomputePolicy(frozenset([PROBE])))
     assert [source.uri for task in retried for source in task.sources] == [f"tar://{folder}/c.tar"]
 
 
@@ -263,7 +263,7 @@ def test_a_container_that_kills_who_lists_it_is_a_failed_source(
     bench.run()
     assert outcomes(bench) == {("a.tar", "whole"): "failed PoisonSource", ("b.tar", "photo1.jpg"): "kept"}
     assert listed_anew(bench) == []
-    bench.run(Redo(frozenset([PROBE])))
+    bench.run(RecomputePolicy(frozenset([PROBE])))
     assert outcomes(bench) == {("a.tar", "photo0.jpg"): "kept", ("b.tar", "photo1.jpg"): "kept"}
 
 

@@ -18,9 +18,9 @@ import pytest
 
 from curation.errors import ConfigError, ProbeError
 from curation.ingest import sources
-from curation.ingest.carried import MAX_SIDECAR_BYTES
-from curation.ingest.place import Place, place_of
-from curation.ingest.reader import Container, Inventory
+from curation.ingest.containers.reader import Container, Inventory
+from curation.ingest.locator import Locator, locator_of
+from curation.ingest.metadata import MAX_SIDECAR_BYTES
 from curation.ingest.sources import open_source
 from datasets_media import List
 from mutated import damage
@@ -29,15 +29,15 @@ from mutated import damage
 @pytest.mark.parametrize(
     "place",
     [
-        Place("", "in/a#b.jpg"),
-        Place("tar", "in/a.tar", "x/0001.jpg"),
-        Place("tar", "/data/100%/no#1.tar", "a#b%20.jpg"),
-        Place("parquet", "in/a.parquet", "17/image"),
-        Place("tar", "in/a.tar"),
+        Locator("", "in/a#b.jpg"),
+        Locator("tar", "in/a.tar", "x/0001.jpg"),
+        Locator("tar", "/data/100%/no#1.tar", "a#b%20.jpg"),
+        Locator("parquet", "in/a.parquet", "17/image"),
+        Locator("tar", "in/a.tar"),
     ],
 )
-def test_a_place_survives_being_a_uri(place: Place) -> None:
-    assert place_of(place.uri) == place
+def test_a_place_survives_being_a_uri(place: Locator) -> None:
+    assert locator_of(place.uri) == place
 
 
 def test_sidecars_are_carried_and_not_counted_as_other_files(listed: List, folder: Path) -> None:
@@ -51,8 +51,8 @@ def test_sidecars_are_carried_and_not_counted_as_other_files(listed: List, folde
     (folder / "sub/c.json").write_text('{"NSFW": "UNLIKELY", "w": 20, "ok": true, "bad": NaN}')
     (folder / "readme.txt").write_text("about all of them")
     found = listed()
-    carried = {source.uri.removeprefix(f"{folder}/"): source.carried for source in found.sources}
-    assert carried == {
+    metadata = {source.uri.removeprefix(f"{folder}/"): source.metadata for source in found.sources}
+    assert metadata == {
         "a.jpg": {"caption": "a red house", "similarity": 0.31},
         "b.png": {},
         "sub/c.webp": {"NSFW": "UNLIKELY", "w": 20, "ok": True},
@@ -65,14 +65,14 @@ def test_a_sidecar_that_can_not_be_used_says_so(listed: List, folder: Path, text
     (folder / "a.jpg").write_bytes(b"x")
     (folder / "a.json").write_text(text)
     (source,) = listed().sources
-    assert list(source.carried) == ["carried_error"]
+    assert list(source.metadata) == ["carried_error"]
 
 
 def test_large_files_are_no_sidecars(listed: List, folder: Path) -> None:
     (folder / "a.jpg").write_bytes(b"x")
     (folder / "a.txt").write_bytes(b"t" * (MAX_SIDECAR_BYTES + 1))
     found = listed()
-    assert (found.sources[0].carried, found.num_ignored) == ({}, 1)
+    assert (found.sources[0].metadata, found.num_ignored) == ({}, 1)
 
 
 def test_the_output_of_a_run_is_no_input(listed: List, folder: Path) -> None:
@@ -134,9 +134,9 @@ def test_a_container_that_did_not_change_is_listed_once(
     assert seen == ["a.tar"]
 
 
-def noting(seen: list[str], read: Any, container: Container, beat: Any) -> Inventory:
+def noting(seen: list[str], read: Any, container: Container, on_progress: Any) -> Inventory:
     seen.append(container.item.key)
-    return cast(Inventory, read(container, beat))
+    return cast(Inventory, read(container, on_progress))
 
 
 def test_a_damaged_index_is_made_anew(listed: List, folder: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def write_jsonl(path: Path, rows: list[Any]) -> None:
 
 
 def carried(listed: List, folder: Path) -> dict[str, Any]:
-    return {source.uri.partition(f"{folder}/")[2]: source.carried for source in listed().sources}
+    return {source.uri.partition(f"{folder}/")[2]: source.metadata for source in listed().sources}
 
 
 def test_a_line_adds_to_what_its_file_carries_relative_to_the_list(listed: List, three: Path) -> None:
@@ -89,13 +89,13 @@ def test_a_line_whose_file_is_not_there_is_a_failed_source_that_says_so(
     (three.parent / "outside.jpg").write_bytes(b"secret")
     write_jsonl(three / "m.jsonl", [{"file_name": "a.jpg"}, {"file_name": path, "text": "t"}])
     (failed,) = [source for source in listed().sources if not source.ok]
-    assert (failed.uri, failed.error_type, failed.carried["text"]) == (
+    assert (failed.uri, failed.error_type, failed.metadata["text"]) == (
         f"lines://{three}/m.jsonl#2",
         "ProbeError",
         "t",
     )
     assert said in (failed.error or "")
-    assert path is None or "jpg" not in path or "jpg" in str(failed.carried["file_name"])
+    assert path is None or "jpg" not in path or "jpg" in str(failed.metadata["file_name"])
     with pytest.raises(ProbeError, match=re.escape(failed.error or "")), open_source(failed):
         pass
 
@@ -144,4 +144,4 @@ def test_other_jsonl_is_no_list_of_files(listed: List, three: Path, text: str) -
 
 def test_the_shared_case_arrives(listed: List, shared_data: Path) -> None:
     (source,) = listed(shared_data / "cases/jsonl/in").sources
-    assert source.carried == {"text": ["red", "a red square"]}
+    assert source.metadata == {"text": ["red", "a red square"]}

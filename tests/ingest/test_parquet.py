@@ -40,7 +40,7 @@ def test_images_of_hugging_face_datasets(
     made.to_parquet(path)
     found = listed()
     assert [source.uri for source in found.sources] == [f"parquet://{path}#{row}" for row in range(3)]
-    assert [dict(source.carried) for source in found.sources] == [{"label": 0}, {"label": 1}, {"label": 0}]
+    assert [dict(source.metadata) for source in found.sources] == [{"label": 0}, {"label": 1}, {"label": 0}]
     assert [content(source) for source in found.sources] == photos
     assert found.num_ignored == 0
 
@@ -58,7 +58,7 @@ def test_laion_columns_come_with_plain_bytes(listed: List, folder: Path, photos:
     }
     write(folder / "a.parquet", columns | {"jpg": photos})
     first, second, third = listed().sources
-    assert first.carried == {
+    assert first.metadata == {
         "URL": "https://a/0",
         "TEXT": "red",
         "AESTHETIC_SCORE": 5.5,
@@ -67,8 +67,8 @@ def test_laion_columns_come_with_plain_bytes(listed: List, folder: Path, photos:
         "day": "2022-01-02",
         "price": "1.50",
     }
-    assert "similarity" not in second.carried
-    assert "URL" not in third.carried
+    assert "similarity" not in second.metadata
+    assert "URL" not in third.metadata
     assert [content(source) for source in (first, second, third)] == photos
 
 
@@ -129,7 +129,7 @@ def test_rows_that_name_files_add_to_what_these_carry(
     write(folder / "part/metadata.parquet", columns)
     found = {source.uri.removeprefix(f"{folder}/part/"): source for source in listed().sources}
     prefix = f"parquet://{folder}/part/metadata.parquet"
-    assert {name: source.carried for name, source in found.items()} == {
+    assert {name: source.metadata for name, source in found.items()} == {
         "0.jpg": {"caption": "said beside it", "score": 1.0},
         "1.jpg": {"score": 2.0},
         "2.jpg": {},

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import ProbeError
-from curation.ingest.parquet import columns, reader
+from curation.ingest.containers.parquet import columns, reader
 from curation.ingest.sources import open_source
 from curation.records import Source
 from datasets_media import ROOT, List, environment
@@ -74,12 +74,12 @@ def test_a_bad_cell_is_one_bad_cell(
     beside_pictures(folder, when=values)
     sources = listed().sources
     assert [content(source) for source in sources] == [JPEG + b"\0", JPEG + b"\1"]
-    assert [source.carried["caption"] for source in sources] == ["caption 0", "caption 1"]
-    assert [source.carried.get("when") for source in sources] == said
-    error = str(sources[0].carried["carried_error"])
+    assert [source.metadata["caption"] for source in sources] == ["caption 0", "caption 1"]
+    assert [source.metadata.get("when") for source in sources] == said
+    error = str(sources[0].metadata["carried_error"])
     assert error.startswith("when: ")
     assert problem in error
-    assert "carried_error" not in sources[1].carried
+    assert "carried_error" not in sources[1].metadata
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_bad_cell_is_one_bad_cell(
 def test_types_that_can_be_carried(listed: List, folder: Path, values: pa.Array, said: Any) -> None:
     beside_pictures(folder, it=values)
     (source,) = listed().sources
-    assert source.carried == {"caption": "caption 0", "it": said}
+    assert source.metadata == {"caption": "caption 0", "it": said}
 
 
 def test_a_column_that_is_damaged_is_named_and_loses_no_picture(listed: List, folder: Path) -> None:
@@ -134,16 +134,16 @@ def test_a_column_that_is_damaged_is_named_and_loses_no_picture(listed: List, fo
     path.write_bytes(raw)
     sources = listed().sources
     assert [content(source) for source in sources] == columns_of["image"]
-    assert [source.carried["n"] for source in sources] == columns_of["n"]
-    assert ["carried_error" in source.carried for source in sources] == [False] * 20 + [True] * 20
-    assert str(sources[-1].carried["carried_error"]).startswith("text: can't be read: ")
+    assert [source.metadata["n"] for source in sources] == columns_of["n"]
+    assert ["carried_error" in source.metadata for source in sources] == [False] * 20 + [True] * 20
+    assert str(sources[-1].metadata["carried_error"]).startswith("text: can't be read: ")
 
 
 @pytest.mark.parametrize("name", ["badutf", "max", "ns"])
 def test_the_shared_dates_lose_no_picture(listed: List, shared_data: Path, name: str) -> None:
     sources = listed(shared_data / "cases/parquet-dates" / name).sources
     assert [(source.kind, source.ok) for source in sources] == [("image", True)] * 2
-    assert [source.carried["caption"] for source in sources] == ["a", "b"]
+    assert [source.metadata["caption"] for source in sources] == ["a", "b"]
 
 
 def path_only(folder: Path, paths: list[str]) -> None:
@@ -158,7 +158,7 @@ def test_structs_with_a_path_only_stand_for_the_listed_files(listed: List, folde
     for name in "ab":
         (folder / f"img/{name}.jpg").write_bytes(JPEG)
     path_only(folder, ["img/a.jpg", f"{folder}/img/b.jpg"])
-    found = {source.uri: source.carried["caption"] for source in listed().sources}
+    found = {source.uri: source.metadata["caption"] for source in listed().sources}
     assert found == {
         f"{folder}/img/a.jpg": "caption of img/a.jpg",
         f"{folder}/img/b.jpg": f"caption of {folder}/img/b.jpg",
@@ -181,7 +181,7 @@ def test_some_embedded_and_some_by_path_each_count_once(listed: List, folder: Pa
     rows = [{"bytes": JPEG + b"0", "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}]
     write(folder / "d.parquet", {"image": rows, "caption": ["first", "second"]})
     sources = listed().sources
-    assert {source.carried["caption"]: content(source) for source in sources} == {
+    assert {source.metadata["caption"]: content(source) for source in sources} == {
         "first": JPEG + b"0",
         "second": JPEG + b"beside",
     }
@@ -190,7 +190,7 @@ def test_some_embedded_and_some_by_path_each_count_once(listed: List, folder: Pa
 
 def test_the_shared_paths_count_once(listed: List, shared_data: Path) -> None:
     sources = listed(shared_data / "cases/pathonly_run/in").sources
-    assert [source.carried for source in sources] == [{"caption": "cap of a"}, {"caption": "cap of b"}]
+    assert [source.metadata for source in sources] == [{"caption": "cap of a"}, {"caption": "cap of b"}]
 
 
 @pytest.mark.parametrize("wrap", [True, False], ids=["structs", "bytes"])
@@ -200,7 +200,7 @@ def test_lists_of_pictures_are_a_source_each(listed: List, folder: Path, wrap: b
     path = write(folder / "list.parquet", {"images": rows, "texts": ["x", "y", "z"]})
     found = listed()
     assert {
-        source.uri.partition("#")[2]: (content(source), source.carried["texts"]) for source in found.sources
+        source.uri.partition("#")[2]: (content(source), source.metadata["texts"]) for source in found.sources
     } == {
         "0/0": (JPEG + b"0", "x"),
         "0/1": (JPEG + b"1", "x"),
@@ -246,7 +246,7 @@ def test_what_is_no_picture_is_left_out_by_name(listed: List, folder: Path) -> N
     write(folder / "extra.parquet", columns_of)
     write(folder / "more.parquet", columns_of)
     found = listed()
-    assert [source.carried for source in found.sources] == [{"caption": "x"}, {"caption": "y"}] * 2
+    assert [source.metadata for source in found.sources] == [{"caption": "x"}, {"caption": "y"}] * 2
     assert found.leftovers.metadata == {
         "column md5 (binary)": 2,
         "column clip_embedding (binary)": 2,
@@ -277,7 +277,7 @@ def test_bytes_and_path_side_by_side(listed: List, folder: Path, name: str) -> N
     (folder / "c.mp4").write_bytes(MP4 + b"beside")
     columns_of = {name: [MP4 + b"0", JPEG, None], "path": ["a.mp4", "b.jpg", "c.mp4"], "n": [0, 1, 2]}
     write(folder / "a.parquet", columns_of)
-    found = {source.carried["n"]: source for source in listed().sources}
+    found = {source.metadata["n"]: source for source in listed().sources}
     assert {n: (source.kind, content(source)) for n, source in found.items()} == {
         0: ("video", MP4 + b"0"),
         1: ("image", JPEG),
@@ -309,7 +309,7 @@ def test_captions_of_several_rows_are_all_kept(listed: List, folder: Path) -> No
     names = ["a.jpg"] * 3 + ["b.jpg"]
     captions = ["one", "two", "three", "solo"]
     write(folder / "c.parquet", {"file_name": names, "caption": captions, "same": ["s"] * 4})
-    assert [source.carried for source in listed().sources] == [
+    assert [source.metadata for source in listed().sources] == [
         {"caption": ["one", "two", "three"], "same": "s"},
         {"caption": "solo", "same": "s"},
     ]
@@ -317,15 +317,15 @@ def test_captions_of_several_rows_are_all_kept(listed: List, folder: Path) -> No
 
 def test_the_shared_captions_are_all_kept(listed: List, shared_data: Path) -> None:
     sources = listed(shared_data / "cases/multicap/in").sources
-    assert sources[0].carried == {"caption": ["one", "two", "three"]}
+    assert sources[0].metadata == {"caption": ["one", "two", "three"]}
     assert [source.ok for source in sources] == [True, False]  # there is no b.jpg
 
 
 LISTING = """
 import resource, sys
 from pathlib import Path
-from curation.ingest.index import ListingIndex
-from curation.ingest.reader import Folder
+from curation.ingest.containers.index import ListingIndex
+from curation.ingest.containers.reader import Folder
 from curation.storage import open_storage
 storage = open_storage(sys.argv[1])
 folder = Folder(storage, sys.argv[1], {item.key: item for item in storage.list("")})
@@ -333,7 +333,7 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 contents = [ListingIndex(open_storage(sys.argv[2])).contents(folder, item) for item in folder.items.values()]
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 sources = [source for one in contents for source in one.sources]
-print(len(sources), sum("text" in source.carried for source in sources))
+print(len(sources), sum("text" in source.metadata for source in sources))
 print((peak - before) << 10)
 """
 
@@ -376,7 +376,7 @@ def test_columns_beyond_the_limit_are_left_out_by_name(
     monkeypatch.setattr(columns, "MAX_COLUMNS", 2)
     write(folder / "a.parquet", {"image": [JPEG], **{f"c{number}": [number] for number in range(4)}})
     found = listed()
-    assert found.sources[0].carried == {"c0": 0, "c1": 1}
+    assert found.sources[0].metadata == {"c0": 0, "c1": 1}
     assert found.leftovers.metadata == {
         "column c2 (one of more than 2)": 1,
         "column c3 (one of more than 2)": 1,

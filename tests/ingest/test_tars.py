@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from curation.errors import ChangedError, ProbeError
-from curation.ingest import tars
+from curation.ingest.containers import tars
 from curation.ingest.sources import open_source
+from curation.ledger.schemas import sources_to_table
 from curation.records import Source
-from curation.tables import sources_to_table, to_bytes
+from curation.storage.parquet import to_bytes
 from datasets_media import List
 
 
@@ -75,7 +76,7 @@ def test_second_names_are_read_and_what_is_no_file_is_counted(
     found = listed()
     assert names(found.sources) == ["a.jpg", "b.jpg"]
     assert [content(source) for source in found.sources] == [photos[0]] * 2
-    assert [source.carried for source in found.sources] == [{"caption": "one text for both"}] * 2
+    assert [source.metadata for source in found.sources] == [{"caption": "one text for both"}] * 2
     assert found.num_ignored == 0
     assert found.leftovers.metadata == {
         "link in a tar": 2,
@@ -100,7 +101,7 @@ def test_text_and_json_of_a_key_are_carried(listed: List, folder: Path) -> None:
     write_tar(folder / "a.tar", files)
     found = listed()
     assert {
-        name: source.carried for name, source in zip(names(found.sources), found.sources, strict=True)
+        name: source.metadata for name, source in zip(names(found.sources), found.sources, strict=True)
     } == {
         "0001.jpg": {"caption": "a red house", "similarity": 0.25},
         "0002.seg.png": {"key": "0002"},
@@ -359,7 +360,7 @@ def test_sidecars_in_any_case_and_what_is_no_text_is_named(listed: List, folder:
         "d.json": b'{"caption": "lone \\ud800", "license": "x"}',
     }
     write_tar(folder / "a.tar", files)
-    found = {source.uri.partition("#")[2]: source.carried for source in listed().sources}
+    found = {source.uri.partition("#")[2]: source.metadata for source in listed().sources}
     assert (found["IMG.JPG"], found["b.jpg"]) == ({"caption": "upper"}, {"caption": "this"})
     assert list(found["c.jpg"]) == ["carried_error"]
     assert found["d.jpg"]["license"] == "x"

@@ -14,8 +14,8 @@ import pytest
 import mutated
 import mutated_videos
 from curation.errors import SampleError
-from curation.judge import walk
-from curation.report.books import keep_books
+from curation.ledger.unit_state import scan_verdicts
+from curation.report.summary import summarize
 from datasets_media import ROOT, Bench, config_data, environment
 
 NUMBER = 2000
@@ -75,13 +75,13 @@ def test_damaged_images_go_through_a_run(vocabulary: Path, tmp_path: Path) -> No
     }
     bench = Bench(data | {"max_pixels": mutated.MAX_PIXELS})
     bench.run()
-    books = keep_books(bench.ledger, bench.pipeline)
-    totals = books.outcome_totals()["image sources"]
+    summary = summarize(bench.ledger, bench.pipeline)
+    totals = summary.outcome_totals()["image sources"]
     assert totals["in"] == 72 == totals["kept"] + totals["rejected"] + totals["failed"]
     assert totals["kept"] > 5
     errors = Counter(
         judged.verdict.reason
-        for _, unit in walk(bench.ledger, bench.pipeline)
+        for _, unit in scan_verdicts(bench.ledger, bench.pipeline)
         for judged in unit
         if judged.verdict.outcome == "failed"
     )

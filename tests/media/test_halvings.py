@@ -9,8 +9,9 @@ from curation.media.frame import Frame
 from curation.media.halvings import Halvings
 from curation.media.image import read_image
 from curation.media.resize import resize, view_size
+from curation.media.views import SpanCollector
 from curation.stage import Media, View
-from generated import a_source, texture
+from generated import a_sample, a_source, texture
 
 HALVED = View(short_side=64, halved=True)
 
@@ -74,7 +75,7 @@ def test_a_size_does_not_depend_on_which_others_are_asked_for():
 def test_an_image_is_shrunk_from_its_own_size_whatever_its_view():
     pixels = texture(700, 901)
     shown = [
-        Media(a_source(kind="image"), resize(pixels, view)[np.newaxis], np.zeros(1), Halvings(pixels))
+        Media(a_source(kind="image"), resize(pixels, view)[np.newaxis], np.zeros(1), [Halvings(pixels)])
         for view in (View(), View(short_side=100))
     ]
     (one,), (other,) = (media.shrunk(64) for media in shown)
@@ -84,7 +85,12 @@ def test_an_image_is_shrunk_from_its_own_size_whatever_its_view():
 
 def test_frames_are_shrunk_one_by_one_from_their_view():
     frames = np.stack([texture(256, 400, seed=seed) for seed in range(3)])
-    for small, frame in zip(Media(a_source(), frames, np.arange(3.0)).shrunk(64), frames, strict=True):
+    spans = SpanCollector([a_sample(0.0, 3.0)], [view := View(fps=1)])
+    for number, frame in enumerate(frames):
+        spans.push(Frame(float(number), number, lambda frame=frame: frame))
+    spans.finish()
+    media = spans.media(view, a_source(), a_sample(0.0, 3.0))
+    for small, frame in zip(media.shrunk(64), frames, strict=True):
         np.testing.assert_array_equal(small, Halvings(frame).at_short_side(64))
 
 

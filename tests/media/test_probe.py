@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from curation.ingest.suffixes import kind_of
+from curation.ledger.schemas import sources_to_table, table_to_sources
 from curation.media.probe import probe
 from curation.records import Source
-from curation.tables import sources_to_table, table_to_sources
 from generated import expected, scenes_of, write_video
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from curation.errors import DecodeError
+from curation.ledger.schemas import sources_to_table, table_to_sources
 from curation.media.decode import decode_recordings, decode_video, probe_video
 from curation.media.decoder import DecoderSettings, DecordDecoder, PyAVDecoder, decoder_for
 from curation.media.probe import probe
 from curation.media.timeline import Timeline, TimeStamps, timeline_of
 from curation.records import Source
-from curation.tables import sources_to_table, table_to_sources
 from generated import a_source, joined, write_video
 
 MS = Fraction(1, 1000)

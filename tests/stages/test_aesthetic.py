@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from curation.errors import ConfigError, DecodeError
-from curation.measure import isolate
+from curation.execution.worker.measure import isolate
 from curation.media.image import read_image
-from curation.models import resolve_revision
+from curation.pipeline.models import resolve_revision
 from curation.stage import Media, Setup, View
 from generated import a_sample, a_source, expected, measured, media_of, no_models, raises, texture
 from stages.aesthetic import AestheticConfig, AestheticStage, Scorer, load_head
@@ -322,7 +322,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered():
 
 
 def carrying(**carried):
-    return Media(a_source(kind="image", carried=carried), np.empty((0, 0, 0, 3), np.uint8), np.empty(0))
+    return Media(a_source(kind="image", metadata=carried), np.empty((0, 0, 0, 3), np.uint8), np.empty(0))
 
 
 def test_a_score_that_came_with_the_source_is_taken_and_no_model_is_needed():

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from curation.errors import DecodeError
-from curation.measure import isolate
+from curation.execution.worker.measure import isolate
 from curation.media.image import read_image
 from generated import a_sample, expected, measured, media_of, raises, texture
 from stages.color import ColorConfig, ColorStage, colorfulness

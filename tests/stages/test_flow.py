@@ -8,10 +8,10 @@ import torch
 from torchvision.models.optical_flow import raft_small
 
 from curation.errors import ConfigError, DecodeError, UnsupportedMediaError
-from curation.measure import isolate
+from curation.execution.worker.measure import isolate
 from curation.media.decode import decode_video
 from curation.media.resize import resize
-from curation.models import resolve_revision
+from curation.pipeline.models import resolve_revision
 from curation.stage import Setup, View
 from generated import a_sample, expected, measured, media_of, moving_square, no_models, raises, texture
 from stages.flow import FlowConfig, FlowStage

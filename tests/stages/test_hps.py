@@ -13,7 +13,7 @@ from PIL import Image
 from captioner.engines.base import Question
 from captioner.engines.modest import SidecarEngine
 from curation.errors import ConfigError, UnsupportedMediaError
-from curation.models import resolve_revision
+from curation.pipeline.models import resolve_revision
 from curation.records import Sample
 from curation.stage import Media, Setup
 from generated import a_source, texture
@@ -23,7 +23,7 @@ MODEL = "ViT-S-32-alt"
 
 
 def media(frames, **carried):
-    source = replace(a_source(kind="image"), carried=carried)
+    source = replace(a_source(kind="image"), metadata=carried)
     return Media(source, np.stack(frames), np.arange(float(len(frames))))
 
 
@@ -99,7 +99,7 @@ def test_files_that_are_no_checkpoint_of_the_model(tmp_path, checkpoint):
 def test_one_of_several_captions_is_the_prompt_that_the_captioner_draws():
     texts = ["a cat", "a dog", "a bird"]
     stages = [HpsStage(HpsConfig(weights="stand-in", seed=seed)) for seed in range(20)]
-    source = replace(a_source(kind="image"), carried={"caption": texts})
+    source = replace(a_source(kind="image"), metadata={"caption": texts})
     prompts = [stage._prompt(SAMPLE, source) for stage in stages]
     drawn = [
         SidecarEngine("caption", seed)
@@ -110,7 +110,7 @@ def test_one_of_several_captions_is_the_prompt_that_the_captioner_draws():
                     np.zeros((1, 4, 4, 3), np.uint8),
                     "image",
                     0.0,
-                    carried=source.carried,
+                    metadata=source.metadata,
                     sample_id=SAMPLE.sample_id,
                 )
             ]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from curation.errors import DecodeError
-from curation.measure import isolate
+from curation.execution.worker.measure import isolate
 from curation.stage import View
 from generated import a_sample, measured, media_of, raises, texture
 from stages.phash import PhashConfig, PhashStage

@@ -225,17 +225,17 @@ def test_readings_depend_on_no_more_than_the_lookback(settings):
     pictures = scenes_of([31, 40, 12, 155]) + FADE
     stage = splitter(**settings)
 
-    def readings(frames):
-        finder = stage.start(a_source(frame_rate=Fraction(FPS)), keeps_readings=True)
+    def frame_metrics(frames):
+        finder = stage.start(a_source(frame_rate=Fraction(FPS)), keeps_frame_metrics=True)
         spans_of(finder, frames, 1 / FPS)
-        return finder.readings
+        return finder.frame_metrics
 
     frames = list(as_frames(pictures))
-    whole = readings(frames)
+    whole = frame_metrics(frames)
     assert any(reading.change is None for reading in whole) == bool(settings)
     for first in range(0, len(frames), 3):
         start_s = frames[first].pts_s - stage.lookback_s
-        part = readings([frame for frame in frames if frame.pts_s >= start_s])
+        part = frame_metrics([frame for frame in frames if frame.pts_s >= start_s])
         assert part[-len(frames[first:]) :] == whole[first:]
 
 
@@ -243,9 +243,9 @@ def test_readings_depend_on_no_more_than_the_lookback(settings):
 def test_replayed_readings_give_the_same_spans(name):
     pictures = MIXTURES[name]
     stage, source = splitter(sample_fps=2.0), a_source(frame_rate=Fraction(FPS))
-    finder = stage.start(source, keeps_readings=True)
+    finder = stage.start(source, keeps_frame_metrics=True)
     spans = spans_of(finder, as_frames(pictures), 1 / FPS)
-    assert list(stage.replay(source, finder.readings, spans[-1].end_s)) == spans
+    assert list(stage.replay(source, finder.frame_metrics, spans[-1].end_s)) == spans
 
 
 def test_transnet_takes_a_video_in_one_piece():

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image, ImageFont
 
 from curation.errors import ConfigError, DecodeError
-from curation.measure import isolate
+from curation.execution.worker.measure import isolate
 from curation.media.image import read_image
 from curation.media.resize import resize
-from curation.models import resolve_revision
+from curation.pipeline.models import resolve_revision
 from curation.stage import Setup, View
 from generated import a_sample, expected, measured, media_of, raises, texture
 from pages import LINES, PADDLE_COVERAGE, PAGES, outline, page

@@ -19,7 +19,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from curation.errors import ConfigError, MissingDependencyError
-from curation.models import resolve_revision
+from curation.pipeline.models import resolve_revision
 from curation.records import Sample, Source
 from curation.stage import Media, Setup
 from pages import PADDLE_COVERAGE, PAGES, outline, page

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from curation.errors import DecodeError
-from curation.measure import isolate
+from curation.execution.worker.measure import isolate
 from curation.media.resize import resize
 from curation.media.views import GridCollector
 from generated import a_sample, a_source, frames_at, measured, media_of, raises, texture

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from curation.errors import TokenizeError
-from tokenize_shards.document import DocumentConfig, Draw, build, draw, parse, validate, vision_ids
-from tokenize_shards.text import TextTokenizer
+from tokenize_shards.documents.document import DocumentConfig, Draw, build, draw, parse, validate, vision_ids
+from tokenize_shards.documents.text import TextTokenizer
 
 # Emu3's own numbers, written out here so that a wrong constant in the code is seen.
 EOL, EOF, BOS, EOS, SOT, SOV, EOV, FIRST = 151846, 151847, 151849, 151850, 151851, 151852, 151853, 151854

@@ -19,13 +19,13 @@ from curation.storage import open_storage
 from curation.storage.local import LocalStorage
 from datasets_media import contents, curation
 from shard_samples import FakeLedger, grid_of, kept_sample
-from tokenize_shards.document import parse
-from tokenize_shards.export import FORMATS, export
-from tokenize_shards.manifest import read_manifest
-from tokenize_shards.rows import PACK_SCHEMA, document_of
-from tokenize_shards.shards import ShardConfig, ShardWriter
-from tokenize_shards.stream import ShardStream
-from tokenize_shards.verify import verify
+from tokenize_shards.documents.document import parse
+from tokenize_shards.shards.export import FORMATS, export
+from tokenize_shards.shards.manifest import read_manifest
+from tokenize_shards.shards.rows import PACK_SCHEMA, document_of
+from tokenize_shards.shards.stream import ShardStream
+from tokenize_shards.shards.verify import verify
+from tokenize_shards.shards.writer import ShardConfig, ShardWriter
 
 KEPT = {item.sample_id: item for item in (kept_sample(number) for number in range(40))}
 

@@ -16,12 +16,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from curation.errors import ConfigError
-from curation.select import Kept
+from curation.ledger.selection import Kept
 from curation.storage import open_storage
 from shard_samples import FakeLedger, kept_sample
-from tokenize_shards.loader import ShardDataset, collate_examples
-from tokenize_shards.rows import document_of
-from tokenize_shards.shards import ShardConfig, ShardWriter
+from tokenize_shards.shards.loader import ShardDataset, collate_examples
+from tokenize_shards.shards.rows import document_of
+from tokenize_shards.shards.writer import ShardConfig, ShardWriter
 
 CODES = 12
 SETTINGS: dict[str, Any] = {"context": 256, "shuffle_bytes": 12_000}

@@ -17,9 +17,9 @@ from hypothesis.extra.numpy import arrays
 
 from curation.errors import TokenizeError
 from datasets_media import curation
-from tokenize_shards.document import parse
+from tokenize_shards.documents.document import parse
+from tokenize_shards.documents.text import TextTokenizer
 from tokenize_shards.preference import CANDIDATES, Choice, PreferenceConfig, _ranks, choose
-from tokenize_shards.text import TextTokenizer
 
 CONFIG = PreferenceConfig()
 

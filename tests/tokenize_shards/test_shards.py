@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from curation.errors import ConfigError
-from curation.select import Kept
+from curation.ledger.selection import Kept
 from curation.storage import open_storage
 from shard_samples import FOLDER, FakeLedger, grid_of, kept_sample
-from tokenize_shards.document import parse
-from tokenize_shards.rows import document_of
-from tokenize_shards.shards import ShardConfig, ShardWriter, Written
-from tokenize_shards.text import TextTokenizer
+from tokenize_shards.documents.document import parse
+from tokenize_shards.documents.text import TextTokenizer
+from tokenize_shards.shards.rows import document_of
+from tokenize_shards.shards.writer import ShardConfig, ShardWriter, Written
 
 COLUMNS = (  # DESIGN.md, section 11, and what a document is made of
     "sample_id source_id source_uri kind start_s end_s split caption meta codes grid_t grid_h grid_w fps "

@@ -12,16 +12,16 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from curation import tables
 from curation.errors import ConfigError, TokenizeError
-from curation.measure import isolate
+from curation.execution.worker.measure import isolate
+from curation.ledger import schemas
 from curation.media.resize import resize
-from curation.models import resolve_revision
+from curation.pipeline.models import resolve_revision
 from curation.records import Row, Sample, Source
 from curation.stage import Media, Setup
-from tokenize_shards.document import DocumentConfig
-from tokenize_shards.emu3 import Emu3Tokenizer
-from tokenize_shards.stage import TokenConfig, TokenStage
+from tokenize_shards.documents.document import DocumentConfig
+from tokenize_shards.vision.emu3 import Emu3Tokenizer
+from tokenize_shards.vision.stage import TokenConfig, TokenStage
 
 SOURCE = Source(source_id="source", uri="file", kind="video", size_bytes=1, etag="1")
 IMAGE = Sample(sample_id="image", source_id="source", kind="image")
@@ -124,8 +124,8 @@ def test_batch_equals_singles_and_fits_the_ledger(stage: TokenStage) -> None:
     assert rows == [
         row for sample, item in zip(samples, items, strict=True) for row in stage.measure([sample], [item])
     ]
-    stored = tables.rows_to_table([Row(str(at), row) for at, row in enumerate(rows)], TokenStage.columns)
-    assert [row.values for row in tables.table_to_rows(stored)] == rows
+    stored = schemas.rows_to_table([Row(str(at), row) for at, row in enumerate(rows)], TokenStage.columns)
+    assert [row.values for row in schemas.table_to_rows(stored)] == rows
 
 
 def test_frames_over_a_group_of_four_are_dropped(stage: TokenStage) -> None:

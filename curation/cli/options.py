@@ -1,0 +1,82 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from curation.storage.paths import expand_path
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def path_text(text: str) -> str:
+    """Type of an option that names a file, a folder or a URL: as curation/storage/paths.py reads it."""
+    try:
+        return expand_path(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def expanded_path(text: str) -> Path:
+    """The same as a `Path`."""
+    return Path(path_text(text))
+
+
+CONFIG = click.option(
+    "--config", "-c", "path", required=True, type=path_text, metavar="FILE", help="YAML configuration."
+)
+OVERRIDES = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a setting, such as images.aesthetic.min_score=5.2; null drops a section.",
+)
+# --input and --output are settings: the configuration expands them.
+INPUTS = click.option(
+    "--input", "inputs", multiple=True, metavar="FOLDER", help="Read these folders instead."
+)
+OUTPUT = click.option("--output", metavar="FOLDER", help="Write there instead.")
+ADDRESS = click.option(
+    "--address", metavar="ADDRESS", help="Ray cluster; by default one is started on this machine."
+)
+LIMIT = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Take up at most N sources.")
+RETRY_FAILED = click.option("--retry-failed", is_flag=True, help="Try again what failed.")
+ACCEPT_NEW_MODELS = click.option(
+    "--accept-new-models", is_flag=True, help="Measure anew with models that changed under their name."
+)
+SHARDS = click.argument("folder", required=False, type=path_text)
+SHARDS_CONFIG = click.option(
+    "--config",
+    "-c",
+    "path",
+    type=path_text,
+    metavar="FILE",
+    help="Take the shards of this configuration.",
+)
+SHARDS_OUTPUT = click.option("--output", metavar="FOLDER", help="With --config: its output is there instead.")
+
+
+def config_options(command: F) -> F:
+    """A configuration, and settings that replace its own."""
+    return _with(command, CONFIG, OVERRIDES, INPUTS, OUTPUT)
+
+
+def work_options(command: F) -> F:
+    """How a command that measures goes about it."""
+    return _with(command, ADDRESS, LIMIT, RETRY_FAILED, ACCEPT_NEW_MODELS)
+
+
+def shards_options(command: F) -> F:
+    """Shards, by their folder or by the configuration of their run."""
+    return _with(command, SHARDS, SHARDS_CONFIG, SHARDS_OUTPUT)
+
+
+def _with(command: F, *options: Callable[[F], F]) -> F:
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -1,0 +1,12 @@
+"""Settings: what a configuration may hold, and reading it from YAML."""
+
+from curation.config.config import (
+    BranchChoice,
+    Config,
+    RuleChoice,
+    StageChoice,
+    load_config,
+    parse_config,
+)
+
+__all__ = ["BranchChoice", "Config", "RuleChoice", "StageChoice", "load_config", "parse_config"]

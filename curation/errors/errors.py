@@ -1,0 +1,108 @@
+"""The error tree, ordered by what a run does about each error.
+
+CurationError
+├── ConfigError              exit 2, before any work
+├── EnvironmentFault         exit 3, before any work
+│   ├── MissingDependencyError
+│   └── DeviceMemoryFault    one sample alone does not fit: stop
+├── ContractError            a stage broke its own declaration: stop
+├── LedgerError              damaged file or summary that don't balance: stop, nothing lost
+├── StorageError             input or output out of reach: stop, nothing lost
+│   └── WriteConflict        someone else wrote first: read again and merge
+├── WorkerError              replace the worker, retry its unit
+└── SampleError              record the sample as FAILED, go on
+    ├── ProbeError  ├── ChangedError  ├── DecodeError  ├── UnsupportedMediaError
+    ├── MeasureError  ├── CaptionError  ├── TokenizeError  └── PoisonSource
+
+Every constructor takes one message, because extra positional arguments do not survive pickling
+between processes. Secrets in it are hidden.
+"""
+
+from curation.errors.redaction import redact
+
+
+class CurationError(Exception):
+    """Anything that this project raises on purpose."""
+
+    exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
+
+
+class ConfigError(CurationError):
+    """The configuration or the command line cannot be carried out as written."""
+
+    exit_code = 2
+
+
+class EnvironmentFault(CurationError):
+    """This machine lacks something that the configuration asks for."""
+
+    exit_code = 3
+
+
+class MissingDependencyError(EnvironmentFault):
+    """A package or a model's files are not here; the message names what to install."""
+
+
+class DeviceMemoryFault(EnvironmentFault):
+    """A GPU has too little memory for what a stage does."""
+
+
+class ContractError(CurationError):
+    """A stage returned something other than what it declares."""
+
+
+class LedgerError(CurationError):
+    """A ledger file is damaged, or the counts don't add up."""
+
+
+class StorageError(CurationError):
+    """The input or the output cannot be reached."""
+
+    exit_code = 3
+
+
+class WriteConflict(StorageError):
+    """The object was written by someone else since it was read."""
+
+
+class WorkerError(CurationError):
+    """A worker is in no state to go on; its unit is retried elsewhere."""
+
+
+class SampleError(CurationError):
+    """One sample (or source) could not be measured; the rest of the run goes on."""
+
+
+class ProbeError(SampleError):
+    """The file is not media, or its header cannot be read."""
+
+
+class ChangedError(SampleError):
+    """The file is not the one that was listed any more; the next run takes the new one up."""
+
+
+class DecodeError(SampleError):
+    """The header is fine, the pixels are not."""
+
+
+class UnsupportedMediaError(SampleError):
+    """Decodable, but not something that this stage can measure."""
+
+
+class MeasureError(SampleError):
+    """A stage raised something that it does not declare; the message names it."""
+
+
+class CaptionError(SampleError):
+    """No acceptable caption was obtained."""
+
+
+class TokenizeError(SampleError):
+    """Pixels or text could not be turned into tokens."""
+
+
+class PoisonSource(SampleError):
+    """The source killed its worker again and again."""

@@ -1,0 +1,22 @@
+"""Text that comes from data, such as a name or an error, as a terminal or a page may show it."""
+
+from __future__ import annotations
+
+_CONTROLS = {
+    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in ("\n", "\t")
+}
+
+
+def visible(text: str) -> str:
+    """`text` with control characters spelled out, such as the escape that would color a terminal."""
+    return text.translate(_CONTROLS)
+
+
+def on_one_line(text: str) -> str:
+    """`visible`, with line breaks spelled out too, as a name may hold them."""
+    return visible(text).replace("\n", "\\n")
+
+
+def spelled(text: str) -> str:
+    r"""`text` as it can be stored: half of a surrogate pair, which is no character, stands as \udc80."""
+    return text.encode("utf-8", "backslashreplace").decode()

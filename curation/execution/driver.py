@@ -1,0 +1,346 @@
+"""Workers on Ray: who does which unit, and what happens when one dies.
+
+Ray carries: processes, placement, transport. Decided here: one unit per worker at a time, so that a
+dead worker points at its unit; that unit is then tried source by source, so that the culprit is
+found and the others come through; and a worker that shows no progress is killed like a dead one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from curation.errors import WorkerError
+from curation.execution.cluster import choose_device, cluster_cpus, connect, num_gpu_places, starts_here
+from curation.execution.plan import Task
+from curation.execution.requests import PendingSegments, Request, requests_of
+from curation.execution.tasks import A, R, in_process, on_cluster
+from curation.execution.worker.measure import Metrics
+from curation.execution.worker.video_pass import SegmentResult
+from curation.execution.worker.worker import UnitWorker, commit_probed, record_poison, record_unlisted
+from curation.ledger import Ledger
+from curation.records import Source
+
+if TYPE_CHECKING:
+    from curation.execution.progress import ProgressListener
+    from curation.pipeline import Pipeline
+
+POLL_S = 0.5
+FEW_CALLS = 3
+"""So many calls take less time than starting Ray."""
+CHECK_S = 30.0
+"""How often a busy worker is asked whether it gets on; more often if `stall_timeout_s` is short."""
+
+
+class _Died(Exception):
+    """A worker process is gone."""
+
+
+@dataclass
+class _Busy:
+    """A worker at work: on what, and when it was last asked how it gets on."""
+
+    worker: Any
+    asked_at: float = field(default_factory=time.monotonic)
+
+
+class Pool:
+    """Workers that are started when the first task comes, each with one unit at a time."""
+
+    def __init__(
+        self, pipeline: Pipeline, ledger: Ledger, address: str | None, progress: ProgressListener
+    ) -> None:
+        self._pipeline = pipeline
+        self._ledger = ledger
+        self._address = address
+        self._progress = progress
+        self._idle: list[Any] = []
+        self._num_workers = 0
+        self._device: Literal["cpu", "cuda"] = "cpu"
+        self._gpus_per_worker = 0.0
+        self._owns_ray = False
+        self._actors: list[Any] = []
+        self._segments = PendingSegments()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the workers at once: what they had not committed is done again by the next run."""
+        if not self._actors and not self._owns_ray:
+            return
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+        if self._owns_ray:
+            ray.shutdown()
+
+    def use(self, pipeline: Pipeline) -> None:
+        """Work by this pipeline from the next pass on; only the binding of its steps may differ."""
+        self._pipeline = pipeline
+        for worker in list(self._idle):
+            try:
+                _result(worker.use.remote(pipeline))
+            except _Died:
+                self._idle.remove(worker)
+                self._drop_worker(worker)
+
+    def do(self, tasks: list[Task]) -> Metrics:
+        """Do all tasks of a pass, retrying those whose worker died."""
+        import ray
+
+        waiting = [request for task in reversed(tasks) for request in reversed(requests_of(task))]
+        self._start(len(waiting))
+        metrics, self._segments = Metrics(), PendingSegments()
+        busy: dict[Any, tuple[_Busy, Request]] = {}
+        while waiting or busy:
+            while waiting and self._idle:
+                worker, request = self._idle.pop(), waiting.pop()
+                busy[request.start(worker)] = _Busy(worker), request
+            done, _ = ray.wait(list(busy), timeout=POLL_S)
+            for ref in done:
+                at, request = busy.pop(ref)
+                result = self._collect(ref, at.worker, request)
+                if isinstance(result, SegmentResult):
+                    waiting += self._segments.add(request, result)
+                else:
+                    metrics.add(result)
+                    self._progress.advance(request.task.num_sources)
+            self._kill_silent(at for at, _ in busy.values())
+            waiting = [request for request in waiting if self._segments.wants(request)]
+        return metrics
+
+    def spread(self, function: Callable[[A], R], arguments: Sequence[A]) -> Iterator[R]:
+        """Independent calls, their results in order, as tasks of the cluster.
+
+        A few calls of a run on this machine that has not started Ray so far are made here.
+        """
+        if not self._num_workers and starts_here(self._address) and len(arguments) <= FEW_CALLS:
+            return in_process(function, arguments)
+        self._connect()
+        return on_cluster(function, arguments, limit=2 * self._num_workers)
+
+    def _start(self, num_tasks: int) -> None:
+        self._connect()
+        while len(self._actors) < min(self._num_workers, num_tasks):
+            self._idle.append(self._new_worker())
+
+    def _connect(self) -> None:
+        if not self._num_workers:
+            self._owns_ray = connect(self._address, self._pipeline.config.run.workers)
+            self._device = choose_device(self._pipeline.config.general.device)
+            self._gpus_per_worker = self._worker_gpus()
+            self._num_workers = min(
+                self._pipeline.config.run.workers or cluster_cpus(), num_gpu_places(self._gpus_per_worker)
+            )
+            self._num_workers = max(1, self._num_workers)
+
+    def _new_worker(self) -> Any:
+        actor = _worker_class(self._gpus_per_worker)
+        worker = actor.remote(self._pipeline, self._device)
+        self._actors.append(worker)
+        return worker
+
+    def _worker_gpus(self) -> float:
+        """GPUs of each worker: as many as one of its stages must have whole, or the share that is set."""
+        if self._device == "cpu":
+            return 0.0
+        asked = [step.stage.num_gpus() for step in self._pipeline.steps() if step.stage.uses_gpu]
+        share = self._pipeline.config.run.gpus_per_worker
+        return max([share if number is None else float(number) for number in asked], default=0.0)
+
+    def _drop_worker(self, worker: Any) -> None:
+        import ray
+
+        ray.kill(worker)
+        self._actors.remove(worker)
+
+    def _collect(self, ref: Any, worker: Any, request: Request) -> Metrics | SegmentResult:
+        """The result of a request; if its worker died, that of its unit, source by source."""
+        try:
+            result: Metrics | SegmentResult = _result(ref)
+        except _Died as died:
+            task = request.task
+            self._progress.say(f"a worker died on unit {task.unit} ({died}); trying its sources one by one")
+            self._drop_worker(worker)
+            self._idle.append(self._new_worker())
+            if task.phase == "list":
+                return self._list_again(task)
+            if task.phase == "probe":
+                return self._probe_one_by_one(task)
+            return self._part_again(request) if task.parts else self._one_by_one(task)
+        self._idle.append(self._fresh(worker))
+        return result
+
+    def _fresh(self, worker: Any) -> Any:
+        """The worker, or a new one in its place if it holds too much memory."""
+        limit = self._pipeline.config.run.max_rss_bytes
+        if limit is None:
+            return worker
+        try:
+            held = _result(worker.rss_bytes.remote())
+        except _Died:
+            held = math.inf
+        if held <= limit:
+            return worker
+        self._progress.say(f"a worker holds {held / 1e6:.0f} MB: replacing it")
+        self._drop_worker(worker)
+        return self._new_worker()
+
+    def _list_again(self, task: Task) -> Metrics:
+        (container,) = task.sources
+        if self._alone(container.uri, Request(task).start) is None:
+            record_unlisted(self._ledger, task, self._pipeline.config.run.max_kills)
+        return Metrics()
+
+    def _probe_one_by_one(self, task: Task) -> Metrics:
+        metrics, probed = Metrics(), []
+        for source in task.sources:
+            found = self._alone(source.uri, _probing(source))
+            if found is None:
+                found = replace(
+                    source, error_type="PoisonSource", error="killed the worker that read its header"
+                )
+            probed.append(found)
+            metrics.record("probe", rows=1, failed=int(not found.ok))
+        commit_probed(self._pipeline, self._ledger, task, probed)
+        return metrics
+
+    def _one_by_one(self, task: Task) -> Metrics:
+        metrics = Metrics()
+        for source_id, uri in self._uris(task).items():
+            single = replace(task, only=frozenset([source_id]))
+            result = self._alone(uri, Request(single).start)
+            metrics.add(self._blame(single) if result is None else result)
+        return metrics
+
+    def _part_again(self, request: Request) -> Metrics | SegmentResult:
+        """The only source is known; a part of it, or the whole put together, is tried alone."""
+        if not self._segments.wants(request):
+            return SegmentResult()
+        (uri,) = self._uris(request.task).values()
+        result: Metrics | SegmentResult | None = self._alone(uri, request.start)
+        if result is None:
+            self._segments.give_up(request.task)
+            return self._blame(request.task)
+        return result
+
+    def _uris(self, task: Task) -> dict[str, str]:
+        """Source id -> URI of what a task is about."""
+        uris = {source.source_id: source.uri for source in self._ledger.sources(task.unit)}
+        return {source_id: uris[source_id] for source_id in sorted(task.only or uris)}
+
+    def _blame(self, task: Task) -> Metrics:
+        """The task's only source killed every worker that took it."""
+        (source_id,) = self._uris(task)
+        record_poison(self._pipeline, self._ledger, task, source_id, self._pipeline.config.run.max_kills)
+        return Metrics()
+
+    def _alone(self, uri: str, call: Callable[[Any], Any]) -> Any:
+        """The result of a call that concerns one source; None if it killed `max_kills` workers."""
+        import ray
+
+        for _ in range(self._pipeline.config.run.max_kills):
+            worker = self._idle.pop() if self._idle else self._new_worker()
+            ref, at = call(worker), _Busy(worker)
+            while not ray.wait([ref], timeout=POLL_S)[0]:
+                self._kill_silent([at])
+            try:
+                result = _result(ref)
+            except _Died as died:
+                self._progress.say(f"{uri} killed its worker ({died})")
+                self._drop_worker(worker)
+            else:
+                self._idle.append(worker)
+                return result
+        return None
+
+    def _kill_silent(self, requests: Iterable[_Busy]) -> None:
+        """Kill workers without progress; their task then ends as that of any dead worker."""
+        import ray
+
+        limit_s = self._pipeline.config.run.stall_timeout_s
+        for request in requests:
+            if time.monotonic() - request.asked_at < min(limit_s / 2, CHECK_S):
+                continue
+            request.asked_at = time.monotonic()
+            answer = request.worker.silence.remote()
+            if not ray.wait([answer], timeout=POLL_S)[0]:
+                continue  # still starting
+            try:
+                uri, silent_s = ray.get(answer)
+            except ray.exceptions.RayError:
+                continue  # dead already
+            if silent_s > limit_s:
+                self._progress.say(
+                    f"no progress on {uri or 'its models'} for {silent_s:.0f} s: killing the worker"
+                )
+                ray.kill(request.worker)
+
+
+def _probing(source: Source) -> Callable[[Any], Any]:
+    return lambda worker: worker.probe.remote(source)
+
+
+def _result(ref: Any) -> Any:
+    """The value behind a reference.
+
+    Raises:
+        _Died: the worker is gone.
+        CurationError: what the worker raised.
+    """
+    import ray
+
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, WorkerError):
+            raise _Died(str(error.cause)) from error
+        raise error.cause from error
+    except (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError) as error:
+        raise _Died(type(error).__name__) from error
+
+
+def _worker_class(num_gpus: float) -> Any:
+    """`UnitWorker` as a Ray actor with a second thread that tells the watchdog how it is getting on."""
+    import ray
+
+    @ray.remote(
+        num_cpus=1,
+        num_gpus=num_gpus,
+        max_restarts=0,
+        concurrency_groups={"watch": 1},
+    )
+    class Worker:
+        def __init__(self, pipeline: Pipeline, device: Literal["cpu", "cuda"]) -> None:
+            self._worker = UnitWorker(pipeline, device)
+
+        def use(self, pipeline: Pipeline) -> None:
+            self._worker.use(pipeline)
+
+        def work(self, task: Task) -> Metrics:
+            return self._worker.work(task)
+
+        def process_segment(self, task: Task, number: int) -> SegmentResult:
+            return self._worker.process_segment(task, number)
+
+        def merge(self, task: Task, results: tuple[SegmentResult, ...]) -> Metrics:
+            return self._worker.merge(task, results)
+
+        def probe(self, source: Source) -> Source:
+            return self._worker.probe(source)
+
+        def rss_bytes(self) -> int:
+            return self._worker.rss_bytes()
+
+        @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
+        def silence(self) -> tuple[str, float]:
+            """The source in hand, and seconds since the last progress on it."""
+            heartbeat = self._worker.heartbeat
+            return heartbeat.uri, time.monotonic() - heartbeat.progressed_at
+
+    return Worker

@@ -1,0 +1,1 @@
+"""What one worker process does with a unit: decode, measure, commit. Knows no Ray."""

@@ -1,0 +1,178 @@
+"""What a worker does with a task. Knows no Ray: the same code runs in a test in this process."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from curation.errors import PoisonSource, ProbeError, SampleError
+from curation.errors.isolation import isolated
+from curation.execution.plan import Task
+from curation.execution.worker.measure import Metrics, failed_row
+from curation.execution.worker.unit import Heartbeat, UnitRun
+from curation.execution.worker.video_pass import SegmentResult
+from curation.ingest.containers.index import ListingIndex
+from curation.ingest.sources import open_source
+from curation.ledger import Ledger
+from curation.ledger.schemas import sources_to_table
+from curation.ledger.unit_state import PROBE, load_unit, source_verdict
+from curation.ledger.versions import settle
+from curation.media.probe import failed, probe
+from curation.pipeline import Pipeline
+from curation.pipeline.rules import Step
+from curation.records import Source
+from curation.stage import Setup, Stage
+from curation.storage import open_storage
+
+
+class UnitWorker:
+    """Works on units, keeping the stages of a pass set up from one unit to the next."""
+
+    def __init__(self, pipeline: Pipeline, device: Literal["cpu", "cuda"]) -> None:
+        self._pipeline = pipeline
+        self._device = device
+        self._ledger = Ledger(open_storage(pipeline.config.general.output))
+        self._index = ListingIndex(self._ledger.storage)
+        self._ready: dict[str, Stage[Any]] = {}
+        self._phase = ""
+        self._services: Mapping[str, Mapping[str, str]] = {}
+        self.heartbeat = Heartbeat()
+
+    def use(self, pipeline: Pipeline) -> None:
+        """Work by this pipeline from now on; stages that are set up stay so."""
+        self._pipeline = pipeline
+
+    def work(self, task: Task) -> Metrics:
+        """Do a task and commit what came out.
+
+        Raises:
+            CurationError: nothing that concerns one sample alone; those end as failed rows.
+        """
+        self._enter(task)
+        if task.phase == "list":
+            return self._list(task)
+        return self._probe(task) if task.phase == "probe" else self._unit(task).run()
+
+    def process_segment(self, task: Task, number: int) -> SegmentResult:
+        """Look at one of the task's parts; nothing is committed."""
+        self._enter(task)
+        return self._unit(task).process_segment(task.parts[number])
+
+    def merge(self, task: Task, results: Sequence[SegmentResult]) -> Metrics:
+        """Put the task's parts together and commit what came out."""
+        self._enter(task)
+        return self._unit(task).merge(results)
+
+    def _enter(self, task: Task) -> None:
+        if task.phase != self._phase:
+            self._ready.clear()
+            self._phase = task.phase
+        self._services = task.services
+        self.heartbeat.renew("")
+
+    def _unit(self, task: Task) -> UnitRun:
+        return UnitRun(self._pipeline, self._ledger, task, self._stage, self.heartbeat)
+
+    def _stage(self, step: Step) -> Stage[Any]:
+        """The step's stage with its weights loaded; loaded once per pass."""
+        if step.key not in self._ready:
+            services = self._services.get(step.key, {})
+            step.stage.setup(Setup(self._device, self._pipeline.revisions(step), services))
+            self._ready[step.key] = step.stage
+            self.heartbeat.renew()
+        return self._ready[step.key]
+
+    def _list(self, task: Task) -> Metrics:
+        """Look into containers, and keep in the index what they hold."""
+        for container in task.sources:
+            self.heartbeat.renew(container.uri)
+            self._index.list_now(container, self.heartbeat.renew)
+        return Metrics()
+
+    def _probe(self, task: Task) -> Metrics:
+        """Read the headers of a new unit, or those of an old one whose files are read again."""
+        metrics, sources = Metrics(), []
+        for source in task.sources:
+            started = time.perf_counter()
+            probed = self.probe(source)
+            sources.append(probed)
+            metrics.record(PROBE, rows=1, failed=int(not probed.ok), seconds=time.perf_counter() - started)
+        commit_probed(self._pipeline, self._ledger, task, sources)
+        return metrics
+
+    @staticmethod
+    def rss_bytes() -> int:
+        """Memory that this process holds, shared pages included."""
+        resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return resident_pages * resource.getpagesize()
+
+    def probe(self, source: Source) -> Source:
+        """The source with what its header says, or with the error that reading it met."""
+        self.heartbeat.renew(source.uri)
+        if source.kind == "container":
+            return self._index.checked(source, self.heartbeat.renew)
+        fresh = replace(source, error_type=None, error=None, content_hash=None)
+        try:
+            with open_source(fresh) as path:
+                probed = probe(fresh, path, self._pipeline.config.general.max_pixels)
+            with isolated(ProbeError):
+                sources_to_table([probed])  # a header may say numbers that fit no column
+        except SampleError as error:
+            return failed(source, error)
+        return probed
+
+
+def commit_probed(pipeline: Pipeline, ledger: Ledger, task: Task, sources: list[Source]) -> None:
+    """Write what a probing task found: a new unit, or over the one whose files were read again."""
+    if not task.known:
+        ledger.commit_sources(task.unit, sources)
+        return
+    settled = settle(task.known, sources)
+    # First, so that a run that is killed in between finds the difference again.
+    _drop_rows_of_changed(pipeline, ledger, task.unit, settled)
+    ledger.replace_sources(task.unit, settled)
+
+
+def _drop_rows_of_changed(pipeline: Pipeline, ledger: Ledger, unit: int, settled: list[Source]) -> None:
+    """Take out rows that were made of what came along with a source, where that is another thing now."""
+    steps = [step for step in pipeline.steps() if step.stage.reads_metadata()]
+    if not steps:
+        return
+    now = {source.source_id: source.metadata for source in settled}
+    state = load_unit(ledger, pipeline, unit)
+    changed = [
+        source for source in state.sources if now.get(source.source_id, source.metadata) != source.metadata
+    ]
+    samples = [
+        judged.sample for source in changed for judged in source_verdict(pipeline, state, source).samples
+    ]
+    ids = {part.sample_id for sample in samples for part in (sample, *pipeline.windows(sample))}
+    for step in steps:
+        if ids & set(state.rows.get(step.key, {})):
+            columns = step.stage.columns
+            ledger.commit(step.name, step.fingerprint, unit, [], columns, replaces=ids)
+
+
+def record_unlisted(ledger: Ledger, task: Task, kills: int) -> None:
+    """Note that the task's containers kill whoever lists them, so that they are failed sources."""
+    for container in task.sources:
+        error = f"killed its worker {kills} times when it was listed"
+        ListingIndex(ledger.storage).give_up(container, PoisonSource.__name__, error)
+
+
+def record_poison(pipeline: Pipeline, ledger: Ledger, task: Task, source_id: str, kills: int) -> None:
+    """Write FAILED rows for a source that keeps killing its workers, wherever it waits in this task."""
+    error = PoisonSource(f"killed its worker {kills} times in the {task.phase} pass")
+    state = load_unit(ledger, pipeline, task.unit, recompute=task.recompute)
+    source = next(source for source in state.sources if source.source_id == source_id)
+    judged = source_verdict(pipeline, state, source)
+    waiting = [(leaf.verdict.needs, leaf.sample.sample_id) for leaf in judged.leaves()]
+    for step, sample_id in waiting or [(judged.verdict.needs, source_id)]:
+        if step is not None and step.key in task.steps:
+            replaces = [sample_id] if task.recompute.stages else []
+            rows = [failed_row(sample_id, error)]
+            ledger.commit(step.name, step.fingerprint, task.unit, rows, step.stage.columns, replaces=replaces)

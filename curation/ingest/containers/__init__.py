@@ -1,0 +1,1 @@
+"""Files that hold sources: tars, Parquet and lists of paths or URLs."""

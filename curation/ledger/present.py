@@ -1,0 +1,112 @@
+"""Which sources of the ledger are in the inputs now: those of the last listing, each in one version.
+
+    <output>/listing/present.parquet    uri and etag of everything that the last run listed
+
+The ledger keeps what was measured of a file that is gone, so that nothing is measured again if it comes
+back. Commands that do not list ask here, too, and so say what the last run knew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.errors import LedgerError
+from curation.ingest.locator import LEADING_DOTS
+from curation.ledger import Ledger
+from curation.records import Source
+from curation.storage import Storage, open_storage, parquet
+
+PRESENT = "listing/present.parquet"
+_LISTED = pa.schema([("uri", pa.string()), ("etag", pa.string())])
+_COLUMNS = ("source_id", "uri", "etag", "kind")
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Sources of the ledger that do not count.
+
+    Attributes:
+        gone: Id -> URI of the sources that are no longer in the inputs.
+        replaced: Ids of the other versions of files: a source is one version of a file.
+    """
+
+    gone: Mapping[str, str] = field(default_factory=dict)
+    replaced: frozenset[str] = frozenset()
+
+    def __contains__(self, source_id: object) -> bool:
+        return source_id in self.gone or source_id in self.replaced
+
+
+def remember_listing(storage: Storage, sources: Sequence[Source]) -> None:
+    """Write what is in the inputs now; left alone if it says so already."""
+    columns = {"uri": [source.uri for source in sources], "etag": [source.etag for source in sources]}
+    data = parquet.to_bytes(pa.table(columns, schema=_LISTED))
+    if storage.read(PRESENT) != data:
+        storage.write(PRESENT, data)
+
+
+def absent_sources(ledger: Ledger) -> Absent:
+    """Compare the ledger with the last listing.
+
+    Of the versions of a file, the one with the listed etag counts, else the newest: it may be the same
+    bytes under another date, and the next run finds out. Without a listing nothing is gone.
+    """
+    known = ledger.sources_table(_COLUMNS)
+    listed = _listed(ledger.storage)
+    names = match_names(known["uri"])
+    is_listed = np.ones(known.num_rows, bool)
+    is_current = np.zeros(known.num_rows, bool)
+    if listed is not None:
+        places = pc.index_in(names, value_set=match_names(listed["uri"]))
+        is_listed = np.asarray(places.is_valid())
+        is_current = np.asarray(pc.equal(known["etag"], listed["etag"].take(places)).fill_null(False))
+    stands = _newest(names, is_current)
+    # A container that could not be listed is a source as long as that is so.
+    is_media = np.asarray(pc.not_equal(known["kind"], "container"))
+    gone = known.filter(pa.array(stands & ~is_listed & is_media))
+    replaced = known.filter(pa.array(~stands | (~is_listed & ~is_media)))
+    return Absent(
+        dict(zip(gone["source_id"].to_pylist(), gone["uri"].to_pylist(), strict=True)),
+        frozenset(replaced["source_id"].to_pylist()),
+    )
+
+
+def absent_beside(shards: str) -> Absent:
+    """The absent sources of the output that a folder of shards lies in; none where it lies in no output.
+
+    Raises:
+        StorageError: the folder can't be read.
+    """
+    ledger = Ledger(open_storage(str(Path(shards).resolve().parent.parent)))
+    return absent_sources(ledger) if ledger.storage.find(PRESENT) else Absent()
+
+
+def match_names(uris: pa.ChunkedArray) -> pa.Array:
+    """`plain_uri` of a column."""
+    return pc.replace_substring_regex(uris, LEADING_DOTS, r"\1").combine_chunks()
+
+
+def _newest(names: pa.Array, is_current: np.ndarray) -> np.ndarray:
+    """Of the rows of each name, whether it is the last current one, or the last one if none is current."""
+    codes = names.dictionary_encode().indices.to_numpy()
+    order = np.lexsort((np.arange(len(codes)), is_current, codes))
+    is_last = np.diff(codes[order], append=-1) != 0
+    stands = np.zeros(len(codes), bool)
+    stands[order[is_last]] = True
+    return stands
+
+
+def _listed(storage: Storage) -> pa.Table | None:
+    data = storage.read(PRESENT)
+    if data is None:
+        return None
+    try:
+        return parquet.from_bytes(data, PRESENT)
+    except LedgerError:
+        return None  # it is only a copy; the next run writes it anew

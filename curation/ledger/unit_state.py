@@ -1,0 +1,237 @@
+"""A unit as it stands: its sources, the rows measured so far, and a verdict for each of them.
+
+The planner asks it what is missing, the worker what to do next, the report what became of everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from curation.ledger import Ledger
+from curation.ledger.present import Absent, absent_sources
+from curation.pipeline import Branch, Pipeline
+from curation.pipeline.rules import KEPT, Rows, Step, Verdict, decide, steps_of
+from curation.records import Outcome, Row, Sample, Source
+
+
+@dataclass(frozen=True)
+class RecomputePolicy:
+    """Rows that a run treats as if they were missing.
+
+    Attributes:
+        stages: Names of the stages concerned.
+        only_failed: Only their failed rows; else all of them.
+    """
+
+    stages: frozenset[str] = frozenset()
+    only_failed: bool = True
+
+    def counts_as_missing(self, stage: str, row_failed: bool) -> bool:
+        """Whether a row of this stage counts as missing."""
+        return stage in self.stages and (row_failed or not self.only_failed)
+
+
+NO_RECOMPUTE = RecomputePolicy()
+PROBE = "probe"
+"""The name under which reading a header can be repeated and reported, though it is no stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleVerdict:
+    """A sample, its rows by step, its verdict; `windows` only where they are not the sample itself."""
+
+    sample: Sample
+    rows: Rows
+    verdict: Verdict
+    windows: tuple[SampleVerdict, ...] = ()
+
+    def leaves(self) -> tuple[SampleVerdict, ...]:
+        """What ends up in a shard or not: the windows, or the sample itself."""
+        return self.windows or (self,)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceVerdict:
+    """A source, its samples so far, and a verdict that sums theirs up."""
+
+    source: Source
+    samples: tuple[SampleVerdict, ...]
+    verdict: Verdict
+    error: str | None = None
+
+    def leaves(self) -> Iterator[SampleVerdict]:
+        """The leaves of all samples."""
+        for sample in self.samples:
+            yield from sample.leaves()
+
+
+@dataclass
+class UnitState:
+    """The sources of a unit and every row that this pipeline's steps have for them."""
+
+    unit: int
+    sources: list[Source]
+    rows: dict[str, dict[str, Row]] = field(default_factory=dict)
+    gone: list[Source] = field(default_factory=list)
+    """Sources of the unit that are no longer in the inputs, once they have been told apart."""
+
+    def add(self, step: Step, row: Row) -> None:
+        """Take in a row that was just measured."""
+        self.rows.setdefault(step.key, {})[row.sample_id] = row
+
+    def rows_of(self, sample_id: str, steps: Iterable[Step]) -> dict[str, Row]:
+        """The rows of one sample, by step key."""
+        found = {step.key: self.rows.get(step.key, {}).get(sample_id) for step in steps}
+        return {key: row for key, row in found.items() if row is not None}
+
+    def spans_of(self, source: Source, splitter: Step) -> list[Sample]:
+        """The clips that the splitter found in a source; empty if it has not run or has failed."""
+        rows = [
+            row
+            for row in self.rows.get(splitter.key, {}).values()
+            if row.values.get("source_id") == source.source_id
+        ]
+        clips = [
+            Sample(
+                sample_id=row.sample_id,
+                source_id=source.source_id,
+                kind="clip",
+                start_s=row.values["start_s"],
+                end_s=row.values["end_s"],
+            )
+            for row in rows
+        ]
+        return sorted(clips, key=lambda clip: clip.start_s)
+
+
+def load_unit(
+    ledger: Ledger,
+    pipeline: Pipeline,
+    unit: int,
+    *,
+    recompute: RecomputePolicy = NO_RECOMPUTE,
+    measured: Mapping[str, Collection[int]] | None = None,
+) -> UnitState:
+    """Read a unit from the ledger.
+
+    `measured` says, by step key, which units have a file at all, and saves the attempt to read it.
+    """
+    state = UnitState(unit, ledger.sources(unit))
+    for step in _distinct(pipeline.steps()):
+        if measured is not None and unit not in measured[step.key]:
+            continue
+        for row in ledger.rows(step.name, step.fingerprint, unit):
+            if not recompute.counts_as_missing(step.name, not row.ok):
+                state.add(step, row)
+    return state
+
+
+def measured_units(ledger: Ledger, pipeline: Pipeline) -> dict[str, frozenset[int]]:
+    """By step key, the units that have rows: one listing per stage."""
+    return {
+        step.key: frozenset(ledger.measured_units(step.name, step.fingerprint)) for step in pipeline.steps()
+    }
+
+
+def scan_verdicts(
+    ledger: Ledger, pipeline: Pipeline, recompute: RecomputePolicy = NO_RECOMPUTE
+) -> Iterator[tuple[UnitState, list[SourceVerdict]]]:
+    """Every unit with its verdicts, one at a time, of the sources that are in the inputs."""
+    measured = measured_units(ledger, pipeline)
+    absent = absent_sources(ledger)
+    for unit in ledger.units():
+        yield present_verdicts(
+            load_unit(ledger, pipeline, unit, recompute=recompute, measured=measured), pipeline, absent
+        )
+
+
+def present_verdicts(
+    state: UnitState, pipeline: Pipeline, absent: Absent
+) -> tuple[UnitState, list[SourceVerdict]]:
+    """A unit without its absent sources, and its verdicts."""
+    state.gone = [source for source in state.sources if source.source_id in absent.gone]
+    state.sources = [source for source in state.sources if source.source_id not in absent]
+    return state, unit_verdicts(pipeline, state)
+
+
+def _distinct(steps: Iterable[Step]) -> Iterator[Step]:
+    yield from {step.key: step for step in steps}.values()
+
+
+def unit_verdicts(pipeline: Pipeline, state: UnitState) -> list[SourceVerdict]:
+    """A verdict for every source and sample of a unit."""
+    return [source_verdict(pipeline, state, source) for source in state.sources]
+
+
+def source_verdict(pipeline: Pipeline, state: UnitState, source: Source) -> SourceVerdict:
+    """A verdict for a source and its samples.
+
+    A source is kept if one of its samples is; else pending, failed or rejected if one of them is, in
+    this order.
+    """
+    branch = pipeline.branches.get(source.kind)
+    if not source.ok:
+        return SourceVerdict(source, (), Verdict(Outcome.FAILED, source.error_type), source.error)
+    if branch is None:
+        return SourceVerdict(source, (), Verdict(Outcome.REJECTED, f"no_rule_for_{source.kind}s"))
+    if source.is_hdr and pipeline.config.general.hdr == "reject":
+        return SourceVerdict(source, (), Verdict(Outcome.REJECTED, "hdr_rejected"))
+    if branch.splitter is None:
+        samples = [Sample.of_image(source)]
+    else:
+        failed = state.rows.get(branch.splitter.key, {}).get(source.source_id)
+        if failed is not None:
+            verdict = Verdict(Outcome.FAILED, failed.error_type, branch.splitter)
+            return SourceVerdict(source, (), verdict, failed.error)
+        samples = state.spans_of(source, branch.splitter)
+        if not samples:
+            return SourceVerdict(source, (), Verdict(Outcome.PENDING, needs=branch.splitter))
+    judged = tuple(_sample_verdict(pipeline, branch, state, sample) for sample in samples)
+    return SourceVerdict(
+        source, judged, _summed(leaf.verdict for sample in judged for leaf in sample.leaves())
+    )
+
+
+def branch_steps(branch: Branch) -> list[Step]:
+    """The splitter, then the steps of the rule."""
+    return [*filter(None, [branch.splitter]), *steps_of(branch.rule)]
+
+
+def _sample_verdict(pipeline: Pipeline, branch: Branch, state: UnitState, sample: Sample) -> SampleVerdict:
+    rows = state.rows_of(sample.sample_id, branch_steps(branch))
+    verdict = decide_sample(branch, rows)
+    if verdict.outcome is not Outcome.KEPT:
+        return SampleVerdict(sample, rows, verdict)
+    windows = tuple(_window_verdict(pipeline, state, window) for window in pipeline.windows(sample))
+    if len(windows) == 1 and windows[0].sample.sample_id == sample.sample_id:
+        return SampleVerdict(sample, {**rows, **windows[0].rows}, windows[0].verdict)
+    return SampleVerdict(sample, rows, _summed(window.verdict for window in windows), windows)
+
+
+def decide_sample(branch: Branch, rows: Rows) -> Verdict:
+    """The filters' verdict; the splitter's own thresholds, such as the shortest clip, come first."""
+    if branch.splitter is not None:
+        verdict = decide(branch.splitter, rows)
+        if verdict.outcome is not Outcome.KEPT:
+            return verdict
+    return decide(branch.rule, rows)
+
+
+def _window_verdict(pipeline: Pipeline, state: UnitState, window: Sample) -> SampleVerdict:
+    rows = state.rows_of(window.sample_id, steps_of(pipeline.enrich))
+    return SampleVerdict(window, rows, decide(pipeline.enrich, rows))
+
+
+_PRECEDENCE = (Outcome.KEPT, Outcome.PENDING, Outcome.FAILED, Outcome.REJECTED)
+
+
+def _summed(verdicts: Iterable[Verdict]) -> Verdict:
+    found = sorted(verdicts, key=lambda verdict: _PRECEDENCE.index(verdict.outcome))
+    if not found or found[0].outcome is Outcome.KEPT:
+        return KEPT
+    first = found[0]
+    reasons = sorted(
+        {verdict.reason for verdict in found if verdict.outcome is first.outcome and verdict.reason}
+    )
+    return Verdict(first.outcome, ", ".join(reasons) or None, first.step, first.needs)

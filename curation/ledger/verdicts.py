@@ -1,0 +1,415 @@
+"""A verdict for every source and sample of the ledger, by column, a few units at a time.
+
+    for group in verdict_groups(ledger, pipeline):
+        group.sources["outcome"], group.leaves["needs"]
+
+The same verdicts as `judge` gives one by one, which reads whole rows and is for a single unit. Here
+only what decides is read: ids, status, error types, and the columns of thresholds. The planner, the
+summary, the selection of shards and the table stand on this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from curation.ledger import Ledger
+from curation.ledger.columns import (
+    FAILED,
+    KEPT,
+    NONE,
+    OUTCOMES,
+    PENDING,
+    REJECTED,
+    Labels,
+    Measured,
+    RuleEvaluator,
+    Verdicts,
+)
+from curation.ledger.present import absent_sources
+from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy, branch_steps
+from curation.pipeline import Branch, Pipeline
+from curation.pipeline.rules import AllOf, Step, steps_of
+from curation.records import Sample, SourceKind, stable_id
+
+UNITS_AT_A_TIME = 32
+"""Units whose rows are judged together: enough to make the cost per call small."""
+_SOURCE_COLUMNS = ("source_id", "kind", "status", "error_type")
+_SPAN_COLUMNS = ("source_id", "start_s", "end_s")
+
+
+@dataclass(frozen=True)
+class SampleGroup:
+    """The samples of one kind of source in a group of units, before windows are cut.
+
+    Attributes:
+        branch: Their rule.
+        judge: The columns that decided, in the order of the samples.
+        unit: int64 [N].
+        source: int64 [N], place of each sample's source in the group's sources.
+        sample_id: [N] strings.
+        start_s, end_s: float64 [N] seconds; 0 for images.
+        verdicts: Of the filters alone.
+    """
+
+    branch: Branch
+    judge: RuleEvaluator
+    source: NDArray[np.int64]
+    sample_id: pa.Array
+    start_s: NDArray[np.float64]
+    end_s: NDArray[np.float64]
+    verdicts: Verdicts
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """What ends up in a shard or not: samples, or the windows of long kept clips.
+
+    Attributes:
+        source: int64 [M], place of the source in the group's sources.
+        sample: int64 [M], place of the sample among those of its kind.
+        kind: The kind of source.
+        sample_id: [M] strings.
+        is_window: bool [M], whether it is part of a sample.
+        start_s, end_s: float64 [M] seconds.
+        verdicts: Of filters, then of captions and tokens.
+    """
+
+    kind: SourceKind
+    source: NDArray[np.int64]
+    sample: NDArray[np.int64]
+    sample_id: pa.Array
+    is_window: NDArray[np.bool_]
+    start_s: NDArray[np.float64]
+    end_s: NDArray[np.float64]
+    verdicts: Verdicts
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The sources of one unit in which something waits to be measured.
+
+    Attributes:
+        needs: Keys of all steps that something in these sources waits for.
+        source_ids: The sources.
+        unsplit_ids: Those of them that wait for their splitter.
+    """
+
+    unit: int
+    needs: frozenset[str]
+    source_ids: frozenset[str]
+    unsplit_ids: frozenset[str]
+
+
+@dataclass(frozen=True)
+class VerdictGroup:
+    """The verdicts of a few units.
+
+    Attributes:
+        sources: `unit`, `source_id`, `kind` and what was asked for besides, a row per source.
+        of_sources: A verdict per source, which sums up those of its leaves.
+        samples: By kind of source.
+        leaves: By kind of source.
+        labels: What reasons are called.
+        steps: What step codes stand for.
+    """
+
+    sources: pa.Table
+    of_sources: Verdicts
+    samples: Mapping[SourceKind, SampleGroup]
+    leaves: Mapping[SourceKind, Leaves]
+    labels: Labels
+    steps: Sequence[Step]
+
+    def waiting(self, keys: Collection[str]) -> Iterator[Waiting]:
+        """The units in which something waits for one of these steps, in order."""
+        wanted = np.array([step.key in keys for step in self.steps] + [False])  # NONE is the last place
+        source, needs = self._needs()
+        chosen = np.unique(source[wanted[needs]])
+        units = self.sources["unit"].to_numpy()
+        for unit in np.unique(units[chosen]):
+            mine = chosen[units[chosen] == unit]
+            codes = np.unique(needs[np.isin(source, mine)])
+            unsplit = mine[self.of_sources.outcome[mine] == PENDING]
+            unsplit = unsplit[~np.isin(unsplit, self._with_samples())]
+            yield Waiting(
+                int(unit),
+                frozenset(self.steps[code].key for code in codes if code != NONE),
+                frozenset(self.sources["source_id"].take(pa.array(mine)).to_pylist()),
+                frozenset(self.sources["source_id"].take(pa.array(unsplit)).to_pylist()),
+            )
+
+    def _needs(self) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
+        """What sources and their leaves wait for: places of the sources, and codes of the steps."""
+        places = [np.arange(self.sources.num_rows), *(leaves.source for leaves in self.leaves.values())]
+        needs = [self.of_sources.needs, *(leaves.verdicts.needs for leaves in self.leaves.values())]
+        return np.concatenate(places), np.concatenate(needs)
+
+    def _with_samples(self) -> NDArray[np.int64]:
+        """Places of the sources that have samples."""
+        return np.concatenate([samples.source for samples in self.samples.values()])
+
+
+def verdict_groups(
+    ledger: Ledger,
+    pipeline: Pipeline,
+    *,
+    recompute: RecomputePolicy = NO_RECOMPUTE,
+    units: Iterable[int] | None = None,
+    source_columns: Sequence[str] = (),
+) -> Iterator[VerdictGroup]:
+    """Every unit with its verdicts, of the sources that are in the inputs, in order of units."""
+    reader = _Reader(ledger, pipeline, recompute)
+    todo = list(ledger.units() if units is None else units)
+    sources = ledger.scan_sources([*_SOURCE_COLUMNS, *source_columns], todo)
+    while parts := list(islice(sources, UNITS_AT_A_TIME)):
+        yield reader.group(parts)
+
+
+class _Reader:
+    """Reads groups of units and judges them."""
+
+    def __init__(self, ledger: Ledger, pipeline: Pipeline, recompute: RecomputePolicy) -> None:
+        self._pipeline, self._redo = pipeline, recompute
+        self._measured = {step.key: ledger.snapshot(step.name, step.fingerprint) for step in pipeline.steps()}
+        absent = absent_sources(ledger)
+        self._absent = pa.array([*absent.gone, *absent.replaced], pa.string())
+        self._steps = list({step.key: step for step in pipeline.steps()}.values())
+        self._codes = {step.key: code for code, step in enumerate(self._steps)}
+        self._labels = Labels()
+
+    def group(self, parts: Sequence[tuple[int, pa.Table]]) -> VerdictGroup:
+        """The verdicts of units, given the columns of their sources."""
+        units, sources = [unit for unit, _ in parts], self._present(parts)
+        of_sources = self._header_verdicts(sources)
+        samples: dict[SourceKind, SampleGroup] = {}
+        leaves: dict[SourceKind, Leaves] = {}
+        usable = of_sources.outcome == PENDING
+        for kind, branch in self._pipeline.branches.items():
+            places = np.flatnonzero(usable & _equals(sources["kind"], kind))
+            if branch.splitter is None:
+                found = self._images(branch, sources, places, units)
+            else:
+                found = self._clips(branch, branch.splitter, sources, places, units, of_sources)
+            samples[kind] = found
+            leaves[kind] = self._leaves(kind, found, sources, units)
+            self._sum_up(of_sources, leaves[kind])
+        return VerdictGroup(sources, of_sources, samples, leaves, self._labels, self._steps)
+
+    def _present(self, parts: Sequence[tuple[int, pa.Table]]) -> pa.Table:
+        """The sources that are in the inputs, with their `unit`."""
+        table = pa.concat_tables(
+            part.append_column("unit", pa.array(np.full(part.num_rows, unit))) for unit, part in parts
+        )
+        if len(self._absent):
+            table = table.filter(pc.invert(pc.is_in(table["source_id"], value_set=self._absent)))
+        return table.combine_chunks()
+
+    def _header_verdicts(self, sources: pa.Table) -> Verdicts:
+        """Of what the headers say: FAILED, or REJECTED where no rule is for such sources; else PENDING."""
+        found = Verdicts.kept(sources.num_rows)
+        found.outcome[:] = PENDING
+        for kind in pc.unique(sources["kind"]).to_pylist():
+            if kind not in self._pipeline.branches:
+                of_kind = _equals(sources["kind"], kind)
+                found.outcome[of_kind] = REJECTED
+                found.reason[of_kind] = self._labels.code(f"no_rule_for_{kind}s")
+        failed = ~_equals(sources["status"], "ok")
+        found.outcome[failed] = FAILED
+        found.reason[failed] = self._labels.codes(sources["error_type"])[failed]
+        return found
+
+    def _images(
+        self, branch: Branch, sources: pa.Table, places: NDArray[np.int64], units: Sequence[int]
+    ) -> SampleGroup:
+        source_ids = sources["source_id"].take(pa.array(places)).to_pylist()
+        sample_id = pa.array([stable_id(source_id, 0, 0) for source_id in source_ids], pa.string())
+        nothing = np.zeros(len(places))
+        return self._judged(branch, places, sample_id, nothing, nothing, units)
+
+    def _clips(
+        self,
+        branch: Branch,
+        splitter: Step,
+        sources: pa.Table,
+        places: NDArray[np.int64],
+        units: Sequence[int],
+        of_sources: Verdicts,
+    ) -> SampleGroup:
+        rows = self._rows(splitter, units, _SPAN_COLUMNS)
+        source_ids = sources["source_id"].combine_chunks()
+        is_span = _equals(rows["status"], "ok")
+        broken = rows.filter(pa.array(~is_span))
+        known = _places(source_ids, broken["sample_id"])
+        rows_of = {True: known, False: _places(source_ids, rows["source_id"])}
+        waiting = np.zeros(sources.num_rows, np.bool_)
+        waiting[places] = True
+        in_group = rows_of[True] >= 0
+        at = rows_of[True][in_group]
+        of_sources.outcome[at] = FAILED
+        of_sources.reason[at] = self._labels.codes(broken["error_type"])[in_group]
+        of_sources.step[at] = self._codes[splitter.key]
+        waiting[at] = False
+        parent = rows_of[False]
+        chosen = is_span & (parent >= 0)
+        chosen[chosen] = waiting[parent[chosen]]
+        split = np.zeros(sources.num_rows, np.bool_)
+        split[parent[chosen]] = True
+        of_sources.needs[waiting & ~split] = self._codes[splitter.key]
+        spans = rows.filter(pa.array(chosen))
+        source, start_s = parent[chosen], spans["start_s"].to_numpy()
+        order = np.lexsort((start_s, source))
+        return self._judged(
+            branch,
+            source[order],
+            spans["sample_id"].combine_chunks().take(pa.array(order)),
+            start_s[order],
+            spans["end_s"].to_numpy()[order],
+            units,
+        )
+
+    def _judged(
+        self,
+        branch: Branch,
+        source: NDArray[np.int64],
+        sample_id: pa.Array,
+        start_s: NDArray[np.float64],
+        end_s: NDArray[np.float64],
+        units: Sequence[int],
+    ) -> SampleGroup:
+        judge = self._rule_judge(branch_steps(branch), sample_id, units)
+        rule = AllOf((branch.splitter, branch.rule)) if branch.splitter else branch.rule
+        return SampleGroup(branch, judge, source, sample_id, start_s, end_s, judge.decide(rule))
+
+    def _rule_judge(self, steps: Iterable[Step], sample_id: pa.Array, units: Sequence[int]) -> RuleEvaluator:
+        measured = {step.key: self._measurements(step, sample_id, units) for step in steps}
+        return RuleEvaluator(measured, len(sample_id), self._codes, self._labels)
+
+    def _measurements(self, step: Step, sample_id: pa.Array, units: Sequence[int]) -> Measured:
+        """What a step measured of these samples."""
+        deciding = list(dict.fromkeys(mark.column for mark in step.stage.thresholds().values()))
+        rows = self._rows(step, units, deciding)
+        all_rows = Measured(
+            np.ones(rows.num_rows, np.bool_),
+            _equals(rows["status"], "ok"),
+            self._labels.codes(rows["error_type"]),
+            {column: _numbers(rows[column]) for column in deciding},
+        )
+        return all_rows.take(_places(rows["sample_id"].combine_chunks(), sample_id))
+
+    def _rows(self, step: Step, units: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        """Key, status and these columns of a step's rows in the units, without those that are recomputed."""
+        wanted = ["sample_id", "status", "error_type", *columns]
+        parts = [part for _, part in self._measured[step.key].scan(units, wanted)]
+        if not parts:
+            types = {"sample_id": pa.string(), "status": pa.string(), "error_type": pa.string()}
+            declared = {**step.stage.columns, **types}
+            return pa.schema([(name, declared[name]) for name in wanted]).empty_table()
+        table = pa.concat_tables(parts).combine_chunks()
+        if step.name in self._redo.stages:
+            stays = _equals(table["status"], "ok") & self._redo.only_failed
+            table = table.filter(pa.array(stays)).combine_chunks()
+        return table
+
+    def _leaves(
+        self, kind: SourceKind, samples: SampleGroup, sources: pa.Table, units: Sequence[int]
+    ) -> Leaves:
+        """Every sample that is not kept, and what is captioned and tokenized of those that are."""
+        kept = np.flatnonzero(samples.verdicts.outcome == KEPT)
+        finish = self._pipeline.enrich
+        windows = self._windows(kind, samples, sources, kept) if finish.rules else {}
+        stays = np.ones(samples.judge.number, np.bool_)
+        stays[list(windows)] = False
+        whole = np.flatnonzero(stays)
+        parts = [(place, window) for place, found in windows.items() for window in found]
+        sample = np.array([*whole, *(place for place, _ in parts)], np.int64)
+        order = np.argsort(sample, kind="stable")
+        ids = [
+            samples.sample_id.take(pa.array(whole)),
+            pa.array([w.sample_id for _, w in parts], pa.string()),
+        ]
+        sample_id = pa.concat_arrays(ids).take(pa.array(order))
+        is_window = (np.arange(len(sample)) >= len(whole))[order]
+        start_s = np.array([*samples.start_s[whole], *(w.start_s for _, w in parts)])[order]
+        end_s = np.array([*samples.end_s[whole], *(w.end_s for _, w in parts)])[order]
+        sample = sample[order]
+        verdicts = _taken(samples.verdicts, sample)
+        finished = self._rule_judge(steps_of(finish), sample_id, units).decide(finish)
+        verdicts.put(verdicts.outcome == KEPT, finished)
+        return Leaves(kind, samples.source[sample], sample, sample_id, is_window, start_s, end_s, verdicts)
+
+    def _windows(
+        self, kind: SourceKind, samples: SampleGroup, sources: pa.Table, kept: NDArray[np.int64]
+    ) -> dict[int, list[Sample]]:
+        """Place of a sample -> its windows, of those kept samples that are not captioned whole."""
+        if kind != "video":
+            return {}
+        source_ids = sources["source_id"].take(pa.array(samples.source[kept])).to_pylist()
+        sample_ids = samples.sample_id.take(pa.array(kept)).to_pylist()
+        spans = zip(samples.start_s[kept].tolist(), samples.end_s[kept].tolist(), strict=True)
+        found = {}
+        for place, source_id, sample_id, (start_s, end_s) in zip(
+            kept.tolist(), source_ids, sample_ids, spans, strict=True
+        ):
+            clip = Sample(sample_id=sample_id, source_id=source_id, kind="clip", start_s=start_s, end_s=end_s)
+            windows = self._pipeline.windows(clip)
+            if len(windows) != 1 or windows[0].sample_id != sample_id:
+                found[place] = windows
+        return found
+
+    def _sum_up(self, of_sources: Verdicts, leaves: Leaves) -> None:
+        """The verdict of each source with leaves: kept if one is, else pending, failed or rejected."""
+        if not len(leaves.source):
+            return
+        rank = _RANK[leaves.verdicts.outcome]
+        order = np.lexsort((rank, leaves.source))
+        source = leaves.source[order]
+        firsts = np.flatnonzero(np.diff(source, prepend=-1))
+        first = order[firsts]
+        found = _taken(leaves.verdicts, first)
+        found.reason[found.outcome == KEPT] = NONE
+        sizes = np.diff([*firsts, len(source)])
+        for place in np.flatnonzero((sizes > 1) & (found.outcome != KEPT)):
+            mine = order[firsts[place] : firsts[place] + sizes[place]]
+            alike = mine[leaves.verdicts.outcome[mine] == found.outcome[place]]
+            texts = {self._labels.texts[code] for code in leaves.verdicts.reason[alike] if code != NONE}
+            found.reason[place] = self._labels.code(", ".join(sorted(texts))) if texts else NONE
+        at = source[firsts]
+        for name in ("outcome", "reason", "step", "needs"):
+            getattr(of_sources, name)[at] = getattr(found, name)
+
+
+_RANK = np.array([(KEPT, PENDING, FAILED, REJECTED).index(code) for code in range(len(OUTCOMES))])
+"""Outcome code -> how early it decides for the source."""
+
+
+def _taken(verdicts: Verdicts, places: NDArray[np.int64]) -> Verdicts:
+    return Verdicts(
+        verdicts.outcome[places], verdicts.reason[places], verdicts.step[places], verdicts.needs[places]
+    )
+
+
+def _equals(column: pa.ChunkedArray, text: str) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = pc.equal(column, text).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _places(value_set: pa.Array, column: Any) -> NDArray[np.int64]:
+    """Where each text of `column` stands in `value_set`; -1 where it does not."""
+    found = pc.index_in(column, value_set=value_set)
+    found = found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+    places: NDArray[np.int64] = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return places
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """float64, NaN for null."""
+    found: NDArray[np.float64] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return found

@@ -1,0 +1,60 @@
+"""Versions of files: which source a file is that was read again. No I/O.
+
+A source is one version of a file: the same bytes under the same name, whatever their date. All
+versions that are known stay in the ledger, in one unit, so that one that comes back finds its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from curation.ingest.locator import plain_uri
+from curation.records import Source, stable_id
+
+_UNREAD = "unread"
+
+
+def settle(known: Sequence[Source], found: Iterable[Source]) -> list[Source]:
+    """The sources of a unit, after some of its files were read again.
+
+    Args:
+        known: What the unit holds, within a file from old to new.
+        found: What reading gave, as listed and probed.
+    """
+    places = {source.source_id: place for place, source in enumerate(known)}
+    files: dict[str, list[Source]] = {}
+    for source in known:
+        files.setdefault(plain_uri(source.uri), []).append(source)
+    for source in found:
+        name = plain_uri(source.uri)
+        files[name] = _settle_file(files.get(name, []), source)
+    settled = [source for versions in files.values() for source in versions]
+    return sorted(settled, key=lambda source: places.get(source.source_id, len(places)))
+
+
+def _settle_file(versions: list[Source], found: Source) -> list[Source]:
+    """The versions of one file, after it was read again."""
+    # Of a version that never could be read nothing was measured: what is found now takes its place.
+    read = [version for version in versions if version.content_hash or version.ok]
+    if found.kind == "container":
+        # One that can be listed now is no source: its contents are.
+        return read if found.ok else [*read, found]
+    same = next((version for version in read if version.content_hash == found.content_hash), None)
+    if found.content_hash is not None and same is not None:
+        return [_dated(version, found) if version is same else version for version in read]
+    return [*read, replace(found, source_id=_new_id(versions, read, found))]
+
+
+def _dated(version: Source, found: Source) -> Source:
+    """A known version under its present date; where its header could not be used before, as read now."""
+    if version.ok:
+        return replace(version, etag=found.etag, metadata=found.metadata)
+    return replace(found, source_id=version.source_id, uri=version.uri)
+
+
+def _new_id(versions: Sequence[Source], read: Sequence[Source], found: Source) -> str:
+    """An id that depends on name and content, never on the date; that of the name for the first content."""
+    if read:
+        return stable_id(found.uri, found.content_hash or _UNREAD)
+    return versions[0].source_id if versions else stable_id(found.uri)

@@ -1,0 +1,51 @@
+"""Calls spread over a real Ray: results in order, errors as they were raised, lost calls made again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import ray
+
+from curation.errors import StorageError
+from curation.execution.cluster import connect
+from curation.execution.tasks import in_process, on_cluster
+
+
+@pytest.fixture
+def cluster() -> Iterator[None]:
+    connect(None, 2)
+    yield
+    ray.shutdown()
+
+
+def _square(number: int) -> int:
+    return number * number
+
+
+def _fail_at_three(number: int) -> int:
+    if number == 3:
+        raise StorageError("no such bucket")
+    return number
+
+
+def _die_once(folder: Path, number: int) -> int:
+    """Ends its process the first time that it is called for a number."""
+    marker = folder / str(number)
+    if not marker.exists():
+        marker.touch()
+        os._exit(1)
+    return number
+
+
+@pytest.mark.usefixtures("cluster")
+def test_calls_on_the_cluster(tmp_path: Path) -> None:
+    assert list(on_cluster(_square, range(7), limit=2)) == list(in_process(_square, range(7)))
+    found = on_cluster(_fail_at_three, range(9), limit=2)
+    assert [next(found) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(StorageError, match="no such bucket"):
+        next(found)
+    assert list(on_cluster(partial(_die_once, tmp_path), range(2), limit=2)) == [0, 1]

@@ -1,0 +1,1 @@
+"""From a sample to the ids of its document, and to packs of documents."""

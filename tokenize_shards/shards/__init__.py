@@ -1,0 +1,1 @@
+"""Files of training samples: writing, reading, checking and exporting them."""

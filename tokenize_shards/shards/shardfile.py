@@ -1,0 +1,60 @@
+"""One Parquet shard as it grows: rows in, row groups of a certain size, the whole file out."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation.storage import Storage
+from tokenize_shards.shards.manifest import Shard, key_in
+
+
+class ShardFile:
+    """Holds the file's compressed bytes and the rows of one row group in memory, nothing more."""
+
+    def __init__(self, name: str, split: str, schema: pa.Schema, dictionary: tuple[str, ...]) -> None:
+        """Begin a file. `dictionary` names the columns of few values."""
+        self._name, self._split, self._schema = name, split, schema
+        self._sink = io.BytesIO()
+        # No statistics: nobody looks for a sample by its codes, and they would be a copy of two of them.
+        self._writer = pq.ParquetWriter(
+            self._sink, schema, compression="zstd", use_dictionary=list(dictionary), write_statistics=False
+        )
+        self._rows: list[dict[str, Any]] = []
+        self._num_samples = self._num_tokens = self._num_row_groups = 0
+        self._media_s = 0.0
+
+    def add(self, row: dict[str, Any], *, media_s: float) -> None:
+        """Take in a row of `num_tokens`, of a sample or of the `sample_ids` of a pack."""
+        self._rows.append(row)
+        self._num_samples += len(row.get("sample_ids", (None,)))
+        self._num_tokens += row["num_tokens"]
+        self._media_s += media_s
+
+    def end_row_group(self) -> None:
+        """What was added since the last one becomes a row group."""
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+            self._num_row_groups += 1
+
+    def write(self, storage: Storage, folder: str) -> Shard:
+        """Put the file into its folder as a whole."""
+        self.end_row_group()
+        self._writer.close()
+        data = self._sink.getvalue()
+        storage.write(key_in(folder, self._name), data)
+        return Shard(
+            name=self._name,
+            split=self._split,
+            num_samples=self._num_samples,
+            num_tokens=self._num_tokens,
+            num_row_groups=self._num_row_groups,
+            media_s=round(self._media_s, 3),
+            size_bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+        )
