@@ -170,8 +170,8 @@ class Pool:
             self._idle.append(self._new_worker())
             if task.phase == "list":
                 return self._list_again(task)
-            if task.phase == "probe":
-                return self._probe_one_by_one(task)
+            if task.phase == "probe" or task.sources:
+                return self._read_one_by_one(task)
             return self._part_again(request) if task.parts else self._one_by_one(task)
         self._idle.append(self._fresh(worker))
         return result
@@ -196,6 +196,12 @@ class Pool:
         if self._alone(container.uri, Request(task).start) is None:
             record_unlisted(self._ledger, task, self._pipeline.config.run.max_kills)
         return Metrics()
+
+    def _read_one_by_one(self, task: Task) -> Metrics:
+        metrics = self._probe_one_by_one(task)
+        if task.phase == "filter":
+            metrics.add(self._one_by_one(replace(task, sources=())))
+        return metrics
 
     def _probe_one_by_one(self, task: Task) -> Metrics:
         metrics, probed = Metrics(), []

@@ -37,7 +37,8 @@ class Task:
     Attributes:
         phase: Which pass.
         unit: Number of the unit.
-        sources: For probing, what is read: sources as listed; for listing, one container.
+        sources: What is read for the first time, as listed: for probing, and for filtering a new unit, whose
+            sources are probed in the same go; for listing, one container.
         known: For probing: what the unit holds already; it is written anew.
         steps: Keys of the steps that may be measured.
         needs: Keys of the steps that it comes to, as far as that is known: those that something waits for,
@@ -97,6 +98,19 @@ def plan_probes(
         for group in in_groups([source for source in fresh if source.kind == kind], size):
             tasks.append(Task("probe", next(free), group, num_sources=len(group)))
     return tasks
+
+
+def filtered_as_read(pipeline: Pipeline, probe: Task, steps: Collection[str]) -> Task:
+    """A task that filters a new unit while its sources are probed, so that none is read twice for it.
+
+    `probe` itself for units that are written anew, and where there is nothing to filter by.
+    """
+    branch = pipeline.branches.get(probe.sources[0].kind) if probe.sources and not probe.known else None
+    allowed = {step.key for step in branch_steps(branch) if not step.is_dataset_wide} if branch else set()
+    allowed &= set(steps)
+    if not allowed:
+        return probe
+    return replace(probe, phase="filter", steps=frozenset(allowed), needs=frozenset(allowed))
 
 
 @dataclass(frozen=True)
@@ -213,7 +227,7 @@ def _unit_tasks(
     for source in sources:
         if source.source_id not in waiting.source_ids:
             continue
-        parts = _segments_of(pipeline, source)
+        parts = source_segments(pipeline, source)
         if len(parts) < 2:
             together.append(source.source_id)
         else:
@@ -223,7 +237,7 @@ def _unit_tasks(
         yield replace(whole, only=frozenset(together), num_sources=len(together))
 
 
-def _segments_of(pipeline: Pipeline, source: Source) -> tuple[Segment, ...]:
+def source_segments(pipeline: Pipeline, source: Source) -> tuple[Segment, ...]:
     """The parts in which several workers can look at a source; one or none if it is not worth it."""
     segment_s = pipeline.config.run.segment_s
     if segment_s is None or source.kind != "video" or source.codec not in SEEKABLE_CODECS:

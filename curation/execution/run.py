@@ -26,7 +26,7 @@ from curation.execution.dataset_wide import (
     measure_step,
 )
 from curation.execution.driver import Pool
-from curation.execution.plan import Phase, Task, plan_listing, plan_pass, plan_probes
+from curation.execution.plan import Phase, Task, filtered_as_read, plan_listing, plan_pass, plan_probes
 from curation.execution.progress import ProgressListener
 from curation.execution.worker.measure import Metrics
 from curation.ingest.leftovers import some_names
@@ -156,11 +156,12 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             _write_run(ledger.storage, pipeline, listing.leftovers.record(), before.get("last_work"))
 
             def plan(phase: Phase, pipeline: Pipeline, steps: Collection[str]) -> list[Task]:
+                allowed = set(steps) if options.only is None else options.only & set(steps)
                 if phase == "probe":
-                    return plan_probes(
+                    probes = plan_probes(
                         ledger, listing, config, limit=options.limit, recompute=options.recompute
                     )
-                allowed = set(steps) if options.only is None else options.only & set(steps)
+                    return [filtered_as_read(pipeline, task, allowed) for task in probes]
                 return list(plan_pass(ledger, pipeline, phase, allowed, recompute=options.recompute))
 
             pipeline, metrics = _measure(pipeline, ledger, pool, plan, options, progress)
@@ -204,29 +205,32 @@ def _measure(
 ) -> tuple[Pipeline, Metrics]:
     """The passes. Ray is started by the first pass that has work, so a run without work never does.
 
+    New units are filtered as they are read; what the filter pass then finds are older units, and long videos.
     Dataset-wide steps come between the filter and the finish pass, in this process; filters that stand
     behind one of them have a pass of their own. The pipeline comes back with those steps bound.
     """
     metrics = Metrics()
 
-    def do(phase: Phase, steps: Collection[str]) -> None:
-        tasks = plan(phase, pipeline, steps)
+    def do(phase: Phase, tasks: Sequence[Task]) -> None:
         if tasks:
             with _services(pipeline, tasks, progress) as services:
                 progress.begin(phase, sum(task.num_sources for task in tasks))
                 metrics.add(pool.do([replace(task, services=services) for task in tasks]))
                 progress.end()
 
-    do("probe", ())
-    do("filter", filters_behind(pipeline, None))
+    first = filters_behind(pipeline, None)
+    new = plan("probe", pipeline, first)
+    do("probe", [task for task in new if task.phase == "probe"])
+    do("filter", [task for task in new if task.phase == "filter"])
+    do("filter", plan("filter", pipeline, first))
     for kind, step in dataset_steps(pipeline):
         pipeline, population = bind_step(pipeline, ledger, kind, step)
         pool.use(pipeline)
         bound = pipeline.step_of(step.key)
         if bound is not None and (options.only is None or step.key in options.only):
             metrics.add(_measure_together(pipeline, ledger, bound, population, options.recompute, progress))
-        do("filter", filters_behind(pipeline, step.key))
-    do("enrich", {step.key for step in pipeline.steps()})
+        do("filter", plan("filter", pipeline, filters_behind(pipeline, step.key)))
+    do("enrich", plan("enrich", pipeline, {step.key for step in pipeline.steps()}))
     return pipeline, metrics
 
 
@@ -253,7 +257,7 @@ def _measure_together(
 
 @contextmanager
 def _services(
-    pipeline: Pipeline, tasks: list[Task], progress: ProgressListener
+    pipeline: Pipeline, tasks: Sequence[Task], progress: ProgressListener
 ) -> Iterator[Mapping[str, Mapping[str, str]]]:
     """Start what must run beside these tasks' stages; step key -> what it says. Stopped in any case."""
     needed = frozenset().union(*(task.needs for task in tasks))
@@ -316,6 +320,13 @@ def _last_work(metrics: Metrics, seconds: float) -> dict[str, Any]:
         "decodes_per_frame": round(decoded["filter"] / metrics.frames_held, 3)
         if metrics.frames_held
         else None,
+        "bytes_stored": dict(metrics.bytes_stored),
+        "bytes_read": dict(metrics.bytes_read),
+        "reads_per_byte": {
+            phase: round(metrics.bytes_read[phase] / stored, 3)
+            for phase, stored in metrics.bytes_stored.items()
+            if stored
+        },
     }
 
 

@@ -36,6 +36,10 @@ class FileReader:
         used = frozenset(sidecar.key for sidecar in _sidecars(folder, item).values())
         return Contents((source,) if source else (), used=used)
 
+    def reads_in_place(self, source: Source) -> bool:
+        """Whether an opened source is read from where it is stored; else it is copied first."""
+        return source.kind != "image" or source.size_bytes > _COPIED_BYTES
+
     @contextmanager
     def opened(self, source: Source) -> Iterator[Path]:
         storage, key = locator_of(source.uri).open_storage()

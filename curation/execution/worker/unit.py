@@ -7,24 +7,34 @@ none, and doing it again meets the same samples in the same batches and gives th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from curation.errors import ContractError, SampleError
-from curation.execution.plan import Task
+from curation.execution.plan import Task, source_segments
 from curation.execution.segments import Segment, neighbors
+from curation.execution.worker.first_reads import FirstReads
 from curation.execution.worker.frame_buffer import FrameBuffer, Pixels, chunks_of
 from curation.execution.worker.measure import Measurer, MediaOf, Metrics, failed_row
 from curation.execution.worker.video_pass import SegmentResult, VideoPass
 from curation.ingest.media_readers import ImageReader, VideoReader
 from curation.ledger import Ledger
-from curation.ledger.unit_state import SampleVerdict, branch_steps, decide_sample, load_unit, source_verdict
+from curation.ledger.unit_state import (
+    PROBE,
+    SampleVerdict,
+    branch_steps,
+    decide_sample,
+    load_unit,
+    source_verdict,
+)
 from curation.media.views import SpanCollector
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Rows, Step, Verdict, decide, steps_of
-from curation.records import Outcome, Row, Sample, Source
+from curation.records import Outcome, Row, Sample, Source, SourceKind
 from curation.splitter import Splitter
 from curation.stage import Media, Stage, View
 
@@ -60,7 +70,10 @@ class UnitRun:
         self.ready = ready
         self._heartbeat = heartbeat
         self.metrics = Metrics()
-        self.state = load_unit(ledger, pipeline, task.unit, recompute=task.recompute)
+        self.state = load_unit(
+            ledger, pipeline, task.unit, recompute=task.recompute, is_new=bool(task.sources)
+        )
+        self._reads = FirstReads(pipeline.config.general.max_pixels, self.count_read)
         self._new: dict[str, list[Row]] = {}
         self._measurer = Measurer(task.steps, ready, self.metrics, heartbeat.renew)
         self._enrich_steps = list(steps_of(pipeline.enrich))
@@ -68,14 +81,11 @@ class UnitRun:
 
     def run(self) -> Metrics:
         """Measure what the task allows and the unit needs, and commit it."""
-        sources = self._sources()
-        images = [source for source in sources if source.kind == "image" and source.ok]
-        for chunk in chunks_of(images, self._pipeline.config.run.max_held_bytes):
+        for chunk in chunks_of(self._usable("image"), self._pipeline.config.run.max_held_bytes):
             self._measure_images(chunk)
-        for source in sources:
-            if source.kind == "video" and source.ok:
-                self._heartbeat.renew(source.uri)
-                self._measure_video(source)
+        for source in self._usable("video"):
+            self._heartbeat.renew(source.uri)
+            self._measure_video(source)
         self._measure_buffered()
         self._commit()
         return self.metrics
@@ -114,6 +124,8 @@ class UnitRun:
                 self.state.add(step, rows[number])
 
     def _commit(self) -> None:
+        if self._task.sources:
+            self._ledger.commit_sources(self._task.unit, self.state.sources)
         steps = {step.key: step for step in self._pipeline.steps()}
         for key, rows in self._new.items():
             step = steps[key]
@@ -142,6 +154,8 @@ class UnitRun:
         if self._task.phase == "filter":
             reader = self._image_reader(known)
             self.advance(samples, steps, partial(decide_sample, branch), reader.media)
+            for source in sources:
+                self._reads.close(source)
             return
         for sample in samples:
             rows = self.state.rows_of(sample.sample_id, steps)
@@ -164,7 +178,17 @@ class UnitRun:
 
     def _image_reader(self, sources: Mapping[str, Source]) -> ImageReader:
         """`sources` by sample id."""
-        return ImageReader(sources, self._count_image, self._pipeline.config.general.max_pixels)
+        max_pixels = self._pipeline.config.general.max_pixels
+        return ImageReader(sources, self._count_image, max_pixels, self._opened_image)
+
+    def _opened_image(self, source: Source) -> AbstractContextManager[Path]:
+        self._count_stored(source)
+        return self._reads.opened(source)
+
+    def _count_stored(self, source: Source) -> None:
+        """A source is opened; those of a new unit have been counted when they were probed."""
+        if not self._task.sources:
+            self.metrics.bytes_stored[self._task.phase] += source.size_bytes
 
     def _count_image(self, uri: str) -> None:
         self._heartbeat.renew(uri)
@@ -176,6 +200,7 @@ class UnitRun:
         """Look at one part of the task's only video. Nothing is committed."""
         (source,) = self._sources()
         self._heartbeat.renew(source.uri)
+        self._count_stored(source)
         try:
             results = self._video_pass(source).process_segment(part)
         except SampleError as error:
@@ -203,7 +228,35 @@ class UnitRun:
         only = self._task.only
         return [source for source in self.state.sources if only is None or source.source_id in only]
 
+    def _usable(self, kind: SourceKind) -> Iterator[Source]:
+        """The task's sources of one kind that can be used; of a new unit, probed as they come."""
+        for source in self._task.sources or self._sources():
+            if source.kind != kind:
+                continue
+            found = self._probed(source) if self._task.sources else source
+            if found.ok and not (self._task.sources and self._has_segments(found)):
+                yield found
+
+    def _probed(self, source: Source) -> Source:
+        self._heartbeat.renew(source.uri)
+        started = time.perf_counter()
+        probed = self._reads.probe(source)
+        seconds = time.perf_counter() - started
+        self.metrics.record(PROBE, rows=1, failed=int(not probed.ok), seconds=seconds)
+        self.metrics.bytes_stored[self._task.phase] += probed.size_bytes
+        self.state.sources.append(probed)
+        return probed
+
+    def _has_segments(self, source: Source) -> bool:
+        """Whether several workers can share a source, once it is known how long it is."""
+        return len(source_segments(self._pipeline, source)) > 1
+
+    def count_read(self, num_bytes: int) -> None:
+        """Bytes of a source have been fetched from where it is stored."""
+        self.metrics.record_read(self._task.phase, num_bytes)
+
     def _measure_video(self, source: Source) -> None:
+        self._count_stored(source)
         try:
             if self._task.phase == "filter":
                 self._video_pass(source).filter(self._task.part)
@@ -227,7 +280,7 @@ class UnitRun:
         decoder = self._pipeline.config.decoder
         for group in neighbors(waiting, can_seek=not source.clock_jumps):
             collector = SpanCollector(group, {view for window in group for view in self._views(window)})
-            for frame in VideoReader(source, decoder, self.count_frame, group[0].start_s):
+            for frame in VideoReader(source, decoder, self.count_frame, group[0].start_s, self.count_read):
                 self._buffer_windows(source, collector.push(frame), collector)
                 if frame.pts_s >= group[-1].end_s:
                     break

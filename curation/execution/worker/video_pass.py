@@ -88,7 +88,7 @@ class VideoPass:
         """Look at the whole, or at one part, nothing of which is true before `join`."""
         stage = _splitter(self._unit.ready(self._splitter))
         start_s = part.start_s - (stage.lookback_s or 0.0) - RUN_UP_S
-        reader = VideoReader(self._source, self._decoder, self._unit.count_frame, max(0.0, start_s))
+        reader = self._reader(max(0.0, start_s))
         collector = GridCollector(self._views(), reader.first_s() if start_s > 0 else None)
         with isolated(MeasureError):
             finder = self._finder(stage, part)
@@ -97,6 +97,11 @@ class VideoPass:
         own = [item for item in finder.frame_metrics if part.holds(item.pts_s)]
         self._unit.metrics.frames_held += reader.num_frames if part is WHOLE_VIDEO else len(own)
         return SegmentResult(own, None if reader.broke_off else reader.end_s, codings=reader.codings)
+
+    def _reader(self, start_s: float) -> VideoReader:
+        return VideoReader(
+            self._source, self._decoder, self._unit.count_frame, start_s, self._unit.count_read
+        )
 
     def _finder(self, stage: Splitter[Any], part: Segment) -> CutFinder:
         if self._source.clock_jumps:
@@ -138,7 +143,7 @@ class VideoPass:
         """Decode only around the clips that something is missing of."""
         waiting = [clip for clip in clips if self._needs(clip) in self._unit.allowed]
         for group in neighbors(waiting, can_seek=not self._source.clock_jumps):
-            reader = VideoReader(self._source, self._decoder, self._unit.count_frame, group[0].start_s)
+            reader = self._reader(group[0].start_s)
             collector = GridCollector(self._views(), reader.first_s() if group[0].start_s > 0 else None)
             self._measure(reader, _KnownSpans(group), collector, Segment(end_s=group[-1].end_s))
             self._unit.metrics.frames_held += reader.num_frames

@@ -5,23 +5,21 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from curation.errors import PoisonSource, ProbeError, SampleError
-from curation.errors.isolation import isolated
+from curation.errors import PoisonSource
 from curation.execution.plan import Task
+from curation.execution.worker.first_reads import FirstReads
 from curation.execution.worker.measure import Metrics, failed_row
 from curation.execution.worker.unit import Heartbeat, UnitRun
 from curation.execution.worker.video_pass import SegmentResult
 from curation.ingest.containers.index import ListingIndex
-from curation.ingest.sources import open_source
+from curation.ingest.sources import ignore
 from curation.ledger import Ledger
-from curation.ledger.schemas import sources_to_table
 from curation.ledger.unit_state import PROBE, load_unit, source_verdict
 from curation.ledger.versions import settle
-from curation.media.probe import failed, probe
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
 from curation.records import Source
@@ -96,11 +94,14 @@ class UnitWorker:
     def _probe(self, task: Task) -> Metrics:
         """Read the headers of a new unit, or those of an old one whose files are read again."""
         metrics, sources = Metrics(), []
+        reads = FirstReads(self._pipeline.config.general.max_pixels, partial(metrics.record_read, task.phase))
         for source in task.sources:
             started = time.perf_counter()
-            probed = self.probe(source)
+            probed = self._probed(source, reads)
+            reads.close(probed)
             sources.append(probed)
             metrics.record(PROBE, rows=1, failed=int(not probed.ok), seconds=time.perf_counter() - started)
+            metrics.bytes_stored[task.phase] += probed.size_bytes
         commit_probed(self._pipeline, self._ledger, task, sources)
         return metrics
 
@@ -112,18 +113,16 @@ class UnitWorker:
 
     def probe(self, source: Source) -> Source:
         """The source with what its header says, or with the error that reading it met."""
+        reads = FirstReads(self._pipeline.config.general.max_pixels, ignore)
+        probed = self._probed(source, reads)
+        reads.close(probed)
+        return probed
+
+    def _probed(self, source: Source, reads: FirstReads) -> Source:
         self.heartbeat.renew(source.uri)
         if source.kind == "container":
             return self._index.checked(source, self.heartbeat.renew)
-        fresh = replace(source, error_type=None, error=None, content_hash=None)
-        try:
-            with open_source(fresh) as path:
-                probed = probe(fresh, path, self._pipeline.config.general.max_pixels)
-            with isolated(ProbeError):
-                sources_to_table([probed])  # a header may say numbers that fit no column
-        except SampleError as error:
-            return failed(source, error)
-        return probed
+        return reads.probe(source)
 
 
 def commit_probed(pipeline: Pipeline, ledger: Ledger, task: Task, sources: list[Source]) -> None:
