@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
+from curation.execution.plan import filtered_as_read
+from curation.execution.worker import first_reads, frame_buffer
+from curation.execution.worker.measure import Metrics
+from curation.execution.worker.worker import UnitWorker
+from curation.ingest import media_readers
 from curation.pipeline import pipeline
+from curation.records import Source
 from datasets_media import Bench, built, write_photo
 
 
@@ -57,3 +63,96 @@ def test_what_is_measured_does_not_depend_on_the_other_filters(tmp_path: Path) -
     together = rows(*names)
     assert together == {name: rows(name)[name] for name in names}
     assert together == rows(*reversed(names))
+
+
+def photos_of(tmp_path: Path) -> dict[str, Any]:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number, size in enumerate([(901, 700), (640, 480), (200, 90), (300, 300)]):
+        write_photo(folder / f"{number}.jpg", number, size=size)
+    data = (folder / "0.jpg").read_bytes()
+    (folder / "cut_off.jpg").write_bytes(data[: len(data) // 2])
+    (folder / "none.jpg").write_bytes(b"no picture")
+    return {
+        "name": "photos",
+        "input": [str(folder)],
+        "output": str(tmp_path / "out"),
+        "images": {
+            "filters": ["resolution", "color", "phash"],
+            "resolution": {"min_width": 250, "min_height": 250},
+        },
+    }
+
+
+def filtered_at_once(bench: Bench) -> Metrics:
+    """New units are filtered as they are read, as a run does it."""
+    steps = {step.key for step in bench.pipeline.steps()}
+    tasks = [filtered_as_read(bench.pipeline, task, steps) for task in bench.tasks("probe")]
+    assert {task.phase for task in tasks} == {"filter"}
+    worker, metrics = UnitWorker(bench.pipeline, "cpu"), Metrics()
+    for task in tasks:
+        metrics.add(worker.work(task))
+    assert bench.tasks("filter") == []
+    return metrics
+
+
+def content_of(bench: Bench) -> Any:
+    """Sources and rows; of these all but the seconds that they took."""
+    units = [bench.ledger.sources(unit) for unit in bench.ledger.units()]
+    return units, [bench.rows(step.key) for step in bench.pipeline.steps()]
+
+
+def test_filtering_as_sources_are_read_gives_what_probing_first_gives(tmp_path: Path) -> None:
+    data = photos_of(tmp_path)
+    apart, at_once = Bench(data), Bench(data | {"output": str(tmp_path / "at_once")})
+    two_passes, one_pass = apart.run(), filtered_at_once(at_once)
+    assert content_of(at_once) == content_of(apart)
+    assert at_once.outcomes() == apart.outcomes()
+    assert one_pass.rows == two_passes.rows
+    assert one_pass.failed == two_passes.failed == {"probe": 1, "images.color": 1}
+
+
+def test_a_new_picture_is_fetched_once_for_header_hash_and_pixels(tmp_path: Path) -> None:
+    data = photos_of(tmp_path)
+    stored = sum(path.stat().st_size for path in (tmp_path / "in").iterdir())
+    metrics = filtered_at_once(Bench(data))
+    assert metrics.bytes_read == metrics.bytes_stored == {"filter": stored}
+
+
+def test_a_picture_that_is_swapped_between_probing_and_decoding_is_the_one_that_was_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = photos_of(tmp_path)
+    known = Bench(data | {"output": str(tmp_path / "known")})
+    known.run()
+    decode = media_readers.read_image
+
+    def swapped(path: Path, max_pixels: int) -> Any:
+        for file in (tmp_path / "in").iterdir():
+            file.write_bytes(b"another picture")
+        return decode(path, max_pixels)
+
+    monkeypatch.setattr(media_readers, "read_image", swapped)
+    monkeypatch.setattr(frame_buffer, "CHUNK_IMAGES", 6)  # all are probed before the first is decoded
+    bench = Bench(data)
+    filtered_at_once(bench)
+    assert content_of(bench) == content_of(known)
+
+
+def test_pictures_that_nobody_decodes_are_closed_chunk_by_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = photos_of(tmp_path)
+    data["images"]["resolution"] = {"min_width": 10_000}
+    handles, probe = [], first_reads.probe
+
+    def counted(*args: Any) -> Source:
+        handles.append(len(list(Path("/proc/self/fd").iterdir())))
+        return probe(*args)
+
+    monkeypatch.setattr(first_reads, "probe", counted)
+    monkeypatch.setattr(frame_buffer, "CHUNK_IMAGES", 1)
+    filtered_at_once(Bench(data))
+    assert len(handles) == 6
+    # Two handles a picture, the file's and the copy's: of the chunk's own, and of the one that comes next.
+    assert max(handles) <= handles[0] + 2
