@@ -15,6 +15,8 @@ from curation.errors.visible import spelled
 from curation.ingest.metadata import metadata_json, spelled_value
 from curation.records import Row, Source
 
+_SMALL = 2**31
+"""Every column of numbers takes what is smaller."""
 SOURCES = pa.schema(
     [
         pa.field("source_id", pa.string(), nullable=False),
@@ -103,6 +105,21 @@ def source_record(source: Source) -> dict[str, Any]:
     record["carried"] = metadata_json(source.metadata)
     record["status"] = "ok" if source.ok else "failed"
     return record
+
+
+def check_source(source: Source) -> None:
+    """Make sure that the ledger has room for a source's numbers, which a header may have made up.
+
+    Raises:
+        pyarrow.ArrowInvalid, OverflowError: it has none.
+    """
+    rate = source.frame_rate
+    numbers = (
+        *(source.width, source.height, source.rotation, source.num_frames, source.stream_index),
+        *(source.num_discontinuities, rate and rate.numerator, rate and rate.denominator),
+    )
+    if any(number is not None and not -_SMALL < number < _SMALL for number in numbers):
+        sources_to_table([source])
 
 
 def sources_to_table(sources: Sequence[Source]) -> pa.Table:

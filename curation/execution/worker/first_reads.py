@@ -17,7 +17,7 @@ from pathlib import Path
 from curation.errors import ProbeError, SampleError
 from curation.errors.isolation import isolated
 from curation.ingest.sources import is_in_place, open_source
-from curation.ledger.schemas import sources_to_table
+from curation.ledger.schemas import check_source
 from curation.media.probe import failed, probe
 from curation.records import Source
 
@@ -44,7 +44,7 @@ class FirstReads:
                     self._on_read(path.stat().st_size)  # to be hashed
                 probed = probe(fresh, path, self._max_pixels)
                 with isolated(ProbeError):
-                    sources_to_table([probed])  # a header may say numbers that fit no column
+                    check_source(probed)
                 if probed.ok and probed.kind == "image":
                     self._open[probed.source_id] = path, stack.pop_all()
         except SampleError as error:
