@@ -37,6 +37,8 @@ class ColorConfig(StageConfig):
         Annotated[float, KeepMin("untinted_colorfulness"), Field(ge=0, le=200)] | None
     ) = 6.0
     """Least colorfulness without a tint; a tinted gray photo has up to 6, most color photos over 10."""
+    image_short_side: Annotated[int, Field(ge=UNTINTED_SHORT_SIDE)] | None = None
+    """Short side in pixels at which images are looked at; null: as they are."""
 
 
 class ColorStage(Stage[ColorConfig]):
@@ -61,7 +63,9 @@ class ColorStage(Stage[ColorConfig]):
     Config = ColorConfig
 
     def view(self, kind: SampleKind) -> View:
-        return View(halved=True) if kind == "image" else View(count=3, short_side=256)
+        if kind == "image":
+            return View(short_side=self.config.image_short_side, halved=True)
+        return View(count=3, short_side=256)
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
         return [_color_stats(item.pixels, item.shrunk(UNTINTED_SHORT_SIDE)) for item in media]

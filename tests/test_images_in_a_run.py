@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from curation.errors import ConfigError
 from curation.execution.plan import filtered_as_read
 from curation.execution.worker import first_reads, frame_buffer
 from curation.execution.worker.measure import Metrics
@@ -127,10 +131,10 @@ def test_a_picture_that_is_swapped_between_probing_and_decoding_is_the_one_that_
     known.run()
     decode = media_readers.read_image
 
-    def swapped(path: Path, max_pixels: int) -> Any:
+    def swapped(path: Path, *settings: Any) -> Any:
         for file in (tmp_path / "in").iterdir():
             file.write_bytes(b"another picture")
-        return decode(path, max_pixels)
+        return decode(path, *settings)
 
     monkeypatch.setattr(media_readers, "read_image", swapped)
     monkeypatch.setattr(frame_buffer, "CHUNK_IMAGES", 6)  # all are probed before the first is decoded
@@ -156,3 +160,50 @@ def test_pictures_that_nobody_decodes_are_closed_chunk_by_chunk(
     assert len(handles) == 6
     # Two handles a picture, the file's and the copy's: of the chunk's own, and of the one that comes next.
     assert max(handles) <= handles[0] + 2
+
+
+SMALL = {"image_decode_short_side": 128}
+
+
+def test_scaled_decoding_is_refused_where_a_filter_wants_more(tmp_path: Path) -> None:
+    images = {"filters": ["resolution", "color", "phash", "thumbnail"], "thumbnail": {"short_side": 128}}
+    data = {"name": "small", "input": ["in"], "output": str(tmp_path), "images": images} | SMALL
+    with pytest.raises(ConfigError) as refused:
+        built(data)
+    assert "images.color: sees images at full size, more than image_decode_short_side: 128" in str(
+        refused.value
+    )
+    assert "images.phash: sees images at a short side of 256" in str(refused.value)
+    assert "thumbnail" not in str(refused.value)
+    built(data | {"images": images | {"color": {"image_short_side": 128}}, "image_decode_short_side": 256})
+
+
+def test_only_filters_that_see_images_have_other_fingerprints_under_scaled_decoding(tmp_path: Path) -> None:
+    data = {
+        "name": "small",
+        "input": ["in"],
+        "output": str(tmp_path / "out"),
+        "images": {"filters": ["resolution", "thumbnail"]},
+        "videos": {"filters": ["thumbnail"]},
+    }
+    found = [fingerprints(data | {"image_decode_short_side": side}) for side in (None, 128, 256)]
+    assert fingerprints(data) == found[0]
+    for one, other in ((0, 1), (1, 2), (0, 2)):
+        assert {key for key in found[0] if found[one][key] != found[other][key]} == {"images.thumbnail"}
+
+
+def test_filters_see_jpegs_decoded_small(tmp_path: Path) -> None:
+    data = photos_of(tmp_path)
+    data["images"] = {"filters": ["thumbnail"], "thumbnail": {"short_side": 100}}
+    full, small = Bench(data), Bench(data | SMALL | {"output": str(tmp_path / "small")})
+    for bench in (full, small):
+        bench.run()
+    for sample_id, (values, error) in full.rows("images.thumbnail").items():
+        known, other = small.rows("images.thumbnail")[sample_id]
+        assert error == other
+        if error is None:
+            one, two = (
+                np.asarray(Image.open(io.BytesIO(row["thumbnail"])), np.int16) for row in (values, known)
+            )
+            assert one.shape == two.shape
+            assert np.abs(one - two).mean() < 2

@@ -35,8 +35,13 @@ class ImageReader:
         on_decode: Callable[[str], None],
         max_pixels: int,
         opened: Callable[[Source], AbstractContextManager[Path]] = open_source,
+        short_side: int | None = None,
     ) -> None:
-        """`sources` by sample id; `on_decode` is told the URI before each decode, which `opened` opens."""
+        """`sources` by sample id; `on_decode` is told the URI before each decode, which `opened` opens.
+
+        `short_side` is what JPEGs keep at least when they are decoded; None: all pixels.
+        """
+        self._short_side = short_side
         self._sources = sources
         self._max_pixels = max_pixels
         self._opened = opened
@@ -64,7 +69,7 @@ class ImageReader:
             self._on_decode(source.uri)
             try:
                 with self._opened(source) as path, isolated(DecodeError):
-                    self._halvings[sample_id] = Halvings(read_image(path, self._max_pixels))
+                    self._halvings[sample_id] = Halvings(read_image(path, self._max_pixels, self._short_side))
             except SampleError as error:
                 self._halvings[sample_id] = error
         return self._halvings[sample_id]

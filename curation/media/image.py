@@ -38,6 +38,8 @@ _QUARTER_TURNS = {5, 6, 7, 8}
 _ROTATION = {3: 180, 6: 90, 8: 270}
 _SIZED_UPRIGHT = {"tiff"}
 """Formats that Pillow turns itself on loading, and whose size it gives as upright before."""
+_SCALED = {"JPEG", "MPO"}
+"""Formats that can be decoded at a smaller size."""
 _TRANSPOSE = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -148,8 +150,11 @@ def _png_chunks(file: IO[bytes]) -> Iterator[bytes]:
         file.seek(size_bytes + 4, io.SEEK_CUR)
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def read_image(path: Path, max_pixels: int = MAX_PIXELS, short_side: int | None = None) -> NDArray[np.uint8]:
     """The first frame as [H, W, 3] uint8 sRGB, upright; transparency is composited on white.
+
+    With `short_side`, JPEGs come at 1/2, 1/4 or 1/8 of their size, as small as leaves so many pixels at
+    least: their decoder computes no more than these (libjpeg's scaled inverse DCT). Others come as they are.
 
     Raises:
         DecodeError: the pixels are damaged, cut off, or more than `max_pixels`.
@@ -158,6 +163,8 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     from PIL import Image
 
     with _opened(path, max_pixels, DecodeError) as image:
+        if short_side is not None and image.format in _SCALED:
+            image.draft(None, (short_side, short_side))
         promised = image.size
         image.load()
         if image.size != promised:

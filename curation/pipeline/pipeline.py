@@ -123,7 +123,13 @@ def build_pipeline(
         else {(m["name"], m["asked"], m["role"]): m["revision"] for m in recorded or []}
     )
     checklist = Checklist() if readiness is None else readiness.checklist
-    builder = _Builder(known, checklist, readiness, tone_maps=config.decoder.tone_maps)
+    builder = _Builder(
+        known,
+        checklist,
+        readiness,
+        tone_maps=config.decoder.tone_maps,
+        image_short_side=config.general.image_decode_short_side,
+    )
     branches: dict[SourceKind, Branch] = {}
     if config.images:
         branches["image"] = builder.branch(config.images)
@@ -143,9 +149,11 @@ class _Builder:
         readiness: Readiness | None,
         *,
         tone_maps: bool,
+        image_short_side: int | None,
     ) -> None:
         self._known = known
         self._tone_maps = tone_maps
+        self._image_short_side = image_short_side
         self._readiness = readiness
         self._resolved: dict[ModelRef, str] = {}
         self.checklist = checklist
@@ -198,6 +206,8 @@ class _Builder:
         """
         view = stage.view("image" if choice.key.startswith("images.") else "clip")
         halved = [f"halvings {HALVINGS_VERSION}"] if view is not None and view.halved else []
+        if choice.key.startswith("images.") and view is not None and self._image_short_side is not None:
+            return [*halved, f"JPEGs decoded to {self._image_short_side}"]
         if choice.key.startswith("images.") or (view is None and not isinstance(stage, Splitter)):
             return halved
         version = halved if pixels is None else [*halved, f"pixels {pixels}"]

@@ -178,8 +178,9 @@ class UnitRun:
 
     def _image_reader(self, sources: Mapping[str, Source]) -> ImageReader:
         """`sources` by sample id."""
-        max_pixels = self._pipeline.config.general.max_pixels
-        return ImageReader(sources, self._count_image, max_pixels, self._opened_image)
+        general = self._pipeline.config.general
+        short_side = general.image_decode_short_side if self._task.phase == "filter" else None
+        return ImageReader(sources, self._count_image, general.max_pixels, self._opened_image, short_side)
 
     def _opened_image(self, source: Source) -> AbstractContextManager[Path]:
         self._count_stored(source)
