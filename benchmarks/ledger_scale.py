@@ -94,11 +94,11 @@ def _fill(ledger: Ledger, pipeline: Pipeline, number: int) -> None:
         sample_ids = sorted(stable_id(source_id, 0, 0) for source_id in source_ids)
         for step in steps:
             scores = {
-                name: pa.array(random.integers(0, 1200, rows) / 100).cast(kind, safe=False)
+                name: pa.array(random.integers(0, 1200, rows) / 100).cast(column.type, safe=False)
                 if name != "width" and name != "height"
-                else pa.array(random.integers(400, 2000, rows)).cast(kind)
-                for name, kind in step.stage.columns.items()
-                if pa.types.is_primitive(kind)
+                else pa.array(random.integers(400, 2000, rows)).cast(column.type)
+                for name, column in step.stage.columns.items()
+                if pa.types.is_primitive(column.type)
             }
             measured = {
                 **scores,

@@ -24,7 +24,7 @@ from captioner.windows import windows
 from curation.errors import CaptionError, ConfigError, SampleError
 from curation.pipeline.models import STAND_IN, fetch
 from curation.records import Row, Sample, SampleKind, stable_id
-from curation.stage import Media, ModelRef, Setup, Stage, View
+from curation.stage import Column, Media, ModelRef, Setup, Stage, View
 
 _MAX_KEPT_CHARS = 2000
 """Of the last answer, in the error of a sample that got no caption."""
@@ -47,40 +47,34 @@ _ASKING_RETRY_S = 60.0
 
 
 class CaptionStage(Stage[CaptionConfig]):
-    """Asks a vision-language model, and asks again if the answer is no caption.
-
-    Columns:
-        parent_id: The clip that the window is part of; null where the sample is its own window.
-        start_s, end_s: The window, seconds from the start of the source.
-        caption: Plain text.
-        subject, motion, camera, style: Its parts, where the caption is structured; else null.
-        length: The length asked for: short, medium or long; null where nothing was asked.
-        language: Of the caption, as asked for.
-        model: Who wrote it.
-        verdict: `ok`, or what is wrong with it that the settings let pass.
-        verdicts: Those of all attempts, in order.
-        finish_reason: As the engine gives it.
-        num_prompt_tokens, num_output_tokens: In the model's tokens, of the attempt that was taken.
-        num_frames: Frames that the model saw.
-    """
+    """Asks a vision-language model, and asks again if the answer is no caption."""
 
     name = "captions"
     version = 2
     columns = {
-        "parent_id": pa.string(),
-        "start_s": pa.float64(),
-        "end_s": pa.float64(),
-        "caption": pa.string(),
-        **dict.fromkeys(structure.NAMES, pa.string()),
-        "length": pa.string(),
-        "language": pa.string(),
-        "model": pa.string(),
-        "verdict": pa.string(),
-        "verdicts": pa.list_(pa.string()),
-        "finish_reason": pa.string(),
-        "num_prompt_tokens": pa.int32(),
-        "num_output_tokens": pa.int32(),
-        "num_frames": pa.int32(),
+        "parent_id": Column(
+            pa.string(),
+            "The clip that the window is part of; null where the sample is its own window.",
+        ),
+        "start_s": Column(pa.float64(), "Begin of the window, seconds from the start of the source."),
+        "end_s": Column(pa.float64(), "Its end, likewise."),
+        "caption": Column(pa.string(), "Plain text.", exported=True),
+        **{
+            name: Column(pa.string(), f"The caption's part on {name}; null where it is not structured.")
+            for name in structure.NAMES
+        },
+        "length": Column(
+            pa.string(),
+            "The length asked for: short, medium or long; null where nothing was asked.",
+        ),
+        "language": Column(pa.string(), "Of the caption, as asked for."),
+        "model": Column(pa.string(), "Who wrote it."),
+        "verdict": Column(pa.string(), "`ok`, or what is wrong with it that the settings let pass."),
+        "verdicts": Column(pa.list_(pa.string()), "Those of all attempts, in order."),
+        "finish_reason": Column(pa.string(), "As the engine gives it."),
+        "num_prompt_tokens": Column(pa.int32(), "In the model's tokens, of the attempt that was taken."),
+        "num_output_tokens": Column(pa.int32(), "Likewise."),
+        "num_frames": Column(pa.int32(), "Frames that the model saw."),
     }
     batch_size = 256
     uses_gpu = True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from curation.stage import C, Media, Stage
+from curation.stage import C, Column, Media, Stage
 
 if TYPE_CHECKING:
     from curation.media.frame import Frame
@@ -26,15 +26,17 @@ class Span:
     end_frame: int
 
 
-SPAN_COLUMNS: Mapping[str, pa.DataType] = {
-    "source_id": pa.string(),
-    "kind": pa.string(),
-    "start_s": pa.float64(),
-    "end_s": pa.float64(),
-    "duration_s": pa.float64(),
-    "start_frame": pa.int64(),
-    "end_frame": pa.int64(),
-    "num_sizes": pa.int64(),
+SPAN_COLUMNS: Mapping[str, Column] = {
+    "source_id": Column(pa.string(), "The video."),
+    "kind": Column(pa.string(), "`clip`."),
+    "start_s": Column(pa.float64(), "Begin of the clip: presentation time in seconds."),
+    "end_s": Column(pa.float64(), "Its end, exclusive."),
+    "duration_s": Column(pa.float64(), "end_s - start_s."),
+    "start_frame": Column(pa.int64(), "Number of its first frame, in presentation order."),
+    "end_frame": Column(pa.int64(), "Number of the frame after its last."),
+    "num_sizes": Column(
+        pa.int64(), "Sizes, pixel aspects and orientations that the source's frames have as stored."
+    ),
 }
 """The columns of every splitter: where a clip begins and ends in its source, ends exclusive."""
 

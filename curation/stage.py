@@ -59,6 +59,32 @@ def check_template(name: str, template: str, **fields: object) -> None:
 
 
 @dataclass(frozen=True)
+class Column:
+    """One column of a stage: what it holds, and where it goes besides the ledger.
+
+    Attributes:
+        type: Arrow type.
+        meaning: What it says, with unit and range, for people: the dataset card prints it.
+        exported: Whether it stands in training shards and on the dataset card.
+        large: Whether it is left out where rows are read to decide or to report: pixels, codes, embeddings.
+
+    Raises:
+        ValueError: it is both, or says nothing.
+    """
+
+    type: pa.DataType
+    meaning: str
+    exported: bool = False
+    large: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.meaning:
+            raise ValueError("a column must say what it means")
+        if self.exported and self.large:
+            raise ValueError("a large column stays in the ledger")
+
+
+@dataclass(frozen=True)
 class KeepMin:
     """Marks a setting as a threshold: keep while `column` >= the setting."""
 
@@ -254,7 +280,7 @@ class Stage(abc.ABC, Generic[C]):
         name: as in the configuration, the ledger and the report.
         kinds: the samples that it can measure; a configuration that gives it others is refused.
         version: raise it when `measure` gives other numbers; earlier rows are then measured again.
-        columns: column -> Arrow type; each column's meaning, unit and range stands in the class docstring.
+        columns: what `measure` gives for every sample, by name.
         batch_size: samples per `measure` call, at most.
         uses_gpu: whether `measure` runs faster on a GPU and should be given one.
     """
@@ -262,7 +288,7 @@ class Stage(abc.ABC, Generic[C]):
     name: ClassVar[str]
     kinds: ClassVar[frozenset[SampleKind]] = frozenset({"image", "clip"})
     version: ClassVar[int] = 1
-    columns: ClassVar[Mapping[str, pa.DataType]]
+    columns: ClassVar[Mapping[str, Column]]
     batch_size: ClassVar[int] = 16
     uses_gpu: ClassVar[bool] = False
     Config: ClassVar[type[StageConfig]]

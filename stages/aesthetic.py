@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from curation.errors import ConfigError, UnsupportedMediaError
 from curation.pipeline.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind, Source
-from curation.stage import KeepMin, Location, Media, ModelRef, Setup, Stage, StageConfig, View
+from curation.stage import Column, KeepMin, Location, Media, ModelRef, Setup, Stage, StageConfig, View
 
 if TYPE_CHECKING:
     import torch
@@ -68,20 +68,22 @@ class AestheticConfig(StageConfig):
 
 
 class AestheticStage(Stage[AestheticConfig]):
-    """Scores an image, or a clip by its worst frame.
-
-    Columns:
-        aesthetic_score: The least of `aesthetic_scores`, about 1..10.
-        aesthetic_scores: One score per frame.
-        embedding: CLIP's L2-normalised embedding, little-endian float16; of a clip, the normalised mean over
-            its frames. Null where the score came with the source.
-    """
+    """Scores an image, or a clip by its worst frame."""
 
     name = "aesthetic"
     columns = {
-        "aesthetic_score": pa.float32(),
-        "aesthetic_scores": pa.list_(pa.float32()),
-        "embedding": pa.binary(),
+        "aesthetic_score": Column(
+            pa.float32(),
+            "The least of the frames' scores, about 1..10.",
+            exported=True,
+        ),
+        "aesthetic_scores": Column(pa.list_(pa.float32()), "One score per frame, about 1..10."),
+        "embedding": Column(
+            pa.binary(),
+            "CLIP's L2-normalised embedding, little-endian float16; of a clip, the normalised mean over its "
+            "frames. Null where the score came with the source.",
+            large=True,
+        ),
     }
     uses_gpu = True
     Config = AestheticConfig

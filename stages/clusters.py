@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from curation.errors import ContractError
-from curation.stage import DatasetStage, KeepFar, StageConfig
+from curation.stage import Column, DatasetStage, KeepFar, StageConfig
 
 _BLOCK_ROWS = 65_536
 _BLOCK_CELLS = 16_000_000
@@ -58,22 +58,21 @@ class ClustersConfig(StageConfig):
 
 
 class ClustersStage(DatasetStage[ClustersConfig]):
-    """Assigns every sample to a cluster, and finds its nearest neighbor among those taken before it there.
-
-    Columns:
-        cluster_id: Number of the cluster, from 0; means nothing beyond one population.
-        cluster_distance: 1 - cosine to the cluster's center, 0..2.
-        semantic_duplicate_of: `sample_id` of the nearest sample taken before it in its cluster; null if
-            there is none up to `max_recorded`.
-        semantic_distance: 1 - cosine to that one, 0..2; null likewise.
-    """
+    """Assigns every sample to a cluster, and finds its nearest neighbor among those taken before it there."""
 
     name = "clusters"
     columns = {
-        "cluster_id": pa.int32(),
-        "cluster_distance": pa.float32(),
-        "semantic_duplicate_of": pa.string(),
-        "semantic_distance": pa.float32(),
+        "cluster_id": Column(
+            pa.int32(),
+            "Number of the cluster, from 0; means nothing beyond one population.",
+        ),
+        "cluster_distance": Column(pa.float32(), "1 - cosine to the cluster's center, 0..2."),
+        "semantic_duplicate_of": Column(
+            pa.string(),
+            "Sample id of the nearest sample taken before it in its cluster; null if there is none up to "
+            "`max_recorded`.",
+        ),
+        "semantic_distance": Column(pa.float32(), "1 - cosine to that one, 0..2; null likewise."),
     }
     Config = ClustersConfig
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from curation.records import Sample, SampleKind
-from curation.stage import KeepMin, Media, Stage, StageConfig, View
+from curation.stage import Column, KeepMin, Media, Stage, StageConfig, View
 
 _STRIP_PIXELS = 1 << 16
 """Pixels that are looked at together."""
@@ -42,23 +42,25 @@ class ColorConfig(StageConfig):
 
 
 class ColorStage(Stage[ColorConfig]):
-    """Measures how much color there is; of a clip, the mean over three frames.
-
-    Columns:
-        colorfulness: Hasler and Süsstrunk (2003), "Measuring colorfulness in natural images"; 0 and up.
-        untinted_colorfulness: What colors differ by at the same brightness: spread of the opponent channels
-            around their mean at each luma, at a short side of 64 pixels; 0 and up.
-        channel_spread: Largest max(R, G, B) - min(R, G, B) of any pixel, 0..255; 0 for exact gray.
-        mean_luma: Mean brightness, 0..255 (ITU-R BT.601 weights).
-    """
+    """Measures how much color there is; of a clip, the mean over three frames."""
 
     name = "color"
     version = 2
     columns = {
-        "colorfulness": pa.float32(),
-        "untinted_colorfulness": pa.float32(),
-        "channel_spread": pa.int32(),
-        "mean_luma": pa.float32(),
+        "colorfulness": Column(
+            pa.float32(),
+            'Hasler and Süsstrunk (2003), "Measuring colorfulness in natural images"; 0 and up.',
+        ),
+        "untinted_colorfulness": Column(
+            pa.float32(),
+            "What colors differ by at the same brightness: spread of the opponent channels around their "
+            "mean at each luma, at a short side of 64 pixels; 0 and up.",
+        ),
+        "channel_spread": Column(
+            pa.int32(),
+            "Largest max(R, G, B) - min(R, G, B) of any pixel, 0..255; 0 for exact gray.",
+        ),
+        "mean_luma": Column(pa.float32(), "Mean brightness, 0..255 (ITU-R BT.601 weights)."),
     }
     Config = ColorConfig
 

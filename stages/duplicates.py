@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from curation.stage import DatasetStage, KeepFar, StageConfig
+from curation.stage import Column, DatasetStage, KeepFar, StageConfig
 
 BITS = 64
 """Of the hash of one frame."""
@@ -51,20 +51,23 @@ class DuplicatesConfig(StageConfig):
 
 
 class DuplicatesStage(DatasetStage[DuplicatesConfig]):
-    """Names, for every sample, the nearest better one that looks the same.
-
-    Columns:
-        duplicate_of: `sample_id` of that one; null if there is none.
-        duplicate_distance: Bits of 64 in which their perceptual hashes differ, on average over a clip's
-            frames; 0 for the same bytes. Without the stage `phash` before it, only those are found.
-        is_exact_copy: Whether their files have the same bytes (and their clips the same span).
-    """
+    """Names, for every sample, the nearest better one that looks the same."""
 
     name = "duplicates"
     columns = {
-        "duplicate_of": pa.string(),
-        "duplicate_distance": pa.float32(),
-        "is_exact_copy": pa.bool_(),
+        "duplicate_of": Column(
+            pa.string(),
+            "Sample id of the nearest better one that looks the same; null if there is none.",
+        ),
+        "duplicate_distance": Column(
+            pa.float32(),
+            "Bits of 64 in which their perceptual hashes differ, on average over a clip's frames; 0 for the "
+            "same bytes. Without the stage `phash` before it, only those are found.",
+        ),
+        "is_exact_copy": Column(
+            pa.bool_(),
+            "Whether their files have the same bytes, and their clips the same span.",
+        ),
     }
     Config = DuplicatesConfig
 

@@ -15,7 +15,18 @@ from pydantic import Field, model_validator
 from curation.errors import ConfigError, UnsupportedMediaError
 from curation.pipeline.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind
-from curation.stage import KeepMax, KeepMin, Location, Media, ModelRef, Setup, Stage, StageConfig, View
+from curation.stage import (
+    Column,
+    KeepMax,
+    KeepMin,
+    Location,
+    Media,
+    ModelRef,
+    Setup,
+    Stage,
+    StageConfig,
+    View,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -47,17 +58,19 @@ class FlowConfig(StageConfig):
 
 
 class FlowStage(Stage[FlowConfig]):
-    """Measures motion with dense optical flow. Pairs never straddle a cut, since clips don't.
-
-    Columns:
-        flow_score: Mean over frame pairs of (mean length of the flow vectors / short side); 0 and up,
-            1 when the picture moves by its own short side from frame to frame.
-    """
+    """Measures motion with dense optical flow. Pairs never straddle a cut, since clips don't."""
 
     name = "flow"
     kinds = frozenset({"clip"})
     version = 2
-    columns = {"flow_score": pa.float32()}
+    columns = {
+        "flow_score": Column(
+            pa.float32(),
+            "Mean over frame pairs of (mean length of the flow vectors / short side); 0 and up, 1 when the "
+            "picture moves by its own short side from frame to frame.",
+            exported=True,
+        ),
+    }
     uses_gpu = True
     Config = FlowConfig
 

@@ -20,7 +20,7 @@ from curation.errors import ConfigError, UnsupportedMediaError
 from curation.ingest.metadata import drawn_text
 from curation.pipeline.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind, Source
-from curation.stage import KeepMin, Location, Media, ModelRef, Setup, Stage, StageConfig, View
+from curation.stage import Column, KeepMin, Location, Media, ModelRef, Setup, Stage, StageConfig, View
 
 if TYPE_CHECKING:
     import torch
@@ -50,14 +50,16 @@ class HpsConfig(StageConfig):
 
 
 class HpsStage(Stage[HpsConfig]):
-    """Scores an image, or a clip by its worst frame, against its caption.
-
-    Columns:
-        hps_score: Cosine between the embeddings of frame and caption, -1..1.
-    """
+    """Scores an image, or a clip by its worst frame, against its caption."""
 
     name = "hps"
-    columns = {"hps_score": pa.float32()}
+    columns = {
+        "hps_score": Column(
+            pa.float32(),
+            "Cosine between the embeddings of frame and caption, -1..1; of a clip, that of its worst frame.",
+            exported=True,
+        ),
+    }
     uses_gpu = True
     Config = HpsConfig
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from curation.stage import DatasetStage, KeepMin, StageConfig
+from curation.stage import Column, DatasetStage, KeepMin, StageConfig
 
 
 class MeanScoreConfig(StageConfig):
@@ -29,14 +29,16 @@ class MeanScoreConfig(StageConfig):
 
 
 class MeanScoreStage(DatasetStage[MeanScoreConfig]):
-    """Averages scores.
-
-    Columns:
-        mean_score: Mean over `scores`; with ranks above 0 and at most 1.
-    """
+    """Averages scores."""
 
     name = "mean_score"
-    columns = {"mean_score": pa.float64()}
+    columns = {
+        "mean_score": Column(
+            pa.float64(),
+            "Mean over the scores that the settings name; with ranks above 0 and at most 1.",
+            exported=True,
+        ),
+    }
     Config = MeanScoreConfig
 
     def inputs(self) -> Sequence[str]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from curation.records import Sample, SampleKind
-from curation.stage import Media, Stage, StageConfig, View
+from curation.stage import Column, Media, Stage, StageConfig, View
 
 NUM_FRAMES = 3
 """Frames of a clip that are hashed."""
@@ -29,15 +29,16 @@ class PhashConfig(StageConfig):
 
 
 class PhashStage(Stage[PhashConfig]):
-    """Hashes an image, or three frames of a clip.
-
-    Columns:
-        phash: 8 bytes per frame: whether each of the 64 lowest frequencies is above their median, row by
-            row, highest bit first.
-    """
+    """Hashes an image, or three frames of a clip."""
 
     name = "phash"
-    columns = {"phash": pa.binary()}
+    columns = {
+        "phash": Column(
+            pa.binary(),
+            "8 bytes per frame: whether each of the 64 lowest frequencies is above their median, row by "
+            "row, highest bit first.",
+        ),
+    }
     Config = PhashConfig
 
     def view(self, kind: SampleKind) -> View:

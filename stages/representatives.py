@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from curation.stage import DatasetStage, KeepMax, StageConfig
+from curation.stage import Column, DatasetStage, KeepMax, StageConfig
 
 
 class RepresentativesConfig(StageConfig):
@@ -27,14 +27,15 @@ class RepresentativesConfig(StageConfig):
 
 
 class RepresentativesStage(DatasetStage[RepresentativesConfig]):
-    """Ranks the samples of every cluster.
-
-    Columns:
-        cluster_rank: Place among the samples of its cluster, from 1; of equals the smaller sample id first.
-    """
+    """Ranks the samples of every cluster."""
 
     name = "representatives"
-    columns = {"cluster_rank": pa.int32()}
+    columns = {
+        "cluster_rank": Column(
+            pa.int32(),
+            "Place among the samples of its cluster, from 1; of equals the smaller sample id first.",
+        ),
+    }
     Config = RepresentativesConfig
 
     def inputs(self) -> Sequence[str]:

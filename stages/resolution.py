@@ -9,7 +9,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from curation.records import Sample
-from curation.stage import KeepMin, Media, Stage, StageConfig
+from curation.stage import Column, KeepMin, Media, Stage, StageConfig
 
 
 class ResolutionConfig(StageConfig):
@@ -22,14 +22,13 @@ class ResolutionConfig(StageConfig):
 
 
 class ResolutionStage(Stage[ResolutionConfig]):
-    """Takes the size from the header.
-
-    Columns:
-        width, height: Pixels, after rotation.
-    """
+    """Takes the size from the header."""
 
     name = "resolution"
-    columns = {"width": pa.int32(), "height": pa.int32()}
+    columns = {
+        "width": Column(pa.int32(), "Pixels, after rotation."),
+        "height": Column(pa.int32(), "Pixels, after rotation."),
+    }
     batch_size = 256
     Config = ResolutionConfig
 

@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from curation.errors import ConfigError, MissingDependencyError
 from curation.pipeline.models import fetch
 from curation.records import Sample, SampleKind
-from curation.stage import KeepMax, Location, Media, ModelRef, Setup, Stage, StageConfig, View
+from curation.stage import Column, KeepMax, Location, Media, ModelRef, Setup, Stage, StageConfig, View
 
 _MODELS = "package:rapidocr_onnxruntime/models"
 _DETECTOR = f"{_MODELS}/ch_PP-OCRv4_det_infer.onnx"
@@ -79,22 +79,19 @@ class TextConfig(StageConfig):
 
 
 class TextStage(Stage[TextConfig]):
-    """Measures how much of a picture is covered by text.
-
-    Columns:
-        text_coverage: Largest over the frames of (area under the union of text boxes / frame area), 0..1.
-        text_coverage_mean: Mean over the frames, 0..1.
-        text_frame_fraction: Share of frames with any text, 0..1.
-        num_text_boxes: Boxes in all frames together.
-    """
+    """Measures how much of a picture is covered by text."""
 
     name = "text"
     version = 2
     columns = {
-        "text_coverage": pa.float32(),
-        "text_coverage_mean": pa.float32(),
-        "text_frame_fraction": pa.float32(),
-        "num_text_boxes": pa.int32(),
+        "text_coverage": Column(
+            pa.float32(),
+            "Largest over the frames of (area under the union of text boxes / frame area), 0..1.",
+            exported=True,
+        ),
+        "text_coverage_mean": Column(pa.float32(), "Mean over the frames, 0..1."),
+        "text_frame_fraction": Column(pa.float32(), "Share of frames with any text, 0..1."),
+        "num_text_boxes": Column(pa.int32(), "Boxes in all frames together."),
     }
     Config = TextConfig
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from curation.records import Sample, SampleKind
-from curation.stage import Media, Stage, StageConfig, View
+from curation.stage import Column, Media, Stage, StageConfig, View
 
 
 class ThumbnailConfig(StageConfig):
@@ -23,14 +23,12 @@ class ThumbnailConfig(StageConfig):
 
 
 class ThumbnailStage(Stage[ThumbnailConfig]):
-    """Encodes the image, or the frame in the middle of the clip.
-
-    Columns:
-        thumbnail: JPEG file.
-    """
+    """Encodes the image, or the frame in the middle of the clip."""
 
     name = "thumbnail"
-    columns = {"thumbnail": pa.binary()}
+    columns = {
+        "thumbnail": Column(pa.binary(), "JPEG file.", large=True),
+    }
     Config = ThumbnailConfig
 
     def view(self, kind: SampleKind) -> View:

@@ -168,11 +168,7 @@ class Bench:
         step = self.pipeline.step_of(key)
         assert step is not None
         units = self.ledger.measured_units(step.name, step.fingerprint)
-        rows = [
-            row
-            for unit in units
-            for row in self.ledger.rows(step.name, step.fingerprint, unit, with_big=True)
-        ]
+        rows = [row for unit in units for row in self.ledger.rows(step.name, step.fingerprint, unit)]
         return {row.sample_id: (row.values, row.error) for row in rows}
 
 

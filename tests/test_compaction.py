@@ -10,9 +10,10 @@ import pytest
 from curation.errors import LedgerError
 from curation.ledger import Ledger, unit_name, unitfiles
 from curation.records import Row, Source
+from curation.stage import Column
 from curation.storage import open_storage
 
-COLUMNS = {"score": pa.float32(), "codes": pa.binary()}
+COLUMNS = {"score": Column(pa.float32(), "A score."), "codes": Column(pa.binary(), "Bytes.")}
 STEP = ("text", "f00d")
 
 
@@ -35,7 +36,7 @@ def contents(path: Path) -> tuple[list[list[Source]], list[list[Row]]]:
     """Everything, read by somebody who opens the ledger anew."""
     ledger = Ledger(open_storage(str(path)))
     sources = [ledger.sources(unit) for unit in ledger.units()]
-    return sources, [ledger.rows(*STEP, unit, with_big=True) for unit in ledger.measured_units(*STEP)]
+    return sources, [ledger.rows(*STEP, unit) for unit in ledger.measured_units(*STEP)]
 
 
 def files(path: Path) -> list[str]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from curation.errors import ConfigError
 from curation.execution.plan import filtered_as_read
-from curation.execution.worker import first_reads, frame_buffer
+from curation.execution.worker import first_reads, image_pass
 from curation.execution.worker.measure import Metrics
 from curation.execution.worker.worker import UnitWorker
 from curation.ingest import media_readers
@@ -137,7 +137,7 @@ def test_a_picture_that_is_swapped_between_probing_and_decoding_is_the_one_that_
         return decode(path, *settings)
 
     monkeypatch.setattr(media_readers, "read_image", swapped)
-    monkeypatch.setattr(frame_buffer, "CHUNK_IMAGES", 6)  # all are probed before the first is decoded
+    monkeypatch.setattr(image_pass, "CHUNK_IMAGES", 6)  # all are probed before the first is decoded
     bench = Bench(data)
     filtered_at_once(bench)
     assert content_of(bench) == content_of(known)
@@ -155,7 +155,7 @@ def test_pictures_that_nobody_decodes_are_closed_chunk_by_chunk(
         return probe(*args)
 
     monkeypatch.setattr(first_reads, "probe", counted)
-    monkeypatch.setattr(frame_buffer, "CHUNK_IMAGES", 1)
+    monkeypatch.setattr(image_pass, "CHUNK_IMAGES", 1)
     filtered_at_once(Bench(data))
     assert len(handles) == 6
     # Two handles a picture, the file's and the copy's: of the chunk's own, and of the one that comes next.

@@ -17,7 +17,7 @@ import av
 import cv2
 import pyarrow as pa
 import pytest
-from test_film import Run, data_of
+from test_video_pass import Run, data_of
 
 from curation.errors import (
     ContractError,
@@ -29,7 +29,7 @@ from curation.errors import (
     WorkerError,
 )
 from curation.errors.isolation import isolated
-from curation.execution.worker.unit import UnitRun
+from curation.execution.worker.unit_rows import UnitRows
 from curation.execution.worker.video_pass import VideoPass
 from curation.execution.worker.worker import UnitWorker
 from curation.ingest import media_readers as readers
@@ -39,6 +39,7 @@ from curation.ledger.schemas import rows_to_table, sources_to_table, table_to_ro
 from curation.media import decoder, probe
 from curation.media.frame import Frame
 from curation.records import Row, Source
+from curation.stage import Column
 from datasets_media import Bench, write_photo, write_video
 
 FORESEEN_BY_NOBODY = [
@@ -203,13 +204,13 @@ def test_pixels_that_break_a_library_fail_their_sources(
 
 
 @pytest.mark.parametrize("segment_s", [None, 1.0])
-def test_a_splitter_that_asserts_fails_its_source_in_one_piece_and_in_parts(
+def test_a_splitter_that_asserts_fails_its_source_in_one_piece_and_in_segments(
     bench: Bench, segment_s: float | None
 ) -> None:
     data = {**bench.config.resolved, "stages": {"scenes": "fault_stages:AssertingScenes"}}
     data["run"] = {**data["run"], "segment_s": segment_s}
     run = Run(data).all()
-    assert any(task.parts for task in run.done) == (segment_s is not None)
+    assert any(task.segments for task in run.done) == (segment_s is not None)
     assert ends(run) == OUTCOMES | {"d.jpg": "kept"}
     assert errors_of(run) == {("MeasureError", "AssertionError: time runs backwards")}
 
@@ -218,7 +219,7 @@ def test_a_mistake_of_the_core_stops_the_run(bench: Bench, monkeypatch: pytest.M
     def mistaken(*_: object) -> None:
         raise KeyError("no such step")
 
-    for owner, name in ((ImageReader, "_decoded"), (UnitRun, "take"), (VideoPass, "_new_clip")):
+    for owner, name in ((ImageReader, "_decoded"), (UnitRows, "add"), (VideoPass, "_add_clip")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, mistaken)
             with pytest.raises(KeyError, match="no such step"):
@@ -292,7 +293,7 @@ def test_no_handles_left_is_no_sources_fault(bench: Bench, name: str, spare: int
 
 # Text that Arrow refuses
 
-COLUMNS = {"value": pa.string()}
+COLUMNS = {"value": Column(pa.string(), "Any text.")}
 
 
 def test_half_of_a_surrogate_pair_stops_no_unit() -> None:
@@ -310,7 +311,7 @@ def test_half_of_a_surrogate_pair_stops_no_unit() -> None:
     (read,) = table_to_sources(sources_to_table([odd]))
     assert (read.metadata, read.error) == ({"caption": "a \\ud83d", "\\udfff": 1}, "no \\udcff")
     rows = [Row("a", {}, "DecodeError", "no \udcff"), Row("b", {"value": "x"})]
-    assert [row.error for row in table_to_rows(rows_to_table(rows, {"value": pa.string()}))] == [
+    assert [row.error for row in table_to_rows(rows_to_table(rows, COLUMNS))] == [
         "no \\udcff",
         None,
     ]

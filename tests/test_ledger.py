@@ -12,10 +12,11 @@ import pytest
 from curation.errors import ContractError, LedgerError, StorageError, WriteConflict
 from curation.ledger import Ledger
 from curation.records import Row, Source
+from curation.stage import Column
 from curation.storage import open_storage
 from curation.storage.base import ABSENT
 
-COLUMNS = {"score": pa.float32(), "tags": pa.list_(pa.string())}
+COLUMNS = {"score": Column(pa.float32(), "A score."), "tags": Column(pa.list_(pa.string()), "Words.")}
 
 
 def ledger_at(path: Path) -> Ledger:

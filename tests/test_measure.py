@@ -22,7 +22,7 @@ from curation.errors import (
 )
 from curation.execution.worker.measure import isolate
 from curation.records import Sample, Source
-from curation.stage import Media, Stage, StageConfig, View
+from curation.stage import Column, Media, Stage, StageConfig, View
 
 SOURCE = Source(source_id="s", uri="s.jpg", kind="image", size_bytes=1, etag="e")
 SAMPLES = [Sample(sample_id=name, source_id="s", kind="image") for name in "abcd"]
@@ -32,7 +32,7 @@ class Answer(Stage[StageConfig]):
     """Returns what it was made with; calls are noted."""
 
     name = "answer"
-    columns = {"value": pa.float32()}
+    columns = {"value": Column(pa.float32(), "As told.")}
     Config = StageConfig
 
     def __init__(self, answers: dict[str, Any]) -> None:

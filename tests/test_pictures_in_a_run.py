@@ -53,8 +53,8 @@ def test_the_number_of_sizes_stands_with_every_clip_and_with_the_source(tmp_path
     assert {number for _, number in found["changing.mkv"]} == {3}
 
 
-def test_parts_of_a_video_put_their_sizes_together(tmp_path: Path) -> None:
-    """In parts of 8 seconds no worker sees more than two of the four sizes; decoding is not repeated."""
+def test_segments_of_a_video_put_their_sizes_together(tmp_path: Path) -> None:
+    """In segments of 8 seconds no worker sees more than two of the four sizes; decoding is not repeated."""
     folder = tmp_path / "in"
     folder.mkdir()
     sizes = [(96, 128), (48, 72), (60, 80), (72, 96)]
@@ -67,8 +67,8 @@ def test_parts_of_a_video_put_their_sizes_together(tmp_path: Path) -> None:
         for task in bench.tasks("probe"):
             worker.work(task)
         for task in bench.tasks("filter"):
-            if task.parts:
-                results = [worker.process_segment(task, number) for number in range(len(task.parts))]
+            if task.segments:
+                results = [worker.process_segment(task, number)[1] for number in range(len(task.segments))]
                 assert max(len(item.codings) for item in results) < 4
                 worker.merge(task, results)
             else:

@@ -59,7 +59,7 @@ def test_explain_shows_names_as_they_are(odd: Path, capsys: pytest.CaptureFixtur
     assert code == 0
     assert said.startswith(f"{odd.parent}/in/{name}  source ")
     if name == RED:
-        assert "  carries caption a [/caption] with [red]tags" in said
+        assert "  metadata caption a [/caption] with [red]tags" in said
 
 
 def test_errors_show_names_as_they_are(odd: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,7 +133,7 @@ def test_text_that_the_terminal_cannot_show_stops_nothing(odd: Path, encoding: s
         capture_output=True,
         check=True,
     )
-    assert b"carries caption a [/caption] with [red]tags " + shown in done.stdout
+    assert b"metadata caption a [/caption] with [red]tags " + shown in done.stdout
 
 
 @pytest.mark.parametrize("words", [["status"], ["table", "--to", "t.csv"]], ids=lambda words: words[0])

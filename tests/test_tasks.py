@@ -13,10 +13,12 @@ import ray
 from curation.errors import StorageError
 from curation.execution.cluster import connect
 from curation.execution.tasks import in_process, on_cluster
+from datasets_media import ROOT, TESTS
 
 
 @pytest.fixture
-def cluster() -> Iterator[None]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{TESTS}")  # for the functions below
     connect(None, 2)
     yield
     ray.shutdown()

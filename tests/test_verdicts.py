@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from curation.ledger import Ledger
 from curation.ledger.columns import NONE, OUTCOMES, Verdicts
 from curation.ledger.unit_state import RecomputePolicy, SampleVerdict, SourceVerdict, scan_verdicts
-from curation.ledger.verdicts import VerdictGroup, Waiting, verdict_groups
+from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step, Verdict, describe_rule, passed_by
 from curation.records import Outcome, Row, Sample, Source, stable_id
@@ -30,7 +31,9 @@ def a_pipeline(tmp_path: Path) -> Pipeline:
     vocabulary = write_vocabulary(tmp_path / "vocabulary.tiktoken")
     media = tmp_path / "media"
     media.mkdir()
-    return built(config_data(media, tmp_path / "out", vocabulary))[1]
+    data = config_data(media, tmp_path / "out", vocabulary)
+    data["hdr"] = "reject"
+    return built(data)[1]
 
 
 def random_ledger(pipeline: Pipeline, folder: Path, seed: int) -> Ledger:
@@ -63,6 +66,7 @@ def a_source(draw: random.Random, name: str) -> Source:
         kind=kind,  # type: ignore[arg-type]
         size_bytes=1,
         etag=name,
+        color_transfer=draw.choice([None, "bt709", "smpte2084", "arib-std-b67"]) if kind == "video" else None,
         error_type=draw.choice(["ProbeError", "PoisonSource"]) if broken else None,
         error="why" if broken else None,
     )
@@ -106,7 +110,7 @@ def values(draw: random.Random, step: Step) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(step.stage.columns)
     for name, mark in step.stage.thresholds().items():
         bound = getattr(step.stage.config, name) or 0
-        kind = step.stage.columns[mark.column]
+        kind = step.stage.columns[mark.column].type
         found[mark.column] = (
             pa.scalar(draw.choice([bound] * 4 + [bound + 1, max(0, bound - 1)])).cast(kind).as_py()
         )
@@ -177,11 +181,12 @@ def missing(source: SourceVerdict) -> set[str]:
 
 def check_waiting(ledger: Ledger, pipeline: Pipeline, recompute: RecomputePolicy, keys: set[str]) -> None:
     """What waits for these steps, told from the verdicts one by one."""
-    found = [
-        waiting
-        for group in verdict_groups(ledger, pipeline, recompute=recompute)
-        for waiting in group.waiting(keys)
-    ]
+    found = []
+    for group in verdict_groups(ledger, pipeline, recompute=recompute):
+        ids = np.array(group.sources["source_id"].to_pylist())
+        for waiting in group.waiting(keys):
+            some = ({*ids[waiting.places]}, {*ids[waiting.unsplit]})
+            found.append((waiting.unit, waiting.needs, *some, {*group.absent_ids(waiting.unit)}))
     expected = []
     for state, judged in scan_verdicts(ledger, pipeline, recompute):
         mine = [source for source in judged if missing(source) & keys]
@@ -190,8 +195,10 @@ def check_waiting(ledger: Ledger, pipeline: Pipeline, recompute: RecomputePolicy
         ]
         if mine:
             needs = frozenset[str]().union(*(missing(source) for source in mine))
-            ids = (frozenset(source.source.source_id for source in some) for some in (mine, unsplit))
-            expected.append(Waiting(state.unit, needs, *ids))
+            ids = ({source.source.source_id for source in some} for some in (mine, unsplit))
+            absent = {source.source_id for source in ledger.sources(state.unit)}
+            absent -= {source.source.source_id for source in judged}
+            expected.append((state.unit, needs, *ids, absent))
     assert found == expected
 
 

@@ -270,7 +270,9 @@ def test_poisonous_source_fails_where_it_waits(data: dict[str, Any]) -> None:
         worker.work(task)
     for task in bench.tasks("filter"):
         for source in bench.ledger.sources(task.unit):
-            if source.source_id in (task.only or ()) and source.uri.endswith(("long.mp4", "photo1.jpg")):
+            if source.source_id in (task.only or {source.source_id}) and source.uri.endswith(
+                ("long.mp4", "photo1.jpg")
+            ):
                 record_poison(bench.pipeline, bench.ledger, task, source.source_id, kills=2)
     bench.run()
     assert bench.outcomes() == EXPECTED | {

@@ -214,7 +214,7 @@ def _branch_of(pipeline: Pipeline, step: Step) -> Branch:
 
 def _is_complete(ledger: Ledger, step: Step, population: Population, recompute: RecomputePolicy) -> bool:
     for unit, places in population.by_unit():
-        rows = ledger.rows(step.name, step.fingerprint, unit)
+        rows = ledger.rows(step.name, step.fingerprint, unit, without=step.large_columns)
         present = {row.sample_id for row in rows if not recompute.counts_as_missing(step.name, not row.ok)}
         if not present.issuperset(population.members["sample_id"].take(places).to_pylist()):
             return False
@@ -262,7 +262,7 @@ def _gather(
 
 def _aligned(read: pa.Table | None, column: str, part: pa.Table, provider: Step) -> pa.ChunkedArray:
     """The column's values for the samples of `part`, null where there is none."""
-    kind = _wide(provider.stage.columns[column])
+    kind = _wide(provider.stage.columns[column].type)
     if read is None:
         return pa.chunked_array([pa.nulls(part.num_rows, kind)])
     places = pc.index_in(part["sample_id"], value_set=read["sample_id"].combine_chunks())
@@ -280,7 +280,7 @@ def _checked(stage: DatasetStage[Any], measured: pa.Table, table: pa.Table) -> p
     Raises:
         ContractError: it has other columns, types or rows than declared, or numbers that are none.
     """
-    declared = pa.schema(list(stage.columns.items()))
+    declared = pa.schema([(name, column.type) for name, column in stage.columns.items()])
     if sorted(measured.column_names) != sorted(declared.names):
         odd = ", ".join(sorted(set(measured.column_names) ^ set(declared.names)))
         raise ContractError(f"stage {stage.name} declares other columns than it returned: {odd}")

@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from curation.errors import WorkerError
+from curation.errors import PoisonSource, WorkerError
 from curation.execution.cluster import choose_device, cluster_cpus, connect, num_gpu_places, starts_here
 from curation.execution.plan import Task
 from curation.execution.requests import PendingSegments, Request, requests_of
+from curation.execution.segments import SegmentResult
 from curation.execution.tasks import A, R, in_process, on_cluster
 from curation.execution.worker.measure import Metrics
-from curation.execution.worker.video_pass import SegmentResult
 from curation.execution.worker.worker import UnitWorker, commit_probed, record_poison, record_unlisted
 from curation.ledger import Ledger
+from curation.ledger.unit_state import PROBE
 from curation.records import Source
 
 if TYPE_CHECKING:
@@ -39,11 +40,22 @@ class _Died(Exception):
     """A worker process is gone."""
 
 
+class _Lost(Exception):
+    """The node that held an argument of a call is gone."""
+
+
 @dataclass
-class _Busy:
-    """A worker at work: on what, and when it was last asked how it gets on."""
+class _Call:
+    """A call that a worker is busy with.
+
+    Attributes:
+        worker: The actor.
+        refs: References to what it will return.
+        asked_at: When it was last asked for its heartbeat.
+    """
 
     worker: Any
+    refs: list[Any]
     asked_at: float = field(default_factory=time.monotonic)
 
 
@@ -96,21 +108,17 @@ class Pool:
         waiting = [request for task in reversed(tasks) for request in reversed(requests_of(task))]
         self._start(len(waiting))
         metrics, self._segments = Metrics(), PendingSegments()
-        busy: dict[Any, tuple[_Busy, Request]] = {}
+        busy: dict[Any, tuple[_Call, Request]] = {}
         while waiting or busy:
             while waiting and self._idle:
                 worker, request = self._idle.pop(), waiting.pop()
-                busy[request.start(worker)] = _Busy(worker), request
+                call = _Call(worker, request.start(worker))
+                busy[call.refs[0]] = call, request
             done, _ = ray.wait(list(busy), timeout=POLL_S)
             for ref in done:
-                at, request = busy.pop(ref)
-                result = self._collect(ref, at.worker, request)
-                if isinstance(result, SegmentResult):
-                    waiting += self._segments.add(request, result)
-                else:
-                    metrics.add(result)
-                    self._progress.advance(request.task.num_sources)
-            self._kill_silent(at for at, _ in busy.values())
+                metrics.add(self._collect(*busy.pop(ref)))
+            self._kill_silent(call for call, _ in busy.values())
+            waiting += self._segments.next_requests()
             waiting = [request for request in waiting if self._segments.wants(request)]
         return metrics
 
@@ -159,22 +167,43 @@ class Pool:
         ray.kill(worker)
         self._actors.remove(worker)
 
-    def _collect(self, ref: Any, worker: Any, request: Request) -> Metrics | SegmentResult:
-        """The result of a request; if its worker died, that of its unit, source by source."""
+    def _collect(self, call: _Call, request: Request) -> Metrics:
+        """The metrics of a request; if its worker died, those of its unit, source by source."""
+        task = request.task
         try:
-            result: Metrics | SegmentResult = _result(ref)
+            metrics: Metrics = _result(call.refs[0])
         except _Died as died:
-            task = request.task
             self._progress.say(f"a worker died on unit {task.unit} ({died}); trying its sources one by one")
-            self._drop_worker(worker)
+            self._drop_worker(call.worker)
             self._idle.append(self._new_worker())
-            if task.phase == "list":
-                return self._list_again(task)
-            if task.phase == "probe" or task.sources:
-                return self._read_one_by_one(task)
-            return self._part_again(request) if task.parts else self._one_by_one(task)
-        self._idle.append(self._fresh(worker))
-        return result
+            metrics = self._again(request)
+        except _Lost:
+            self._progress.say(
+                f"segments of unit {task.unit} were lost with their node; processing them again"
+            )
+            self._idle.append(call.worker)
+            self._segments.restart(task)
+            return Metrics()
+        else:
+            self._idle.append(self._fresh(call.worker))
+            self._keep(request, call.refs)
+        if request.segment is None:
+            self._progress.advance(task.num_sources)
+        return metrics
+
+    def _keep(self, request: Request, refs: Sequence[Any]) -> None:
+        """Keep the reference to the result of a segment."""
+        for result in refs[1:]:
+            self._segments.add(request, result)
+
+    def _again(self, request: Request) -> Metrics:
+        """The metrics of a request whose worker died, made again so that the culprit is found."""
+        task = request.task
+        if task.phase == "list":
+            return self._list_again(task)
+        if task.phase == "probe" or task.sources:
+            return self._read_one_by_one(task)
+        return self._segment_again(request) if task.segments else self._one_by_one(task)
 
     def _fresh(self, worker: Any) -> Any:
         """The worker, or a new one in its place if it holds too much memory."""
@@ -193,11 +222,12 @@ class Pool:
 
     def _list_again(self, task: Task) -> Metrics:
         (container,) = task.sources
-        if self._alone(container.uri, Request(task).start) is None:
+        if not self._alone(container.uri, Request(task).start):
             record_unlisted(self._ledger, task, self._pipeline.config.run.max_kills)
         return Metrics()
 
     def _read_one_by_one(self, task: Task) -> Metrics:
+        """Probe the sources of a task, then filter them where the task does both."""
         metrics = self._probe_one_by_one(task)
         if task.phase == "filter":
             metrics.add(self._one_by_one(replace(task, sources=())))
@@ -207,12 +237,12 @@ class Pool:
         metrics, probed = Metrics(), []
         for source in task.sources:
             found = self._alone(source.uri, _probing(source))
-            if found is None:
-                found = replace(
-                    source, error_type="PoisonSource", error="killed the worker that read its header"
-                )
-            probed.append(found)
-            metrics.record("probe", rows=1, failed=int(not found.ok))
+            if found:
+                probed.append(_result(found[0]))
+            else:
+                error = "killed the worker that read its header"
+                probed.append(replace(source, error_type=PoisonSource.__name__, error=error))
+            metrics.record(PROBE, rows=1, failed=int(not probed[-1].ok))
         commit_probed(self._pipeline, self._ledger, task, probed)
         return metrics
 
@@ -220,25 +250,29 @@ class Pool:
         metrics = Metrics()
         for source_id, uri in self._uris(task).items():
             single = replace(task, only=frozenset([source_id]))
-            result = self._alone(uri, Request(single).start)
-            metrics.add(self._blame(single) if result is None else result)
+            refs = self._alone(uri, Request(single).start)
+            metrics.add(_result(refs[0]) if refs else self._blame(single))
         return metrics
 
-    def _part_again(self, request: Request) -> Metrics | SegmentResult:
-        """The only source is known; a part of it, or the whole put together, is tried alone."""
+    def _segment_again(self, request: Request) -> Metrics:
+        """Process a segment, or merge all of them, once more; the task has only one source to blame."""
         if not self._segments.wants(request):
-            return SegmentResult()
+            return Metrics()
         (uri,) = self._uris(request.task).values()
-        result: Metrics | SegmentResult | None = self._alone(uri, request.start)
-        if result is None:
-            self._segments.give_up(request.task)
-            return self._blame(request.task)
-        return result
+        refs = self._alone(uri, request.start)
+        if refs:
+            self._keep(request, refs)
+            metrics: Metrics = _result(refs[0])
+            return metrics
+        self._segments.give_up(request.task)
+        if request.segment is not None:
+            self._progress.advance(request.task.num_sources)
+        return self._blame(request.task)
 
     def _uris(self, task: Task) -> dict[str, str]:
         """Source id -> URI of what a task is about."""
         uris = {source.source_id: source.uri for source in self._ledger.sources(task.unit)}
-        return {source_id: uris[source_id] for source_id in sorted(task.only or uris)}
+        return {source_id: uris[source_id] for source_id in sorted(task.only or uris.keys() - task.excluded)}
 
     def _blame(self, task: Task) -> Metrics:
         """The task's only source killed every worker that took it."""
@@ -246,35 +280,42 @@ class Pool:
         record_poison(self._pipeline, self._ledger, task, source_id, self._pipeline.config.run.max_kills)
         return Metrics()
 
-    def _alone(self, uri: str, call: Callable[[Any], Any]) -> Any:
-        """The result of a call that concerns one source; None if it killed `max_kills` workers."""
+    def _alone(self, uri: str, start: Callable[[Any], list[Any]]) -> list[Any]:
+        """Make a call that concerns one source, until it succeeds or has killed `max_kills` workers.
+
+        Returns:
+            References to what the call returned; none if it killed its workers.
+
+        Raises:
+            CurationError: what the worker raised.
+        """
         import ray
 
         for _ in range(self._pipeline.config.run.max_kills):
             worker = self._idle.pop() if self._idle else self._new_worker()
-            ref, at = call(worker), _Busy(worker)
-            while not ray.wait([ref], timeout=POLL_S)[0]:
-                self._kill_silent([at])
+            call = _Call(worker, start(worker))
+            while not ray.wait(call.refs[:1], timeout=POLL_S)[0]:
+                self._kill_silent([call])
             try:
-                result = _result(ref)
+                _result(call.refs[0])
             except _Died as died:
                 self._progress.say(f"{uri} killed its worker ({died})")
                 self._drop_worker(worker)
             else:
                 self._idle.append(worker)
-                return result
-        return None
+                return call.refs
+        return []
 
-    def _kill_silent(self, requests: Iterable[_Busy]) -> None:
+    def _kill_silent(self, calls: Iterable[_Call]) -> None:
         """Kill workers without progress; their task then ends as that of any dead worker."""
         import ray
 
         limit_s = self._pipeline.config.run.stall_timeout_s
-        for request in requests:
-            if time.monotonic() - request.asked_at < min(limit_s / 2, CHECK_S):
+        for call in calls:
+            if time.monotonic() - call.asked_at < min(limit_s / 2, CHECK_S):
                 continue
-            request.asked_at = time.monotonic()
-            answer = request.worker.silence.remote()
+            call.asked_at = time.monotonic()
+            answer = call.worker.silence.remote()
             if not ray.wait([answer], timeout=POLL_S)[0]:
                 continue  # still starting
             try:
@@ -285,11 +326,11 @@ class Pool:
                 self._progress.say(
                     f"no progress on {uri or 'its models'} for {silent_s:.0f} s: killing the worker"
                 )
-                ray.kill(request.worker)
+                ray.kill(call.worker)
 
 
-def _probing(source: Source) -> Callable[[Any], Any]:
-    return lambda worker: worker.probe.remote(source)
+def _probing(source: Source) -> Callable[[Any], list[Any]]:
+    return lambda worker: [worker.probe.remote(source)]
 
 
 def _result(ref: Any) -> Any:
@@ -297,6 +338,7 @@ def _result(ref: Any) -> Any:
 
     Raises:
         _Died: the worker is gone.
+        _Lost: what the worker was to be given is gone.
         CurationError: what the worker raised.
     """
     import ray
@@ -304,6 +346,8 @@ def _result(ref: Any) -> Any:
     try:
         return ray.get(ref)
     except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ray.exceptions.ObjectLostError):
+            raise _Lost from error
         if isinstance(error.cause, WorkerError):
             raise _Died(str(error.cause)) from error
         raise error.cause from error
@@ -331,10 +375,11 @@ def _worker_class(num_gpus: float) -> Any:
         def work(self, task: Task) -> Metrics:
             return self._worker.work(task)
 
-        def process_segment(self, task: Task, number: int) -> SegmentResult:
+        @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
+        def process_segment(self, task: Task, number: int) -> tuple[Metrics, SegmentResult]:
             return self._worker.process_segment(task, number)
 
-        def merge(self, task: Task, results: tuple[SegmentResult, ...]) -> Metrics:
+        def merge(self, task: Task, *results: SegmentResult) -> Metrics:
             return self._worker.merge(task, results)
 
         def probe(self, source: Source) -> Source:

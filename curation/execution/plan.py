@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +19,9 @@ from curation.ingest.listing import Listing
 from curation.ingest.metadata import metadata_json
 from curation.ledger import Ledger
 from curation.ledger.present import match_names
+from curation.ledger.schemas import sources_to_table
 from curation.ledger.unit_state import NO_RECOMPUTE, PROBE, RecomputePolicy, branch_steps
-from curation.ledger.verdicts import Waiting, verdict_groups
+from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.media.decode import SEEKABLE_CODECS
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step, steps_of
@@ -44,9 +46,11 @@ class Task:
         needs: Keys of the steps that it comes to, as far as that is known: those that something waits for,
             and those after them.
         recompute: Rows that count as missing.
-        only: Work on these source ids alone; None for all.
-        part: Of a video whose cuts are known, only the clips that begin there.
-        parts: The cuts of the only video are looked for in these parts, each by whoever is free.
+        only: Work on these source ids alone; None for all of the unit that wait.
+        excluded: Source ids of the unit that this task leaves alone: those that are not in the inputs, and
+            those that have tasks of their own.
+        segment: Of a video whose cuts are known, only the clips that begin there.
+        segments: Those of the task's only video, if it is split by several workers.
         services: Step key -> what the service that runs beside it said.
         num_sources: How many sources will be touched, for progress.
     """
@@ -59,8 +63,9 @@ class Task:
     needs: frozenset[str] = field(default=frozenset(), compare=False)
     recompute: RecomputePolicy = NO_RECOMPUTE
     only: frozenset[str] | None = None
-    part: Segment = WHOLE_VIDEO
-    parts: tuple[Segment, ...] = ()
+    excluded: frozenset[str] = frozenset()
+    segment: Segment = WHOLE_VIDEO
+    segments: tuple[Segment, ...] = ()
     services: Mapping[str, Mapping[str, str]] = field(default_factory=dict, compare=False)
     num_sources: int = field(default=0, compare=False)
 
@@ -198,6 +203,73 @@ def in_groups(items: Sequence[Item], size: int) -> Iterator[tuple[Item, ...]]:
         yield tuple(items[start : start + size])
 
 
+class PassPlan:
+    """The tasks of one pass, from groups of verdicts: `tasks` grows with every group that is added."""
+
+    SOURCE_COLUMNS: ClassVar = ("codec", "duration_s", "num_discontinuities")
+    """What the groups' sources must hold besides."""
+
+    def __init__(
+        self, pipeline: Pipeline, phase: Phase, steps: Collection[str], recompute: RecomputePolicy
+    ) -> None:
+        """`steps` are the keys that may be measured, of the phase's own."""
+        self._pipeline = pipeline
+        self._in_order = [step.key for step in phase_steps(pipeline, phase) if step.key in steps]
+        self._task = Task(phase, 0, steps=frozenset(self._in_order), recompute=recompute)
+        self.tasks: list[Task] = []
+
+    def add(self, group: VerdictGroup) -> None:
+        """Plan the units of a group in which something waits."""
+        if not self._in_order:
+            return
+        is_long = _is_long(self._pipeline, group.sources)
+        for waiting in group.waiting(self._task.steps):
+            first = min(self._in_order.index(key) for key in waiting.needs & self._task.steps)
+            needs = frozenset(self._in_order[first:])
+            task = replace(self._task, unit=waiting.unit, needs=needs)
+            alone = waiting.places[is_long[waiting.places]]
+            ids = group.sources["source_id"].take(pa.array(alone)).to_pylist()
+            for place, source_id in zip(alone.tolist(), ids, strict=True):
+                duration_s = group.sources["duration_s"][place].as_py()
+                single = replace(task, only=frozenset([source_id]), num_sources=1)
+                self.tasks += self._in_segments(single, duration_s, is_unsplit=place in waiting.unsplit)
+            num_together = len(waiting.places) - len(alone)
+            if num_together:
+                excluded = frozenset([*ids, *group.absent_ids(waiting.unit)])
+                self.tasks.append(replace(task, excluded=excluded, num_sources=num_together))
+
+    def _in_segments(self, alone: Task, duration_s: float, *, is_unsplit: bool) -> Iterator[Task]:
+        """Tasks for the segments of a long video, which several workers can look at."""
+        segments = segments_of(duration_s, self._pipeline.config.run.segment_s or math.inf)
+        splitter = self._pipeline.branches["video"].splitter
+        if not is_unsplit:
+            # Clips are known: each belongs to one segment, and the segments know nothing of each other.
+            for number, segment in enumerate(segments):
+                yield replace(alone, segment=segment, num_sources=int(number == 0))
+        elif splitter and isinstance(splitter.stage, Splitter) and splitter.stage.lookback_s is not None:
+            yield replace(alone, segments=segments)
+        else:
+            yield alone
+
+
+def _is_long(pipeline: Pipeline, sources: pa.Table) -> NDArray[np.bool_]:
+    """Which sources are worth looking at in segments: bool [N]."""
+    segment_s = pipeline.config.run.segment_s
+    if segment_s is None or "video" not in pipeline.branches:
+        return np.zeros(sources.num_rows, np.bool_)
+    is_seekable = pc.is_in(sources["codec"], value_set=pa.array(sorted(SEEKABLE_CODECS)))
+    has_jumps = pc.fill_null(pc.greater(sources["num_discontinuities"], 0), False)
+    is_long = pc.fill_null(pc.greater(sources["duration_s"], segment_s), False)
+    is_video = pc.equal(sources["kind"], "video")
+    found = pc.and_(pc.and_(is_video, is_seekable), pc.and_not(is_long, has_jumps))
+    return np.asarray(found)
+
+
+def is_shared(pipeline: Pipeline, source: Source) -> bool:
+    """Whether a source is worth looking at in segments, by several workers."""
+    return bool(_is_long(pipeline, sources_to_table([source]))[0])
+
+
 def plan_pass(
     ledger: Ledger,
     pipeline: Pipeline,
@@ -205,60 +277,14 @@ def plan_pass(
     steps: Collection[str],
     *,
     recompute: RecomputePolicy = NO_RECOMPUTE,
-) -> Iterator[Task]:
-    """The units in which `phase` has something to measure, one after the other."""
-    in_order = [step.key for step in phase_steps(pipeline, phase) if step.key in steps]
-    of_phase = set(in_order)
-    if not of_phase:
-        return
-    for group in verdict_groups(ledger, pipeline, recompute=recompute):
-        for waiting in group.waiting(of_phase):
-            first = min(in_order.index(key) for key in waiting.needs & of_phase)
-            needs = frozenset(in_order[first:])
-            whole = Task(phase, waiting.unit, steps=frozenset(of_phase), needs=needs, recompute=recompute)
-            yield from _unit_tasks(pipeline, whole, waiting, ledger.sources(waiting.unit))
-
-
-def _unit_tasks(
-    pipeline: Pipeline, whole: Task, waiting: Waiting, sources: Sequence[Source]
-) -> Iterator[Task]:
-    """One task for the sources that wait, and others for the parts of long videos among them."""
-    together = []
-    for source in sources:
-        if source.source_id not in waiting.source_ids:
-            continue
-        parts = source_segments(pipeline, source)
-        if len(parts) < 2:
-            together.append(source.source_id)
-        else:
-            alone = replace(whole, only=frozenset([source.source_id]), num_sources=1)
-            yield from _in_parts(pipeline, source, source.source_id in waiting.unsplit_ids, alone, parts)
-    if together:
-        yield replace(whole, only=frozenset(together), num_sources=len(together))
-
-
-def source_segments(pipeline: Pipeline, source: Source) -> tuple[Segment, ...]:
-    """The parts in which several workers can look at a source; one or none if it is not worth it."""
-    segment_s = pipeline.config.run.segment_s
-    if segment_s is None or source.kind != "video" or source.codec not in SEEKABLE_CODECS:
-        return ()
-    if source.clock_jumps:
-        return ()
-    return segments_of(source.duration_s or 0.0, segment_s)
-
-
-def _in_parts(
-    pipeline: Pipeline, source: Source, is_unsplit: bool, alone: Task, parts: tuple[Segment, ...]
-) -> Iterator[Task]:
-    splitter = pipeline.branches[source.kind].splitter
-    if not is_unsplit:
-        # Clips are known: each is some part's, and the parts know nothing of each other.
-        for number, part in enumerate(parts):
-            yield replace(alone, part=part, num_sources=int(number == 0))
-    elif splitter and isinstance(splitter.stage, Splitter) and splitter.stage.lookback_s is not None:
-        yield replace(alone, parts=parts)
-    else:
-        yield alone
+) -> list[Task]:
+    """The units in which `phase` has something to measure."""
+    plan = PassPlan(pipeline, phase, steps, recompute)
+    for group in verdict_groups(
+        ledger, pipeline, recompute=recompute, source_columns=PassPlan.SOURCE_COLUMNS
+    ):
+        plan.add(group)
+    return plan.tasks
 
 
 def phase_steps(pipeline: Pipeline, phase: Phase) -> list[Step]:

@@ -1,4 +1,4 @@
-"""What a worker is asked for: a task, a part of a long video, or to put its parts together. Knows no Ray."""
+"""What a worker is asked for: a task, a segment of a long video, or to merge its segments. Knows no Ray."""
 
 from __future__ import annotations
 
@@ -6,51 +6,69 @@ from dataclasses import dataclass
 from typing import Any
 
 from curation.execution.plan import Task
-from curation.execution.worker.video_pass import SegmentResult
 
 
 @dataclass(frozen=True)
 class Request:
-    """One call of a worker: a task, one of its parts, or what puts the parts together."""
+    """One call of a worker.
+
+    Attributes:
+        task: What it is about.
+        segment: The number of the task's segment to process.
+        results: References to the results of all segments, which are to be merged.
+    """
 
     task: Task
-    number: int | None = None
-    results: tuple[SegmentResult, ...] = ()
+    segment: int | None = None
+    results: tuple[Any, ...] = ()
 
-    def start(self, worker: Any) -> Any:
-        """Give it to a worker; the reference to what will come out."""
+    def start(self, worker: Any) -> list[Any]:
+        """Call the worker: the reference to its metrics, and to the result if it processes a segment."""
         if self.results:
-            return worker.merge.remote(self.task, self.results)
-        if self.number is not None:
-            return worker.process_segment.remote(self.task, self.number)
-        return worker.work.remote(self.task)
+            return [worker.merge.remote(self.task, *self.results)]
+        if self.segment is not None:
+            metrics, result = worker.process_segment.remote(self.task, self.segment)
+            return [metrics, result]
+        return [worker.work.remote(self.task)]
 
 
 def requests_of(task: Task) -> list[Request]:
-    """What is done first for a task."""
-    return [Request(task, number) for number in range(len(task.parts))] or [Request(task)]
+    """The first requests of a task."""
+    return [Request(task, number) for number in range(len(task.segments))] or [Request(task)]
 
 
 class PendingSegments:
-    """The parts of long videos that have been looked at so far."""
+    """Long videos whose segments are being processed. Holds references: results stay in Ray's store."""
 
     def __init__(self) -> None:
-        self._results: dict[Task, dict[int, SegmentResult]] = {}
+        self._results: dict[Task, dict[int, Any]] = {}
+        self._next: list[Request] = []
         self._given_up: set[Task] = set()
 
-    def add(self, request: Request, results: SegmentResult) -> list[Request]:
-        """Note a part; once all are there, what is to be done with them."""
-        found = self._results.setdefault(request.task, {})
-        found[request.number or 0] = results
-        if len(found) < len(request.task.parts) or request.task in self._given_up:
-            return []
-        parts = self._results.pop(request.task)
-        return [Request(request.task, results=tuple(parts[number] for number in sorted(parts)))]
+    def add(self, request: Request, result: Any) -> None:
+        """Keep the reference to the result of a segment."""
+        if request.segment is not None and self.wants(request):
+            found = self._results.setdefault(request.task, {})
+            found[request.segment] = result
+            if len(found) == len(request.task.segments):
+                in_order = tuple(found[number] for number in sorted(found))
+                self._next.append(Request(request.task, results=in_order))
+                del self._results[request.task]
+
+    def restart(self, task: Task) -> None:
+        """Results were lost: every segment is to be processed again."""
+        self._next += requests_of(task)
+
+    def next_requests(self) -> list[Request]:
+        """The merges that have become possible, and the segments to process again; each is returned once."""
+        found, self._next = self._next, []
+        return found
 
     def give_up(self, task: Task) -> None:
-        """A part can't be looked at; the others are of no use."""
+        """One segment killed its workers: the others are not needed."""
         self._given_up.add(task)
+        self._results.pop(task, None)
 
     def wants(self, request: Request) -> bool:
-        """Whether the request is still of use."""
+        """Whether the request is still needed."""
         return request.task not in self._given_up

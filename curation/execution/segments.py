@@ -1,13 +1,15 @@
-"""Stretches of long videos that several workers look at at once."""
+"""Segments of long videos: several workers filter one video, each a segment of it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
-from curation.records import Sample
+from curation.errors import SampleError
+from curation.records import Row, Sample
 
 SEEK_OVER_S = 10.0
 """Gaps between spans that are not decoded through."""
@@ -21,15 +23,34 @@ class Segment:
     end_s: float = math.inf
 
     def holds(self, time_s: float) -> bool:
-        """Whether a time lies in it."""
+        """Whether a time lies in the segment."""
         return self.start_s <= time_s < self.end_s
 
 
 WHOLE_VIDEO = Segment()
 
 
+@dataclass(frozen=True)
+class SegmentResult:
+    """What one worker measured of a segment. Provisional: merging drops clips whose boundaries change.
+
+    Attributes:
+        frame_metrics: What the splitter measured of the segment's own frames, in order.
+        end_s: When the video ends, if the worker decoded it to the end.
+        rows: Step key -> the filters' rows of the clips that seem to begin in the segment.
+        codings: Sizes, pixel aspects and orientations of the segment's frames as stored.
+        error: Why decoding or splitting failed; everything else is then empty.
+    """
+
+    frame_metrics: Sequence[Any] = ()
+    end_s: float | None = None
+    rows: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    codings: frozenset[tuple[object, ...]] = frozenset()
+    error: SampleError | None = None
+
+
 def segments_of(duration_s: float, segment_s: float) -> tuple[Segment, ...]:
-    """Equal parts of at most `segment_s` seconds; the first and last are open, as headers may be wrong."""
+    """Equal segments of at most `segment_s` seconds; the first and last are open, as headers may be wrong."""
     number = max(1, math.ceil(duration_s / segment_s))
     inner = [duration_s * step / number for step in range(1, number)]
     return tuple(Segment(start_s, end_s) for start_s, end_s in pairwise([-math.inf, *inner, math.inf]))

@@ -10,7 +10,7 @@ many units can share a file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +20,11 @@ from curation.errors import LedgerError, WriteConflict
 from curation.ledger import schemas
 from curation.ledger.unitfiles import Snapshot, UnitFiles
 from curation.records import Row, Source
+from curation.stage import Column
 from curation.storage import Storage
 from curation.storage.base import ABSENT
 
 _MAX_CONFLICTS = 20
-
-BIG_COLUMNS = frozenset({"codes", "embedding", "thumbnail"})
-"""Columns that no decision needs, left out unless asked for."""
 
 
 class Ledger:
@@ -88,9 +86,9 @@ class Ledger:
         """Overwrite a unit: sources were probed again, changed their date, or carry something else."""
         self._sources.write(unit, schemas.sources_to_table(sources))
 
-    def rows(self, stage: str, fingerprint: str, unit: int, *, with_big: bool = False) -> list[Row]:
-        """Every row of a stage in a unit, failed ones included."""
-        table = self._step(stage, fingerprint).read(unit, without=frozenset() if with_big else BIG_COLUMNS)
+    def rows(self, stage: str, fingerprint: str, unit: int, *, without: Collection[str] = ()) -> list[Row]:
+        """Every row of a stage in a unit, failed ones included, without some columns."""
+        table = self._step(stage, fingerprint).read(unit, without=without)
         return [] if table is None else schemas.table_to_rows(table)
 
     def columns(self, stage: str, fingerprint: str, unit: int, names: Sequence[str]) -> pa.Table | None:
@@ -128,7 +126,7 @@ class Ledger:
         fingerprint: str,
         unit: int,
         rows: Iterable[Row],
-        columns: Mapping[str, pa.DataType],
+        columns: Mapping[str, Column],
         *,
         replaces: Iterable[str] = (),
     ) -> None:

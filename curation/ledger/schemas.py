@@ -14,6 +14,7 @@ from curation.errors import ContractError
 from curation.errors.visible import spelled
 from curation.ingest.metadata import metadata_json, spelled_value
 from curation.records import Row, Source
+from curation.stage import Column
 
 _SMALL = 2**31
 """Every column of numbers takes what is smaller."""
@@ -57,13 +58,13 @@ _STATUS = [
 ]
 
 
-def stage_schema(columns: Mapping[str, pa.DataType]) -> pa.Schema:
+def stage_schema(columns: Mapping[str, Column]) -> pa.Schema:
     """The ledger schema of a stage with these columns."""
-    own = [pa.field(name, kind) for name, kind in columns.items() if name != "sample_id"]
+    own = [pa.field(name, column.type) for name, column in columns.items() if name != "sample_id"]
     return pa.schema([*_KEY, *own, *_STATUS])
 
 
-def rows_to_table(rows: Iterable[Row], columns: Mapping[str, pa.DataType]) -> pa.Table:
+def rows_to_table(rows: Iterable[Row], columns: Mapping[str, Column]) -> pa.Table:
     """Rows of one stage, sorted by sample id."""
     schema = stage_schema(columns)
     records = [

@@ -71,7 +71,7 @@ class Selection:
         _, tokens = self._ends
         if tokens is None:
             return {}
-        rows = self._ledger.rows(tokens.name, tokens.fingerprint, unit, with_big=True)
+        rows = self._ledger.rows(tokens.name, tokens.fingerprint, unit)
         return {row.sample_id: row.values["codes"] for row in rows if row.ok}
 
 

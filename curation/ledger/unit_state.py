@@ -60,6 +60,11 @@ class SourceVerdict:
     verdict: Verdict
     error: str | None = None
 
+    def waits_for(self, keys: Collection[str]) -> bool:
+        """Whether it, or a leaf of it, waits for one of these steps."""
+        verdicts = (self.verdict, *(leaf.verdict for leaf in self.leaves()))
+        return any(verdict.needs is not None and verdict.needs.key in keys for verdict in verdicts)
+
     def leaves(self) -> Iterator[SampleVerdict]:
         """The leaves of all samples."""
         for sample in self.samples:
@@ -122,7 +127,7 @@ def load_unit(
     for step in _distinct(pipeline.steps()):
         if measured is not None and unit not in measured[step.key]:
             continue
-        for row in ledger.rows(step.name, step.fingerprint, unit):
+        for row in ledger.rows(step.name, step.fingerprint, unit, without=step.large_columns):
             if not recompute.counts_as_missing(step.name, not row.ok):
                 state.add(step, row)
     return state

@@ -37,11 +37,11 @@ from curation.ledger.present import absent_sources
 from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy, branch_steps
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import AllOf, Step, steps_of
-from curation.records import Sample, SourceKind, stable_id
+from curation.records import HDR_TRANSFERS, Sample, SourceKind, stable_id
 
 UNITS_AT_A_TIME = 32
 """Units whose rows are judged together: enough to make the cost per call small."""
-_SOURCE_COLUMNS = ("source_id", "kind", "status", "error_type")
+_SOURCE_COLUMNS = ("source_id", "kind", "status", "error_type", "color_transfer")
 _SPAN_COLUMNS = ("source_id", "start_s", "end_s")
 
 
@@ -92,20 +92,20 @@ class Leaves:
     verdicts: Verdicts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Waiting:
     """The sources of one unit in which something waits to be measured.
 
     Attributes:
         needs: Keys of all steps that something in these sources waits for.
-        source_ids: The sources.
-        unsplit_ids: Those of them that wait for their splitter.
+        places: int64 [K], the sources, as places in those of the group.
+        unsplit: int64 [J], those of them that wait for their splitter.
     """
 
     unit: int
     needs: frozenset[str]
-    source_ids: frozenset[str]
-    unsplit_ids: frozenset[str]
+    places: NDArray[np.int64]
+    unsplit: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ class VerdictGroup:
         leaves: By kind of source.
         labels: What reasons are called.
         steps: What step codes stand for.
+        absent: `unit` and `source_id` of the sources that are not in the inputs, which count nowhere.
     """
 
     sources: pa.Table
@@ -127,6 +128,12 @@ class VerdictGroup:
     leaves: Mapping[SourceKind, Leaves]
     labels: Labels
     steps: Sequence[Step]
+    absent: pa.Table
+
+    def absent_ids(self, unit: int) -> list[str]:
+        """The sources of a unit that are not in the inputs."""
+        found: list[str] = self.absent.filter(pc.equal(self.absent["unit"], unit))["source_id"].to_pylist()
+        return found
 
     def waiting(self, keys: Collection[str]) -> Iterator[Waiting]:
         """The units in which something waits for one of these steps, in order."""
@@ -142,8 +149,8 @@ class VerdictGroup:
             yield Waiting(
                 int(unit),
                 frozenset(self.steps[code].key for code in codes if code != NONE),
-                frozenset(self.sources["source_id"].take(pa.array(mine)).to_pylist()),
-                frozenset(self.sources["source_id"].take(pa.array(unsplit)).to_pylist()),
+                mine,
+                unsplit,
             )
 
     def _needs(self) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
@@ -187,7 +194,8 @@ class _Reader:
 
     def group(self, parts: Sequence[tuple[int, pa.Table]]) -> VerdictGroup:
         """The verdicts of units, given the columns of their sources."""
-        units, sources = [unit for unit, _ in parts], self._present(parts)
+        units = [unit for unit, _ in parts]
+        sources, absent = self._present(parts)
         of_sources = self._header_verdicts(sources)
         samples: dict[SourceKind, SampleGroup] = {}
         leaves: dict[SourceKind, Leaves] = {}
@@ -201,16 +209,18 @@ class _Reader:
             samples[kind] = found
             leaves[kind] = self._leaves(kind, found, sources, units)
             self._sum_up(of_sources, leaves[kind])
-        return VerdictGroup(sources, of_sources, samples, leaves, self._labels, self._steps)
+        return VerdictGroup(sources, of_sources, samples, leaves, self._labels, self._steps, absent)
 
-    def _present(self, parts: Sequence[tuple[int, pa.Table]]) -> pa.Table:
-        """The sources that are in the inputs, with their `unit`."""
+    def _present(self, parts: Sequence[tuple[int, pa.Table]]) -> tuple[pa.Table, pa.Table]:
+        """The sources that are in the inputs, with their `unit`, and the others."""
         table = pa.concat_tables(
             part.append_column("unit", pa.array(np.full(part.num_rows, unit))) for unit, part in parts
         )
+        absent = table.slice(0, 0)
         if len(self._absent):
-            table = table.filter(pc.invert(pc.is_in(table["source_id"], value_set=self._absent)))
-        return table.combine_chunks()
+            is_absent = pc.is_in(table["source_id"], value_set=self._absent)
+            absent, table = table.filter(is_absent), table.filter(pc.invert(is_absent))
+        return table.combine_chunks(), absent.select(["unit", "source_id"])
 
     def _header_verdicts(self, sources: pa.Table) -> Verdicts:
         """Of what the headers say: FAILED, or REJECTED where no rule is for such sources; else PENDING."""
@@ -221,6 +231,13 @@ class _Reader:
                 of_kind = _equals(sources["kind"], kind)
                 found.outcome[of_kind] = REJECTED
                 found.reason[of_kind] = self._labels.code(f"no_rule_for_{kind}s")
+        if self._pipeline.config.general.hdr == "reject":
+            is_hdr = np.asarray(
+                pc.is_in(sources["color_transfer"], value_set=pa.array(sorted(HDR_TRANSFERS)))
+            )
+            is_hdr &= found.outcome == PENDING
+            found.outcome[is_hdr] = REJECTED
+            found.reason[is_hdr] = self._labels.code("hdr_rejected")
         failed = ~_equals(sources["status"], "ok")
         found.outcome[failed] = FAILED
         found.reason[failed] = self._labels.codes(sources["error_type"])[failed]
@@ -248,16 +265,16 @@ class _Reader:
         is_span = _equals(rows["status"], "ok")
         broken = rows.filter(pa.array(~is_span))
         known = _places(source_ids, broken["sample_id"])
-        rows_of = {True: known, False: _places(source_ids, rows["source_id"])}
         waiting = np.zeros(sources.num_rows, np.bool_)
         waiting[places] = True
-        in_group = rows_of[True] >= 0
-        at = rows_of[True][in_group]
+        in_group = known >= 0
+        in_group[in_group] = waiting[known[in_group]]
+        at = known[in_group]
         of_sources.outcome[at] = FAILED
         of_sources.reason[at] = self._labels.codes(broken["error_type"])[in_group]
         of_sources.step[at] = self._codes[splitter.key]
         waiting[at] = False
-        parent = rows_of[False]
+        parent = _places(source_ids, rows["source_id"])
         chosen = is_span & (parent >= 0)
         chosen[chosen] = waiting[parent[chosen]]
         split = np.zeros(sources.num_rows, np.bool_)
@@ -310,7 +327,7 @@ class _Reader:
         parts = [part for _, part in self._measured[step.key].scan(units, wanted)]
         if not parts:
             types = {"sample_id": pa.string(), "status": pa.string(), "error_type": pa.string()}
-            declared = {**step.stage.columns, **types}
+            declared = {name: column.type for name, column in step.stage.columns.items()} | types
             return pa.schema([(name, declared[name]) for name in wanted]).empty_table()
         table = pa.concat_tables(parts).combine_chunks()
         if step.name in self._redo.stages:

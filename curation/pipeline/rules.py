@@ -37,6 +37,11 @@ class Step:
         return self.stage.name
 
     @property
+    def large_columns(self) -> frozenset[str]:
+        """The columns that no decision and no report needs."""
+        return frozenset(name for name, column in self.stage.columns.items() if column.large)
+
+    @property
     def is_dataset_wide(self) -> bool:
         """Whether it looks at all samples at once."""
         return isinstance(self.stage, DatasetStage)

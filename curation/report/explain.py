@@ -9,7 +9,7 @@ from rich.console import Console
 
 from curation.errors import ConfigError
 from curation.ingest.locator import locator_of
-from curation.ledger import BIG_COLUMNS, Ledger
+from curation.ledger import Ledger
 from curation.ledger.unit_state import SampleVerdict, SourceVerdict, scan_verdicts, source_verdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Verdict, describe_rule, passed_by
@@ -107,7 +107,7 @@ def _print_sample(console: Console, pipeline: Pipeline, judged: SampleVerdict, i
             console.print(f"{indent}  {step.key}: {row.error_type}: {row.error}")
             continue
         values = ", ".join(
-            f"{name} {_shown(value)}" for name, value in row.values.items() if name not in BIG_COLUMNS
+            f"{name} {_shown(value)}" for name, value in row.values.items() if name not in step.large_columns
         )
         rejects = step.stage.reject_reason(row.values)
         console.print(

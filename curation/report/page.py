@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from curation.ingest.leftovers import some_names
 from curation.ledger import Ledger
@@ -114,6 +116,7 @@ def _histogram(step: Step, column: str, values: list[float]) -> Histogram:
 def _cards(ledger: Ledger, pipeline: Pipeline) -> list[Card]:
     """The first samples of every outcome, in turn, until the page is full."""
     by_outcome: dict[str, list[Card]] = {}
+    shown = _shown_columns(pipeline)
     for state, judged in scan_verdicts(ledger, pipeline):
         pictures = _thumbnails(ledger, pipeline, state.unit)
         for source in judged:
@@ -121,7 +124,7 @@ def _cards(ledger: Ledger, pipeline: Pipeline) -> list[Card]:
                 for leaf in sample.leaves():
                     group = by_outcome.setdefault(leaf.verdict.outcome.value, [])
                     if len(group) < MAX_CARDS:
-                        group.append(_card(source, sample, leaf, pictures))
+                        group.append(_card(source, sample, leaf, pictures, shown))
         if by_outcome and all(len(group) >= MAX_CARDS for group in by_outcome.values()):
             break
     share = MAX_CARDS // max(len(by_outcome), 1)
@@ -132,13 +135,17 @@ def _thumbnails(ledger: Ledger, pipeline: Pipeline, unit: int) -> dict[str, byte
     found = {}
     for step in pipeline.steps():
         if step.name == "thumbnail":
-            rows = ledger.rows(step.name, step.fingerprint, unit, with_big=True)
+            rows = ledger.rows(step.name, step.fingerprint, unit)
             found.update({row.sample_id: row.values["thumbnail"] for row in rows if row.ok})
     return found
 
 
 def _card(
-    source: SourceVerdict, sample: SampleVerdict, leaf: SampleVerdict, pictures: dict[str, bytes]
+    source: SourceVerdict,
+    sample: SampleVerdict,
+    leaf: SampleVerdict,
+    pictures: dict[str, bytes],
+    shown: Collection[str],
 ) -> Card:
     picture = pictures.get(sample.sample.sample_id)
     numbers = {}
@@ -146,7 +153,7 @@ def _card(
     for row in (*sample.rows.values(), *leaf.rows.values()):
         caption = row.values.get("caption", caption)
         numbers.update(
-            {key: f"{value:.3g}" for key, value in row.values.items() if key in _SHOWN and value is not None}
+            {key: _number(value) for key, value in row.values.items() if key in shown and value is not None}
         )
     when = "" if leaf.sample.kind == "image" else f" {leaf.sample.start_s:.2f}-{leaf.sample.end_s:.2f} s"
     return Card(
@@ -159,4 +166,16 @@ def _card(
     )
 
 
-_SHOWN = ("aesthetic_score", "text_coverage", "colorfulness", "flow_score", "grid_t", "grid_h", "grid_w")
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.3g}"
+
+
+def _shown_columns(pipeline: Pipeline) -> frozenset[str]:
+    """The numbers that a card shows: what shards hold, and what thresholds look at."""
+    return frozenset(
+        name
+        for step in pipeline.steps()
+        for name, column in step.stage.columns.items()
+        if (column.exported or name in {mark.column for mark in step.stage.thresholds().values()})
+        and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type))
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation.ledger import BIG_COLUMNS, Ledger
+from curation.ledger import Ledger
 from curation.ledger.schemas import SOURCES, source_record
 from curation.ledger.unit_state import SampleVerdict, SourceVerdict, scan_verdicts
 from curation.pipeline import Pipeline
@@ -56,9 +56,9 @@ def flat_table(ledger: Ledger, pipeline: Pipeline, source_ids: frozenset[str] | 
 def _schema(pipeline: Pipeline) -> pa.Schema:
     fields = {field.name: field.with_nullable(True) for field in (*_OWN, *SOURCES) if field.name != "carried"}
     for step in pipeline.steps():
-        for name, kind in step.stage.columns.items():
-            if name not in BIG_COLUMNS:
-                fields.setdefault(name, pa.field(name, kind))
+        for name, column in step.stage.columns.items():
+            if not column.large:
+                fields.setdefault(name, pa.field(name, column.type))
     return pa.schema(list(fields.values()))
 
 

@@ -90,7 +90,7 @@ class Looker:
             self._previewer = self._previewer or self._load()
             config = self._pipeline.config
             media = read_again(found.source.source, sample, view, decoder=config.decoder)
-            rows = self._ledger.rows(self._step.name, self._step.fingerprint, found.unit, with_big=True)
+            rows = self._ledger.rows(self._step.name, self._step.fingerprint, found.unit)
             values = next(row.values for row in rows if row.sample_id == sample.sample_id)
             preview = self._previewer.preview(sample, media, values, max_side_px=max_side_px)
         except (SampleError, StorageError, EnvironmentFault) as error:

@@ -20,15 +20,7 @@ _SAMPLES_BACK = 3
 
 
 class ScenesSplitter(Splitter[ScenesConfig]):
-    """Finds the clips of a video.
-
-    Columns:
-        source_id, kind: The video, and "clip".
-        start_s, end_s: Presentation times in seconds, end exclusive.
-        duration_s: end_s - start_s.
-        start_frame, end_frame: Numbers of frames in presentation order, end exclusive.
-        num_sizes: Sizes, pixel aspects and orientations that the source's frames have as stored.
-    """
+    """Finds the clips of a video."""
 
     name = "scenes"
     version = 4

@@ -169,10 +169,19 @@ def test_every_setting_says_what_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_every_column_is_explained(name: str) -> None:
-    stage = stage_class(name, {})
-    for column in stage.columns:
-        assert column in (stage.__doc__ or ""), f"{column} is missing from the class docstring"
+def test_every_column_is_explained_in_a_sentence(name: str) -> None:
+    for column, declared in stage_class(name, {}).columns.items():
+        assert declared.meaning.endswith("."), f"{column}: {declared.meaning}"
+        assert "|" not in declared.meaning.replace("`", ""), "the card's table has it as a cell"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_bytes_that_no_decision_needs_are_large(name: str) -> None:
+    """Of a picture more than a hash of a few bytes per frame."""
+    columns = stage_class(name, {}).columns
+    assert {column for column in columns if columns[column].type == pa.binary()} - {"phash"} == {
+        column for column in columns if columns[column].large
+    }
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS)
@@ -225,7 +234,7 @@ def test_threshold_keeps_its_own_value_rejects_beyond_and_can_be_off(name: str, 
     stage_type = stage_class(name, {})
     mark = stage_type.thresholds()[setting]
     others = dict.fromkeys(set(stage_type.thresholds()) - {setting})
-    value, step = (1, 1) if pa.types.is_integer(stage_type.columns[mark.column]) else (0.5, 0.01)
+    value, step = (1, 1) if pa.types.is_integer(stage_type.columns[mark.column].type) else (0.5, 0.01)
     beyond = step if isinstance(mark, KeepMax) else -step
     assert mark.column in stage_type.columns
     stage = build(name, **others, **{setting: value})
@@ -275,7 +284,8 @@ def test_dataset_wide_stage_gives_its_columns_for_every_sample(name: str) -> Non
         measured = stage.measure_all(population_for(stage, number))
         assert measured.num_rows == number
         assert set(measured.column_names) == set(stage.columns)
-        measured.select(list(stage.columns)).cast(pa.schema(list(stage.columns.items())))
+        declared = [(name, column.type) for name, column in stage.columns.items()]
+        measured.select(list(stage.columns)).cast(pa.schema(declared))
 
 
 @pytest.mark.parametrize("name", DATASET_WIDE)

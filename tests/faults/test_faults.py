@@ -75,8 +75,8 @@ def test_worker_that_dies_once_costs_nothing(
     assert images(outcomes(config, tmp_path)) == FINE
 
 
-def film_in_parts(tmp_path: Path, stage: str) -> Path:
-    """A video of three scenes, looked at in four parts by two workers."""
+def film_in_segments(tmp_path: Path, stage: str) -> Path:
+    """A video of three scenes, processed in four segments by two workers."""
     (tmp_path / "in").mkdir()
     write_video(tmp_path / "in/photo1.mp4", [(80, 1), (60, 2), (60, 3)])
     data = {
@@ -101,18 +101,18 @@ def clips_of(config: Path, tmp_path: Path) -> list[tuple[float, float, str]]:
     return sorted(clips)
 
 
-def test_part_of_a_long_video_whose_worker_dies_once_is_looked_at_again(
+def test_segment_of_a_long_video_whose_worker_dies_once_is_processed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CURATION_TEST_CALLS", str(tmp_path / "mark"))
-    config = film_in_parts(tmp_path, "once_deadly_color")
+    config = film_in_segments(tmp_path, "once_deadly_color")
     assert "a worker died" in curation("run", "-c", config)
     assert clips_of(config, tmp_path) == [(0.0, 8.0, "kept"), (8.0, 14.0, "kept"), (14.0, 20.0, "kept")]
     assert "nothing was missing" in curation("run", "-c", config)
 
 
-def test_long_video_that_kills_the_workers_of_its_parts_is_failed(tmp_path: Path) -> None:
-    config = film_in_parts(tmp_path, "deadly_color")
+def test_long_video_that_kills_the_workers_of_its_segments_is_failed(tmp_path: Path) -> None:
+    config = film_in_segments(tmp_path, "deadly_color")
     said = curation("run", "-c", config)
     assert "photo1.mp4 killed its worker" in said
     assert clips_of(config, tmp_path) == []

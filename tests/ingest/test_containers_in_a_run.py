@@ -224,7 +224,7 @@ def test_table_and_explain_show_what_is_carried(bench: Bench, folder: Path, medi
     assert (table.num_rows, "carried" in table.column_names) == (6, False)
     with io.StringIO() as text:
         explain(Console(file=text, width=200), bench.ledger, bench.pipeline, "0.jpg")
-        assert "carries caption red, score 1, width 7" in text.getvalue()
+        assert "metadata caption red, score 1, width 7" in text.getvalue()
 
 
 def test_explain_finds_a_member_by_its_name(bench: Bench, folder: Path, media: Path) -> None:

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from curation.pipeline.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind
-from curation.stage import Location, Media, ModelRef, Setup, Stage, StageConfig, View
+from curation.stage import Column, Location, Media, ModelRef, Setup, Stage, StageConfig, View
 from tokenize_shards.vision.tokenizer import (
     TEMPORAL_FACTOR,
     TOKENIZERS,
@@ -75,22 +75,24 @@ class TokenConfig(StageConfig):
 
 
 class TokenStage(Stage[TokenConfig]):
-    """Encodes pixels.
-
-    Columns:
-        codes: Little-endian uint16, row-major [grid_t, grid_h, grid_w], each 0..32,767.
-        grid_t, grid_h, grid_w: Size of the grid: frames / 4 (1 for an image), height / 8, width / 8.
-        fps: Frames per second that were encoded; null for an image.
-    """
+    """Encodes pixels."""
 
     name = "tokens"
     version = 2
     columns = {
-        "codes": pa.binary(),
-        "grid_t": pa.int32(),
-        "grid_h": pa.int32(),
-        "grid_w": pa.int32(),
-        "fps": pa.float32(),
+        "codes": Column(
+            pa.binary(),
+            "Little-endian uint16, row-major [grid_t, grid_h, grid_w], each 0..32,767.",
+            large=True,
+        ),
+        "grid_t": Column(
+            pa.int32(),
+            "Frames of the token grid: frames that were encoded / 4; 1 for an image.",
+            exported=True,
+        ),
+        "grid_h": Column(pa.int32(), "Rows of the token grid: height in pixels / 8.", exported=True),
+        "grid_w": Column(pa.int32(), "Columns of the token grid: width in pixels / 8.", exported=True),
+        "fps": Column(pa.float32(), "Frames per second that were encoded; null for an image.", exported=True),
     }
     batch_size = 4
     uses_gpu = True

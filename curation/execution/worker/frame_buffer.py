@@ -1,12 +1,12 @@
-"""What is held decoded at the same time: images of a chunk, and samples that wait to be measured together.
+"""Samples that wait to be captioned or tokenized together, with their frames.
 
-A model that works on many samples at once would starve on what one source has at a time. Frames are
+A model that works on many samples at once would starve on what one source has at a time. So frames are
 held across windows, images and sources of a unit, up to a bound in bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 
 from curation.errors import SampleError
 from curation.ingest.media_readers import without_pixels
@@ -14,32 +14,14 @@ from curation.records import Sample, Source
 from curation.stage import Media, View
 
 Pixels = Mapping[View, Media | SampleError]
-"""What each view of a sample shows, or why it shows nothing."""
-
-CHUNK_IMAGES = 16
-"""Images that are held decoded at the same time, at most."""
-
-
-def chunks_of(sources: Iterable[Source], max_bytes: int) -> Iterator[list[Source]]:
-    """Images in order, in chunks that take up to `max_bytes` decoded; a larger one is alone."""
-    chunk: list[Source] = []
-    num_bytes = 0
-    for source in sources:
-        size_bytes = 3 * (source.width or 0) * (source.height or 0)
-        if chunk and (len(chunk) == CHUNK_IMAGES or num_bytes + size_bytes > max_bytes):
-            yield chunk
-            chunk, num_bytes = [], 0
-        chunk.append(source)
-        num_bytes += size_bytes
-    if chunk:
-        yield chunk
+"""The frames of each view of a sample, or why they could not be decoded."""
 
 
 class FrameBuffer:
     """Samples in order, with the frames of their views."""
 
     def __init__(self, max_bytes: int) -> None:
-        """The hold is full from `max_bytes` of frames on."""
+        """The buffer is full once its frames take `max_bytes`."""
         self._max_bytes = max_bytes
         self._held: dict[str, tuple[Source, Pixels]] = {}
         self.samples: list[Sample] = []
@@ -51,13 +33,13 @@ class FrameBuffer:
         return self.num_bytes >= self._max_bytes
 
     def add(self, source: Source, sample: Sample, pixels: Pixels) -> None:
-        """Take in a sample."""
+        """Hold a sample and its frames."""
         self.samples.append(sample)
         self._held[sample.sample_id] = source, pixels
         self.num_bytes += sum(item.pixels.nbytes for item in pixels.values() if isinstance(item, Media))
 
     def media(self, sample: Sample, view: View | None) -> Media:
-        """The frames of a view that the sample came with.
+        """The frames of one view of a sample.
 
         Raises:
             SampleError: they could not be decoded.

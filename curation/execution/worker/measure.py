@@ -1,4 +1,4 @@
-"""Measures samples: the loop from verdict to verdict, batching, and the isolation of what fails."""
+"""Measures samples: the next missing step of each, in batches; a sample that fails, fails alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,17 @@ from curation.records import Row, Sample
 from curation.stage import Media, Stage, View
 
 MediaOf = Callable[[Sample, View | None], Media]
-"""Gives the pixels of a view of a sample; raises SampleError where it can't."""
+"""Gives the frames of a view of a sample; raises SampleError if they can't be decoded."""
+KnownRows = Callable[[Sample], Rows]
+"""Gives the rows of a sample, by step key, that were there before a pass began."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowMeasured:
+    """A step has measured a sample."""
+
+    step: Step
+    row: Row
 
 
 @dataclass
@@ -57,10 +67,6 @@ class Metrics:
             self.failed[key] += failed
         self.seconds[key] = self.seconds.get(key, 0.0) + seconds
 
-    def record_read(self, phase: str, num_bytes: int) -> None:
-        """Count bytes of a source that were fetched from where it is stored."""
-        self.bytes_read[phase] += num_bytes
-
     def add(self, other: Metrics) -> None:
         """Sum up."""
         for key in other.seconds:
@@ -82,7 +88,13 @@ class Metrics:
 
 
 class Measurer:
-    """Brings samples as far as their rules and the allowed steps let them come."""
+    """Runs each sample's next missing step until its verdict is final or the step is not allowed.
+
+    Attributes:
+        allowed: Keys of the steps that may be measured.
+        ready: Gives a step's stage with its weights loaded.
+        metrics: Counts rows and the time they took.
+    """
 
     def __init__(
         self,
@@ -91,45 +103,44 @@ class Measurer:
         metrics: Metrics,
         on_progress: Callable[[], None],
     ) -> None:
-        """`ready` gives a step's stage with its weights loaded; `on_progress` is called on progress."""
-        self._allowed = frozenset(allowed)
-        self._ready = ready
-        self._metrics = metrics
+        """`on_progress` is called after each batch."""
+        self.allowed = frozenset(allowed)
+        self.ready = ready
+        self.metrics = metrics
         self._on_progress = on_progress
 
     def advance(
         self,
         samples: Sequence[Sample],
-        rows_of: Callable[[Sample], Rows],
+        known: KnownRows,
         decide: Callable[[Rows], Verdict],
         media_of: MediaOf,
-    ) -> Iterator[tuple[Step, Row]]:
-        """Measure what the samples need, until nothing is needed or what is needed is not allowed.
-
-        The caller takes in each row before asking for the next, so that `rows_of` knows it.
-        """
+    ) -> Iterator[RowMeasured]:
+        """Measure what the samples need, until nothing is needed or what is needed is not allowed."""
+        rows = {sample.sample_id: dict(known(sample)) for sample in samples}
         while True:
             waiting: dict[Step, list[Sample]] = {}
             for sample in samples:
-                needs = decide(rows_of(sample)).needs
-                if needs is not None and needs.key in self._allowed:
+                needs = decide(rows[sample.sample_id]).needs
+                if needs is not None and needs.key in self.allowed:
                     waiting.setdefault(needs, []).append(sample)
             if not waiting:
                 return
             step, group = next(iter(waiting.items()))
             for batch in in_groups(group, step.stage.batch_size):
-                for row in self._rows(step, batch, media_of):
-                    yield step, row
+                for row in self._measure(step, batch, media_of):
+                    rows[row.sample_id][step.key] = row
+                    yield RowMeasured(step, row)
 
-    def _rows(self, step: Step, batch: Sequence[Sample], media_of: MediaOf) -> Iterator[Row]:
-        stage = self._ready(step)
+    def _measure(self, step: Step, batch: Sequence[Sample], media_of: MediaOf) -> Iterator[Row]:
+        stage = self.ready(step)
         started = time.perf_counter()
         rows = isolate(stage, batch, media_of)
         seconds = (time.perf_counter() - started) / len(rows)
-        self._metrics.record_usage(step.key, stage.usage())
+        self.metrics.record_usage(step.key, stage.usage())
         self._on_progress()
         for row in rows:
-            self._metrics.record(step.key, rows=1, failed=int(not row.ok), seconds=seconds)
+            self.metrics.record(step.key, rows=1, failed=int(not row.ok), seconds=seconds)
             yield Row(row.sample_id, row.values, row.error_type, row.error, seconds)
 
 

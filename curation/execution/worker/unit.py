@@ -1,4 +1,4 @@
-"""Measures one unit: images chunk by chunk, videos frame by frame, then one commit per step.
+"""One task on one unit: the filter pass or the enrich pass over its sources, then one commit per step.
 
 Rows of a step appear together at the unit's end, so a worker that dies leaves either all of them or
 none, and doing it again meets the same samples in the same batches and gives the same rows.
@@ -7,53 +7,31 @@ none, and doing it again meets the same samples in the same batches and gives th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from curation.errors import ContractError, SampleError
-from curation.execution.plan import Task, source_segments
-from curation.execution.segments import Segment, neighbors
+from curation.execution.plan import Task, is_shared
+from curation.execution.segments import Segment, SegmentResult
+from curation.execution.worker.enrich_pass import EnrichPass
 from curation.execution.worker.first_reads import FirstReads
-from curation.execution.worker.frame_buffer import FrameBuffer, Pixels, chunks_of
-from curation.execution.worker.measure import Measurer, MediaOf, Metrics, failed_row
-from curation.execution.worker.video_pass import SegmentResult, VideoPass
-from curation.ingest.media_readers import ImageReader, VideoReader
+from curation.execution.worker.heartbeat import Heartbeat
+from curation.execution.worker.image_pass import ImagePass
+from curation.execution.worker.measure import KnownRows, Measurer, Metrics, RowMeasured, failed_row
+from curation.execution.worker.unit_rows import UnitRows
+from curation.execution.worker.video_pass import ClipFound, SourceMeasured, VideoEvent, VideoPass
 from curation.ledger import Ledger
-from curation.ledger.unit_state import (
-    PROBE,
-    SampleVerdict,
-    branch_steps,
-    decide_sample,
-    load_unit,
-    source_verdict,
-)
-from curation.media.views import SpanCollector
+from curation.ledger.unit_state import PROBE, branch_steps, load_unit, source_verdict, unit_verdicts
 from curation.pipeline import Pipeline
-from curation.pipeline.rules import Rows, Step, Verdict, decide, steps_of
-from curation.records import Outcome, Row, Sample, Source, SourceKind
-from curation.splitter import Splitter
-from curation.stage import Media, Stage, View
-
-
-@dataclass
-class Heartbeat:
-    """What a worker is at, for the watchdog: the source, and when it last got on."""
-
-    uri: str = ""
-    progressed_at: float = field(default_factory=time.monotonic)
-
-    def renew(self, uri: str | None = None) -> None:
-        """Note progress."""
-        self.uri = self.uri if uri is None else uri
-        self.progressed_at = time.monotonic()
+from curation.pipeline.rules import Step, steps_of
+from curation.records import Sample, Source, SourceKind
+from curation.stage import Stage
 
 
 class UnitRun:
-    """One task of the filter or the finish pass."""
+    """One task of the filter pass or the enrich pass."""
 
     def __init__(
         self,
@@ -67,280 +45,206 @@ class UnitRun:
         self._pipeline = pipeline
         self._ledger = ledger
         self._task = task
-        self.ready = ready
         self._heartbeat = heartbeat
         self.metrics = Metrics()
-        self.state = load_unit(
-            ledger, pipeline, task.unit, recompute=task.recompute, is_new=bool(task.sources)
-        )
-        self._reads = FirstReads(pipeline.config.general.max_pixels, self.count_read)
-        self._new: dict[str, list[Row]] = {}
+        is_new = bool(task.sources)
+        self._rows = UnitRows(load_unit(ledger, pipeline, task.unit, recompute=task.recompute, is_new=is_new))
+        self._reads = FirstReads(pipeline.config.general.max_pixels, self.metrics, task.phase)
         self._measurer = Measurer(task.steps, ready, self.metrics, heartbeat.renew)
-        self._enrich_steps = list(steps_of(pipeline.enrich))
-        self._buffer = self._new_buffer()
 
     def run(self) -> Metrics:
         """Measure what the task allows and the unit needs, and commit it."""
-        for chunk in chunks_of(self._usable("image"), self._pipeline.config.run.max_held_bytes):
-            self._measure_images(chunk)
-        for source in self._usable("video"):
-            self._heartbeat.renew(source.uri)
-            self._measure_video(source)
-        self._measure_buffered()
+        if self._task.sources:
+            self._filter(self._read_first("image"), self._read_first("video"))
+            self._ledger.commit_sources(self._task.unit, self._rows.state.sources)
+            self._commit()
+            return self.metrics
+        sources = [source for source in self._sources() if source.ok]
+        images = [source for source in sources if source.kind == "image"]
+        videos = [source for source in sources if source.kind == "video"]
+        if self._task.phase == "filter":
+            self._filter(images, videos)
+        else:
+            self._enrich(images, videos)
         self._commit()
         return self.metrics
 
-    @property
-    def allowed(self) -> frozenset[str]:
-        """Keys of the steps that may be measured."""
-        return self._task.steps
+    def process_segment(self, segment: Segment) -> SegmentResult:
+        """Process one segment of the task's only video. Nothing is committed."""
+        (source,) = self._sources()
+        self._heartbeat.renew(source.uri)
+        self._reads.count_stored(source)
+        try:
+            return self._video_pass(source).process_segment(segment)
+        except SampleError as error:
+            return SegmentResult(error=error)
 
-    def advance(
-        self,
-        samples: Sequence[Sample],
-        steps: Sequence[Step],
-        judge: Callable[[Rows], Verdict],
-        media_of: MediaOf,
-    ) -> None:
-        """Measure what the samples need."""
+    def merge(self, results: Sequence[SegmentResult]) -> Metrics:
+        """Merge the segments of the task's only video, measure what is missing, and commit."""
+        (source,) = self._sources()
+        with self._failing(source):
+            self._record_video(source, self._video_pass(source).merge(results))
+        self._commit()
+        return self.metrics
 
-        def rows_of(sample: Sample) -> Rows:
-            return self.state.rows_of(sample.sample_id, steps)
+    def _sources(self) -> list[Source]:
+        """The sources to look at: as named, or all in which something waits for what may be measured."""
+        task, state = self._task, self._rows.state
+        if task.only is not None:
+            return [source for source in state.sources if source.source_id in task.only]
+        return [
+            verdict.source
+            for verdict in unit_verdicts(self._pipeline, state)
+            if verdict.source.source_id not in task.excluded and verdict.waits_for(task.steps)
+        ]
 
-        for step, row in self._measurer.advance(samples, rows_of, judge, media_of):
-            self.take(step, row)
+    def _read_first(self, kind: SourceKind) -> Iterator[Source]:
+        """Probe the sources of a new unit one by one; those to be filtered by this task.
 
-    def take(self, step: Step, row: Row) -> None:
-        """Note a new row."""
-        self.state.add(step, row)
-        self._new.setdefault(step.key, []).append(row)
+        Long videos are left to the pass that follows, which shares them among workers.
+        """
+        for source in self._task.sources:
+            if source.kind == kind:
+                self._heartbeat.renew(source.uri)
+                started = time.perf_counter()
+                probed = self._reads.probe(source)
+                seconds = time.perf_counter() - started
+                self.metrics.record(PROBE, rows=1, failed=int(not probed.ok), seconds=seconds)
+                self._rows.state.sources.append(probed)
+                if probed.ok and not is_shared(self._pipeline, probed):
+                    yield probed
 
-    def complete(self, step: Step, source: Source, values: Mapping[str, Any]) -> None:
-        """Fill in what only the end of a source tells, in the new rows of its clips."""
-        rows = self._new.get(step.key, [])
-        for number, row in enumerate(rows):
-            if row.values.get("source_id") == source.source_id:
-                rows[number] = replace(row, values={**row.values, **values})
-                self.state.add(step, rows[number])
+    def _filter(self, images: Iterable[Source], videos: Iterable[Source]) -> None:
+        if "image" in self._pipeline.branches:
+            self._record(self._image_pass().filter(images))
+        for source in videos:
+            with self._failing(source):
+                self._record_video(source, self._filter_video(source))
 
-    def _commit(self) -> None:
-        if self._task.sources:
-            self._ledger.commit_sources(self._task.unit, self.state.sources)
-        steps = {step.key: step for step in self._pipeline.steps()}
-        for key, rows in self._new.items():
-            step = steps[key]
-            replaces = self._replaced(step, rows) if self._task.recompute.stages else set()
-            columns = step.stage.columns
-            self._ledger.commit(
-                step.name, step.fingerprint, self._task.unit, rows, columns, replaces=replaces
-            )
+    def _image_pass(self) -> ImagePass:
+        branch, config = self._pipeline.branches["image"], self._pipeline.config
+        return ImagePass(
+            branch,
+            self._measurer,
+            self._known(branch_steps(branch)),
+            self._count_image,
+            reads=self._reads,
+            max_pixels=config.general.max_pixels,
+            max_bytes=config.run.max_held_bytes,
+            short_side=config.general.image_decode_short_side,
+        )
 
-    def _replaced(self, step: Step, rows: Sequence[Row]) -> set[str]:
-        """The rows that new ones take the place of; of a source that was split again, all its clips."""
-        replaced = {row.sample_id for row in rows}
-        if isinstance(step.stage, Splitter):
-            replaced |= {row.values["source_id"] for row in rows if row.ok}
-            present = self._ledger.rows(step.name, step.fingerprint, self._task.unit)
-            replaced |= {row.sample_id for row in present if row.values.get("source_id") in replaced}
-        return replaced
-
-    # Images: one decode for all stages, and only when a stage wants pixels.
-
-    def _measure_images(self, sources: Sequence[Source]) -> None:
-        branch = self._pipeline.branches["image"]
-        known = {Sample.of_image(source).sample_id: source for source in sources}
-        samples = [Sample.of_image(source) for source in sources]
-        steps = branch_steps(branch)
-        if self._task.phase == "filter":
-            reader = self._image_reader(known)
-            self.advance(samples, steps, partial(decide_sample, branch), reader.media)
-            for source in sources:
-                self._reads.close(source)
-            return
-        for sample in samples:
-            rows = self.state.rows_of(sample.sample_id, steps)
-            if decide_sample(branch, rows).outcome is Outcome.KEPT:
-                for part in self._pipeline.windows(sample):
-                    self._buffer_image(known[sample.sample_id], part)
-
-    def _buffer_image(self, source: Source, sample: Sample) -> None:
-        needs = decide(self._pipeline.enrich, self.state.rows_of(sample.sample_id, self._enrich_steps)).needs
-        if needs is None or needs.key not in self._task.steps:
-            return
-        reader = self._image_reader({sample.sample_id: source})
-        pixels: dict[View, Media | SampleError] = {}
-        for view in self._views(sample):
-            try:
-                pixels[view] = reader.media(sample, view)
-            except SampleError as error:
-                pixels[view] = error
-        self._buffer_sample(source, sample, pixels)
-
-    def _image_reader(self, sources: Mapping[str, Source]) -> ImageReader:
-        """`sources` by sample id."""
-        general = self._pipeline.config.general
-        short_side = general.image_decode_short_side if self._task.phase == "filter" else None
-        return ImageReader(sources, self._count_image, general.max_pixels, self._opened_image, short_side)
-
-    def _opened_image(self, source: Source) -> AbstractContextManager[Path]:
-        self._count_stored(source)
-        return self._reads.opened(source)
-
-    def _count_stored(self, source: Source) -> None:
-        """A source is opened; those of a new unit have been counted when they were probed."""
+    def _filter_video(self, source: Source) -> Iterator[VideoEvent]:
         if not self._task.sources:
-            self.metrics.bytes_stored[self._task.phase] += source.size_bytes
+            self._reads.count_stored(source)
+        splitter = self._splitter()
+        clips = self._rows.state.spans_of(source, splitter)
+        if clips:
+            inside = [clip for clip in clips if self._task.segment.holds(clip.start_s)]
+            return self._video_pass(source).filter_known(inside)
+        return self._video_pass(source).filter() if splitter.key in self._task.steps else iter(())
+
+    def _video_pass(self, source: Source) -> VideoPass:
+        branch = self._pipeline.branches["video"]
+        return VideoPass(
+            source,
+            branch,
+            self._measurer,
+            self._known(branch_steps(branch)),
+            decoder=self._pipeline.config.decoder,
+            on_frame=self._count_frame,
+            on_read=self._reads.count_read,
+        )
+
+    def _enrich(self, images: Sequence[Source], videos: Sequence[Source]) -> None:
+        enrich = EnrichPass(
+            self._pipeline.enrich,
+            self._measurer,
+            self._known(list(steps_of(self._pipeline.enrich))),
+            self._pipeline.config.decoder,
+            on_image=self._count_image,
+            on_frame=self._count_frame,
+            max_bytes=self._pipeline.config.run.max_held_bytes,
+        )
+        for source in images:
+            self._record(enrich.add_image(source, self._waiting(source)))
+        for source in videos:
+            with self._failing(source, before=enrich.flush):
+                self._record(enrich.add_video(source, self._waiting(source)))
+        self._record(enrich.flush())
+
+    def _waiting(self, source: Source) -> list[Sample]:
+        """The samples of a source that need a step of this task next, of the task's segment."""
+        judged = source_verdict(self._pipeline, self._rows.state, source)
+        return [
+            leaf.sample
+            for leaf in judged.leaves()
+            if leaf.verdict.needs is not None
+            and leaf.verdict.needs.key in self._task.steps
+            and self._task.segment.holds(leaf.sample.start_s)
+        ]
+
+    def _known(self, steps: Sequence[Step]) -> KnownRows:
+        return lambda sample: self._rows.state.rows_of(sample.sample_id, steps)
+
+    def _splitter(self) -> Step:
+        splitter = self._pipeline.branches["video"].splitter
+        if splitter is None:
+            raise ContractError("videos need a splitter")
+        return splitter
 
     def _count_image(self, uri: str) -> None:
         self._heartbeat.renew(uri)
         self.metrics.images_decoded[self._task.phase] += 1
 
-    # Videos: `VideoPass` filters them; kept clips are decoded again.
-
-    def process_segment(self, part: Segment) -> SegmentResult:
-        """Look at one part of the task's only video. Nothing is committed."""
-        (source,) = self._sources()
-        self._heartbeat.renew(source.uri)
-        self._count_stored(source)
-        try:
-            results = self._video_pass(source).process_segment(part)
-        except SampleError as error:
-            return SegmentResult(error=error, metrics=self.metrics)
-        return replace(results, rows=self._new, metrics=self.metrics)
-
-    def merge(self, results: Sequence[SegmentResult]) -> Metrics:
-        """Put the parts of the task's only video together, measure what is left, and commit."""
-        (source,) = self._sources()
-        self._heartbeat.renew(source.uri)
-        error = next((item.error for item in results if item.error is not None), None)
-        try:
-            if error is not None:
-                raise error
-            self._video_pass(source).merge(results)
-        except SampleError as broken:
-            self._fail_video(source, broken)
-        self._commit()
-        return self.metrics
-
-    def _video_pass(self, source: Source) -> VideoPass:
-        return VideoPass(self, source, self._pipeline.branches["video"], self._pipeline.config.decoder)
-
-    def _sources(self) -> list[Source]:
-        only = self._task.only
-        return [source for source in self.state.sources if only is None or source.source_id in only]
-
-    def _usable(self, kind: SourceKind) -> Iterator[Source]:
-        """The task's sources of one kind that can be used; of a new unit, probed as they come."""
-        for source in self._task.sources or self._sources():
-            if source.kind != kind:
-                continue
-            found = self._probed(source) if self._task.sources else source
-            if found.ok and not (self._task.sources and self._has_segments(found)):
-                yield found
-
-    def _probed(self, source: Source) -> Source:
-        self._heartbeat.renew(source.uri)
-        started = time.perf_counter()
-        probed = self._reads.probe(source)
-        seconds = time.perf_counter() - started
-        self.metrics.record(PROBE, rows=1, failed=int(not probed.ok), seconds=seconds)
-        self.metrics.bytes_stored[self._task.phase] += probed.size_bytes
-        self.state.sources.append(probed)
-        return probed
-
-    def _has_segments(self, source: Source) -> bool:
-        """Whether several workers can share a source, once it is known how long it is."""
-        return len(source_segments(self._pipeline, source)) > 1
-
-    def count_read(self, num_bytes: int) -> None:
-        """Bytes of a source have been fetched from where it is stored."""
-        self.metrics.record_read(self._task.phase, num_bytes)
-
-    def _measure_video(self, source: Source) -> None:
-        self._count_stored(source)
-        try:
-            if self._task.phase == "filter":
-                self._video_pass(source).filter(self._task.part)
-            else:
-                self._enrich_video(source)
-        except SampleError as error:
-            self._fail_video(source, error)
-
-    def count_frame(self) -> None:
-        """A frame has been decoded."""
+    def _count_frame(self) -> None:
         self._heartbeat.renew()
         self.metrics.frames_decoded[self._task.phase] += 1
 
-    def _enrich_video(self, source: Source) -> None:
-        judged = source_verdict(self._pipeline, self.state, source)
-        waiting = [
-            leaf.sample
-            for leaf in judged.leaves()
-            if leaf.verdict.needs in self._enrich_steps and self._task.part.holds(leaf.sample.start_s)
-        ]
-        decoder = self._pipeline.config.decoder
-        for group in neighbors(waiting, can_seek=not source.clock_jumps):
-            collector = SpanCollector(group, {view for window in group for view in self._views(window)})
-            for frame in VideoReader(source, decoder, self.count_frame, group[0].start_s, self.count_read):
-                self._buffer_windows(source, collector.push(frame), collector)
-                if frame.pts_s >= group[-1].end_s:
-                    break
-            self._buffer_windows(source, collector.finish(), collector)
+    def _record(self, events: Iterable[RowMeasured]) -> None:
+        for event in events:
+            self._rows.add(event.step, event.row)
 
-    def _buffer_windows(self, source: Source, windows: Iterable[Sample], collector: SpanCollector) -> None:
-        for window in windows:
-            pixels = {view: collector.media(view, source, window) for view in self._views(window)}
-            collector.forget(window)
-            self._buffer_sample(source, window, pixels)
+    def _record_video(self, source: Source, events: Iterable[VideoEvent]) -> None:
+        splitter = self._splitter()
+        for event in events:
+            match event:
+                case ClipFound():
+                    self._rows.add(splitter, event.row)
+                    self.metrics.record(splitter.key, rows=1)
+                case SourceMeasured():
+                    self._rows.complete(splitter, source.source_id, event.values)
+                case RowMeasured():
+                    self._rows.add(event.step, event.row)
 
-    # Captions and tokens: whatever the source, samples are measured in batches as large as memory allows.
+    def _commit(self) -> None:
+        self._rows.commit(self._ledger, self._pipeline, self._task)
 
-    def _new_buffer(self) -> FrameBuffer:
-        return FrameBuffer(self._pipeline.config.run.max_held_bytes)
-
-    def _views(self, sample: Sample) -> list[View]:
-        """What the captioner and the tokenizer still have to see of a kept sample."""
-        known = self.state.rows_of(sample.sample_id, self._enrich_steps)
-        steps = [
-            step for step in self._enrich_steps if step.key in self._task.steps and step.key not in known
-        ]
-        views = [step.stage.view(sample.kind) for step in steps]
-        return list(dict.fromkeys(view for view in views if view is not None))
-
-    def _buffer_sample(self, source: Source, sample: Sample, pixels: Pixels) -> None:
-        self._buffer.add(source, sample, pixels)
-        if self._buffer.is_full:
-            self._measure_buffered()
-
-    def _measure_buffered(self) -> None:
-        held, self._buffer = self._buffer, self._new_buffer()
-        self.advance(held.samples, self._enrich_steps, partial(decide, self._pipeline.enrich), held.media)
+    @contextmanager
+    def _failing(
+        self, source: Source, *, before: Callable[[], Iterable[RowMeasured]] = tuple
+    ) -> Iterator[None]:
+        """Fail a video that can't be decoded; `before` measures what is whole of it nevertheless."""
+        self._heartbeat.renew(source.uri)
+        try:
+            yield
+        except SampleError as error:
+            self._record(before())
+            self._fail_video(source, error)
 
     def _fail_video(self, source: Source, error: SampleError) -> None:
-        """A video that breaks off is failed as a whole: half of its clips would look like all of them.
+        """Fail a video as a whole: half of its clips would look like all of them.
 
         If its clips were known before, what they wait for fails instead.
         """
-        self._measure_buffered()  # what came before the break is whole
-        splitter = self._pipeline.branches["video"].splitter
-        if splitter is None:
-            raise ContractError("videos need a splitter")
-        row = failed_row(source.source_id, error)
-        judged = source_verdict(self._pipeline, self.state, source)
-        new = {row.sample_id for row in self._new.get(splitter.key, ())}
-        if not judged.samples or any(sample.sample.sample_id in new for sample in judged.samples):
-            self._drop(judged.samples)
+        splitter, row = self._splitter(), failed_row(source.source_id, error)
+        judged = source_verdict(self._pipeline, self._rows.state, source)
+        found = {sample.sample.sample_id for sample in judged.samples}
+        if not found or found & self._rows.new_ids(splitter):
+            self._rows.drop(found)
             self.metrics.record(splitter.key, rows=1, failed=1)
-            self.take(splitter, row)
+            self._rows.add(splitter, row)
             return
         for leaf in judged.leaves():
             if leaf.verdict.needs is not None and leaf.verdict.needs.key in self._task.steps:
-                self.take(leaf.verdict.needs, replace(row, sample_id=leaf.sample.sample_id))
-
-    def _drop(self, samples: Iterable[SampleVerdict]) -> None:
-        """Forget rows that were measured before the video broke off."""
-        gone = {judged.sample.sample_id for judged in samples}
-        for key, rows in self._new.items():
-            self._new[key] = [row for row in rows if row.sample_id not in gone]
-            for sample_id in gone & set(self.state.rows.get(key, {})):
-                del self.state.rows[key][sample_id]
+                self._rows.add(leaf.verdict.needs, replace(row, sample_id=leaf.sample.sample_id))

@@ -1,173 +1,226 @@
 """The filter pass over one video: cuts are found and clips measured while its frames pass by once.
 
-A long video is looked at in parts by several workers. A part's clips are those that begin in it; it
-reads a little before its start and on to the end of its last clip. What it read off its own frames is
-kept, and replaying all frame_metrics gives the cuts of the whole, exactly; a clip that a part took for
-another one, near its edges, is measured again.
+    for event in VideoPass(source, branch, measurer, known, ...).filter():
+        ...  # ClipFound, RowMeasured, ..., SourceMeasured
+
+Several workers can filter a long video, each a segment of it. A segment's clips are those that begin in
+it; its worker decodes a little before its start and on to the end of its last clip. The splitter's metrics
+of the segment's own frames are kept, and replaying those of all segments gives exactly the cuts of the whole
+video. Near its edges a segment may find clips that merging does not find again: their rows are dropped, and
+the true clips there are measured once more.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from curation.errors import ContractError, DecodeError, MeasureError, SampleError
+from curation.errors import ContractError, DecodeError, MeasureError
 from curation.errors.isolation import isolated
-from curation.execution.segments import WHOLE_VIDEO, Segment, neighbors
-from curation.execution.worker.measure import Metrics
+from curation.execution.segments import WHOLE_VIDEO, Segment, SegmentResult, neighbors
+from curation.execution.worker.measure import KnownRows, Measurer, RowMeasured
 from curation.ingest.media_readers import VideoReader, without_pixels
-from curation.ledger.unit_state import branch_steps, decide_sample
+from curation.ingest.sources import ignore
+from curation.ledger.unit_state import decide_sample
 from curation.media.decoder import DecoderSettings
 from curation.media.frame import Frame
 from curation.media.views import GridCollector
 from curation.pipeline import Branch
-from curation.pipeline.rules import steps_of
+from curation.pipeline.rules import Rows, steps_of
 from curation.records import Row, Sample, Source
 from curation.splitter import CutFinder, PerRecording, Span, Splitter, source_values, span_row
-from curation.stage import Media, Stage, View
-
-if TYPE_CHECKING:
-    from curation.execution.worker.unit import UnitRun
+from curation.stage import Media, View
 
 CHUNK_CLIPS = 8
 """Finished clips of a video that are measured together."""
 RUN_UP_S = 4.0
-"""Read before a part beyond what its frame metrics need, so that its first cuts are mostly the true ones."""
+"""Read before a segment, beyond what its frame metrics need: its first cuts are then mostly the true ones."""
 OVERRUN_S = 2.0
-"""Read behind a part, so that its last frames are settled."""
+"""Read behind a segment, so that its last frames are settled."""
 
 
-@dataclass
-class SegmentResult:
-    """What one worker saw of a video.
+@dataclass(frozen=True, slots=True)
+class ClipFound:
+    """The splitter has found a clip; `row` is its row, still without `SOURCE_COLUMNS`."""
 
-    Attributes:
-        frame_metrics: What the splitter read off the part's own frames, in order.
-        end_s: When the source ends, if its end was reached.
-        rows: Step key -> rows of the clips that seem to begin in the part.
-        codings: Sizes, pixel aspects and orientations of its frames as stored.
-        error: Why it broke off.
-    """
+    clip: Sample
+    row: Row
 
-    frame_metrics: list[Any] = field(default_factory=list)
-    end_s: float | None = None
-    rows: dict[str, list[Row]] = field(default_factory=dict)
-    codings: set[tuple[object, ...]] = field(default_factory=set)
-    error: SampleError | None = None
-    metrics: Metrics = field(default_factory=Metrics)
+
+@dataclass(frozen=True, slots=True)
+class SourceMeasured:
+    """The video was split to its end; `values` are the `SOURCE_COLUMNS` of all clips found in it."""
+
+    values: Mapping[str, Any]
+
+
+VideoEvent = ClipFound | RowMeasured | SourceMeasured
 
 
 class VideoPass:
     """One video under the filters of its branch."""
 
-    def __init__(self, unit: UnitRun, source: Source, branch: Branch, decoder: DecoderSettings) -> None:
+    def __init__(
+        self,
+        source: Source,
+        branch: Branch,
+        measurer: Measurer,
+        known: KnownRows,
+        *,
+        decoder: DecoderSettings,
+        on_frame: Callable[[], None],
+        on_read: Callable[[int], None] = ignore,
+    ) -> None:
+        """`known` gives the rows of former runs; `on_frame` is called after each decoded frame.
+
+        `on_read` is told how many bytes are fetched of the source.
+        """
         if branch.splitter is None:
             raise ContractError("videos need a splitter")
-        self._unit = unit
         self._source = source
         self._branch = branch
         self._splitter = branch.splitter
+        self._measurer = measurer
+        self._metrics = measurer.metrics
+        self._known = known
+        self._new: dict[str, dict[str, Row]] = {}
         self._decoder = decoder
-        self._steps = branch_steps(branch)
-        self._judge = partial(decide_sample, branch)
+        self._on_frame = on_frame
+        self._on_read = on_read
+        self._decide = partial(decide_sample, branch)
 
-    def filter(self, part: Segment) -> None:
-        """Find the cuts; if they are known, measure what the clips of the part need."""
-        known = self._unit.state.spans_of(self._source, self._splitter)
-        if known:
-            self._measure_known([clip for clip in known if part.holds(clip.start_s)])
-        elif self._splitter.key in self._unit.allowed:
-            self.process_segment(WHOLE_VIDEO)
+    def filter(self) -> Iterator[VideoEvent]:
+        """Split the whole video, and measure its clips.
 
-    def process_segment(self, part: Segment) -> SegmentResult:
-        """Look at the whole, or at one part, nothing of which is true before `join`."""
-        stage = _splitter(self._unit.ready(self._splitter))
-        start_s = part.start_s - (stage.lookback_s or 0.0) - RUN_UP_S
-        reader = self._reader(max(0.0, start_s))
-        collector = GridCollector(self._views(), reader.first_s() if start_s > 0 else None)
+        Raises:
+            SampleError: the video can't be decoded or split; what came before tells only of a part of it.
+        """
+        stage = self._stage()
+        reader, collector = self._open(WHOLE_VIDEO.start_s)
+        yield from self._pass_by(reader, self._finder(stage), collector, WHOLE_VIDEO)
+        self._metrics.frames_held += reader.num_frames
+        yield SourceMeasured(source_values(reader.codings))
+
+    def filter_known(self, clips: Sequence[Sample]) -> Iterator[VideoEvent]:
+        """Measure what clips need that were found before; decode only around them.
+
+        Raises:
+            SampleError: the video can't be decoded.
+        """
+        waiting = [clip for clip in clips if self._needs(clip) in self._measurer.allowed]
+        for group in neighbors(waiting, can_seek=not self._source.clock_jumps):
+            reader, collector = self._open(group[0].start_s)
+            segment = Segment(end_s=group[-1].end_s)
+            yield from self._pass_by(reader, _KnownSpans(group), collector, segment)
+            self._metrics.frames_held += reader.num_frames
+
+    def process_segment(self, segment: Segment) -> SegmentResult:
+        """Split one segment, and measure its clips.
+
+        Raises:
+            SampleError: the segment can't be decoded or split.
+        """
+        stage = self._stage()
+        reader, collector = self._open(segment.start_s - (stage.lookback_s or 0.0) - RUN_UP_S)
+        finder = self._finder(stage, keeps_frame_metrics=True)
+        rows: dict[str, list[Row]] = {}
+        for event in self._pass_by(reader, finder, collector, segment):
+            if isinstance(event, RowMeasured):
+                rows.setdefault(event.step.key, []).append(event.row)
+        own = [item for item in finder.frame_metrics if segment.holds(item.pts_s)]
+        self._metrics.frames_held += len(own)
+        end_s = None if reader.broke_off else reader.end_s
+        return SegmentResult(own, end_s, rows, frozenset(reader.codings))
+
+    def merge(self, results: Sequence[SegmentResult]) -> Iterator[VideoEvent]:
+        """Find the clips of the whole video, keep their rows, and measure what they still need.
+
+        Args:
+            results: Those of all segments, in order.
+
+        Raises:
+            SampleError: a segment failed, or the video can't be decoded.
+        """
+        error = next((result.error for result in results if result.error is not None), None)
+        if error is not None:
+            raise error
+        found = [self._add_clip(span) for span in self._replay(results)]
+        yield from found
+        codings: frozenset[object] = frozenset().union(*(result.codings for result in results))
+        yield SourceMeasured(source_values(codings))
+        steps = {step.key: step for step in steps_of(self._branch.rule)}
+        for result in results:
+            for key, rows in result.rows.items():
+                for row in rows:
+                    if row.sample_id in self._new:
+                        self._new[row.sample_id][key] = row
+                        yield RowMeasured(steps[key], row)
+        yield from self.filter_known([event.clip for event in found])
+
+    def _stage(self) -> Splitter[Any]:
+        stage = self._measurer.ready(self._splitter)
+        if not isinstance(stage, Splitter):
+            raise ContractError(f"{stage.name} is no splitter")
+        return stage
+
+    def _finder(self, stage: Splitter[Any], *, keeps_frame_metrics: bool = False) -> CutFinder:
         with isolated(MeasureError):
-            finder = self._finder(stage, part)
-        self._measure(reader, finder, collector, part)
-        self._unit.complete(self._splitter, self._source, source_values(reader.codings))
-        own = [item for item in finder.frame_metrics if part.holds(item.pts_s)]
-        self._unit.metrics.frames_held += reader.num_frames if part is WHOLE_VIDEO else len(own)
-        return SegmentResult(own, None if reader.broke_off else reader.end_s, codings=reader.codings)
+            if self._source.clock_jumps:
+                return PerRecording(partial(stage.start, self._source))
+            return stage.start(self._source, keeps_frame_metrics=keeps_frame_metrics)
 
-    def _reader(self, start_s: float) -> VideoReader:
-        return VideoReader(
-            self._source, self._decoder, self._unit.count_frame, start_s, self._unit.count_read
-        )
+    def _open(self, start_s: float) -> tuple[VideoReader, GridCollector]:
+        """A reader from `start_s` on, and what collects the filters' views of its frames."""
+        start_s = max(0.0, start_s)
+        reader = VideoReader(self._source, self._decoder, self._on_frame, start_s, self._on_read)
+        steps = [step for step in steps_of(self._branch.rule) if step.key in self._measurer.allowed]
+        views = [view for step in steps if (view := step.stage.view("clip")) is not None]
+        return reader, GridCollector(views, reader.first_s() if start_s > 0 else None)
 
-    def _finder(self, stage: Splitter[Any], part: Segment) -> CutFinder:
-        if self._source.clock_jumps:
-            return PerRecording(partial(stage.start, self._source))
-        return stage.start(self._source, keeps_frame_metrics=part is not WHOLE_VIDEO)
-
-    def merge(self, results: Sequence[SegmentResult]) -> None:
-        """Put the parts together, in order: the cuts of the whole, and the rows of clips that are real."""
-        stage = _splitter(self._unit.ready(self._splitter))
+    def _replay(self, results: Sequence[SegmentResult]) -> list[Span]:
         end_s = results[-1].end_s
         if end_s is None:
             raise DecodeError("the end of the video was not reached")
-        frame_metrics = [item for item in results for item in item.frame_metrics]
+        frame_metrics = [item for result in results for item in result.frame_metrics]
+        stage = self._stage()
         with isolated(MeasureError):
-            spans = list(stage.replay(self._source, frame_metrics, end_s))
-        clips = [self._new_clip(span) for span in spans]
-        codings = set().union(*(item.codings for item in results))
-        self._unit.complete(self._splitter, self._source, source_values(codings))
-        self._unit.metrics.record(self._splitter.key, rows=len(clips))
-        real = {clip.sample_id for clip in clips}
-        steps = {step.key: step for step in self._steps if step is not self._splitter}
-        for item in results:
-            for key, rows in item.rows.items():
-                for row in rows:
-                    if key in steps and row.sample_id in real:
-                        self._unit.take(steps[key], row)
-        self._measure_known(clips)
-
-    def _new_clip(self, span: Span) -> Sample:
-        clip = Sample.of_span(self._source.source_id, span.start_s, span.end_s)
-        self._unit.take(self._splitter, Row(clip.sample_id, span_row(clip, span)))
-        return clip
-
-    def _views(self) -> list[View]:
-        steps = [step for step in steps_of(self._branch.rule) if step.key in self._unit.allowed]
-        return [view for step in steps if (view := step.stage.view("clip")) is not None]
-
-    def _measure_known(self, clips: Sequence[Sample]) -> None:
-        """Decode only around the clips that something is missing of."""
-        waiting = [clip for clip in clips if self._needs(clip) in self._unit.allowed]
-        for group in neighbors(waiting, can_seek=not self._source.clock_jumps):
-            reader = self._reader(group[0].start_s)
-            collector = GridCollector(self._views(), reader.first_s() if group[0].start_s > 0 else None)
-            self._measure(reader, _KnownSpans(group), collector, Segment(end_s=group[-1].end_s))
-            self._unit.metrics.frames_held += reader.num_frames
+            return list(stage.replay(self._source, frame_metrics, end_s))
 
     def _needs(self, clip: Sample) -> str | None:
-        needs = self._judge(self._unit.state.rows_of(clip.sample_id, self._steps)).needs
+        needs = self._decide(self._rows_of(clip)).needs
         return needs.key if needs else None
 
-    def _measure(
-        self, reader: VideoReader, finder: CutFinder, collector: GridCollector, part: Segment
-    ) -> None:
-        """Let the frames pass by; measure the clips of the part when they are complete."""
+    def _rows_of(self, clip: Sample) -> Rows:
+        return {**self._known(clip), **self._new.get(clip.sample_id, {})}
+
+    def _add_clip(self, span: Span) -> ClipFound:
+        clip = _clip_at(self._source, span)
+        row = Row(clip.sample_id, span_row(clip, span))
+        self._new[clip.sample_id] = {self._splitter.key: row}
+        return ClipFound(clip, row)
+
+    def _pass_by(
+        self, reader: VideoReader, finder: CutFinder, collector: GridCollector, segment: Segment
+    ) -> Iterator[VideoEvent]:
+        """Let the frames pass by; measure the clips of the segment when they are complete."""
         media_of = partial(_media_at, self._source, collector)
         is_new = not isinstance(finder, _KnownSpans)
         clips: list[Sample] = []
-        for span in self._spans(reader, finder, collector, clips, part):
-            if not part.holds(span.start_s):
+        for span in self._spans(reader, finder, collector, clips, segment):
+            if not segment.holds(span.start_s):
                 continue
-            clips.append(self._new_clip(span) if is_new else _clip_at(self._source, span))
-            self._unit.metrics.record(self._splitter.key, rows=int(is_new and part is WHOLE_VIDEO))
+            clips.append(_clip_at(self._source, span))
+            if is_new:
+                yield self._add_clip(span)
             if len(clips) == CHUNK_CLIPS:
-                self._unit.advance(clips, self._steps, self._judge, media_of)
+                yield from self._measurer.advance(clips, self._rows_of, self._decide, media_of)
                 clips.clear()
-        self._unit.advance(clips, self._steps, self._judge, media_of)
+        yield from self._measurer.advance(clips, self._rows_of, self._decide, media_of)
 
     def _spans(
         self,
@@ -175,7 +228,7 @@ class VideoPass:
         finder: CutFinder,
         collector: GridCollector,
         waiting: Sequence[Sample],
-        part: Segment,
+        segment: Segment,
     ) -> Iterator[Span]:
         """Decode once; yield each span when the collector holds all of its frames."""
         for frame in reader:
@@ -183,13 +236,13 @@ class VideoPass:
             started = time.perf_counter()
             with isolated(MeasureError):
                 spans = list(finder.push(frame))
-            self._unit.metrics.record(self._splitter.key, seconds=time.perf_counter() - started)
+            self._metrics.record(self._splitter.key, seconds=time.perf_counter() - started)
             yield from spans
             open_from_s = finder.open_from_s
             oldest_s = waiting[0].start_s if waiting else open_from_s
             collector.forget_before(math.inf if oldest_s is None else oldest_s)
-            is_behind = frame.pts_s >= part.end_s + OVERRUN_S
-            if open_from_s is None or (is_behind and not part.holds(open_from_s)):
+            is_behind = frame.pts_s >= segment.end_s + OVERRUN_S
+            if open_from_s is None or (is_behind and not segment.holds(open_from_s)):
                 reader.broke_off = True
                 return
         if reader.num_frames == 0:
@@ -206,12 +259,6 @@ def _clip_at(source: Source, span: Span) -> Sample:
 
 def _media_at(source: Source, collector: GridCollector, sample: Sample, view: View | None) -> Media:
     return collector.media(view, source, sample) if view else without_pixels(source)
-
-
-def _splitter(stage: Stage[Any]) -> Splitter[Any]:
-    if not isinstance(stage, Splitter):
-        raise ContractError(f"{stage.name} is no splitter")
-    return stage
 
 
 class _KnownSpans(CutFinder):

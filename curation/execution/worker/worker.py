@@ -5,18 +5,17 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from curation.errors import PoisonSource
 from curation.execution.plan import Task
+from curation.execution.segments import SegmentResult
 from curation.execution.worker.first_reads import FirstReads
+from curation.execution.worker.heartbeat import Heartbeat
 from curation.execution.worker.measure import Metrics, failed_row
-from curation.execution.worker.unit import Heartbeat, UnitRun
-from curation.execution.worker.video_pass import SegmentResult
+from curation.execution.worker.unit import UnitRun
 from curation.ingest.containers.index import ListingIndex
-from curation.ingest.sources import ignore
 from curation.ledger import Ledger
 from curation.ledger.unit_state import PROBE, load_unit, source_verdict
 from curation.ledger.versions import settle
@@ -55,13 +54,15 @@ class UnitWorker:
             return self._list(task)
         return self._probe(task) if task.phase == "probe" else self._unit(task).run()
 
-    def process_segment(self, task: Task, number: int) -> SegmentResult:
-        """Look at one of the task's parts; nothing is committed."""
+    def process_segment(self, task: Task, number: int) -> tuple[Metrics, SegmentResult]:
+        """Process one of the task's segments; nothing is committed."""
         self._enter(task)
-        return self._unit(task).process_segment(task.parts[number])
+        unit = self._unit(task)
+        result = unit.process_segment(task.segments[number])
+        return unit.metrics, result
 
     def merge(self, task: Task, results: Sequence[SegmentResult]) -> Metrics:
-        """Put the task's parts together and commit what came out."""
+        """Merge the task's segments, measure what is still missing, and commit."""
         self._enter(task)
         return self._unit(task).merge(results)
 
@@ -94,14 +95,11 @@ class UnitWorker:
     def _probe(self, task: Task) -> Metrics:
         """Read the headers of a new unit, or those of an old one whose files are read again."""
         metrics, sources = Metrics(), []
-        reads = FirstReads(self._pipeline.config.general.max_pixels, partial(metrics.record_read, task.phase))
         for source in task.sources:
             started = time.perf_counter()
-            probed = self._probed(source, reads)
-            reads.close(probed)
+            probed = self._probed(source, metrics)
             sources.append(probed)
             metrics.record(PROBE, rows=1, failed=int(not probed.ok), seconds=time.perf_counter() - started)
-            metrics.bytes_stored[task.phase] += probed.size_bytes
         commit_probed(self._pipeline, self._ledger, task, sources)
         return metrics
 
@@ -113,16 +111,16 @@ class UnitWorker:
 
     def probe(self, source: Source) -> Source:
         """The source with what its header says, or with the error that reading it met."""
-        reads = FirstReads(self._pipeline.config.general.max_pixels, ignore)
-        probed = self._probed(source, reads)
-        reads.close(probed)
-        return probed
+        return self._probed(source, Metrics())
 
-    def _probed(self, source: Source, reads: FirstReads) -> Source:
+    def _probed(self, source: Source, metrics: Metrics) -> Source:
         self.heartbeat.renew(source.uri)
         if source.kind == "container":
             return self._index.checked(source, self.heartbeat.renew)
-        return reads.probe(source)
+        reads = FirstReads(self._pipeline.config.general.max_pixels, metrics, "probe")
+        probed = reads.probe(source)
+        reads.close(probed)
+        return probed
 
 
 def commit_probed(pipeline: Pipeline, ledger: Ledger, task: Task, sources: list[Source]) -> None:

@@ -1,4 +1,4 @@
-"""Long videos in parts: the same rows as in one piece, whatever happens at the seams."""
+"""Long videos in segments: the same rows as in one piece, whatever happens at the seams."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def data_of(folder: Path, output: Path, segment_s: float | None, **scenes: Any) 
 
 
 class Run(Bench):
-    """A bench on which the parts of a task are done one after the other, in any order."""
+    """A bench on which the segments of a task are processed one after the other, in any order."""
 
     def __init__(self, data: dict[str, Any]) -> None:
         super().__init__(data)
         self.metrics = Metrics()
-        self.joined = Metrics()
+        self.merged = Metrics()
         self.done: list[Task] = []
-        self.metrics: list[Metrics] = []
+        self.metrics_by_task: list[Metrics] = []
 
     def all(self, *, backwards: bool = False) -> Run:
         worker = UnitWorker(self.pipeline, "cpu")
@@ -62,17 +62,15 @@ class Run(Bench):
     def _do(self, worker: UnitWorker, phase: Any, *, backwards: bool) -> None:
         for task in self.tasks(phase):
             self.done.append(task)
-            order = range(len(task.parts))
-            results = {
-                number: worker.process_segment(task, number)
-                for number in (reversed(order) if backwards else order)
-            }
-            for part in results.values():
-                self.metrics.add(part.metrics)
+            order = range(len(task.segments))
+            results = {}
+            for number in reversed(order) if backwards else order:
+                metrics, results[number] = worker.process_segment(task, number)
+                self.metrics.add(metrics)
             if results:
-                self.joined = worker.merge(task, [results[number] for number in order])
-            done = self.joined if results else worker.work(task)
-            self.metrics.append(done)
+                self.merged = worker.merge(task, [results[number] for number in order])
+            done = self.merged if results else worker.work(task)
+            self.metrics_by_task.append(done)
             self.metrics.add(done)
 
     def all_rows(self) -> dict[str, dict[str, Any]]:
@@ -96,12 +94,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("segment_s", [4.0, 7.3, 30.0])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_parts_give_the_same_rows_as_one_piece(
+def test_segments_give_the_same_rows_as_one_piece(
     folder: Path, tmp_path: Path, name: str, segment_s: float
 ) -> None:
     whole = Run(data_of(folder, tmp_path / "whole", None, **SETTINGS[name])).all()
     parted = Run(data_of(folder, tmp_path / "parts", segment_s, **SETTINGS[name])).all(backwards=True)
-    assert len(parted.done[0].parts) == -(-44.5 // segment_s)
+    assert len(parted.done[0].segments) == -(-44.5 // segment_s)
     assert parted.all_rows() == whole.all_rows()
     clips = whole.clips()
     assert len(clips) == 1 if name == "no cut at all" else len(clips) >= 9
@@ -109,7 +107,7 @@ def test_parts_give_the_same_rows_as_one_piece(
     assert parted.outcomes() == {"film.mp4": "kept"}
 
 
-def test_parts_of_a_video_whose_clock_begins_late(tmp_path: Path) -> None:
+def test_segments_of_a_video_whose_clock_begins_late(tmp_path: Path) -> None:
     """A recorder that has been on for a day: all frames are behind what the header calls the end."""
     from generated import scenes_of
     from generated import write_video as write
@@ -121,21 +119,21 @@ def test_parts_of_a_video_whose_clock_begins_late(tmp_path: Path) -> None:
     write(folder / "a.ts", frames, codec="libx264", pix_fmt="yuv420p", times_ms=times_ms, g="10")
     whole = Run(data_of(folder, tmp_path / "whole", None)).all()
     parted = Run(data_of(folder, tmp_path / "parts", 5.0)).all()
-    assert len(parted.done[0].parts) == 4
+    assert len(parted.done[0].segments) == 4
     assert parted.all_rows() == whole.all_rows()
     assert len(whole.clips()) == 3
 
 
-def test_parts_share_the_frames(folder: Path, tmp_path: Path) -> None:
+def test_segments_share_the_frames(folder: Path, tmp_path: Path) -> None:
     """By hand: the seams are at 14.83 and 29.67 s, key frames at every cut and every second
     after it, a cut is settled 9 frames later.
 
-    A part begins at the key frame a second before 5 s before its seam: at 8.7 and 23.4 s. It ends when
+    A segment begins at the key frame a second before 5 s before its seam: at 8.7 and 23.4 s. It ends when
     the clip that crosses its end is complete: those that end with frames 199 and 314, so at 210 and 325.
     """
     run = Run(data_of(folder, tmp_path / "out", 15.0)).all()
     assert run.metrics.frames_held == 445
-    assert run.joined.frames_decoded.total() == 0
+    assert run.merged.frames_decoded.total() == 0
     assert run.metrics.frames_decoded["filter"] == 210 + (325 - 87) + (445 - 234)
 
 
@@ -145,7 +143,7 @@ def test_rows_near_the_seams_are_not_measured_twice(folder: Path, tmp_path: Path
     assert run.metrics.rows["videos.flow"] == len(run.clips())
 
 
-def test_video_that_breaks_off_in_one_part_fails_as_a_whole(tmp_path: Path) -> None:
+def test_video_that_breaks_off_in_one_segment_fails_as_a_whole(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     path = folder / "film.mp4"
@@ -155,22 +153,22 @@ def test_video_that_breaks_off_in_one_part_fails_as_a_whole(tmp_path: Path) -> N
     data[middle : middle + 4000] = np.random.default_rng(0).bytes(4000)
     path.write_bytes(data)
     run = Run(data_of(folder, tmp_path / "out", 10.0)).all()
-    assert len(run.done[0].parts) == 5
+    assert len(run.done[0].segments) == 5
     assert run.outcomes() == {"film.mp4": "failed DecodeError"}
     ((_, error),) = run.rows("videos.scenes").values()
     assert error is not None
     assert error.startswith("stopped")
 
 
-def test_new_filter_on_known_cuts_is_measured_in_parts_that_need_no_joining(
+def test_new_filter_on_known_cuts_is_measured_in_segments_that_need_no_merging(
     folder: Path, tmp_path: Path
 ) -> None:
     data = data_of(folder, tmp_path / "out", 10.0)
     Run(data).all()
     changed = data | {"videos": data["videos"] | {"flow": {"min_score": None, "max_score": None, "fps": 3.0}}}
     again = Run(changed).all()
-    assert [task.parts for task in again.done] == [()] * 5
-    assert len({task.part for task in again.done}) == 5
+    assert [task.segments for task in again.done] == [()] * 5
+    assert len({task.segment for task in again.done}) == 5
     whole = Run(changed | {"output": str(tmp_path / "whole"), "run": {"segment_s": None}}).all()
     assert again.all_rows() == whole.all_rows()
 
@@ -183,12 +181,12 @@ def test_captions_and_tokens_of_a_long_video_are_shared_out(folder: Path, tmp_pa
     }
     whole = Run(data_of(folder, tmp_path / "whole", None) | ends).all()
     parted = Run(data_of(folder, tmp_path / "parts", 10.0) | ends).all()
-    assert [task.part for task in parted.done if task.phase == "enrich"] == list(segments_of(44.5, 10.0))
-    assert [task.part for task in whole.done if task.phase == "enrich"] == [WHOLE_VIDEO]
+    assert [task.segment for task in parted.done if task.phase == "enrich"] == list(segments_of(44.5, 10.0))
+    assert [task.segment for task in whole.done if task.phase == "enrich"] == [WHOLE_VIDEO]
     assert len(whole.rows("tokens")) == 8  # of 9 clips; one is too short for a pair of frames
     assert parted.all_rows() == whole.all_rows()
     # Clips with tokens begin at 0, 1.7, 7.7 | 11, | 19.9, 22.4 | 31.4 | 40.7 s or so.
-    assert max(metrics.rows["tokens"] for metrics in parted.metrics) <= 3
+    assert max(metrics.rows["tokens"] for metrics in parted.metrics_by_task) <= 3
 
 
 def test_only_what_is_missing_is_decoded_again(folder: Path, tmp_path: Path) -> None:
@@ -211,14 +209,15 @@ def test_codecs_that_cannot_be_sought_are_taken_whole(tmp_path: Path) -> None:
     folder.mkdir()
     write(folder / "a.avi", [texture(48, 64, seed=k) for k in range(60)], codec="mpeg4", pix_fmt="yuv420p")
     run = Run(data_of(folder, tmp_path / "out", 1.0)).all()
-    assert [task.parts for task in run.done] == [()]
+    assert [task.segments for task in run.done] == [()]
 
 
-def test_parts_cover_all_times_once() -> None:
-    parts = segments_of(100.0, 30.0)
-    assert parts[0].start_s == -np.inf
-    assert parts[-1].end_s == np.inf
-    assert [part.end_s for part in parts[:-1]] == [part.start_s for part in parts[1:]] == [25.0, 50.0, 75.0]
+def test_segments_cover_all_times_once() -> None:
+    segments = segments_of(100.0, 30.0)
+    assert segments[0].start_s == -np.inf
+    assert segments[-1].end_s == np.inf
+    ends, starts = [item.end_s for item in segments[:-1]], [item.start_s for item in segments[1:]]
+    assert ends == starts == [25.0, 50.0, 75.0]
     assert segments_of(10.0, 30.0) == (WHOLE_VIDEO,)
     assert Segment(1.0, 2.0).holds(1.0)
     assert not Segment(1.0, 2.0).holds(2.0)
@@ -232,11 +231,11 @@ def test_neighbors_are_joined_over_short_gaps() -> None:
     assert [[clip.start_s for clip in group] for group in neighbors(spans)] == [[0.0, 15.0], [30.1]]
 
 
-def test_join_needs_the_end(folder: Path, tmp_path: Path) -> None:
+def test_merging_needs_the_end(folder: Path, tmp_path: Path) -> None:
     run = Run(data_of(folder, tmp_path / "out", 10.0))
     worker = UnitWorker(run.pipeline, "cpu")
     for task in run.tasks("probe"):
         worker.work(task)
     (task,) = run.tasks("filter")
-    worker.merge(task, [worker.process_segment(task, 0)])
+    worker.merge(task, [worker.process_segment(task, 0)[1]])
     assert run.outcomes() == {"film.mp4": "failed DecodeError"}

@@ -1,0 +1,103 @@
+"""The enrich pass: captions and tokens of kept samples.
+
+Whatever source they come from, samples are measured in batches as large as memory allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+
+from curation.errors import SampleError
+from curation.execution.segments import neighbors
+from curation.execution.worker.frame_buffer import FrameBuffer, Pixels
+from curation.execution.worker.measure import KnownRows, Measurer, RowMeasured
+from curation.ingest.media_readers import ImageReader, VideoReader
+from curation.media.decoder import DecoderSettings
+from curation.media.views import SpanCollector
+from curation.pipeline.rules import AllOf, decide, steps_of
+from curation.records import Sample, Source
+from curation.stage import Media, View
+
+
+class EnrichPass:
+    """Decodes samples one by one, holds their frames, and measures when the buffer is full."""
+
+    def __init__(
+        self,
+        rule: AllOf,
+        measurer: Measurer,
+        known: KnownRows,
+        decoder: DecoderSettings,
+        *,
+        on_image: Callable[[str], None],
+        on_frame: Callable[[], None],
+        max_bytes: int,
+    ) -> None:
+        """`rule` holds the captioner and the tokenizer; `known` gives the rows of former runs.
+
+        `on_image` gets the URI before an image is decoded, `on_frame` is called after each video frame;
+        at most `max_bytes` of frames are held, or those of one sample.
+        """
+        self._rule = rule
+        self._steps = [step for step in steps_of(rule) if step.key in measurer.allowed]
+        self._measurer = measurer
+        self._known = known
+        self._decoder = decoder
+        self._on_image = on_image
+        self._on_frame = on_frame
+        self._max_bytes = max_bytes
+        self._buffer = FrameBuffer(max_bytes)
+
+    def add_image(self, source: Source, samples: Iterable[Sample]) -> Iterator[RowMeasured]:
+        """Decode an image for the samples of it that need something."""
+        for sample in samples:
+            reader = ImageReader({sample.sample_id: source}, self._on_image, self._decoder.max_pixels)
+            yield from self._add(source, sample, self._pixels(reader, sample))
+
+    def add_video(self, source: Source, samples: Sequence[Sample]) -> Iterator[RowMeasured]:
+        """Decode a video around the samples of it that need something.
+
+        Raises:
+            SampleError: the video can't be decoded.
+        """
+        for group in neighbors(list(samples), can_seek=not source.clock_jumps):
+            collector = SpanCollector(group, {view for sample in group for view in self._views(sample)})
+            for frame in VideoReader(source, self._decoder, self._on_frame, group[0].start_s):
+                yield from self._add_windows(source, collector.push(frame), collector)
+                if frame.pts_s >= group[-1].end_s:
+                    break
+            yield from self._add_windows(source, collector.finish(), collector)
+
+    def flush(self) -> Iterator[RowMeasured]:
+        """Measure what is held."""
+        held, self._buffer = self._buffer, FrameBuffer(self._max_bytes)
+        yield from self._measurer.advance(held.samples, self._known, partial(decide, self._rule), held.media)
+
+    def _pixels(self, reader: ImageReader, sample: Sample) -> Pixels:
+        pixels: dict[View, Media | SampleError] = {}
+        for view in self._views(sample):
+            try:
+                pixels[view] = reader.media(sample, view)
+            except SampleError as error:
+                pixels[view] = error
+        return pixels
+
+    def _add_windows(
+        self, source: Source, windows: Iterable[Sample], collector: SpanCollector
+    ) -> Iterator[RowMeasured]:
+        for window in windows:
+            pixels = {view: collector.media(view, source, window) for view in self._views(window)}
+            collector.forget(window)
+            yield from self._add(source, window, pixels)
+
+    def _add(self, source: Source, sample: Sample, pixels: Pixels) -> Iterator[RowMeasured]:
+        self._buffer.add(source, sample, pixels)
+        if self._buffer.is_full:
+            yield from self.flush()
+
+    def _views(self, sample: Sample) -> list[View]:
+        """The views of the steps that still have to measure a sample."""
+        known = self._known(sample)
+        views = [step.stage.view(sample.kind) for step in self._steps if step.key not in known]
+        return list(dict.fromkeys(view for view in views if view is not None))
