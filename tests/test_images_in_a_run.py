@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +208,32 @@ def test_filters_see_jpegs_decoded_small(tmp_path: Path) -> None:
             )
             assert one.shape == two.shape
             assert np.abs(one - two).mean() < 2
+
+
+@pytest.mark.parametrize("segment_s", [None, 1.0])
+def test_new_videos_are_filtered_as_they_are_read_but_for_long_ones(
+    media: Path, tmp_path: Path, segment_s: float | None
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("two_scenes.mp4", "text.mp4", "empty.mp4"):
+        shutil.copy(media / name, folder)
+    data: dict[str, Any] = {
+        "name": "videos",
+        "input": [str(folder)],
+        "output": str(tmp_path / "out"),
+        "videos": {"scenes": {"min_clip_s": 0.5}, "filters": ["thumbnail", "phash"]},
+        "run": {"segment_s": segment_s},
+    }
+    apart, at_once = Bench(data), Bench(data | {"output": str(tmp_path / "at_once")})
+    if segment_s is None:
+        apart.run()
+        filtered_at_once(at_once)
+        assert content_of(at_once) == content_of(apart)
+        return
+    steps = {step.key for step in at_once.pipeline.steps()}
+    for task in at_once.tasks("probe"):
+        UnitWorker(at_once.pipeline, "cpu").work(filtered_as_read(at_once.pipeline, task, steps))
+    (left,) = at_once.tasks("filter")
+    assert left.segments
+    assert left.only == {at_once.ledger.sources(0)[-1].source_id}
