@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks.measure import cpu_medians
 from curation.cli.demo import prepare
 from curation.config import parse_config
-from curation.execution.plan import filtered_as_read, plan_probes
+from curation.execution.plan import filters_of_new, plan_probes
 from curation.execution.worker.worker import UnitWorker
 from curation.ingest.listing import list_inputs
 from curation.ledger import Ledger
@@ -119,8 +119,8 @@ def _run(folder: str, filters: Sequence[str], short_side: int | None = None) -> 
         pipeline, ledger = build_pipeline(config), Ledger(open_storage(output))
         worker = UnitWorker(pipeline, "cpu")
         steps = {step.key for step in pipeline.steps()}
-        for task in plan_probes(ledger, list_inputs(config), config):
-            worker.work(filtered_as_read(pipeline, task, steps))
+        for task in plan_probes(ledger, list_inputs(config), config, filters=filters_of_new(pipeline, steps)):
+            worker.work(task)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,11 @@ NAMES = (
     "packing",
     "loader",
     "clusters",
+    "ledger_scale",
+    "reports",
     "flat_memory",
     "captions",
+    "shards",
 )
 
 

@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 
 from curation.errors import ConfigError
-from curation.execution.plan import filtered_as_read
+from curation.execution.plan import Task, filters_of_new, plan_probes
 from curation.execution.worker import first_reads, image_pass
 from curation.execution.worker.measure import Metrics
 from curation.execution.worker.worker import UnitWorker
 from curation.ingest import media_readers
+from curation.ingest.listing import list_inputs
+from curation.ledger.present import remember_listing
 from curation.pipeline import pipeline
 from curation.records import Source
 from datasets_media import Bench, built, write_photo
@@ -89,10 +91,17 @@ def photos_of(tmp_path: Path) -> dict[str, Any]:
     }
 
 
+def new_tasks(bench: Bench) -> list[Task]:
+    """What a run plans for new sources."""
+    listing = list_inputs(bench.config)
+    remember_listing(bench.ledger.storage, listing.sources)
+    steps = {step.key for step in bench.pipeline.steps()}
+    return plan_probes(bench.ledger, listing, bench.config, filters=filters_of_new(bench.pipeline, steps))
+
+
 def filtered_at_once(bench: Bench) -> Metrics:
     """New units are filtered as they are read, as a run does it."""
-    steps = {step.key for step in bench.pipeline.steps()}
-    tasks = [filtered_as_read(bench.pipeline, task, steps) for task in bench.tasks("probe")]
+    tasks = new_tasks(bench)
     assert {task.phase for task in tasks} == {"filter"}
     worker, metrics = UnitWorker(bench.pipeline, "cpu"), Metrics()
     for task in tasks:
@@ -231,9 +240,8 @@ def test_new_videos_are_filtered_as_they_are_read_but_for_long_ones(
         filtered_at_once(at_once)
         assert content_of(at_once) == content_of(apart)
         return
-    steps = {step.key for step in at_once.pipeline.steps()}
-    for task in at_once.tasks("probe"):
-        UnitWorker(at_once.pipeline, "cpu").work(filtered_as_read(at_once.pipeline, task, steps))
+    for task in new_tasks(at_once):
+        UnitWorker(at_once.pipeline, "cpu").work(task)
     (left,) = at_once.tasks("filter")
     assert left.segments
     assert left.only == {at_once.ledger.sources(0)[-1].source_id}

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from curation.errors import ContractError, SampleError
@@ -26,7 +27,7 @@ from curation.ledger import Ledger
 from curation.ledger.unit_state import PROBE, branch_steps, load_unit, source_verdict, unit_verdicts
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step, steps_of
-from curation.records import Sample, Source, SourceKind
+from curation.records import Sample, Source
 from curation.stage import Stage
 
 
@@ -55,7 +56,7 @@ class UnitRun:
     def run(self) -> Metrics:
         """Measure what the task allows and the unit needs, and commit it."""
         if self._task.sources:
-            self._filter(self._read_first("image"), self._read_first("video"))
+            self._filter_new()
             self._ledger.commit_sources(self._task.unit, self._rows.state.sources)
             self._commit()
             return self.metrics
@@ -98,24 +99,30 @@ class UnitRun:
             if verdict.source.source_id not in task.excluded and verdict.waits_for(task.steps)
         ]
 
-    def _read_first(self, kind: SourceKind) -> Iterator[Source]:
+    def _filter_new(self) -> None:
+        """Filter the sources of a new unit, which are all of one kind, as they are probed."""
+        probed = self._read_first()
+        for first in probed:
+            sources = chain([first], probed)
+            self._filter(*((sources, ()) if first.kind == "image" else ((), sources)))
+
+    def _read_first(self) -> Iterator[Source]:
         """Probe the sources of a new unit one by one; those to be filtered by this task.
 
         Long videos are left to the pass that follows, which shares them among workers.
         """
         for source in self._task.sources:
-            if source.kind == kind:
-                self._heartbeat.renew(source.uri)
-                started = time.perf_counter()
-                probed = self._reads.probe(source)
-                seconds = time.perf_counter() - started
-                self.metrics.record(PROBE, rows=1, failed=int(not probed.ok), seconds=seconds)
-                self._rows.state.sources.append(probed)
-                if probed.ok and not is_shared(self._pipeline, probed):
-                    yield probed
+            self._heartbeat.renew(source.uri)
+            started = time.perf_counter()
+            probed = self._reads.probe(source)
+            seconds = time.perf_counter() - started
+            self.metrics.record(PROBE, rows=1, failed=int(not probed.ok), seconds=seconds)
+            self._rows.state.sources.append(probed)
+            if probed.ok and not is_shared(self._pipeline, probed):
+                yield probed
 
     def _filter(self, images: Iterable[Source], videos: Iterable[Source]) -> None:
-        if "image" in self._pipeline.branches:
+        if images:
             self._record(self._image_pass().filter(images))
         for source in videos:
             with self._failing(source):
