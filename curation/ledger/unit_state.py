@@ -117,12 +117,13 @@ def load_unit(
     *,
     recompute: RecomputePolicy = NO_RECOMPUTE,
     measured: Mapping[str, Collection[int]] | None = None,
+    is_new: bool = False,
 ) -> UnitState:
-    """Read a unit from the ledger.
+    """Read a unit from the ledger; of one that `is_new` there are no sources yet.
 
     `measured` says, by step key, which units have a file at all, and saves the attempt to read it.
     """
-    state = UnitState(unit, ledger.sources(unit))
+    state = UnitState(unit, [] if is_new else ledger.sources(unit))
     for step in _distinct(pipeline.steps()):
         if measured is not None and unit not in measured[step.key]:
             continue
