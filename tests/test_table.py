@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
 
@@ -151,8 +152,11 @@ def test_file_is_written_part_by_part_and_whole_or_not_at_all(tmp_path: Path, la
     with pytest.raises(ConfigError, match="No space left on device"):
         write_table(table.schema, broken(), str(target), layout)
     assert target.read_text() == "before"
-    assert write_table(table.schema, table.parts(), str(target), layout) == len(list(rows(table)))
+    num_rows = len(list(rows(table)))
+    assert write_table(table.schema, table.parts(), str(target), layout) == num_rows
     assert [path.name for path in tmp_path.glob("t.*")] == [target.name]
+    written = pq.read_table(target) if layout == "parquet" else pcsv.read_csv(target)
+    assert (written.num_rows, written.column_names) == (num_rows, table.schema.names)
 
 
 def rows(table: FlatTable) -> Iterator[Any]:
