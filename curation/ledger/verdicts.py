@@ -232,8 +232,8 @@ class _Reader:
     ) -> None:
         self._pipeline, self._redo = pipeline, recompute
         self._measured = {step.key: ledger.snapshot(step.name, step.fingerprint) for step in pipeline.steps()}
-        self._gone = pa.array(list(absent.gone), pa.string())
-        self._absent = pa.array([*absent.gone, *absent.replaced], pa.string())
+        self._gone = absent.gone_sources["source_id"].combine_chunks()
+        self._absent = absent.source_ids
         self._steps = list({step.key: step for step in pipeline.steps()}.values())
         self._codes = {step.key: code for code, step in enumerate(self._steps)}
         self._labels = Labels()

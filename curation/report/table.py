@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from curation.ledger import Ledger
 from curation.ledger.columns import KEPT, NONE, OUTCOMES, Measured, Verdicts
 from curation.ledger.present import Absent, absent_sources
-from curation.ledger.schemas import SOURCES
+from curation.ledger.schemas import METADATA, METADATA_COLUMNS, SOURCES
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step, describe_rule
@@ -22,7 +22,6 @@ from curation.report.failures import source_errors
 from curation.report.metadata_columns import MetadataColumns
 from curation.splitter import SOURCE_COLUMNS
 
-METADATA = "carried"
 """The column of the sources that becomes columns of their own."""
 _OWN = pa.schema(
     [
@@ -90,7 +89,11 @@ class FlatTable:
 
 def _own_schema(pipeline: Pipeline) -> pa.Schema:
     """The columns apart from metadata; of steps with one of the same name, the first has its type."""
-    fields = {field.name: field.with_nullable(True) for field in (*_OWN, *SOURCES) if field.name != METADATA}
+    fields = {
+        field.name: field.with_nullable(True)
+        for field in (*_OWN, *SOURCES)
+        if field.name not in METADATA_COLUMNS
+    }
     for step in pipeline.steps():
         for name in _table_columns(step):
             fields.setdefault(name, pa.field(name, step.stage.columns[name].type))
@@ -121,7 +124,7 @@ class _Part:
         self._units = group.sources["unit"].to_numpy()
 
     def _source_columns(self, sources: pa.Table, metadata: MetadataColumns) -> Columns:
-        found = {name: sources[name] for name in SOURCES.names if name != METADATA}
+        found = {name: sources[name] for name in SOURCES.names if name not in METADATA_COLUMNS}
         return found | metadata.columns(sources[METADATA])
 
     def table(self) -> pa.Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import difflib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -226,7 +226,7 @@ def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
         entry = cached.get(shard["sha256"])
         if entry is None or entry["asked"] != per_shard:
             room = MAX_SAMPLES - sum(map(len, picked.values()))
-            found = _look_into(ledger.storage, f"{folder}/{shard['name']}", min(per_shard, room))
+            found = _look_into(ledger.storage, folder, shard, min(per_shard, room))
             if found is None:
                 continue
             use, picked[shard["sha256"]] = found
@@ -251,14 +251,18 @@ class _Picked:
     source_id: str
 
 
-def _look_into(storage: Storage, key: str, number: int) -> tuple[dict[str, float], list[_Picked]] | None:
-    """How a shard uses the codebook, and `number` samples drawn from it; None if it can't be read."""
+def _look_into(
+    storage: Storage, folder: str, shard: Mapping[str, Any], number: int
+) -> tuple[dict[str, float], list[_Picked]] | None:
+    """How a shard of the manifest uses the codebook, and `number` samples of it; None if it can't be read."""
+    key = f"{folder}/{shard['name']}"
     if storage.find(key) is None:
         return None
-    with storage.open(key) as file:
+    with storage.open(key) as data:
         try:
-            shard = pq.ParquetFile(file, pre_buffer=False)
-            return _use(shard), _pick(shard, number)
+            file = pq.ParquetFile(data, pre_buffer=False)
+            # The writer counted, unless it was one of before it did.
+            return shard.get("codebook_use") or _use(file), _pick(file, number)
         except pa.ArrowInvalid:
             return None
 
