@@ -15,7 +15,7 @@ import pytest
 from curation.errors import ConfigError
 from curation.ingest.metadata import texts_of
 from curation.ledger import Ledger
-from curation.ledger.schemas import METADATA, SOURCES, source_record
+from curation.ledger.schemas import METADATA_COLUMNS, SOURCES, source_record
 from curation.ledger.unit_state import SampleVerdict, SourceVerdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Verdict, describe_rule, passed_by
@@ -78,7 +78,7 @@ def columns_of(pipeline: Pipeline) -> list[str]:
     measured = [
         name for step in pipeline.steps() for name, column in step.stage.columns.items() if not column.large
     ]
-    return list(dict.fromkeys([*OWN, *(name for name in SOURCES.names if name not in METADATA), *measured]))
+    return list(dict.fromkeys([*OWN, *(name for name in SOURCES.names if name not in METADATA_COLUMNS), *measured]))
 
 
 def own_name(name: str, taken: list[str]) -> str:
