@@ -78,7 +78,9 @@ def columns_of(pipeline: Pipeline) -> list[str]:
     measured = [
         name for step in pipeline.steps() for name, column in step.stage.columns.items() if not column.large
     ]
-    return list(dict.fromkeys([*OWN, *(name for name in SOURCES.names if name not in METADATA_COLUMNS), *measured]))
+    return list(
+        dict.fromkeys([*OWN, *(name for name in SOURCES.names if name not in METADATA_COLUMNS), *measured])
+    )
 
 
 def own_name(name: str, taken: list[str]) -> str:
