@@ -17,6 +17,8 @@ NAMES = (
     "packing",
     "loader",
     "clusters",
+    "ledger_scale",
+    "reports",
     "flat_memory",
     "captions",
     "shards",

@@ -34,7 +34,7 @@ from curation.records import Sample, Source, stable_id
 from curation.stage import View
 
 LABELS = "labels.jsonl"
-Format = Literal["llamafactory", "qwen"]
+TrainingFormat = Literal["llamafactory", "qwen"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def drawn(strata: Mapping[str, str], number: int, seed: int) -> list[str]:
     return [sample_id for one in rounds for sample_id in one if sample_id is not None][:number]
 
 
-def ask(folder: Path, engine: Engine, model: str, say: Callable[[str], None], *, batch: int = 32) -> int:
+def ask(folder: Path, engine: Engine[Any], model: str, say: Callable[[str], None], *, batch: int = 32) -> int:
     """Ask a model for every caption that is missing, saving after each batch; how many it gave."""
     labels = {label.sample_id: label for label in read_labels(folder)}
     missing = [label for label in labels.values() if label.caption is None]
@@ -175,7 +175,7 @@ def take_corrections(folder: Path, corrected: Path, by: str, at: datetime | None
     return counts
 
 
-def export(folder: Path, target: Path, layout: Format, *, unreviewed: bool = False) -> int:
+def export(folder: Path, target: Path, layout: TrainingFormat, *, unreviewed: bool = False) -> int:
     """Write training data in the layout of LLaMA-Factory or of Qwen-VL's fine-tuning code; how many clips.
 
     LLaMA-Factory also gets dataset_info.json beside the file. Frames are named by absolute paths.

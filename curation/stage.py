@@ -14,12 +14,12 @@ from __future__ import annotations
 import abc
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args
 
 import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -39,6 +39,18 @@ class StageConfig(BaseModel):
     """Base of every stage's settings, and of a run's own: typed, frozen, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def known_keys(cls) -> Collection[str]:
+        """Every key that may stand in these settings."""
+        return cls.model_fields
+
+    @classmethod
+    def section_class(cls, key: str) -> type[StageConfig] | None:
+        """The class of the settings below a key; None where the key holds a value."""
+        field = cls.model_fields.get(key)
+        inside = None if field is None else field.annotation
+        return inside if isinstance(inside, type) and issubclass(inside, StageConfig) else None
 
 
 Location = Annotated[str, Field(min_length=1), AfterValidator(expand_path)]
@@ -167,6 +179,17 @@ def _marks(field: FieldInfo) -> list[Any]:
     return [*field.metadata, *inside]
 
 
+class Sizing(Protocol):
+    """The sizes that a model's own preparation gives a picture. Frozen: equal ones share the work."""
+
+    def steps(self, height: int, width: int) -> Sequence[tuple[int, int]]:
+        """Heights and widths that the picture is brought to, one after the other; the last one is shown.
+
+        Raises:
+            SampleError: a picture of this size can't be taken.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class View:
     """The pixels that a stage wants of a sample. An image has one frame, whatever is asked in time.
@@ -174,18 +197,17 @@ class View:
     In time: `fps` frames per second, or `count` frames at the centers of `count` equal parts of the
     clip; neither means the first frame. Filters get the frames of a grid that is fixed to the source
     (`fps`, or `GRID_FPS` for `count`), because theirs are taken in the pass that finds the cuts, when a
-    clip's end is not yet known. Captions and tokens get times relative to the window's own start.
+    clip's end is not yet known. What is added to kept samples gets times relative to the window's own start.
 
-    In space: `short_side` pixels at most (never enlarged), or what Emu3 would give its vision tokenizer
-    (`curation/media/resize.py`): sides that are multiples of 8, at about `emu3_area` pixels or, of a
-    pair, between its two. Neither means the size as decoded.
+    In space: `short_side` pixels at most (never enlarged), or the sizes that `sizing` gives, by Pillow's
+    bicubic filter from one to the next. Neither means the size as decoded.
     """
 
     fps: float | None = None
     count: int | None = None
     max_frames: int | None = None
     short_side: int | None = None
-    emu3_area: int | tuple[int, int] | None = None
+    sizing: Sizing | None = None
 
 
 GRID_FPS = 4.0
@@ -259,6 +281,9 @@ class Stage(abc.ABC, Generic[C]):
         name: as in the configuration, the ledger and the report.
         kinds: the samples that it can measure; a configuration that gives it others is refused.
         version: raise it when `measure` gives other numbers; earlier rows are then measured again.
+        produces: for a stage that adds something to the samples that the filters keep: the column that shards
+            take from it, such as "caption". It has a section of its own at the top of a configuration. None
+            for what stands in `filters`, and for splitters.
         columns: what `measure` gives for every sample, by name.
         batch_size: samples per `measure` call, at most.
         uses_gpu: whether `measure` runs faster on a GPU and should be given one.
@@ -268,6 +293,7 @@ class Stage(abc.ABC, Generic[C]):
     name: ClassVar[str]
     kinds: ClassVar[frozenset[SampleKind]] = frozenset({"image", "clip"})
     version: ClassVar[int] = 1
+    produces: ClassVar[str | None] = None
     columns: ClassVar[Mapping[str, Column]]
     batch_size: ClassVar[int] = 16
     uses_gpu: ClassVar[bool] = False
@@ -288,6 +314,10 @@ class Stage(abc.ABC, Generic[C]):
     def packages(self) -> Mapping[str, str]:
         """Packages beyond the base install that `setup` imports: name -> the extra that brings it."""
         return {}
+
+    def distributions(self) -> Sequence[str]:
+        """Installed packages that the numbers come from, by their names on PyPI, for run.json."""
+        return ()
 
     def num_gpus(self) -> int | None:
         """Whole GPUs that a worker needs for it; None: the share of one that the settings give."""
@@ -322,7 +352,7 @@ class Stage(abc.ABC, Generic[C]):
         """
 
     def reads_metadata(self) -> bool:
-        """Whether its numbers depend on what came along with a source, such as a caption.
+        """Whether its numbers depend on what came along with a source, such as a text about it.
 
         When something else comes along, the rows of that source's samples are measured again.
         """

@@ -76,6 +76,9 @@ class ClustersStage(DatasetStage[ClustersConfig]):
     }
     Config = ClustersConfig
 
+    def distributions(self) -> Sequence[str]:
+        return ("faiss-cpu",)
+
     def inputs(self) -> Sequence[str]:
         return ("embedding",)
 

@@ -71,6 +71,9 @@ class DuplicatesStage(DatasetStage[DuplicatesConfig]):
     }
     Config = DuplicatesConfig
 
+    def distributions(self) -> Sequence[str]:
+        return ("faiss-cpu",)
+
     def inputs(self) -> Sequence[str]:
         return ()
 

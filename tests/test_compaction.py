@@ -105,6 +105,19 @@ def test_large_merges_are_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("max_run_bytes", [1, 400, 10**6])
+def test_units_read_at_once_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_run_bytes: int
+) -> None:
+    ledger = ledger_of(tmp_path)
+    ledger.compact([STEP])
+    monkeypatch.setattr(unitfiles, "MAX_RUN_BYTES", max_run_bytes)
+    for units in (range(5), [4, 2, 3, 1], [0], [3]):
+        scanned = ledger.snapshot(*STEP).scan(units, ["sample_id", "codes"])
+        found = [(unit, table["sample_id"].to_pylist()) for unit, table in scanned]
+        assert found == [(unit, [f"{unit}-{number}" for number in range(unit)]) for unit in units]
+
+
 def test_damaged_merge_is_named(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path)
     ledger.compact([STEP])

@@ -30,7 +30,7 @@ OWNERS = {
         "stages/aesthetic.py",
         "stages/hps.py",
         "stages/phash.py",
-        "captioner/engines/openai.py",
+        "captioner/engines/chat.py",
         "captioner/engines/vllm.py",
         "captioner/labels.py",
     },
@@ -41,7 +41,7 @@ OWNERS = {
     "tiktoken": {"tokenize_shards/documents/text.py"},
     "tokenizers": {"tokenize_shards/documents/text.py"},
     "vllm": {"captioner/engines/vllm.py"},
-    "httpx2": {"captioner/engines/openai.py", "captioner/server.py"},
+    "httpx2": {"captioner/engines/chat.py", "captioner/server.py"},
     "torch": {
         "stages/aesthetic.py",
         "stages/flow.py",
@@ -51,7 +51,7 @@ OWNERS = {
         "tokenize_shards/vision/winograd.py",
         "tokenize_shards/vision/checkpoint.py",
         "tokenize_shards/shards/loader.py",
-        "tokenize_shards/shards/export.py",
+        "tokenize_shards/shards/exports/emu3.py",
     },
     "huggingface_hub": {"curation/pipeline/models.py"},
 }

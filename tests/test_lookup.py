@@ -11,9 +11,10 @@ import pytest
 
 from curation.ledger import Ledger
 from curation.ledger.present import remember_listing
-from curation.ledger.unit_state import SourceVerdict, scan_verdicts, source_verdict
+from curation.ledger.unit_state import SourceVerdict, source_verdict
 from curation.pipeline import Pipeline
 from curation.report.lookup import Hit, find, judged_sources
+from one_by_one import scan_verdicts
 from random_ledgers import NUM_UNITS, a_pipeline, random_ledger
 
 Said = tuple[int, str, tuple[str, ...], bool]

@@ -19,13 +19,14 @@ from curation.execution.worker.worker import UnitWorker
 from curation.ingest.listing import list_inputs
 from curation.ledger import Ledger
 from curation.ledger.present import remember_listing
-from curation.ledger.unit_state import RecomputePolicy, SampleVerdict, scan_verdicts
+from curation.ledger.unit_state import RecomputePolicy, SampleVerdict
 from curation.pipeline import Pipeline
-from curation.registry import STAGES, stage_class
+from curation.registry import STAGES
 from curation.report.summary import summarize
 from curation.stage import DatasetStage
 from curation.storage import open_storage
 from datasets_media import built, config_data, write_photo, write_video
+from one_by_one import scan_verdicts
 from stages.duplicates import DuplicatesStage
 
 
@@ -241,7 +242,7 @@ RULES: dict[str, list[str]] = {
     "representatives": ["aesthetic", "clusters"],
 }
 """Stage -> what must stand before it."""
-DATASET_WIDE = sorted(name for name in STAGES if issubclass(stage_class(name, {}), DatasetStage))
+DATASET_WIDE = sorted(name for name in STAGES.built_in if issubclass(STAGES.load(name), DatasetStage))
 
 
 def none_left(folder: Path) -> None:

@@ -13,13 +13,14 @@ import pytest
 from curation.errors import LedgerError
 from curation.ledger import Ledger
 from curation.ledger.present import remember_listing
-from curation.ledger.unit_state import SampleVerdict, scan_verdicts
+from curation.ledger.unit_state import SampleVerdict
 from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import decide, describe_rule, passed_by
 from curation.records import Outcome, Row, Sample
 from curation.report.summary import MAX_EXAMPLES, MAX_SHOWN, Summary, SummaryBuilder, summarize
 from curation.splitter import Span, span_row
+from one_by_one import scan_verdicts
 from random_ledgers import NUM_UNITS, a_pipeline, random_ledger
 
 
@@ -100,7 +101,7 @@ def whole(ledger: Ledger, pipeline: Pipeline, units: list[int] | None = None) ->
         pipeline,
         units=units,
         source_columns=builder.source_columns,
-        step_columns=builder.step_columns,
+        columns=builder.columns,
     ):
         builder.add(group)
     return builder

@@ -16,13 +16,14 @@ from curation.ingest.metadata import texts_of
 from curation.ledger import Ledger
 from curation.ledger.present import remember_listing
 from curation.ledger.schemas import SOURCES, source_record
-from curation.ledger.unit_state import SampleVerdict, SourceVerdict, scan_verdicts
+from curation.ledger.unit_state import SampleVerdict, SourceVerdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Verdict, describe_rule, passed_by
 from curation.records import Outcome, Row
 from curation.report.flatfile import write_table
 from curation.report.table import FlatTable, flat_table
 from curation.splitter import SOURCE_COLUMNS
+from one_by_one import scan_verdicts
 from random_ledgers import NUM_UNITS, a_pipeline, random_ledger
 
 OWN = ["level", "sample_id", "parent_id", "start_s", "end_s", "outcome", "reason", "stage", "kept_by"]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from curation.config import Config
 from curation.execution.segments import WHOLE_VIDEO, Segment, segments_of
+from curation.ingest.listed import ListedSources
 from curation.ingest.listing import Listing
-from curation.ingest.metadata import metadata_json
 from curation.ledger import Ledger
 from curation.ledger.present import match_names
 from curation.ledger.unit_state import NO_RECOMPUTE, PROBE, RecomputePolicy, branch_steps
@@ -39,7 +39,8 @@ class Task:
         phase: Which pass.
         unit: Number of the unit.
         sources: For probing, what is read: sources as listed; for listing, one container.
-        known: For probing: what the unit holds already; it is written anew.
+        renewed: For probing: sources that the unit holds and that carry something else now, as listed.
+        rewrites: For probing: whether the unit is there already and is written anew.
         steps: Keys of the steps that may be measured.
         needs: Keys of the steps that it comes to, as far as that is known: those that something waits for,
             and those after them.
@@ -55,8 +56,9 @@ class Task:
 
     phase: Phase
     unit: int
-    sources: tuple[Source, ...] = ()
-    known: tuple[Source, ...] = ()
+    sources: Sequence[Source] = field(default=(), compare=False)
+    renewed: Sequence[Source] = field(default=(), compare=False)
+    rewrites: bool = False
     steps: frozenset[str] = frozenset()
     needs: frozenset[str] = field(default=frozenset(), compare=False)
     recompute: RecomputePolicy = NO_RECOMPUTE
@@ -86,9 +88,9 @@ def plan_probes(
 
     At most the first `limit` sources of the listing are read.
     """
-    known = ledger.sources_table(("uri", "etag", "carried", "status"))
-    matched = _match(known, listing.sources, limit)
-    tasks = list(_rewrites(ledger, listing.sources, known, matched, recompute))
+    known = ledger.sources_table(("uri", "etag", "carried", "carried_etag", "status"))
+    matched = _match(known, listing.sources.table, limit)
+    tasks = list(_rewrites(listing.sources, known, matched, recompute))
     used = set(ledger.units())
     free = (number for number in count() if number not in used)
     sizes: dict[SourceKind, int] = {
@@ -96,9 +98,12 @@ def plan_probes(
         "video": config.run.unit_videos,
         "container": config.run.unit_images,
     }
-    fresh = [listing.sources[place] for place in matched.fresh]
+    fresh = listing.sources.take(matched.fresh)
+    kinds = fresh.table["kind"]
     for kind, size in sizes.items():
-        for group in in_groups([source for source in fresh if source.kind == kind], size):
+        of_kind = fresh.take(np.flatnonzero(pc.equal(kinds, kind)))
+        for start in range(0, len(of_kind), size):
+            group = of_kind[start : start + size]
             tasks.append(Task("probe", next(free), group, num_sources=len(group)))
     return tasks
 
@@ -110,48 +115,56 @@ class _Matched:
     Attributes:
         place_of: For each known source the place of its file, -1 where it is gone.
         fresh: Places of files that the ledger does not know.
-        changed: Places of files whose etag it does not know -> the unit of their newest version.
+        changed: Places of files whose etag it does not know.
+        changed_unit: For each of these the unit of the newest version.
         is_current: For each known source whether its file is listed with its etag.
         has_other_metadata: And carries something else than it did.
     """
 
     place_of: NDArray[np.int64]
-    fresh: list[int]
-    changed: Mapping[int, int]
+    fresh: NDArray[np.int64]
+    changed: NDArray[np.int64]
+    changed_unit: NDArray[np.int64]
     is_current: NDArray[np.bool_]
     has_other_metadata: NDArray[np.bool_]
 
 
-def _match(known: pa.Table, sources: Sequence[Source], limit: int | None) -> _Matched:
-    listed = pa.table(
-        {
-            "uri": pa.array([source.uri for source in sources], pa.string()),
-            "etag": pa.array([source.etag for source in sources], pa.string()),
-            "carried": pa.array([metadata_json(source.metadata) for source in sources], pa.string()),
-        }
-    )
+def _match(known: pa.Table, listed: pa.Table, limit: int | None) -> _Matched:
     places = pc.index_in(match_names(known["uri"]), value_set=match_names(listed["uri"]))
     is_same = np.asarray(pc.equal(known["etag"], listed["etag"].take(places)).fill_null(False))
-    metadata, now = (
-        pc.fill_null(column, "") for column in (known["carried"], listed["carried"].take(places))
-    )
-    place_of = np.asarray(pc.fill_null(places, -1), np.int64)
-    unit_of = np.full(len(sources), -1)
+    place_of = np.asarray(places.fill_null(-1)).astype(np.int64)
+    unit_of = np.full(listed.num_rows, -1)
     unit_of[place_of[place_of >= 0]] = known["unit"].to_numpy()[place_of >= 0]  # of several, the last
-    is_known = np.zeros(len(sources), bool)
+    is_known = np.zeros(listed.num_rows, bool)
     is_known[place_of[is_same]] = True
     open_to_read = np.flatnonzero(~is_known[:limit])
+    is_fresh = unit_of[open_to_read] < 0
     return _Matched(
         place_of,
-        fresh=[int(place) for place in open_to_read if unit_of[place] < 0],
-        changed={int(place): int(unit_of[place]) for place in open_to_read if unit_of[place] >= 0},
+        fresh=open_to_read[is_fresh],
+        changed=open_to_read[~is_fresh],
+        changed_unit=unit_of[open_to_read[~is_fresh]],
         is_current=is_same,
-        has_other_metadata=is_same & np.asarray(pc.not_equal(metadata, now)),
+        has_other_metadata=is_same & _has_other_metadata(known, listed, places),
     )
+
+
+def _has_other_metadata(known: pa.Table, listed: pa.Table, places: pa.Array) -> NDArray[np.bool_]:
+    """Whether a source carries something else than it did, or whether that has to be looked at.
+
+    What is put together from sidecars and lists is compared by its etag, anything else itself.
+    """
+
+    def differs(column: str) -> pa.ChunkedArray:
+        return pc.not_equal(known[column].fill_null(""), listed[column].take(places).fill_null(""))
+
+    is_put_together = listed["carried_etag"].take(places).is_valid()
+    differs_itself = pc.and_(differs("carried"), pc.invert(is_put_together))
+    return np.asarray(pc.or_(differs("carried_etag"), differs_itself))
 
 
 def _rewrites(
-    ledger: Ledger, sources: Sequence[Source], known: pa.Table, matched: _Matched, recompute: RecomputePolicy
+    sources: ListedSources, known: pa.Table, matched: _Matched, recompute: RecomputePolicy
 ) -> Iterator[Task]:
     """The units that are there already and are written anew."""
     units = known["unit"].to_numpy()
@@ -160,26 +173,35 @@ def _rewrites(
         has_failed.astype(int)
     ]
     is_recomputed &= matched.is_current
-    by_unit: dict[int, list[int]] = {}
-    for place, unit in matched.changed.items():
-        by_unit.setdefault(unit, []).append(place)
-    for unit in sorted({*units[matched.has_other_metadata | is_recomputed].tolist(), *by_unit}):
-        rows = np.arange(*np.searchsorted(units, [unit, unit + 1]))
-        changed = by_unit.get(unit, [])
-        again = {int(place) for place in matched.place_of[rows[is_recomputed[rows]]]}
-        to_read = [sources[place] for place in sorted(again.union(changed))]
+    to_read = _ByUnit(
+        np.append(units[is_recomputed], matched.changed_unit),
+        np.append(matched.place_of[is_recomputed], matched.changed),
+    )
+    renewed = _ByUnit(units[matched.has_other_metadata], matched.place_of[matched.has_other_metadata])
+    for unit in np.union1d(to_read.units, renewed.units).tolist():
+        places = to_read.places(unit)
+        num_rows = np.diff(np.searchsorted(units, [unit, unit + 1])).item()
         yield Task(
             "probe",
             unit,
-            tuple(to_read),
-            known=tuple(
-                replace(source, metadata=sources[matched.place_of[row]].metadata)
-                if matched.has_other_metadata[row]
-                else source
-                for source, row in zip(ledger.sources(unit), rows, strict=True)
-            ),
-            num_sources=len(to_read) or len(rows),
+            sources.take(places),
+            renewed=sources.take(renewed.places(unit)),
+            rewrites=True,
+            num_sources=len(places) or num_rows,
         )
+
+
+class _ByUnit:
+    """Places in a listing, by unit."""
+
+    def __init__(self, units: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+        order = np.lexsort((places, units))
+        self.units, self._places = units[order], places[order]
+
+    def places(self, unit: int) -> NDArray[np.int64]:
+        """The places of a unit in order, each once."""
+        start, end = np.searchsorted(self.units, [unit, unit + 1])
+        return np.unique(self._places[start:end])
 
 
 def in_groups(items: Sequence[Item], size: int) -> Iterator[tuple[Item, ...]]:

@@ -14,7 +14,7 @@ PHASE_NAMES = {
     "list": "listing containers",
     "probe": "reading headers",
     "filter": "measuring and filtering",
-    "enrich": "captions and tokens",
+    "enrich": "adding to kept samples",
 }
 _LINE_EVERY_S = 10.0
 

@@ -28,10 +28,11 @@ from curation.execution.run_record import (
 )
 from curation.execution.standing import Standing
 from curation.execution.worker.measure import Metrics
-from curation.ingest.leftovers import some_names
-from curation.ingest.listing import Listing, find_inputs, list_inputs, unlisted_containers
+from curation.ingest.inputs import find_inputs, unlisted_containers
+from curation.ingest.leftovers import Leftovers, some_names
+from curation.ingest.listing import Listing, list_inputs
 from curation.ledger import Ledger
-from curation.ledger.present import absent_sources, remember_listing
+from curation.ledger.present import absent_sources, num_bad_metadata, remember_listing
 from curation.ledger.selection import Selection, exported_columns
 from curation.ledger.unit_state import NO_RECOMPUTE, PROBE, RecomputePolicy
 from curation.media.decoder import check_decoder
@@ -138,6 +139,7 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             _list_containers(unlisted_containers(config, found, retry_failed=retry_failed), pool, progress)
             listing = list_inputs(config, found)
             remember_listing(ledger.storage, listing.sources)
+            listing.leftovers.num_bad_metadata = num_bad_metadata(ledger)
             _announce(pipeline, listing, absent_sources(ledger).gone, progress)
             before = read_run(ledger.storage)
             write_run(ledger.storage, pipeline, listing.leftovers.record(), before.get("last_work"))
@@ -146,6 +148,7 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             standing = Standing(ledger, only=options.only, recompute=options.recompute)
             passes = Passes(ledger, pool, standing, progress)
             pipeline = passes.measure(pipeline, probes)
+            _record_bad_metadata(pipeline, ledger, listing.leftovers, progress)
             summary, written = standing.summary(pipeline), None
             # A single stage leaves later ones pending; shards made then would lose samples.
             if writer is not None and options.only is None:
@@ -176,6 +179,18 @@ def _announce(
             f"gone from the inputs: {len(gone)} sources ({some_names(gone.values())}); what was measured of "
             "them is kept, and counts again if they return"
         )
+
+
+def _record_bad_metadata(
+    pipeline: Pipeline, ledger: Ledger, leftovers: Leftovers, progress: ProgressListener
+) -> None:
+    """Say what became known of the metadata when the workers read the sidecars."""
+    before = leftovers.lines()
+    leftovers.num_bad_metadata = num_bad_metadata(ledger)
+    for line in leftovers.lines():
+        if line not in before:
+            progress.say(line)
+    write_run(ledger.storage, pipeline, leftovers.record(), read_run(ledger.storage).get("last_work"))
 
 
 def _shards_folder(pipeline: Pipeline) -> str:

@@ -18,16 +18,8 @@ from curation.report.funnel import untrained_notice
 from curation.storage import Storage
 
 RUN = "run.json"
-_NAMED_PACKAGES: tuple[str, ...] = (
-    "av",
-    "numpy",
-    "onnxruntime",
-    "open_clip_torch",
-    "opencv-python-headless",
-    "pyarrow",
-    "rapidocr",
-)
-_NAMED_PACKAGES += ("ray", "scenedetect-headless", "torch", "transformers", "vllm")
+_CORE_PACKAGES = ("av", "numpy", "opencv-python-headless", "pillow", "pyarrow", "ray")
+"""Packages that every run's numbers or files come from; stages name theirs by `Stage.distributions`."""
 
 
 def last_work_record(metrics: Metrics, seconds: float) -> dict[str, Any]:
@@ -63,15 +55,15 @@ def run_record(pipeline: Pipeline, listing: Any, last_work: Any) -> dict[str, An
         "config": redact_settings(pipeline.config.resolved),
         "models": [asdict(model) for model in pipeline.models],
         "fingerprints": {step.key: step.fingerprint for step in pipeline.steps() if step.is_bound},
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **_versions(pipeline)},
         "listing": listing,
         "last_work": last_work,
     }
 
 
-def _versions() -> dict[str, str]:
+def _versions(pipeline: Pipeline) -> dict[str, str]:
     found = {}
-    for package in _NAMED_PACKAGES:
+    for package in sorted({*_CORE_PACKAGES, *pipeline.distributions()}):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -77,7 +77,7 @@ class Standing:
             pipeline,
             recompute=self._recompute,
             source_columns=(*summary.source_columns, *PassPlan.SOURCE_COLUMNS),
-            step_columns=summary.step_columns,
+            columns=summary.columns,
         ):
             summary.add(group)
             for plan in plans.values():

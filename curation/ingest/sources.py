@@ -11,12 +11,11 @@ from curation.errors import ChangedError, ProbeError, SampleError, StorageError
 from curation.errors.isolation import isolated, machine_fault
 from curation.ingest.containers.manifests import ManifestReader
 from curation.ingest.containers.parquet.reader import ParquetReader
-from curation.ingest.containers.reader import ContainerReader, Contents, Folder, Reader
+from curation.ingest.containers.reader import ContainerReader, Reader
 from curation.ingest.containers.tars import TarReader
 from curation.ingest.files import FileReader
 from curation.ingest.locator import locator_of, version_of
 from curation.records import Source
-from curation.storage import Listed
 from curation.storage.digest import Watch, digest_of
 
 T = TypeVar("T")
@@ -31,20 +30,14 @@ def container_reader(key: str) -> ContainerReader | None:
     return next((reader for reader in _CONTAINERS if reader.takes(key)), None)
 
 
+def may_be_container(suffix: str) -> bool:
+    """Whether names that end so, in lower case, may be those of containers; `container_reader` decides."""
+    return any(suffix in reader.suffixes for reader in _CONTAINERS)
+
+
 def is_read(key: str) -> bool:
     """Whether a file of this name may hold media, or name files that do."""
     return _FILES.takes(key) or container_reader(key) is not None
-
-
-def list_file(folder: Folder, item: Listed) -> Contents:
-    """A plain file as a source; nothing if its name is not that of media."""
-    if not _FILES.takes(item.key):
-        return Contents()
-    try:
-        with isolated(ProbeError), blaming_the_file():
-            return _FILES.list(folder, item)
-    except ProbeError as error:
-        return Contents(error_type="ProbeError", error=str(error))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from curation.pipeline.rules import AllOf, AnyOf, Rule, Step
 from curation.records import Outcome
 
 OUTCOMES = (Outcome.KEPT, Outcome.REJECTED, Outcome.FAILED, Outcome.PENDING)
-"""Outcome codes are places in this tuple."""
+"""What a source or sample that is in the inputs can end as; outcome codes are places in this tuple."""
 KEPT, REJECTED, FAILED, PENDING = (np.int8(OUTCOMES.index(outcome)) for outcome in OUTCOMES)
 NONE = -1
 """Code of an absent reason or step."""

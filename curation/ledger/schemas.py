@@ -39,13 +39,18 @@ SOURCES = pa.schema(
         ("sample_aspect_ratio", pa.string()),
         ("num_discontinuities", pa.int32()),
         ("content_hash", pa.string()),
-        # The metadata, under the name that ledgers have had from the start.
+        # The metadata and their etag, under the name that ledgers have had from the start.
         ("carried", pa.string()),
+        ("carried_etag", pa.string()),
         pa.field("status", pa.string(), nullable=False),
         ("error_type", pa.string()),
         ("error", pa.string()),
     ]
 )
+METADATA = "carried"
+"""The column of what came along with a source, as JSON: the name is that of the first ledgers."""
+METADATA_COLUMNS = (METADATA, "carried_etag")
+"""That, and the etag of the files that it came from."""
 
 _KEY = [pa.field("sample_id", pa.string(), nullable=False)]
 _STATUS = [
@@ -102,6 +107,7 @@ def source_record(source: Source) -> dict[str, Any]:
     record["frame_rate_den"] = rate.denominator if rate else None
     del record["metadata"]
     record["carried"] = metadata_json(source.metadata)
+    record["carried_etag"] = record.pop("metadata_etag")
     record["status"] = "ok" if source.ok else "failed"
     return record
 
@@ -125,5 +131,6 @@ def _source(record: dict[str, Any]) -> Source:
     numerator, denominator = record.pop("frame_rate_num"), record.pop("frame_rate_den")
     del record["status"]
     metadata = json.loads(record.pop("carried", None) or "{}")
+    etag = record.pop("carried_etag", None)  # ledgers of older versions have none
     rate = Fraction(numerator, denominator) if numerator else None
-    return Source(frame_rate=rate, metadata=metadata, **record)
+    return Source(frame_rate=rate, metadata=metadata, metadata_etag=etag, **record)

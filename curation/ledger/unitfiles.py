@@ -28,6 +28,8 @@ _UNIT_FILE = re.compile(r"unit-(\d{6,})\.parquet$")
 _COMPACT_FILE = re.compile(r"compact/(\d{6,})-\d{5,}\.parquet$")
 _UNITS = b"units"
 """Metadata of a compact file: [unit, its row group or null if it has no rows], as JSON."""
+MAX_RUN_BYTES = 4_000_000
+"""Row groups of a compact file are read together up to about this size, all columns counted."""
 MAX_COMPACT_BYTES = 128_000_000
 """A compact file is closed at about this size."""
 
@@ -59,15 +61,38 @@ class _Compact:
         with storage.open(self.key) as file:
             try:
                 opened = pq.ParquetFile(file, metadata=self.footer, pre_buffer=False)
-                for unit in units:
-                    group = self.row_groups[unit]
-                    if group is None:
-                        yield unit, schema.empty_table().select(wanted)
-                    else:
-                        table = opened.read_row_group(group, wanted, use_threads=False)
-                        yield unit, table.replace_schema_metadata(None)
+                for together in self._runs(units):
+                    groups = [group for unit in together if (group := self.row_groups[unit]) is not None]
+                    table = schema.empty_table().select(wanted)
+                    if groups:
+                        table = opened.read_row_groups(groups, wanted, use_threads=False)
+                    yield from self._by_unit(together, table.replace_schema_metadata(None))
             except (pa.ArrowException, OSError) as error:
                 raise LedgerError(f"{self.key} is damaged: {error}") from error
+
+    def _runs(self, units: Iterable[int]) -> Iterator[list[int]]:
+        """The units in runs that are read at once."""
+        run: list[int] = []
+        held_bytes = 0
+        for unit in units:
+            group = self.row_groups[unit]
+            num_bytes = 0 if group is None else self.footer.row_group(group).total_byte_size
+            if run and held_bytes + num_bytes > MAX_RUN_BYTES:
+                yield run
+                run, held_bytes = [], 0
+            run.append(unit)
+            held_bytes += num_bytes
+        if run:
+            yield run
+
+    def _by_unit(self, units: Iterable[int], table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+        """The rows of units that were read one behind the other."""
+        start = 0
+        for unit in units:
+            group = self.row_groups[unit]
+            num_rows = 0 if group is None else self.footer.row_group(group).num_rows
+            yield unit, table.slice(start, num_rows)
+            start += num_rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from curation.stage import View
+    from curation.stage import Sizing, View
 
 
 class Frame:
@@ -42,7 +42,7 @@ class Frame:
         self.index = index
         self.coded = coded
         self._render = render
-        self._sizes: dict[tuple[tuple[int, int], int | tuple[int, int] | None], NDArray[np.uint8]] = {}
+        self._sizes: dict[tuple[tuple[int, int], Sizing | None], NDArray[np.uint8]] = {}
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
@@ -52,7 +52,7 @@ class Frame:
 
     def resized(self, view: View) -> NDArray[np.uint8]:
         """`pixels` at the size that the view asks for; views of one size and filter share the work."""
-        key = view_size(view, *self.pixels.shape[:2]), view.emu3_area
+        key = view_size(view, *self.pixels.shape[:2]), view.sizing
         if key not in self._sizes:
             with isolated(DecodeError):
                 self._sizes[key] = resize(self.pixels, view)

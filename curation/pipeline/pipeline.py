@@ -14,6 +14,7 @@ from curation.media.pictures.render import PIXELS_VERSION
 from curation.pipeline.models import Checklist, check_package, check_reachable, resolve_revision
 from curation.pipeline.rules import AllOf, AnyOf, Rule, Step, steps_of, with_step
 from curation.records import Sample, SourceKind, stable_id
+from curation.registry import STAGES
 from curation.splitter import Splitter
 from curation.stage import DatasetStage, ModelRef, Stage
 
@@ -60,6 +61,10 @@ class Pipeline:
         """The step at a place of the configuration."""
         return next((step for step in self.steps() if step.key == key), None)
 
+    def producer(self, column: str) -> Step | None:
+        """The step that adds this column to kept samples, such as "caption"."""
+        return next((step for step in steps_of(self.enrich) if step.stage.produces == column), None)
+
     def with_step(self, step: Step) -> Pipeline:
         """The pipeline with `step` in place of the one with its key, in a rule."""
         branches = {
@@ -68,7 +73,7 @@ class Pipeline:
         return replace(self, branches=branches)
 
     def windows(self, sample: Sample) -> list[Sample]:
-        """What is captioned and tokenized of a kept sample: itself, or the windows of a long clip."""
+        """What is worked on of a kept sample: the sample itself, or the windows of a long clip."""
         samples = [sample]
         for step in steps_of(self.enrich):
             samples = [window for part in samples for window in step.stage.expand(part)]
@@ -77,6 +82,12 @@ class Pipeline:
     def revisions(self, step: Step) -> dict[str, str]:
         """Role -> revision of a step's models."""
         return {model.role: model.revision for model in self.models if model.step == step.key}
+
+    def distributions(self) -> set[str]:
+        """Installed packages that the steps' numbers come from, those of other people's stages included."""
+        stages = [step.stage for step in self.steps()]
+        named = [name for stage in stages for name in stage.distributions()]
+        return {*named, *(dist for stage in stages for dist in STAGES.distributions(stage.name, type(stage)))}
 
     @property
     def stand_ins(self) -> list[ResolvedModel]:
@@ -128,10 +139,10 @@ def build_pipeline(
         branches["image"] = builder.branch(config.images)
     if config.videos:
         branches["video"] = builder.branch(config.videos, PIXELS_VERSION)
-    ends = [builder.step(choice) for choice in (config.captions, config.tokens) if choice]
+    additions = [builder.step(choice) for choice in config.additions.values()]
     if readiness is None:
         builder.checklist.finish()
-    return Pipeline(config, branches, AllOf(tuple(ends)), tuple(builder.models))
+    return Pipeline(config, branches, AllOf(tuple(additions)), tuple(builder.models))
 
 
 class _Builder:
@@ -192,8 +203,8 @@ class _Builder:
     def _looked_at(self, choice: StageChoice, stage: Stage[Any], pixels: int | None) -> list[str]:
         """What the numbers of a stage that sees video depend on besides itself.
 
-        Captions and tokens are those of images, too, which shall not be made anew because videos change:
-        there, only HDR that is not tone-mapped counts.
+        What is added to kept samples is added to images, too, which shall not be measured anew because
+        videos change: there, only HDR that is not tone-mapped counts.
         """
         if choice.key.startswith("images.") or not (
             isinstance(stage, Splitter) or stage.view("clip") is not None

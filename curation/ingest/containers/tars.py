@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import IO
 
 from curation.errors import ProbeError
-from curation.ingest.containers.reader import MAX_ENTRIES, Budget, Container, Entry, Inventory, unnamed_file
+from curation.ingest.containers.reader import (
+    MAX_ENTRIES,
+    Budget,
+    Container,
+    Entry,
+    EntryColumns,
+    Inventory,
+    unnamed_file,
+)
 from curation.ingest.locator import check_unchanged, locator_of, position_of, printable
 from curation.ingest.metadata import MAX_SIDECAR_BYTES, SIDECAR_SUFFIXES, from_sidecar, from_sidecars
 from curation.ingest.suffixes import kind_of
@@ -46,7 +54,7 @@ class _Member:
 
 
 @dataclass
-class _Walk:
+class _ArchiveWalk:
     """What was met in an archive so far. Of members of one name the last counts, as in unpacking."""
 
     budget: Budget
@@ -90,6 +98,7 @@ class TarReader:
     """Reads tars that are not compressed."""
 
     scheme = "tar"
+    suffixes = frozenset(f".{end.rpartition('.')[2]}" for end in (".tar", *_COMPRESSED))
 
     def takes(self, key: str) -> bool:
         return key.lower().endswith((".tar", *_COMPRESSED))
@@ -98,7 +107,7 @@ class TarReader:
         item = container.item
         if item.key.lower().endswith(_COMPRESSED):
             return Inventory(error="there is no seeking in a compressed tar: unpack it, or repack it as .tar")
-        walk, error = _Walk(Budget(item.size_bytes)), None
+        walk, error = _ArchiveWalk(Budget(item.size_bytes)), None
         with container.storage.open(item.key) as file:
             try:
                 _walk(file, walk, on_progress)
@@ -108,11 +117,12 @@ class TarReader:
             error = (
                 f"{walk.num_sparse} pictures or videos in it are stored as sparse files, which are not read"
             )
-        entries = tuple(_entry(walk, member) for member in walk.members.values())
+        entries = EntryColumns()
+        entries.add(_entry(walk, member) for member in walk.members.values())
         stems = {_stem(walk, member) for member in walk.members.values()}
         num_used = sum(len(walk.metadata[stem]) for stem in stems if stem)
-        num_ignored = walk.num_files - len(entries) - num_used
-        return Inventory(entries, num_ignored, walk.left_out, error=error)
+        num_ignored = walk.num_files - entries.num_entries - num_used
+        return Inventory(entries.table(), num_ignored, walk.left_out, error=error)
 
     @contextmanager
     def opened(self, source: Source) -> Iterator[Path]:
@@ -125,7 +135,7 @@ class TarReader:
             yield path
 
 
-def _walk(file: IO[bytes], walk: _Walk, on_progress: Callable[[], None]) -> None:
+def _walk(file: IO[bytes], walk: _ArchiveWalk, on_progress: Callable[[], None]) -> None:
     """Note every file in the archive.
 
     Raises:
@@ -148,7 +158,7 @@ def _walk(file: IO[bytes], walk: _Walk, on_progress: Callable[[], None]) -> None
         _check_end(file, archive.offset)
 
 
-def _is_file(walk: _Walk, member: tarfile.TarInfo) -> bool:
+def _is_file(walk: _ArchiveWalk, member: tarfile.TarInfo) -> bool:
     """Whether a member is one to read. A second name of a file is noted as that file; the rest is counted."""
     if member.isdir():
         return False
@@ -163,7 +173,7 @@ def _is_file(walk: _Walk, member: tarfile.TarInfo) -> bool:
     return bool(member.isreg())
 
 
-def _is_second_name(walk: _Walk, member: tarfile.TarInfo) -> bool:
+def _is_second_name(walk: _ArchiveWalk, member: tarfile.TarInfo) -> bool:
     """Note a hard link to a medium or a sidecar that stands before it; False if it is to nothing of these."""
     (stem, suffix), (other, other_suffix) = map(posixpath.splitext, (member.name, member.linkname))
     kind, target = kind_of(member.name), walk.members.get(member.linkname)
@@ -179,7 +189,7 @@ def _is_second_name(walk: _Walk, member: tarfile.TarInfo) -> bool:
     return False
 
 
-def _next(archive: tarfile.TarFile, metered: _Metered, walk: _Walk) -> tarfile.TarInfo | None:
+def _next(archive: tarfile.TarFile, metered: _Metered, walk: _ArchiveWalk) -> tarfile.TarInfo | None:
     """The next member.
 
     Raises:
@@ -203,7 +213,7 @@ def _check_size(member: tarfile.TarInfo, size_bytes: int) -> None:
         )
 
 
-def _note(file: IO[bytes], walk: _Walk, member: tarfile.TarInfo) -> None:
+def _note(file: IO[bytes], walk: _ArchiveWalk, member: tarfile.TarInfo) -> None:
     kind = kind_of(member.name)
     stem, suffix = posixpath.splitext(member.name)
     if kind is not None:
@@ -235,14 +245,14 @@ def _check_end(file: IO[bytes], offset_bytes: int) -> None:
         raise tarfile.ReadError("more follows behind its end; joined archives are not read")
 
 
-def _stem(walk: _Walk, member: _Member) -> str | None:
+def _stem(walk: _ArchiveWalk, member: _Member) -> str | None:
     """The name under which sidecars of a member stand: without its suffix, or up to the first dot."""
     folder, name = posixpath.split(member.name)
     stems = (posixpath.splitext(member.name)[0], posixpath.join(folder, name.partition(".")[0]))
     return next((stem for stem in stems if stem in walk.metadata), None)
 
 
-def _entry(walk: _Walk, member: _Member) -> Entry:
+def _entry(walk: _ArchiveWalk, member: _Member) -> Entry:
     stem = _stem(walk, member)
     said = from_sidecars(walk.metadata[stem]) if stem else {}
     return Entry(printable(member.name), member.kind, member.offset_bytes, member.size_bytes, said)
