@@ -33,7 +33,7 @@ from curation.ingest.leftovers import Leftovers, some_names
 from curation.ingest.listing import Listing, list_inputs
 from curation.ledger import Ledger
 from curation.ledger.present import absent_sources, num_bad_metadata, remember_listing
-from curation.ledger.selection import Selection
+from curation.ledger.selection import Selection, exported_columns
 from curation.ledger.unit_state import NO_RECOMPUTE, PROBE, RecomputePolicy
 from curation.media.decoder import check_decoder
 from curation.pipeline import Pipeline, Readiness, build_pipeline
@@ -116,7 +116,7 @@ def _open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledge
     )
     writer = load(SHARDS)(config.shards) if config.shards is not None else None
     if writer is not None:
-        checklist.attempt("shards", writer.check)
+        checklist.attempt("shards", partial(writer.check, exported_columns(pipeline)))
     if is_local:
         checklist.attempt("run", partial(check_decoder, config.run.decoder))
         checklist.attempt("Ray", check_temp_folder)
@@ -149,15 +149,13 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             passes = Passes(ledger, pool, standing, progress)
             pipeline = passes.measure(pipeline, probes)
             _record_bad_metadata(pipeline, ledger, listing.leftovers, progress)
-        # A single stage leaves later ones pending; shards made then would lose samples.
-        result = _conclude(
-            ledger,
-            pipeline,
-            standing.summary(pipeline),
-            None if options.only else writer,
-            passes.metrics,
-            time.monotonic() - started,
-        )
+            summary, written = standing.summary(pipeline), None
+            # A single stage leaves later ones pending; shards made then would lose samples.
+            if writer is not None and options.only is None:
+                samples = Selection(ledger, pipeline)
+                written = writer.write(ledger.storage, _shards_folder(pipeline), samples, pool.spread)
+        seconds = time.monotonic() - started
+        result = _conclude(ledger, pipeline, summary, written, passes.metrics, seconds)
         if result.did_work and config.run.compact_files is not None:
             compact(pipeline, ledger, more_than=config.run.compact_files, whole=False)
         return result
@@ -205,15 +203,19 @@ def _record_bad_metadata(
     write_run(ledger.storage, pipeline, leftovers.record(), read_run(ledger.storage).get("last_work"))
 
 
+def _shards_folder(pipeline: Pipeline) -> str:
+    return f"shards/{pipeline.config.general.name}"
+
+
 def _conclude(
-    ledger: Ledger, pipeline: Pipeline, summary: Summary, writer: Any, metrics: Metrics, seconds: float
+    ledger: Ledger, pipeline: Pipeline, summary: Summary, written: Any, metrics: Metrics, seconds: float
 ) -> Result:
-    """Shards, card, report, run.json; a file whose content would not change is left alone."""
-    storage, name = ledger.storage, pipeline.config.general.name
-    folder = f"shards/{name}"
-    written = None
-    if writer is not None:
-        written = writer.write(storage, folder, Selection(ledger, pipeline))
+    """Card, report, run.json; a file whose content would not change is left alone.
+
+    `written` is what the shard writer left, None where it was not asked to.
+    """
+    storage, folder = ledger.storage, _shards_folder(pipeline)
+    if written is not None:
         write_if_changed(storage, f"{folder}/README.md", render_card(pipeline, summary, written))
     before = read_run(storage)
     last_work = last_work_record(metrics, seconds) if metrics.rows.total() else before.get("last_work")

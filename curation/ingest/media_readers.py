@@ -15,6 +15,7 @@ from curation.media.decoder import DecoderSettings, decoder_for
 from curation.media.frame import Frame
 from curation.media.image import read_image
 from curation.media.resize import resize
+from curation.media.sampling import Sampling
 from curation.media.views import SpanCollector
 from curation.records import Sample, Source
 from curation.stage import Media, View
@@ -80,19 +81,22 @@ class VideoReader:
         self.num_frames = 0
         self.codings: set[tuple[object, ...]] = set()
         """Sizes, pixel aspects and orientations of the frames as stored; none if the decoder hides them."""
+        self.sampling: Sampling | None = None
+        """Set by a caller who is sure to look at some frames only: the others are decoded when looked at."""
         self.broke_off = False
         """Whether the caller stopped before the last frame."""
 
     def __iter__(self) -> Iterator[Frame]:
         with open_source(self._source) as path:
-            for frame in self._frames(path, self._start_s):
+            for frame in self._frames(path, self._start_s, self.sampling):
                 if self._last_s is not None and frame.pts_s > self._last_s:
                     self._interval_s = frame.pts_s - self._last_s
                 self._last_s = frame.pts_s
                 self.num_frames += 1
                 if frame.coded is not None:
                     self.codings.add(frame.coded)
-                self._on_frame()
+                for _ in range(frame.num_decoded):
+                    self._on_frame()
                 yield frame
 
     def first_s(self) -> float:
@@ -100,9 +104,10 @@ class VideoReader:
         with open_source(self._source) as path:
             return next((frame.pts_s for frame in self._frames(path)), 0.0)
 
-    def _frames(self, path: Path, start_s: float = 0.0) -> Iterator[Frame]:
+    def _frames(self, path: Path, start_s: float = 0.0, sampling: Sampling | None = None) -> Iterator[Frame]:
         with isolated(DecodeError):
-            yield from while_unchanged(self._source, path, self._decoder.frames(path, start_s))
+            frames = self._decoder.frames(path, start_s, sampling)
+            yield from while_unchanged(self._source, path, frames)
 
     @property
     def end_s(self) -> float:

@@ -224,12 +224,17 @@ def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
     for shard in shards:
         entry = cached.get(shard["sha256"])
         if entry is None or entry["asked"] != per_shard:
-            data = ledger.storage.read(f"{folder}/{shard['name']}") or b""
+            if ledger.storage.find(f"{folder}/{shard['name']}") is None:
+                continue
             try:
-                entry = {"asked": per_shard, "use": _use(data), "samples": []}
-                picked[shard["sha256"]] = _pick(data, per_shard)
+                with ledger.storage.open(f"{folder}/{shard['name']}") as data:
+                    file = pq.ParquetFile(data, pre_buffer=False)
+                    # The writer counted, unless it was one of before it did.
+                    use = shard.get("codebook_use") or _use(file)
+                    picked[shard["sha256"]] = _pick(file, per_shard)
             except pa.ArrowInvalid:
                 continue
+            entry = {"asked": per_shard, "use": use, "samples": []}
         entries[shard["sha256"]] = entry
     _fill(ledger, pipeline, step, entries, picked)
     text = json.dumps(entries, indent=1).encode()
@@ -244,8 +249,8 @@ def _shard_look(name: str, entry: dict[str, Any] | None) -> ShardLook:
     return ShardLook(name, entry["use"], [SampleLook(**sample) for sample in entry["samples"]])
 
 
-def _use(shard: bytes) -> dict[str, float]:
-    batches = pq.ParquetFile(pa.BufferReader(shard)).iter_batches(batch_size=64, columns=["codes"])
+def _use(shard: pq.ParquetFile) -> dict[str, float]:
+    batches = shard.iter_batches(batch_size=64, columns=["codes"])
     found: dict[str, float] = asdict(
         load(CODEBOOK)(codes for batch in batches for codes in batch["codes"].to_pylist())
     )
@@ -258,11 +263,11 @@ class _Picked:
     source_id: str
 
 
-def _pick(shard: bytes, number: int) -> list[_Picked]:
+def _pick(shard: pq.ParquetFile, number: int) -> list[_Picked]:
     """A draw that depends on the sample ids alone."""
     if not number:
         return []
-    ids = pq.read_table(pa.BufferReader(shard), columns=["sample_id", "source_id"]).to_pylist()
+    ids = shard.read(["sample_id", "source_id"], use_threads=False).to_pylist()
     drawn = sorted(ids, key=lambda row: stable_id("report", row["sample_id"]))[:number]
     return [_Picked(**row) for row in drawn]
 

@@ -21,7 +21,7 @@ from curation.storage import Storage
 from tokenize_shards.shards.manifest import Manifest, Shard
 
 ShardRow = dict[str, Any]
-"""A row of a shard, by column (`tokenize_shards.shards.rows.SCHEMA`)."""
+"""A row of a shard, by column (`tokenize_shards.shards.rows`, and what stages export)."""
 
 
 @dataclass
@@ -40,6 +40,11 @@ class FinishedShards:
     folder: str
     storage: Storage
     manifest: Manifest
+
+    def schema(self, shard: Shard) -> pa.Schema:
+        """The columns of a shard."""
+        with self.storage.open(shard.name) as file:
+            return pq.read_schema(pa.PythonFile(file))
 
     def rows(self, shard: Shard) -> Iterator[ShardRow]:
         """The rows of a shard, a row group in memory at a time.
