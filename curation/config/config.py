@@ -82,7 +82,8 @@ class RunSettings(StageConfig):
     decoder: DecoderName = "pyav"
     """Library that decodes videos; what `decord` is known to get wrong is decoded by PyAV all the same."""
     segment_s: Annotated[float, Field(ge=1)] | None = 900.0
-    """Videos longer than this many seconds are worked on in such parts, by several workers at once."""
+    """Videos longer than this many seconds are filtered in segments of at most this length, by several
+    workers at once."""
     stall_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds without progress after which a worker is killed and its source blamed."""
     compact_files: Annotated[int, Field(ge=1)] | None = 256

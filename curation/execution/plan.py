@@ -1,4 +1,4 @@
-"""What is to do: units, required minus present. Never opens media."""
+"""Plans the tasks of each pass: the units in which a required row is missing. Never opens media."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Task:
-    """Work on one unit that one worker does in one go.
+    """Work on one unit, done by one worker in one call, or in one call per segment.
 
     Attributes:
         phase: Which pass.
@@ -45,8 +45,7 @@ class Task:
         renewed: For probing: sources that the unit holds and that carry something else now, as listed.
         rewrites: For probing: whether the unit is there already and is written anew.
         steps: Keys of the steps that may be measured.
-        needs: Keys of the steps that it comes to, as far as that is known: those that something waits for,
-            and those after them.
+        needs: Steps that this task may run: the first missing one and all after it.
         recompute: Rows that count as missing.
         only: Work on these source ids alone; None for all of the unit that wait.
         excluded: Source ids of the unit that this task leaves alone: those that are not in the inputs, and
@@ -87,8 +86,8 @@ def plan_probes(
     recompute: RecomputePolicy = NO_RECOMPUTE,
     filters: Mapping[SourceKind, frozenset[str]] = MappingProxyType({}),
 ) -> list[Task]:
-    """Units for sources that no unit holds yet, and units to write anew: those with sources that have
-    another date, carry something else than before, or failed and are read again.
+    """New units for sources that no unit holds yet, and units to rewrite: those with sources that have
+    another date or other metadata than before, or that failed and are read again.
 
     At most the first `limit` sources of the listing are read. New units of a kind in `filters` go
     through these steps while they are probed, so that no source is read twice for it.
@@ -126,7 +125,7 @@ def filters_of_new(pipeline: Pipeline, steps: Collection[str]) -> dict[SourceKin
 
 @dataclass(frozen=True)
 class _Matched:
-    """The ledger's sources and the listing, held against each other; places are those in the listing.
+    """The ledger's sources matched with the listing; places are places in the listing.
 
     Attributes:
         place_of: For each known source the place of its file, -1 where it is gone.
@@ -166,7 +165,7 @@ def _match(known: pa.Table, listed: pa.Table, limit: int | None) -> _Matched:
 
 
 def _has_other_metadata(known: pa.Table, listed: pa.Table, places: pa.Array) -> NDArray[np.bool_]:
-    """Whether a source carries something else than it did, or whether that has to be looked at.
+    """Whether a source has other metadata than before, or may have, so that it has to be read.
 
     What is put together from sidecars and lists is compared by its etag, anything else itself.
     """
@@ -182,7 +181,7 @@ def _has_other_metadata(known: pa.Table, listed: pa.Table, places: pa.Array) -> 
 def _rewrites(
     sources: ListedSources, known: pa.Table, matched: _Matched, recompute: RecomputePolicy
 ) -> Iterator[Task]:
-    """The units that are there already and are written anew."""
+    """Tasks that rewrite units."""
     units = known["unit"].to_numpy()
     has_failed = np.asarray(pc.equal(known["status"], "failed"))
     is_recomputed = np.array([recompute.counts_as_missing(PROBE, failed) for failed in (False, True)])[
@@ -262,7 +261,7 @@ class PassPlan:
                 self.tasks.append(replace(task, excluded=excluded, num_sources=num_together))
 
     def _in_segments(self, alone: Task, duration_s: float, *, is_unsplit: bool) -> Iterator[Task]:
-        """Tasks for the segments of a long video, which several workers can look at."""
+        """Tasks for the segments of a long video, which several workers can process."""
         segments = segments_of(duration_s, self._pipeline.config.run.segment_s or math.inf)
         splitter = self._pipeline.branches["video"].splitter
         if not is_unsplit:
@@ -276,7 +275,7 @@ class PassPlan:
 
 
 def _is_long(pipeline: Pipeline, sources: pa.Table) -> NDArray[np.bool_]:
-    """Which sources are worth looking at in segments: bool [N]."""
+    """Which sources are worth processing in segments: bool [N]."""
     segment_s = pipeline.config.run.segment_s
     if segment_s is None or "video" not in pipeline.branches:
         return np.zeros(sources.num_rows, np.bool_)
