@@ -135,7 +135,7 @@ def look_at(ledger: Ledger, pipeline: Pipeline, wanted: str) -> list[SampleLook]
     Raises:
         ConfigError: nothing has this name, or what has it has no tokens.
     """
-    step = pipeline.step_of("tokens")
+    step = pipeline.producer("codes")
     if step is None:
         raise ConfigError("the configuration has no tokens")
     first: _Leaf | None = None
@@ -211,7 +211,7 @@ def _page(pipeline: Pipeline, looks: list[SampleLook]) -> str:
 
 def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
     """Every shard of this output; none where none were written yet."""
-    step = pipeline.step_of("tokens")
+    step = pipeline.producer("codes")
     folder = f"shards/{pipeline.config.general.name}"
     manifest = ledger.storage.read(f"{folder}/manifest.json")
     if step is None or manifest is None:
