@@ -36,7 +36,7 @@ def stratified_clips(ledger: Ledger, pipeline: Pipeline) -> pa.Table:
     """Clips that the filters keep: `unit`, `source_id`, `sample_id`, `start_s`, `end_s`, `stratum`."""
     steps = [step for branch in pipeline.branches.values() for step in branch_steps(branch)]
     columns = {step.key: [name for name in SCORES if name in step.stage.columns] for step in steps}
-    groups = verdict_groups(ledger, pipeline, step_columns=columns)
+    groups = verdict_groups(ledger, pipeline, columns=columns)
     parts = [
         _kept_clips(group, samples, columns)
         for group in groups

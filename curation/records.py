@@ -22,7 +22,7 @@ ID_LENGTH = 20
 
 def stable_id(*parts: object) -> str:
     """An id that is a pure function of `parts`: the same on every machine and in every run."""
-    text = "\x1f".join(str(part) for part in parts)
+    text = "\x1f".join(map(str, parts))
     return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
 
 
@@ -52,8 +52,9 @@ class Source:
     video jumps; such a video's times, rate and duration are those of its `Timeline`. `color_transfer` is
     FFmpeg's name: `smpte2084` (PQ) and `arib-std-b67` (HLG) are HDR. Pictures are mirrored left to right
     if `mirrored`, then turned clockwise by `rotation` degrees; of an `interlaced` video the first frame or
-    the header says so. `carried` is what came with the file under its own names: a caption, a licence,
-    scores. `content_hash` is the sha256 of the file's bytes, in hex; None where they could not be read,
+    the header says so. `metadata` is what came with the file under its own names: a caption, a licence,
+    scores; `metadata_etag` changes with the sidecars and lists that it was put together from.
+    `content_hash` is the sha256 of the file's bytes, in hex; None where they could not be read,
     or the source was probed before hashes were.
     """
 
@@ -78,6 +79,7 @@ class Source:
     num_discontinuities: int | None = None
     content_hash: str | None = None
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict, hash=False)
+    metadata_etag: str | None = None
     error_type: str | None = None
     error: str | None = None
 

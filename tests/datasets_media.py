@@ -22,12 +22,14 @@ from curation.config import Config, parse_config
 from curation.execution.plan import Task, plan_listing, plan_pass, plan_probes
 from curation.execution.worker.measure import Metrics
 from curation.execution.worker.worker import UnitWorker
-from curation.ingest.listing import Listing, find_inputs, list_inputs, unlisted_containers
+from curation.ingest.inputs import find_inputs, unlisted_containers
+from curation.ingest.listing import Listing, list_inputs
 from curation.ledger import Ledger
 from curation.ledger.present import remember_listing
-from curation.ledger.unit_state import PROBE, RecomputePolicy, scan_verdicts
+from curation.ledger.unit_state import PROBE, RecomputePolicy
 from curation.pipeline import Pipeline, build_pipeline
 from curation.storage import open_storage
+from one_by_one import scan_verdicts
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent

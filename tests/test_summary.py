@@ -12,15 +12,15 @@ import pytest
 
 from curation.errors import LedgerError
 from curation.ledger import Ledger
-from curation.ledger.present import remember_listing
-from curation.ledger.unit_state import SampleVerdict, scan_verdicts
+from curation.ledger.unit_state import SampleVerdict
 from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import decide, describe_rule, passed_by
 from curation.records import Outcome, Row, Sample
 from curation.report.summary import MAX_EXAMPLES, MAX_SHOWN, Summary, SummaryBuilder, summarize
 from curation.splitter import Span, span_row
-from random_ledgers import NUM_UNITS, a_pipeline, random_ledger
+from one_by_one import scan_verdicts
+from random_ledgers import NUM_UNITS, a_pipeline, list_units, random_ledger
 
 
 class Count:
@@ -100,7 +100,7 @@ def whole(ledger: Ledger, pipeline: Pipeline, units: list[int] | None = None) ->
         pipeline,
         units=units,
         source_columns=builder.source_columns,
-        step_columns=builder.step_columns,
+        columns=builder.columns,
     ):
         builder.add(group)
     return builder
@@ -112,7 +112,7 @@ def ledgers(tmp_path: Path) -> Iterator[tuple[Ledger, Pipeline]]:
     for seed in range(10):
         ledger = random_ledger(pipelines[seed % 2], tmp_path / str(seed), seed, contradictions=False)
         if seed % 4 < 2:
-            remember_listing(ledger.storage, [source for unit in range(2) for source in ledger.sources(unit)])
+            list_units(ledger, 0, 1)
         yield ledger, pipelines[seed % 2]
 
 

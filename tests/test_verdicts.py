@@ -12,12 +12,13 @@ import pytest
 
 from curation.ledger import Ledger
 from curation.ledger.columns import NONE, OUTCOMES, Verdicts
-from curation.ledger.unit_state import RecomputePolicy, SampleVerdict, SourceVerdict, scan_verdicts
+from curation.ledger.unit_state import RecomputePolicy, SampleVerdict, SourceVerdict
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Verdict, describe_rule, passed_by
 from curation.records import Outcome
 from curation.storage import open_storage
+from one_by_one import scan_verdicts
 from random_ledgers import NUM_UNITS, SOURCES_A_UNIT, a_pipeline, random_ledger
 
 Said = tuple[str, str | None, str | None, str | None]

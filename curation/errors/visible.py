@@ -19,4 +19,4 @@ def on_one_line(text: str) -> str:
 
 def spelled(text: str) -> str:
     r"""`text` as it can be stored: half of a surrogate pair, which is no character, stands as \udc80."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""What is to do: units, required minus present. Never opens media."""
+"""Plans the tasks of each pass: the units in which a required row is missing. Never opens media."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from types import MappingProxyType
 from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 
 from curation.config import Config
 from curation.execution.segments import WHOLE_VIDEO, Segment, segments_of
+from curation.ingest.listed import ListedSources
 from curation.ingest.listing import Listing
-from curation.ingest.metadata import metadata_json
 from curation.ledger import Ledger
 from curation.ledger.present import match_names
+from curation.ledger.schemas import sources_to_table
 from curation.ledger.unit_state import NO_RECOMPUTE, PROBE, RecomputePolicy, branch_steps
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.media.decode import SEEKABLE_CODECS
@@ -33,16 +35,17 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Task:
-    """Work on one unit that one worker does in one go.
+    """Work on one unit, done by one worker in one call, or in one call per segment.
 
     Attributes:
         phase: Which pass.
         unit: Number of the unit.
-        sources: For probing, what is read: sources as listed; for listing, one container.
-        known: For probing: what the unit holds already; it is written anew.
+        sources: What is read for the first time, as listed: for probing, and for filtering a new unit, whose
+            sources are probed in the same go; for listing, one container.
+        renewed: For probing: sources that the unit holds and that carry something else now, as listed.
+        rewrites: For probing: whether the unit is there already and is written anew.
         steps: Keys of the steps that may be measured.
-        needs: Keys of the steps that it comes to, as far as that is known: those that something waits for,
-            and those after them.
+        needs: Steps that this task may run: the first missing one and all after it.
         recompute: Rows that count as missing.
         only: Work on these source ids alone; None for all of the unit that wait.
         excluded: Source ids of the unit that this task leaves alone: those that are not in the inputs, and
@@ -55,8 +58,9 @@ class Task:
 
     phase: Phase
     unit: int
-    sources: tuple[Source, ...] = ()
-    known: tuple[Source, ...] = ()
+    sources: Sequence[Source] = field(default=(), compare=False)
+    renewed: Sequence[Source] = field(default=(), compare=False)
+    rewrites: bool = False
     steps: frozenset[str] = frozenset()
     needs: frozenset[str] = field(default=frozenset(), compare=False)
     recompute: RecomputePolicy = NO_RECOMPUTE
@@ -80,15 +84,17 @@ def plan_probes(
     *,
     limit: int | None = None,
     recompute: RecomputePolicy = NO_RECOMPUTE,
+    filters: Mapping[SourceKind, frozenset[str]] = MappingProxyType({}),
 ) -> list[Task]:
-    """Units for sources that no unit holds yet, and units to write anew: those with sources that have
-    another date, carry something else than before, or failed and are read again.
+    """New units for sources that no unit holds yet, and units to rewrite: those with sources that have
+    another date or other metadata than before, or that failed and are read again.
 
-    At most the first `limit` sources of the listing are read.
+    At most the first `limit` sources of the listing are read. New units of a kind in `filters` go
+    through these steps while they are probed, so that no source is read twice for it.
     """
-    known = ledger.sources_table(("uri", "etag", "carried", "status"))
-    matched = _match(known, listing.sources, limit)
-    tasks = list(_rewrites(ledger, listing.sources, known, matched, recompute))
+    known = ledger.sources_table(("uri", "etag", "carried", "carried_etag", "status"))
+    matched = _match(known, listing.sources.table, limit)
+    tasks = list(_rewrites(listing.sources, known, matched, recompute))
     used = set(ledger.units())
     free = (number for number in count() if number not in used)
     sizes: dict[SourceKind, int] = {
@@ -96,90 +102,121 @@ def plan_probes(
         "video": config.run.unit_videos,
         "container": config.run.unit_images,
     }
-    fresh = [listing.sources[place] for place in matched.fresh]
+    fresh = listing.sources.take(matched.fresh)
+    kinds = fresh.table["kind"]
     for kind, size in sizes.items():
-        for group in in_groups([source for source in fresh if source.kind == kind], size):
-            tasks.append(Task("probe", next(free), group, num_sources=len(group)))
+        of_kind = fresh.take(np.flatnonzero(pc.equal(kinds, kind)))
+        for start in range(0, len(of_kind), size):
+            group = of_kind[start : start + size]
+            task = Task("probe", next(free), group, num_sources=len(group))
+            steps = filters.get(kind)
+            tasks.append(replace(task, phase="filter", steps=steps, needs=steps) if steps else task)
     return tasks
+
+
+def filters_of_new(pipeline: Pipeline, steps: Collection[str]) -> dict[SourceKind, frozenset[str]]:
+    """For each kind of source, which of these steps measure new units while these are read."""
+    return {
+        kind: frozenset(step.key for step in branch_steps(branch) if not step.is_dataset_wide)
+        & frozenset(steps)
+        for kind, branch in pipeline.branches.items()
+    }
 
 
 @dataclass(frozen=True)
 class _Matched:
-    """The ledger's sources and the listing, held against each other; places are those in the listing.
+    """The ledger's sources matched with the listing; places are places in the listing.
 
     Attributes:
         place_of: For each known source the place of its file, -1 where it is gone.
         fresh: Places of files that the ledger does not know.
-        changed: Places of files whose etag it does not know -> the unit of their newest version.
+        changed: Places of files whose etag it does not know.
+        changed_unit: For each of these the unit of the newest version.
         is_current: For each known source whether its file is listed with its etag.
         has_other_metadata: And carries something else than it did.
     """
 
     place_of: NDArray[np.int64]
-    fresh: list[int]
-    changed: Mapping[int, int]
+    fresh: NDArray[np.int64]
+    changed: NDArray[np.int64]
+    changed_unit: NDArray[np.int64]
     is_current: NDArray[np.bool_]
     has_other_metadata: NDArray[np.bool_]
 
 
-def _match(known: pa.Table, sources: Sequence[Source], limit: int | None) -> _Matched:
-    listed = pa.table(
-        {
-            "uri": pa.array([source.uri for source in sources], pa.string()),
-            "etag": pa.array([source.etag for source in sources], pa.string()),
-            "carried": pa.array([metadata_json(source.metadata) for source in sources], pa.string()),
-        }
-    )
+def _match(known: pa.Table, listed: pa.Table, limit: int | None) -> _Matched:
     places = pc.index_in(match_names(known["uri"]), value_set=match_names(listed["uri"]))
     is_same = np.asarray(pc.equal(known["etag"], listed["etag"].take(places)).fill_null(False))
-    metadata, now = (
-        pc.fill_null(column, "") for column in (known["carried"], listed["carried"].take(places))
-    )
-    place_of = np.asarray(pc.fill_null(places, -1), np.int64)
-    unit_of = np.full(len(sources), -1)
+    place_of = np.asarray(places.fill_null(-1)).astype(np.int64)
+    unit_of = np.full(listed.num_rows, -1)
     unit_of[place_of[place_of >= 0]] = known["unit"].to_numpy()[place_of >= 0]  # of several, the last
-    is_known = np.zeros(len(sources), bool)
+    is_known = np.zeros(listed.num_rows, bool)
     is_known[place_of[is_same]] = True
     open_to_read = np.flatnonzero(~is_known[:limit])
+    is_fresh = unit_of[open_to_read] < 0
     return _Matched(
         place_of,
-        fresh=[int(place) for place in open_to_read if unit_of[place] < 0],
-        changed={int(place): int(unit_of[place]) for place in open_to_read if unit_of[place] >= 0},
+        fresh=open_to_read[is_fresh],
+        changed=open_to_read[~is_fresh],
+        changed_unit=unit_of[open_to_read[~is_fresh]],
         is_current=is_same,
-        has_other_metadata=is_same & np.asarray(pc.not_equal(metadata, now)),
+        has_other_metadata=is_same & _has_other_metadata(known, listed, places),
     )
+
+
+def _has_other_metadata(known: pa.Table, listed: pa.Table, places: pa.Array) -> NDArray[np.bool_]:
+    """Whether a source has other metadata than before, or may have, so that it has to be read.
+
+    What is put together from sidecars and lists is compared by its etag, anything else itself.
+    """
+
+    def differs(column: str) -> pa.ChunkedArray:
+        return pc.not_equal(known[column].fill_null(""), listed[column].take(places).fill_null(""))
+
+    is_put_together = listed["carried_etag"].take(places).is_valid()
+    differs_itself = pc.and_(differs("carried"), pc.invert(is_put_together))
+    return np.asarray(pc.or_(differs("carried_etag"), differs_itself))
 
 
 def _rewrites(
-    ledger: Ledger, sources: Sequence[Source], known: pa.Table, matched: _Matched, recompute: RecomputePolicy
+    sources: ListedSources, known: pa.Table, matched: _Matched, recompute: RecomputePolicy
 ) -> Iterator[Task]:
-    """The units that are there already and are written anew."""
+    """Tasks that rewrite units."""
     units = known["unit"].to_numpy()
     has_failed = np.asarray(pc.equal(known["status"], "failed"))
     is_recomputed = np.array([recompute.counts_as_missing(PROBE, failed) for failed in (False, True)])[
         has_failed.astype(int)
     ]
     is_recomputed &= matched.is_current
-    by_unit: dict[int, list[int]] = {}
-    for place, unit in matched.changed.items():
-        by_unit.setdefault(unit, []).append(place)
-    for unit in sorted({*units[matched.has_other_metadata | is_recomputed].tolist(), *by_unit}):
-        rows = np.arange(*np.searchsorted(units, [unit, unit + 1]))
-        changed = by_unit.get(unit, [])
-        again = {int(place) for place in matched.place_of[rows[is_recomputed[rows]]]}
-        to_read = [sources[place] for place in sorted(again.union(changed))]
+    to_read = _ByUnit(
+        np.append(units[is_recomputed], matched.changed_unit),
+        np.append(matched.place_of[is_recomputed], matched.changed),
+    )
+    renewed = _ByUnit(units[matched.has_other_metadata], matched.place_of[matched.has_other_metadata])
+    for unit in np.union1d(to_read.units, renewed.units).tolist():
+        places = to_read.places(unit)
+        num_rows = np.diff(np.searchsorted(units, [unit, unit + 1])).item()
         yield Task(
             "probe",
             unit,
-            tuple(to_read),
-            known=tuple(
-                replace(source, metadata=sources[matched.place_of[row]].metadata)
-                if matched.has_other_metadata[row]
-                else source
-                for source, row in zip(ledger.sources(unit), rows, strict=True)
-            ),
-            num_sources=len(to_read) or len(rows),
+            sources.take(places),
+            renewed=sources.take(renewed.places(unit)),
+            rewrites=True,
+            num_sources=len(places) or num_rows,
         )
+
+
+class _ByUnit:
+    """Places in a listing, by unit."""
+
+    def __init__(self, units: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+        order = np.lexsort((places, units))
+        self.units, self._places = units[order], places[order]
+
+    def places(self, unit: int) -> NDArray[np.int64]:
+        """The places of a unit in order, each once."""
+        start, end = np.searchsorted(self.units, [unit, unit + 1])
+        return np.unique(self._places[start:end])
 
 
 def in_groups(items: Sequence[Item], size: int) -> Iterator[tuple[Item, ...]]:
@@ -224,7 +261,7 @@ class PassPlan:
                 self.tasks.append(replace(task, excluded=excluded, num_sources=num_together))
 
     def _in_segments(self, alone: Task, duration_s: float, *, is_unsplit: bool) -> Iterator[Task]:
-        """Tasks for the segments of a long video, which several workers can look at."""
+        """Tasks for the segments of a long video, which several workers can process."""
         segments = segments_of(duration_s, self._pipeline.config.run.segment_s or math.inf)
         splitter = self._pipeline.branches["video"].splitter
         if not is_unsplit:
@@ -238,7 +275,7 @@ class PassPlan:
 
 
 def _is_long(pipeline: Pipeline, sources: pa.Table) -> NDArray[np.bool_]:
-    """Which sources are worth looking at in segments: bool [N]."""
+    """Which sources are worth processing in segments: bool [N]."""
     segment_s = pipeline.config.run.segment_s
     if segment_s is None or "video" not in pipeline.branches:
         return np.zeros(sources.num_rows, np.bool_)
@@ -248,6 +285,11 @@ def _is_long(pipeline: Pipeline, sources: pa.Table) -> NDArray[np.bool_]:
     is_video = pc.equal(sources["kind"], "video")
     found = pc.and_(pc.and_(is_video, is_seekable), pc.and_not(is_long, has_jumps))
     return np.asarray(found)
+
+
+def is_shared(pipeline: Pipeline, source: Source) -> bool:
+    """Whether a source is worth looking at in segments, by several workers."""
+    return bool(_is_long(pipeline, sources_to_table([source]))[0])
 
 
 def plan_pass(

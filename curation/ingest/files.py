@@ -1,21 +1,18 @@
-"""Plain files: each picture or video is a source, with what NAME.txt and NAME.json beside it say."""
+"""Plain files: each picture or video is a source."""
 
 from __future__ import annotations
 
 import os
-import posixpath
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from curation.errors import ProbeError, StorageError
-from curation.ingest.containers.reader import Contents, Folder, path_of_handle
+from curation.errors import ProbeError
+from curation.ingest.containers.reader import path_of_handle
 from curation.ingest.locator import locator_of, printable
-from curation.ingest.metadata import MAX_SIDECAR_BYTES, PROBLEM, from_sidecar, from_sidecars
 from curation.ingest.suffixes import kind_of
-from curation.records import MetadataValue, Source, SourceKind, stable_id
-from curation.storage import Listed
+from curation.records import Source, SourceKind
 from curation.storage.survey import describe_mode
 
 _COPIED_BYTES = 1 << 26
@@ -30,11 +27,9 @@ class FileReader:
     def takes(self, key: str) -> bool:
         return kind_of(key) is not None
 
-    def list(self, folder: Folder, item: Listed) -> Contents:
-        """A file as a source."""
-        source = source_of_file(folder, item)
-        used = frozenset(sidecar.key for sidecar in _sidecars(folder, item).values())
-        return Contents((source,) if source else (), used=used)
+    def reads_in_place(self, source: Source) -> bool:
+        """Whether an opened source is read from where it is stored; else it is copied first."""
+        return source.kind != "image" or source.size_bytes > _COPIED_BYTES
 
     @contextmanager
     def opened(self, source: Source) -> Iterator[Path]:
@@ -64,22 +59,6 @@ def _held(path: Path, kind: SourceKind) -> Iterator[Path]:
             yield path_of_handle(copy.fileno())
 
 
-def source_of_file(folder: Folder, item: Listed, kind: SourceKind | None = None) -> Source | None:
-    """A file as a source, with its sidecars; None if its name is not that of media, and no kind is given."""
-    kind = kind_of(item.key) or kind
-    if kind is None:
-        return None
-    uri = printable(folder.path(item.key))
-    return Source(
-        source_id=stable_id(uri),
-        uri=uri,
-        kind=kind,
-        size_bytes=item.size_bytes,
-        etag=item.etag,
-        metadata=_metadata(folder, item),
-    )
-
-
 def _handle_of(path: Path) -> int:
     """A handle of the file.
 
@@ -99,22 +78,3 @@ def _handle_of(path: Path) -> int:
         if r"\x" in path.name and not path.exists():
             raise ProbeError("its name is not UTF-8, so it can't be opened by it: rename the file") from error
         raise ProbeError(f"the file can't be opened: {error.strerror}") from error
-
-
-def _metadata(folder: Folder, item: Listed) -> dict[str, MetadataValue]:
-    sidecars = _sidecars(folder, item).items()
-    return from_sidecars({suffix: _said(folder, suffix, sidecar) for suffix, sidecar in sidecars})
-
-
-def _said(folder: Folder, suffix: str, sidecar: Listed) -> dict[str, MetadataValue]:
-    try:
-        data = folder.storage.read(sidecar.key)
-    except StorageError as error:
-        return {PROBLEM: printable(f"the {suffix} file beside it can't be read: {error}")}
-    return {} if data is None else from_sidecar(suffix, data)
-
-
-def _sidecars(folder: Folder, item: Listed) -> Mapping[str, Listed]:
-    """The files of the same name, by suffix in lower case."""
-    found = folder.sidecars.get(posixpath.splitext(item.key)[0], {})
-    return {suffix: sidecar for suffix, sidecar in found.items() if sidecar.size_bytes <= MAX_SIDECAR_BYTES}

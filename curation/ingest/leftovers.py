@@ -9,11 +9,11 @@ from itertools import islice
 from typing import Any
 
 from curation.errors.visible import on_one_line
-from curation.ingest.containers.reader import Contents, Folder
+from curation.ingest.containers.reader import Inventory
+from curation.ingest.inputs import FoundFolder
 from curation.ingest.locator import printable
 from curation.ingest.metadata import PROBLEM
 from curation.ingest.suffixes import suffix_of
-from curation.storage.survey import Survey
 
 NO_SUFFIX = "no suffix"
 HIDDEN = "hidden"
@@ -45,23 +45,24 @@ class Leftovers:
     metadata: Counter[str] = field(default_factory=Counter)
     num_bad_metadata: int = 0
 
-    def add_parts(self, key: str, contents: Contents) -> None:
-        """Count what a file holds beside its sources."""
-        self.metadata.update(contents.left_out)
-        if contents.num_ignored:
+    def add_inventory(self, key: str, inventory: Inventory) -> None:
+        """Count what a container holds beside its sources."""
+        self.metadata.update(inventory.left_out)
+        if inventory.num_ignored:
             suffix = suffix_of(key)
-            is_whole = not contents.sources and contents.num_ignored == 1
-            self.kinds[suffix if is_whole else f"in {suffix} files"] += contents.num_ignored
+            is_whole = not inventory.entries.num_rows and inventory.num_ignored == 1
+            self.kinds[suffix if is_whole else f"in {suffix} files"] += inventory.num_ignored
 
-    def add_survey(self, folder: Folder, found: Survey, outputs: tuple[str, ...]) -> None:
-        """Note what is no file to read. `outputs` are the beginnings of keys of runs' outputs."""
-        num_inside = len(found.files) - len(folder.items)
+    def add_survey(self, folder: FoundFolder) -> None:
+        """Note what is no file to read."""
+        found = folder.survey
+        num_inside = found.files.num_rows - folder.files.num_rows
         if num_inside:
             self.kinds[OUTPUTS] += num_inside
 
         def named(keys: Iterable[str]) -> Iterator[tuple[str, str]]:
             for key in sorted(keys):
-                if not key.startswith(outputs):
+                if not key.startswith(folder.outputs):
                     yield key, printable(folder.path(key) if key else folder.root or "/")
 
         self.hidden += [path for _, path in named(found.hidden)]

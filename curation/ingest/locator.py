@@ -75,6 +75,8 @@ def printable(text: str) -> str:
     Bytes of a name that are not UTF-8 become \xff, half a surrogate pair becomes \ud800. A file of such
     a name can't be opened by its URI, and fails with that.
     """
+    if text.isascii():
+        return text
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:

@@ -27,6 +27,7 @@ CAPTION = "caption"
 PROBLEM = "carried_error"
 """Under this name stands what could not be kept, and why."""
 
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark its own begins with
@@ -101,10 +102,9 @@ def _fitting_text(text: str) -> str | Unkept:
 def is_text(text: str) -> bool:
     """Whether a string can be written as UTF-8; one with half a surrogate pair can't."""
     try:
-        text.encode()
+        return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def from_sidecar(suffix: str, data: bytes) -> dict[str, MetadataValue]:
@@ -184,7 +184,7 @@ def metadata_json(metadata: Mapping[str, MetadataValue]) -> str | None:
     """What came with a source as JSON; null where that is nothing."""
     # Spelled out before it becomes JSON, or reading it would bring the halves of surrogates back.
     kept = {spelled(name): spelled_value(value) for name, value in metadata.items()}
-    return json.dumps(kept, sort_keys=True, ensure_ascii=False) if kept else None
+    return _ENCODER.encode(kept) if kept else None
 
 
 def spelled_value(value: Any) -> Any:

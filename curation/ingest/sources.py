@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -11,12 +11,11 @@ from curation.errors import ChangedError, ProbeError, SampleError, StorageError
 from curation.errors.isolation import isolated, machine_fault
 from curation.ingest.containers.manifests import ManifestReader
 from curation.ingest.containers.parquet.reader import ParquetReader
-from curation.ingest.containers.reader import ContainerReader, Contents, Folder, Reader
+from curation.ingest.containers.reader import ContainerReader, Reader
 from curation.ingest.containers.tars import TarReader
 from curation.ingest.files import FileReader
 from curation.ingest.locator import locator_of, version_of
 from curation.records import Source
-from curation.storage import Listed
 from curation.storage.digest import Watch, digest_of
 
 T = TypeVar("T")
@@ -31,25 +30,32 @@ def container_reader(key: str) -> ContainerReader | None:
     return next((reader for reader in _CONTAINERS if reader.takes(key)), None)
 
 
+def may_be_container(suffix: str) -> bool:
+    """Whether names that end so, in lower case, may be those of containers; `container_reader` decides."""
+    return any(suffix in reader.suffixes for reader in _CONTAINERS)
+
+
 def is_read(key: str) -> bool:
     """Whether a file of this name may hold media, or name files that do."""
     return _FILES.takes(key) or container_reader(key) is not None
 
 
-def list_file(folder: Folder, item: Listed) -> Contents:
-    """A plain file as a source; nothing if its name is not that of media."""
-    if not _FILES.takes(item.key):
-        return Contents()
-    try:
-        with isolated(ProbeError), blaming_the_file():
-            return _FILES.list(folder, item)
-    except ProbeError as error:
-        return Contents(error_type="ProbeError", error=str(error))
+def ignore(num_bytes: int) -> None:
+    """Counts nothing."""
+
+
+def is_in_place(source: Source) -> bool:
+    """Whether the source, once opened, is read from where it is stored."""
+    return not locator_of(source.uri).scheme and _FILES.reads_in_place(source)
 
 
 @contextmanager
-def open_source(source: Source) -> Iterator[Path]:
+def open_source(source: Source, on_read: Callable[[int], None] = ignore) -> Iterator[Path]:
     """A source as a file on this machine, while the context lasts: the bytes that were hashed at probing.
+
+    `on_read` is told how many bytes are fetched from where the source is stored: once where it is copied to
+    memory or to a temporary file, and else whenever it is hashed. Decoding one that `is_in_place` fetches
+    it once more.
 
     Raises:
         ProbeError: it is not there any more, or can't be read; when the context is entered.
@@ -60,7 +66,11 @@ def open_source(source: Source) -> Iterator[Path]:
         with isolated(ProbeError), blaming_the_file():
             path = stack.enter_context(_OF_SCHEME[locator_of(source.uri).scheme].opened(source))
             watch = Watch(path, source.content_hash)
-            if source.content_hash is not None and digest_of(path) != source.content_hash:
+            in_place = is_in_place(source)
+            if not in_place:
+                on_read(path.stat().st_size)
+            hashes = source.content_hash is not None
+            if hashes and digest_of(path, on_read if in_place else ignore) != source.content_hash:
                 raise _changed(source)
         try:
             yield path

@@ -26,7 +26,11 @@ VIDEO_SUFFIXES = frozenset(
 
 def kind_of(name: str) -> SourceKind | None:
     """What a file of this name should hold; None for files that are no media."""
-    suffix = suffix_of(name)
+    return kind_of_suffix(suffix_of(name))
+
+
+def kind_of_suffix(suffix: str) -> SourceKind | None:
+    """`kind_of` by the suffix in lower case."""
     if suffix in IMAGE_SUFFIXES:
         return "image"
     return "video" if suffix in VIDEO_SUFFIXES else None

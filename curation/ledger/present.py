@@ -8,8 +8,9 @@ back. Commands that do not list ask here, too, and so say what the last run knew
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,36 +18,53 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.errors import LedgerError
+from curation.ingest.listed import ListedSources
 from curation.ingest.locator import LEADING_DOTS
+from curation.ingest.metadata import PROBLEM
 from curation.ledger import Ledger
-from curation.records import Source
 from curation.storage import Storage, open_storage, parquet
 
 PRESENT = "listing/present.parquet"
 _LISTED = pa.schema([("uri", pa.string()), ("etag", pa.string())])
+_GONE = pa.schema([("source_id", pa.string()), ("uri", pa.string())])
 _COLUMNS = ("source_id", "uri", "etag", "kind")
 
 
 @dataclass(frozen=True)
 class Absent:
-    """Sources of the ledger that do not count.
+    """Sources of the ledger that do not count, as columns.
 
     Attributes:
-        gone: Id -> URI of the sources that are no longer in the inputs.
-        replaced: Ids of the other versions of files: a source is one version of a file.
+        gone_sources: `source_id` and `uri` of the sources that are no longer in the inputs.
+        replaced_ids: Ids of the other versions of files: a source is one version of a file.
     """
 
-    gone: Mapping[str, str] = field(default_factory=dict)
-    replaced: frozenset[str] = frozenset()
+    gone_sources: pa.Table = field(default_factory=_GONE.empty_table)
+    replaced_ids: pa.ChunkedArray = field(default_factory=lambda: pa.chunked_array([], pa.string()))
+
+    @cached_property
+    def gone(self) -> Mapping[str, str]:
+        """Id -> URI of the sources that are no longer in the inputs."""
+        return dict(zip(*(column.to_pylist() for column in self.gone_sources.columns), strict=True))
+
+    @cached_property
+    def replaced(self) -> frozenset[str]:
+        """Ids of the other versions of files."""
+        return frozenset(self.replaced_ids.to_pylist())
+
+    @property
+    def source_ids(self) -> pa.Array:
+        """All of them."""
+        chunks = [*self.gone_sources["source_id"].chunks, *self.replaced_ids.chunks]
+        return pa.chunked_array(chunks, pa.string()).combine_chunks()
 
     def __contains__(self, source_id: object) -> bool:
         return source_id in self.gone or source_id in self.replaced
 
 
-def remember_listing(storage: Storage, sources: Sequence[Source]) -> None:
+def remember_listing(storage: Storage, sources: ListedSources) -> None:
     """Write what is in the inputs now; left alone if it says so already."""
-    columns = {"uri": [source.uri for source in sources], "etag": [source.etag for source in sources]}
-    data = parquet.to_bytes(pa.table(columns, schema=_LISTED))
+    data = parquet.to_bytes(sources.table.select(_LISTED.names).cast(_LISTED).combine_chunks())
     if storage.read(PRESENT) != data:
         storage.write(PRESENT, data)
 
@@ -75,10 +93,14 @@ def absent_sources(ledger: Ledger) -> Absent:
         # A source that two units hold by mistake is not replaced by itself: it counts twice, and is noticed.
         present = known["source_id"].filter(pa.array(stands & is_listed)).combine_chunks()
         replaced = replaced.filter(pc.invert(pc.is_in(replaced["source_id"], value_set=present)))
-    return Absent(
-        dict(zip(gone["source_id"].to_pylist(), gone["uri"].to_pylist(), strict=True)),
-        frozenset(replaced["source_id"].to_pylist()),
-    )
+    return Absent(gone.select(_GONE.names), replaced["source_id"])
+
+
+def num_bad_metadata(ledger: Ledger) -> int:
+    """How many sources in the inputs came with something that could not be kept."""
+    known = ledger.sources_table(("source_id", "carried"))
+    bad = known.filter(pc.match_substring(known["carried"], f'"{PROBLEM}":'))["source_id"]
+    return len(bad) - pc.sum(pc.is_in(bad, absent_sources(ledger).source_ids)).as_py() if len(bad) else 0
 
 
 def absent_beside(shards: str) -> Absent:
@@ -93,7 +115,10 @@ def absent_beside(shards: str) -> Absent:
 
 def match_names(uris: pa.ChunkedArray) -> pa.Array:
     """`plain_uri` of a column."""
-    return pc.replace_substring_regex(uris, LEADING_DOTS, r"\1").combine_chunks()
+    names = uris.combine_chunks()
+    if not pc.any(pc.match_substring_regex(names, LEADING_DOTS)).as_py():
+        return names  # replacing nothing takes ten times as long as looking
+    return pc.replace_substring_regex(names, LEADING_DOTS, r"\1")
 
 
 def _newest(names: pa.Array, is_current: np.ndarray) -> np.ndarray:
@@ -104,6 +129,12 @@ def _newest(names: pa.Array, is_current: np.ndarray) -> np.ndarray:
     stands = np.zeros(len(codes), bool)
     stands[order[is_last]] = True
     return stands
+
+
+def listed_uris(storage: Storage) -> list[str]:
+    """The URIs of everything that the last run listed; none where no run has."""
+    listed = _listed(storage)
+    return [] if listed is None else listed["uri"].to_pylist()
 
 
 def _listed(storage: Storage) -> pa.Table | None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,12 +33,13 @@ from curation.ledger.columns import (
     RuleEvaluator,
     Verdicts,
 )
-from curation.ledger.present import absent_sources
+from curation.ledger.present import Absent, absent_sources
 from curation.ledger.schemas import stage_schema
 from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy, branch_steps
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import AllOf, Step, steps_of
 from curation.records import HDR_TRANSFERS, Sample, SourceKind, stable_id
+from curation.splitter import Splitter
 
 UNITS_AT_A_TIME = 32
 """Units whose rows are judged together: enough to make the cost per call small."""
@@ -197,14 +197,22 @@ def verdict_groups(
     recompute: RecomputePolicy = NO_RECOMPUTE,
     units: Iterable[int] | None = None,
     source_columns: Collection[str] = (),
-    step_columns: Mapping[str, Collection[str]] = MappingProxyType({}),
+    columns: Mapping[str, Collection[str]] | None = None,
+    absent: Absent | None = None,
 ) -> Iterator[VerdictGroup]:
     """Every unit with its verdicts, of the sources that are in the inputs, in order of units.
 
-    `source_columns` are read of the sources besides what decides, and of the rows of the step of each key
-    its `step_columns`.
+    Args:
+        ledger: Where the rows are.
+        pipeline: The rules.
+        recompute: Rows that count as missing.
+        units: The units; None for all.
+        source_columns: What to read of sources besides what decides.
+        columns: Step key -> what to read of its rows besides what decides.
+        absent: The absent sources, where the caller knows them: to find them, all sources are read.
     """
-    reader = _Reader(ledger, pipeline, recompute, step_columns)
+    absent = absent_sources(ledger) if absent is None else absent
+    reader = _Reader(ledger, pipeline, recompute, columns or {}, absent)
     todo = list(ledger.units() if units is None else units)
     sources = ledger.scan_sources(list(dict.fromkeys([*_SOURCE_COLUMNS, *source_columns])), todo)
     while parts := list(islice(sources, UNITS_AT_A_TIME)):
@@ -219,16 +227,17 @@ class _Reader:
         ledger: Ledger,
         pipeline: Pipeline,
         recompute: RecomputePolicy,
-        step_columns: Mapping[str, Collection[str]],
+        columns: Mapping[str, Collection[str]],
+        absent: Absent,
     ) -> None:
-        self._pipeline, self._redo, self._step_columns = pipeline, recompute, step_columns
+        self._pipeline, self._redo = pipeline, recompute
         self._measured = {step.key: ledger.snapshot(step.name, step.fingerprint) for step in pipeline.steps()}
-        absent = absent_sources(ledger)
-        self._gone = pa.array(list(absent.gone), pa.string())
-        self._absent = pa.array([*absent.gone, *absent.replaced], pa.string())
+        self._gone = absent.gone_sources["source_id"].combine_chunks()
+        self._absent = absent.source_ids
         self._steps = list({step.key: step for step in pipeline.steps()}.values())
         self._codes = {step.key: code for code, step in enumerate(self._steps)}
         self._labels = Labels()
+        self._wanted = {step.key: _wanted_columns(step, columns.get(step.key, ())) for step in self._steps}
 
     def group(self, parts: Sequence[tuple[int, pa.Table]]) -> VerdictGroup:
         """The verdicts of units, given the columns of their sources."""
@@ -386,13 +395,7 @@ class _Reader:
 
     def _rows(self, step: Step, units: Sequence[int]) -> pa.Table:
         """The wanted columns of a step's rows in the units, without those that are recomputed."""
-        splits = any(step is branch.splitter for branch in self._pipeline.branches.values())
-        columns = [
-            *_deciding(step),
-            *(_SPAN_COLUMNS if splits else ()),
-            *self._step_columns.get(step.key, ()),
-        ]
-        wanted = list(dict.fromkeys([*_ROW_COLUMNS, *columns]))
+        wanted = self._wanted[step.key]
         parts = [part for _, part in self._measured[step.key].scan(units, wanted)]
         if not parts:
             declared = stage_schema(step.stage.columns)
@@ -476,6 +479,12 @@ def _sum_up(into: Verdicts, whole: NDArray[np.int64], parts: Verdicts, labels: L
 
 _RANK = np.array([(KEPT, PENDING, FAILED, REJECTED).index(code) for code in range(len(OUTCOMES))])
 """Outcome code -> how early it decides for the source."""
+
+
+def _wanted_columns(step: Step, besides: Iterable[str]) -> list[str]:
+    """What is read of a step's rows: what verdicts need of them, and what was asked for besides."""
+    spans = _SPAN_COLUMNS if isinstance(step.stage, Splitter) else ()
+    return list(dict.fromkeys([*_ROW_COLUMNS, *spans, *_deciding(step), *besides]))
 
 
 def _deciding(step: Step) -> list[str]:

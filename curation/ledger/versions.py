@@ -33,6 +33,17 @@ def settle(known: Sequence[Source], found: Iterable[Source]) -> list[Source]:
     return sorted(settled, key=lambda source: places.get(source.source_id, len(places)))
 
 
+def renew_metadata(known: Sequence[Source], listed: Iterable[Source]) -> list[Source]:
+    """The sources of a unit with what comes along with them now; of each file the version that is listed."""
+    now = {(plain_uri(source.uri), source.etag): source for source in listed}
+    return [_carrying(source, now.get((plain_uri(source.uri), source.etag), source)) for source in known]
+
+
+def _carrying(source: Source, other: Source) -> Source:
+    """A source with the metadata of another."""
+    return replace(source, metadata=other.metadata, metadata_etag=other.metadata_etag)
+
+
 def _settle_file(versions: list[Source], found: Source) -> list[Source]:
     """The versions of one file, after it was read again."""
     # Of a version that never could be read nothing was measured: what is found now takes its place.
@@ -49,7 +60,7 @@ def _settle_file(versions: list[Source], found: Source) -> list[Source]:
 def _dated(version: Source, found: Source) -> Source:
     """A known version under its present date; where its header could not be used before, as read now."""
     if version.ok:
-        return replace(version, etag=found.etag, metadata=found.metadata)
+        return _carrying(replace(version, etag=found.etag), found)
     return replace(found, source_id=version.source_id, uri=version.uri)
 
 

@@ -12,13 +12,14 @@ import pyarrow as pa
 
 from curation.ingest.leftovers import some_names
 from curation.ledger import Ledger
+from curation.ledger.columns import OUTCOMES
 from curation.ledger.unit_state import SampleVerdict, SourceVerdict, load_unit, source_verdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step, describe_rule
 from curation.report.funnel import untrained_notice
 from curation.report.histogram import Histogram
 from curation.report.html import html_environment
-from curation.report.summary import MAX_SHOWN, OUTCOMES, Summary
+from curation.report.summary import MAX_SHOWN, Summary
 from curation.report.tokens import look_at_shards
 
 NUM_BARS = 24

@@ -6,7 +6,7 @@ Or along with whatever else goes through the verdicts, or in parts that merge:
 
     builder = SummaryBuilder(pipeline)
     for group in verdict_groups(
-        ledger, pipeline, source_columns=builder.source_columns, step_columns=builder.step_columns
+        ledger, pipeline, source_columns=builder.source_columns, columns=builder.columns
     ):
         builder.add(group)
     summary = builder.finish()
@@ -25,8 +25,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.errors import LedgerError
-from curation.ledger import Ledger, columns
-from curation.ledger.columns import KEPT, NONE, RuleEvaluator
+from curation.ledger import Ledger
+from curation.ledger.columns import KEPT, NONE, OUTCOMES, RuleEvaluator
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import any_ofs_of, describe_rule
@@ -38,8 +38,6 @@ from curation.report.seen import SeenIds
 MAX_EXAMPLES = 100
 MAX_SHOWN = 60
 """Samples of each outcome that a page can show."""
-OUTCOMES = (Outcome.KEPT, Outcome.REJECTED, Outcome.FAILED, Outcome.PENDING)
-"""What a source or sample that is there can end as; these add up to what came in."""
 
 
 @dataclass
@@ -159,7 +157,7 @@ def summarize(ledger: Ledger, pipeline: Pipeline) -> Summary:
     """
     builder = SummaryBuilder(pipeline)
     for group in verdict_groups(
-        ledger, pipeline, source_columns=builder.source_columns, step_columns=builder.step_columns
+        ledger, pipeline, source_columns=builder.source_columns, columns=builder.columns
     ):
         builder.add(group)
     return builder.finish()
@@ -169,7 +167,7 @@ class SummaryBuilder:
     """Counts groups of units, in order; builders of other units merge.
 
     Attributes:
-        source_columns, step_columns: What the groups must have been read with.
+        source_columns, columns: What the groups must have been read with.
     """
 
     source_columns: ClassVar = ("uri", "error")
@@ -177,7 +175,7 @@ class SummaryBuilder:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._seen = SeenIds()
-        self.step_columns = {step.key: ("error", *step.stage.counted_columns) for step in pipeline.steps()}
+        self.columns = {step.key: ("error", *step.stage.counted_columns) for step in pipeline.steps()}
         self._summary = Summary(
             steps={step.key: StepSummary(step.key) for step in pipeline.steps()},
             kept_by={
@@ -304,7 +302,7 @@ class SummaryBuilder:
             )
 
     def _note_examples(self, group: VerdictGroup) -> None:
-        for code, outcome in enumerate(columns.OUTCOMES):
+        for code, outcome in enumerate(OUTCOMES):
             shown = self._summary.examples.get(outcome, [])
             found: list[tuple[int, str]] = []
             for leaves in group.leaves.values():
@@ -325,7 +323,7 @@ def _sample_kind(group: VerdictGroup, kind: SourceKind) -> SampleKind:
 
 def _outcomes(codes: NDArray[np.int8]) -> dict[Outcome, int]:
     """How often each outcome occurs."""
-    return {columns.OUTCOMES[code]: number for code, number in _tally(codes).items()}
+    return {OUTCOMES[code]: number for code, number in _tally(codes).items()}
 
 
 def _tally(codes: NDArray[Any]) -> dict[int, int]:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from curation.ledger import Ledger
 from curation.ledger.columns import KEPT, NONE, OUTCOMES, Measured, Verdicts
-from curation.ledger.present import absent_sources
-from curation.ledger.schemas import SOURCES
+from curation.ledger.present import Absent, absent_sources
+from curation.ledger.schemas import METADATA, METADATA_COLUMNS, SOURCES
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step, describe_rule
@@ -22,7 +22,6 @@ from curation.report.failures import source_errors
 from curation.report.metadata_columns import MetadataColumns
 from curation.splitter import SOURCE_COLUMNS
 
-METADATA = "carried"
 """The column of the sources that becomes columns of their own."""
 _OWN = pa.schema(
     [
@@ -71,7 +70,8 @@ class FlatTable:
         self._ledger, self._pipeline = ledger, pipeline
         own = _own_schema(pipeline)
         self._metadata = MetadataColumns(own.names)
-        _note_metadata(ledger, self._metadata)
+        self._absent = absent_sources(ledger)
+        _note_metadata(ledger, self._metadata, self._absent)
         self.schema = pa.schema([*own, *self._metadata.fields()])
 
     def parts(self) -> Iterator[pa.Table]:
@@ -81,14 +81,19 @@ class FlatTable:
             self._ledger,
             self._pipeline,
             source_columns=SOURCES.names,
-            step_columns={step.key: ("error", *_table_columns(step)) for step in steps},
+            columns={step.key: ("error", *_table_columns(step)) for step in steps},
+            absent=self._absent,
         ):
             yield _Part(group, self.schema, self._metadata).table()
 
 
 def _own_schema(pipeline: Pipeline) -> pa.Schema:
     """The columns apart from metadata; of steps with one of the same name, the first has its type."""
-    fields = {field.name: field.with_nullable(True) for field in (*_OWN, *SOURCES) if field.name != METADATA}
+    fields = {
+        field.name: field.with_nullable(True)
+        for field in (*_OWN, *SOURCES)
+        if field.name not in METADATA_COLUMNS
+    }
     for step in pipeline.steps():
         for name in _table_columns(step):
             fields.setdefault(name, pa.field(name, step.stage.columns[name].type))
@@ -99,14 +104,12 @@ def _table_columns(step: Step) -> list[str]:
     return [name for name, column in step.stage.columns.items() if not column.large]
 
 
-def _note_metadata(ledger: Ledger, metadata: MetadataColumns) -> None:
+def _note_metadata(ledger: Ledger, metadata: MetadataColumns, absent: Absent) -> None:
     """Note what the sources carry that the table shows: all but replaced versions of files."""
-    replaced: pa.Array | None = None
+    replaced = pa.array(sorted(absent.replaced), pa.string())
     for _, sources in ledger.scan_sources(["source_id", METADATA], ledger.units()):
         if sources[METADATA].null_count == sources.num_rows:
             continue
-        if replaced is None:
-            replaced = pa.array(sorted(absent_sources(ledger).replaced), pa.string())
         shown = pc.invert(pc.is_in(sources["source_id"], value_set=replaced))
         metadata.note(sources[METADATA].filter(shown))
 
@@ -121,7 +124,7 @@ class _Part:
         self._units = group.sources["unit"].to_numpy()
 
     def _source_columns(self, sources: pa.Table, metadata: MetadataColumns) -> Columns:
-        found = {name: sources[name] for name in SOURCES.names if name != METADATA}
+        found = {name: sources[name] for name in SOURCES.names if name not in METADATA_COLUMNS}
         return found | metadata.columns(sources[METADATA])
 
     def table(self) -> pa.Table:

@@ -6,6 +6,8 @@ Folders that belong to an input come first, then links: a linked folder is read 
 the name of the link. A folder that is reached a second time (a loop, `./in` beside `in`, an input inside
 another one) is not read again. A link to a file that lies in an input itself is a second name of that
 file; a link to any other file is a file.
+
+Several folders are read at a time: most of that is waiting for the file system.
 """
 
 from __future__ import annotations
@@ -14,9 +16,13 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from curation.storage import Listed, open_storage
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.storage import open_storage
 from curation.storage.local import etag_of, named_errors
 
 DANGLING = "dangling"
@@ -30,18 +36,28 @@ _SPECIAL = {
 }
 
 
+FILES = pa.schema([("key", pa.binary()), ("size_bytes", pa.int64()), ("etag", pa.string())])
+"""Files as a survey gives them. The bytes of keys are those of the file system, whatever they spell."""
+_NUM_THREADS = 8
+_NUM_FOLDERS = 64
+"""Folders that are read at the same time at most: what they hold waits to be noted."""
+_NUM_ROWS = 1 << 16
+"""Files that are held one by one before they become a batch."""
+
+
 @dataclass
 class Survey:
     """What lies below one root. Keys are relative to it, with `/`.
 
     Attributes:
-        files: Every file that is not hidden; links to nothing among them, if their name is one to read.
+        files: Every file that is not hidden (`FILES`), by key; links to nothing among them, if their name
+            is one to read.
         hidden: Names that begin with a dot; folders end with `/` and are not looked into.
         not_files: Key -> what it is: a FIFO, a device, a link to nothing, a folder with the name of a file.
         repeated: Key ("" for the root itself) -> path under which the same thing is read.
     """
 
-    files: list[Listed] = field(default_factory=list)
+    files: pa.Table = field(default_factory=FILES.empty_table)
     hidden: list[str] = field(default_factory=list)
     not_files: dict[str, str] = field(default_factory=dict)
     repeated: dict[str, str] = field(default_factory=dict)
@@ -59,14 +75,13 @@ def survey(roots: Sequence[str], takes: Callable[[str], bool]) -> list[Survey]:
         StorageError: a folder can't be read.
         ConfigError: a root is no folder but a URL of an unknown kind.
     """
-    walk = _FolderWalk(roots, takes)
-    # The outer of two roots comes first, so that the inner one is found in it as a whole.
-    for number in sorted(range(len(roots)), key=lambda number: walk.real_roots[number].count("/")):
-        walk.read_root(number)
-    walk.follow_links()
-    for found in walk.surveys:
-        found.files.sort(key=lambda item: item.key)
-    return walk.surveys
+    with ThreadPoolExecutor(_NUM_THREADS) as threads:
+        walk = _FolderWalk(roots, takes, threads)
+        # The outer of two roots comes first, so that the inner one is found in it as a whole.
+        for number in sorted(range(len(roots)), key=lambda number: walk.real_roots[number].count("/")):
+            walk.read_root(number)
+        walk.follow_links()
+    return walk.surveys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +99,105 @@ class _Place:
         return _Place(self.root, key, f"{self.path}/{name}", f"{self.real.rstrip('/')}/{name}")
 
 
+@dataclass
+class _Files:
+    """Files of a root that were met, as columns."""
+
+    keys: list[str] = field(default_factory=list)
+    sizes_bytes: list[int] = field(default_factory=list)
+    etags: list[str] = field(default_factory=list)
+    batches: list[pa.RecordBatch] = field(default_factory=list)
+
+    def add(self, key: str, size_bytes: int, etag: str) -> None:
+        """Note a file."""
+        self.keys.append(key)
+        self.sizes_bytes.append(size_bytes)
+        self.etags.append(etag)
+
+    def extend(self, others: _Files) -> None:
+        """Note the files of a folder."""
+        self.keys += others.keys
+        self.sizes_bytes += others.sizes_bytes
+        self.etags += others.etags
+        if len(self.keys) >= _NUM_ROWS:
+            self._close_batch()
+
+    def table(self) -> pa.Table:
+        """All files, sorted by key."""
+        self._close_batch()
+        table = pa.Table.from_batches(self.batches, FILES)
+        return table.take(pc.sort_indices(table["key"])).combine_chunks()
+
+    def _close_batch(self) -> None:
+        columns = [_bytes_of(self.keys), pa.array(self.sizes_bytes, pa.int64()), pa.array(self.etags)]
+        arrays = [column.cast(kind) for column, kind in zip(columns, FILES.types, strict=True)]
+        self.batches.append(pa.record_batch(arrays, schema=FILES))
+        self.keys, self.sizes_bytes, self.etags = [], [], []
+
+
+def _bytes_of(names: list[str]) -> pa.Array:
+    """Names as the file system has them."""
+    try:
+        return pa.array(names, pa.string())
+    except UnicodeEncodeError:
+        return pa.array(map(os.fsencode, names), pa.binary())
+
+
+@dataclass
+class _Entries:
+    """What lies in one folder."""
+
+    files: _Files = field(default_factory=_Files)
+    folders: list[_Place] = field(default_factory=list)
+    links: list[_Place] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    not_files: dict[str, str] = field(default_factory=dict)
+
+
+def _entries_of(folder: _Place) -> _Entries:
+    """What lies in a folder.
+
+    Raises:
+        StorageError: it can't be read.
+    """
+    found = _Entries()
+    prefix = f"{folder.key}/" if folder.key else ""
+    with named_errors(folder.path), os.scandir(folder.path) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith("."):
+                found.hidden.append(f"{prefix}{name}{'/' * entry.is_dir(follow_symlinks=False)}")
+            elif entry.is_file(follow_symlinks=False):
+                _add_file(found.files, f"{prefix}{name}", entry)
+            elif entry.is_symlink():
+                found.links.append(folder.below(name))
+            elif entry.is_dir(follow_symlinks=False):
+                found.folders.append(folder.below(name))
+            else:
+                mode = entry.stat(follow_symlinks=False).st_mode
+                found.not_files[f"{prefix}{name}"] = describe_mode(mode) or "no file"
+    return found
+
+
+def _add_file(files: _Files, key: str, entry: os.DirEntry[str]) -> None:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return  # removed since the folder was read: as if it had been removed before
+    files.add(key, status.st_size, etag_of(status))
+
+
 class _FolderWalk:
-    def __init__(self, roots: Sequence[str], takes: Callable[[str], bool]) -> None:
+    def __init__(
+        self, roots: Sequence[str], takes: Callable[[str], bool], threads: ThreadPoolExecutor
+    ) -> None:
         self._roots = roots
         self._takes = takes
+        self._threads = threads
         self._folders = [open_storage(root).root for root in roots]
         self.real_roots = [os.path.realpath(folder) for folder in self._folders]
-        self.surveys = [Survey() for _ in roots]
+        self._surveys = [Survey() for _ in roots]
+        self._files = [_Files() for _ in roots]
         self._read: dict[str, str] = {}
         """Real path of every folder that was read -> the path under which it was."""
         self._links: deque[_Place] = deque()
@@ -109,6 +216,12 @@ class _FolderWalk:
             link = self._links.popleft()
             self._follow(link, own)
 
+    def surveys(self) -> list[Survey]:
+        """What was found, by root."""
+        for found, files in zip(self._surveys, self._files, strict=True):
+            found.files = files.table()
+        return self._surveys
+
     def _named(self, place: _Place) -> str:
         """The path of a place as the configuration spells it."""
         root = self._roots[place.root]
@@ -117,40 +230,28 @@ class _FolderWalk:
     def _read_tree(self, top: _Place) -> None:
         waiting = [top]
         while waiting:
-            folder = waiting.pop()
-            if folder.real in self._read:
-                self.surveys[folder.root].repeated[folder.key] = self._read[folder.real]
-                continue
-            self._read[folder.real] = self._named(folder)
-            waiting += self._read_folder(folder)
+            some = waiting[-_NUM_FOLDERS:]
+            del waiting[-_NUM_FOLDERS:]
+            first = [folder for folder in some if self._is_first(folder)]
+            for folder, found in zip(first, self._threads.map(_entries_of, first), strict=True):
+                waiting += self._note(folder, found)
 
-    def _read_folder(self, folder: _Place) -> list[_Place]:
-        """Note the entries of one folder; the folders in it."""
-        found, inner = self.surveys[folder.root], []
-        prefix = f"{folder.key}/" if folder.key else ""
-        with named_errors(folder.path), os.scandir(folder.path) as entries:
-            for entry in entries:
-                name = entry.name
-                if name.startswith("."):
-                    found.hidden.append(f"{prefix}{name}{'/' * entry.is_dir(follow_symlinks=False)}")
-                elif entry.is_file(follow_symlinks=False):
-                    self._add_file(found, f"{prefix}{name}", entry)
-                elif entry.is_symlink():
-                    self._links.append(folder.below(name))
-                elif entry.is_dir(follow_symlinks=False):
-                    inner.append(self._noted(found, folder.below(name)))
-                else:
-                    mode = entry.stat(follow_symlinks=False).st_mode
-                    found.not_files[f"{prefix}{name}"] = describe_mode(mode) or "no file"
-        return inner
+    def _is_first(self, folder: _Place) -> bool:
+        """Whether a folder has not been read; if it has, that is noted."""
+        if folder.real in self._read:
+            self._surveys[folder.root].repeated[folder.key] = self._read[folder.real]
+            return False
+        self._read[folder.real] = self._named(folder)
+        return True
 
-    @staticmethod
-    def _add_file(found: Survey, key: str, entry: os.DirEntry[str]) -> None:
-        try:
-            status = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            return  # removed since the folder was read: as if it had been removed before
-        found.files.append(Listed(key, status.st_size, etag_of(status)))
+    def _note(self, folder: _Place, entries: _Entries) -> list[_Place]:
+        """Note what lies in a folder; the folders in it."""
+        found = self._surveys[folder.root]
+        self._files[folder.root].extend(entries.files)
+        found.hidden += entries.hidden
+        found.not_files |= entries.not_files
+        self._links += entries.links
+        return [self._noted(found, inner) for inner in entries.folders]
 
     def _noted(self, found: Survey, folder: _Place) -> _Place:
         """The folder, after a word about it if it is called like a file."""
@@ -160,12 +261,12 @@ class _FolderWalk:
 
     def _follow(self, link: _Place, own: frozenset[str]) -> None:
         """Note what a link leads to. `own` are the folders that were read without a link."""
-        found = self.surveys[link.root]
+        found, files = self._surveys[link.root], self._files[link.root]
         try:
             status = os.stat(link.path)  # noqa: PTH116
         except OSError:
             if self._takes(link.key):
-                found.files.append(Listed(link.key, 0, DANGLING))
+                files.add(link.key, 0, DANGLING)
             else:
                 found.not_files[link.key] = "a link to nothing"
             return
@@ -179,11 +280,11 @@ class _FolderWalk:
             if folder in own and self._takes(name) and not name.startswith("."):
                 found.repeated[link.key] = f"{self._read[folder]}/{name}"
             else:
-                found.files.append(Listed(link.key, status.st_size, etag_of(status)))
+                files.add(link.key, status.st_size, etag_of(status))
 
     def _follow_folder(self, folder: _Place, link: _Place) -> None:
         if f"{link.real}/".startswith(f"{folder.real.rstrip('/')}/"):
             # The link lies in the folder that it leads to: a loop, even where that folder is no input.
-            self.surveys[link.root].repeated[link.key] = self._read.get(folder.real, folder.real)
+            self._surveys[link.root].repeated[link.key] = self._read.get(folder.real, folder.real)
         else:
             self._read_tree(folder)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from captioner.strata import stratified_clips
-from curation.ledger.unit_state import decide_sample, scan_verdicts
+from curation.ledger.unit_state import decide_sample
 from curation.records import Outcome
+from one_by_one import scan_verdicts
 from random_ledgers import a_pipeline, random_ledger
 
 

@@ -22,10 +22,10 @@ from captioner.engines.vllm import VLLMEngine
 from captioner.gate import VERDICTS
 from captioner.settings import CaptionConfig
 from curation.errors import CaptionError
-from curation.ledger.unit_state import scan_verdicts
 from curation.pipeline.models import resolve_revision
 from curation.stage import Setup
 from datasets_media import ROOT, config_data, worked
+from one_by_one import scan_verdicts
 
 if find_spec("vllm") is None:
     if os.environ.get("REQUIRE_VLLM") == "1" and not (ROOT / ".venv-caption/.installed").exists():

@@ -18,11 +18,13 @@ from curation.ingest.listing import list_inputs
 from curation.ingest.locator import locator_of
 from curation.ingest.metadata import drawn_text
 from curation.ledger import Ledger
-from curation.ledger.unit_state import PROBE, RecomputePolicy, scan_verdicts
+from curation.ledger.present import num_bad_metadata
+from curation.ledger.unit_state import PROBE, RecomputePolicy
 from curation.report.explain import explain
 from curation.report.summary import summarize
 from curation.report.table import flat_table
 from datasets_media import Bench, config_data
+from one_by_one import scan_verdicts
 
 EXPECTED = {
     "cut_off.jpg": "failed DecodeError",
@@ -289,9 +291,9 @@ def test_bad_metadata_costs_no_picture_and_stands_in_table_and_explain(
         "d.parquet#1": None,
         "lone.jpg": "caption",
     }
-    assert list_inputs(bench.config).leftovers.lines() == [
-        "metadata errors: of 3 sources, carried_error in the table"
-    ]
+    leftovers = list_inputs(bench.config).leftovers
+    leftovers.num_bad_metadata = num_bad_metadata(bench.ledger)
+    assert leftovers.lines() == ["metadata errors: of 3 sources, carried_error in the table"]
     with io.StringIO() as shown:
         explain(Console(file=shown, width=300), bench.ledger, bench.pipeline, "lone.jpg")
         assert "carried_error caption: it is not Unicode text" in shown.getvalue()

@@ -323,16 +323,13 @@ def test_the_shared_captions_are_all_kept(listed: List, shared_data: Path) -> No
 
 LISTING = """
 import resource, sys
-from pathlib import Path
-from curation.ingest.containers.index import ListingIndex
-from curation.ingest.containers.reader import Folder
-from curation.storage import open_storage
-storage = open_storage(sys.argv[1])
-folder = Folder(storage, sys.argv[1], {item.key: item for item in storage.list("")})
+from curation.config import parse_config
+from curation.ingest.listing import list_inputs
+config = {"name": "long", "input": [sys.argv[1]], "output": sys.argv[2], "images": {"filters": ["phash"]}}
+config = parse_config(config)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-contents = [ListingIndex(open_storage(sys.argv[2])).contents(folder, item) for item in folder.items.values()]
+sources = list(list_inputs(config).sources)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-sources = [source for one in contents for source in one.sources]
 print(len(sources), sum("text" in source.metadata for source in sources))
 print((peak - before) << 10)
 """

@@ -9,8 +9,7 @@ Which files its rows stand for is settled at each run, since that depends on the
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,27 +17,14 @@ import pyarrow as pa
 
 from curation.errors import LedgerError, ProbeError
 from curation.errors.isolation import isolated
-from curation.ingest.containers.named import resolved
-from curation.ingest.containers.reader import Container, Contents, Entry, Folder, Inventory, source_in
-from curation.ingest.locator import Locator, locator_of
-from curation.ingest.metadata import metadata_json
-from curation.ingest.sources import blaming_the_file, container_reader, list_file
+from curation.ingest.containers.reader import ENTRIES, Container, Inventory
+from curation.ingest.locator import locator_of
+from curation.ingest.sources import blaming_the_file, container_reader
 from curation.records import Source, stable_id
-from curation.storage import Listed, Storage, parquet
+from curation.storage import Storage, parquet
 
 _VERSION = "3"
 """Raise it when a reader finds other sources in the same file, or tells other things about them."""
-_ENTRIES = pa.schema(
-    [
-        pa.field("part", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("position", pa.int64(), nullable=False),
-        pa.field("size_bytes", pa.int64(), nullable=False),
-        ("path", pa.string()),
-        ("carried", pa.string()),
-    ]
-)
-_CHUNK_ENTRIES = 4096
 _FACTS = b"listing"
 
 
@@ -52,15 +38,10 @@ class ListingIndex:
     def __init__(self, output: Storage) -> None:
         self._output = output
 
-    def contents(self, folder: Folder, item: Listed) -> Contents:
-        """The sources that follow from a file; a container that is not in the index is listed now."""
-        if container_reader(item.key) is None:
-            return list_file(folder, item)
-        container = as_source(folder, item)
-        inventory = self._known(container)
-        if inventory is None:
-            inventory = self.list_now(container)
-        return _contents(folder, item, locator_of(container.uri).scheme, inventory)
+    def inventory(self, container: Source) -> Inventory:
+        """What a container holds; one that is not in the index is listed now."""
+        known = self._known(container)
+        return self.list_now(container) if known is None else known
 
     def lacks(self, container: Source, *, retry_failed: bool = False) -> bool:
         """Whether a container has to be listed: it is new, has changed, or failed and is tried again."""
@@ -79,7 +60,9 @@ class ListingIndex:
 
     def checked(self, container: Source, on_progress: Callable[[], None] = nothing) -> Source:
         """A failed container with what listing it said last: no error if it was listed to its end."""
-        inventory = self._known(container) or self.list_now(container, on_progress)
+        inventory = self._known(container)
+        if inventory is None:
+            inventory = self.list_now(container, on_progress)
         return replace(container, error_type=inventory.error_type, error=inventory.error)
 
     def _write(self, container: Source, inventory: Inventory) -> None:
@@ -91,8 +74,9 @@ class ListingIndex:
             "error_type": inventory.error_type,
             "error": inventory.error,
         }
-        schema = _ENTRIES.with_metadata({_FACTS: json.dumps(facts).encode()})
-        self._output.write(_key(container), parquet.batches_to_bytes(_batches(inventory, schema), schema))
+        schema = ENTRIES.with_metadata({_FACTS: json.dumps(facts).encode()})
+        batches = inventory.entries.replace_schema_metadata(schema.metadata).to_batches()
+        self._output.write(_key(container), parquet.batches_to_bytes(batches, schema))
 
     def _facts(self, container: Source) -> dict[str, Any] | None:
         """What is known of a container as it is now, without its entries."""
@@ -117,25 +101,13 @@ class ListingIndex:
         facts = _current(table.schema, container)
         if facts is None:
             return None
-        entries = tuple(_entries(table))
         return Inventory(
-            entries, facts["num_ignored"], facts["left_out"], facts["error_type"], facts["error"]
+            table.replace_schema_metadata(None),
+            facts["num_ignored"],
+            facts["left_out"],
+            facts["error_type"],
+            facts["error"],
         )
-
-
-def as_source(folder: Folder, item: Listed) -> Source:
-    """A container as a whole.
-
-    Raises:
-        LookupError: no reader of containers takes the file.
-    """
-    reader = container_reader(item.key)
-    if reader is None:
-        raise LookupError(item.key)
-    uri = Locator(reader.scheme, folder.path(item.key)).uri
-    return Source(
-        source_id=stable_id(uri), uri=uri, kind="container", size_bytes=item.size_bytes, etag=item.etag
-    )
 
 
 def _key(container: Source) -> str:
@@ -159,49 +131,8 @@ def _listed(container: Source, on_progress: Callable[[], None]) -> Inventory:
     return inventory if inventory.error is None else replace(inventory, error_type="ProbeError")
 
 
-def _contents(folder: Folder, item: Listed, scheme: str, inventory: Inventory) -> Contents:
-    sources, used = [], set()
-    for entry in inventory.entries:
-        if entry.path is None:
-            sources.append(source_in(folder.path(item.key), item, scheme, entry))
-            continue
-        source, key = resolved(folder, item, scheme, entry)
-        sources.append(source)
-        used |= {key} if key is not None else set()
-    return Contents(
-        tuple(sources),
-        inventory.num_ignored,
-        frozenset(used),
-        Counter(inventory.left_out),
-        inventory.error_type,
-        inventory.error,
-    )
-
-
 def _current(schema: pa.Schema, container: Source) -> dict[str, Any] | None:
     """The facts in an index file; None if they are about another version of the container."""
     facts: dict[str, Any] = json.loads((schema.metadata or {}).get(_FACTS, b"{}"))
     is_current = (facts.get("version"), facts.get("etag")) == (_VERSION, container.etag)
     return facts if is_current else None
-
-
-def _batches(inventory: Inventory, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """The entries, a few thousand at a time: text that many of them share is not multiplied at once."""
-    for start in range(0, len(inventory.entries), _CHUNK_ENTRIES):
-        chunk = inventory.entries[start : start + _CHUNK_ENTRIES]
-        columns = [
-            [entry.part for entry in chunk],
-            [entry.kind for entry in chunk],
-            [entry.position for entry in chunk],
-            [entry.size_bytes for entry in chunk],
-            [entry.path for entry in chunk],
-            [metadata_json(entry.metadata) for entry in chunk],
-        ]
-        arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
-        yield pa.record_batch(arrays, schema=schema)
-
-
-def _entries(table: pa.Table) -> Iterator[Entry]:
-    columns: Collection[list[Any]] = [table[name].to_pylist() for name in _ENTRIES.names]
-    for part, kind, position, size_bytes, path, carried in zip(*columns, strict=True):
-        yield Entry(part, kind, position, size_bytes, json.loads(carried or "{}"), path)

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from curation.errors import ProbeError
 from curation.ingest.containers.named import named_entries, naming_columns, why_absent
-from curation.ingest.containers.reader import MAX_ENTRIES, Budget, Container, Entry, Inventory
+from curation.ingest.containers.reader import MAX_ENTRIES, Budget, Container, EntryColumns, Inventory
 from curation.ingest.locator import printable
 from curation.ingest.metadata import MAX_SIDECAR_BYTES, encoding_of, kept
 from curation.records import Source
@@ -39,6 +39,7 @@ class ManifestReader:
     """Reads lists of files."""
 
     scheme = "lines"
+    suffixes = frozenset({".csv", *_JSONL})
 
     def takes(self, key: str) -> bool:
         name = posixpath.basename(key).lower()
@@ -55,11 +56,11 @@ class ManifestReader:
 
     def opened(self, source: Source) -> AbstractContextManager[Path]:
         # A line whose file is there is a source by that file's name; this is another one.
-        raise ProbeError(why_absent(source))
+        raise ProbeError(why_absent(source.metadata))
 
 
 def _inventory(rows: Iterator[_Row], budget: Budget, on_progress: Callable[[], None]) -> Inventory:
-    entries: list[Entry] = []
+    entries = EntryColumns()
     left_out: Counter[str] = Counter()
     error = None
     try:
@@ -73,13 +74,13 @@ def _inventory(rows: Iterator[_Row], budget: Budget, on_progress: Callable[[], N
             if values is None:
                 left_out[_BAD_LINE] += 1
                 continue
-            if len(entries) >= MAX_ENTRIES:
+            if entries.num_entries >= MAX_ENTRIES:
                 error = f"a list of more than {MAX_ENTRIES} files is not read to its end: split it"
                 break
-            entries += named_entries(values, names, number, lambda others: budget.allowed(kept(others)))
+            entries.add(named_entries(values, names, number, lambda others: budget.allowed(kept(others))))
     except (csv.Error, UnicodeError, OSError) as problem:
-        error = f"damaged after {len(entries)} files: {printable(str(problem))}"
-    return Inventory(tuple(entries), 0, left_out, error=error)
+        error = f"damaged after {entries.num_entries} files: {printable(str(problem))}"
+    return Inventory(entries.table(), 0, left_out, error=error)
 
 
 def _names(rows: list[_Row]) -> tuple[str, ...]:

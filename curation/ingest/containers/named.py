@@ -5,18 +5,18 @@ Nothing but a listed file is ever taken, so no row can lead to another folder or
 
 from __future__ import annotations
 
+import json
 import posixpath
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from curation.ingest.containers.reader import Entry, Folder, source_in
-from curation.ingest.files import source_of_file
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.ingest.containers.reader import Entry
 from curation.ingest.locator import printable
-from curation.ingest.metadata import merged
 from curation.ingest.suffixes import kind_of
-from curation.records import MetadataValue, Source
-from curation.storage import Listed
+from curation.records import MetadataValue
 
 PATH_COLUMNS = (
     "file_name", "filename", "file_path", "filepath", "path", "local_path", "image_path", "video_path",
@@ -25,6 +25,8 @@ PATH_COLUMNS = (
 """Columns that may name files, the first that does counts."""
 NAMED_FILE = "file_name"
 """Under this name a failed source carries the path that its row names."""
+_WINDING = r"(^|/)\.{0,2}(/|$)"
+"""Paths with `.`, `..` or nothing between slashes: rare, and Python knows best what they lead to."""
 _PATH_COLUMN_ENDS = ("_file_name", "_file_names")
 """Hugging Face's imagefolder reads several files per row from columns that end so."""
 
@@ -73,33 +75,56 @@ def _paths(value: object) -> list[str]:
     return [path for path in values if isinstance(path, str) and path]
 
 
-def resolved(folder: Folder, item: Listed, scheme: str, entry: Entry) -> tuple[Source, str | None]:
-    """The file that an entry of the container `item` names, and its key; without a file a failed source."""
-    path = entry.path or ""
-    target = _target(folder, item, path)
-    source = source_of_file(folder, target, entry.kind) if target else None
-    if target is None or source is None:
-        failed = source_in(folder.path(item.key), item, scheme, entry)
-        failed = replace(failed, metadata={NAMED_FILE: path, **entry.metadata} if path else entry.metadata)
-        return replace(failed, error_type="ProbeError", error=why_absent(failed)), None
-    return replace(source, metadata=merged(source.metadata, entry.metadata)), target.key
+def failed_metadata(path: str, carried: str | None) -> dict[str, MetadataValue]:
+    """What a row carries whose file is not there. `carried` is JSON."""
+    others = json.loads(carried or "{}")
+    return {NAMED_FILE: path, **others} if path else others
 
 
-def why_absent(source: Source) -> str:
+def why_absent(metadata: Mapping[str, MetadataValue]) -> str:
     """What is wrong with a row that holds no media, and whose file is not there."""
-    path = source.metadata.get(NAMED_FILE)
+    path = metadata.get(NAMED_FILE)
     return (
         f"it names {path!r}, which is no file of the input" if path else "it holds no media and names no file"
     )
 
 
-def _target(folder: Folder, item: Listed, path: str) -> Listed | None:
-    found = (folder.items.get(key) for key in _keys(folder, item, path))
-    return next(filter(None, found), None)
+def find_files(
+    root: str, names: pa.Array, lists: Sequence[str], of_list: pa.Array, paths: pa.Array
+) -> pa.Array:
+    """Which files of an input are meant: their rows, null where a path is that of none.
+
+    A path leads to a file beside the list that names it, else to one below the input, also if it is
+    absolute.
+
+    Args:
+        root: The input as the configuration spells it.
+        names: Of all files of the input.
+        lists: Names of the containers that name files.
+        of_list: For each path, which container names it.
+        paths: As the containers spell them.
+    """
+    if not len(paths):
+        return pa.nulls(0, pa.int32())
+    folders = pa.array(
+        [f"{folder}/" if folder else "" for folder in map(posixpath.dirname, lists)], pa.string()
+    )
+    beside = pc.binary_join_element_wise(folders.take(of_list), paths, "")
+    start = f"{root}/"
+    below = pc.if_else(pc.starts_with(paths, start), pc.utf8_slice_codeunits(paths, len(start)), paths)
+    is_winding = pc.match_substring_regex(paths, _WINDING)
+    if pc.any(is_winding).as_py():
+        of_winding = zip(of_list.filter(is_winding).to_pylist(), paths.filter(is_winding), strict=True)
+        keys = [_keys(root, lists[number], path.as_py()) for number, path in of_winding]
+        beside, below = (
+            pc.replace_with_mask(column, is_winding, pa.array(found, pa.string()))
+            for column, found in zip((beside, below), zip(*keys, strict=True), strict=True)
+        )
+    return pc.coalesce(pc.index_in(beside, value_set=names), pc.index_in(below, value_set=names))
 
 
-def _keys(folder: Folder, item: Listed, path: str) -> tuple[str, str]:
-    """Where a path may lead to: beside the container, or below the input, also if it is absolute."""
-    beside = posixpath.join(posixpath.dirname(item.key), path)
-    root = posixpath.abspath(folder.root) if path.startswith("/") else folder.root
+def _keys(root: str, name: str, path: str) -> tuple[str, str]:
+    """Where a path may lead to: beside the container of this name, or below the input."""
+    beside = posixpath.join(posixpath.dirname(name), path)
+    root = posixpath.abspath(root) if path.startswith("/") else root
     return posixpath.normpath(beside), posixpath.normpath(path.removeprefix(f"{root}/"))

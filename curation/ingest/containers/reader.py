@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Protocol
 
+import pyarrow as pa
+
 from curation.errors import EnvironmentFault
-from curation.ingest.locator import Locator, part_etag, printable
-from curation.ingest.metadata import PROBLEM, SIDECAR_SUFFIXES
-from curation.records import MetadataValue, Source, SourceKind, stable_id
+from curation.ingest.metadata import PROBLEM, metadata_json
+from curation.records import MetadataValue, Source, SourceKind
 from curation.storage import Listed, Storage
 
 MAX_ENTRIES = 1_000_000
@@ -24,58 +23,18 @@ _METADATA_PER_BYTE = 16
 _MAX_METADATA_BYTES = 1 << 30
 _VALUE_BYTES = 8
 """What a number counts as."""
-
-
-@dataclass(frozen=True)
-class Folder:
-    """One of the configured inputs, listed.
-
-    Attributes:
-        root: As the configuration spells it, without a slash at its end.
-        items: Every file below it that may be looked at, by key, sorted.
-    """
-
-    storage: Storage
-    root: str
-    items: Mapping[str, Listed]
-
-    def path(self, key: str) -> str:
-        """The path of a file below this folder."""
-        return f"{self.root}/{key}"
-
-    @cached_property
-    def sidecars(self) -> Mapping[str, Mapping[str, Listed]]:
-        """Key without suffix -> suffix in lower case -> the file.
-
-        Of NAME.txt and NAME.TXT the one in lower case counts.
-        """
-        found: dict[str, dict[str, Listed]] = {}
-        for key, item in self.items.items():  # sorted, so that lower case comes last
-            stem, suffix = posixpath.splitext(key)
-            if suffix.lower() in SIDECAR_SUFFIXES:
-                found.setdefault(stem, {})[suffix.lower()] = item
-        return found
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a file of an input says: the sources that follow from it.
-
-    Attributes:
-        sources: The media in it, or that it names, in order.
-        num_ignored: What else it holds; a file without media counts as one.
-        used: Keys of other files that told something about the sources.
-        left_out: What of its metadata could not be kept -> how many times.
-        error_type: Name of the error that listing it to its end met.
-        error: Why it could not be listed to its end.
-    """
-
-    sources: tuple[Source, ...] = ()
-    num_ignored: int = 0
-    used: frozenset[str] = frozenset()
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    error_type: str | None = None
-    error: str | None = None
+ENTRIES = pa.schema(
+    [
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("position", pa.int64(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        ("path", pa.string()),
+        ("carried", pa.string()),
+    ]
+)
+"""The columns of `Entry`; `carried` is its metadata as JSON."""
+_BATCH_ENTRIES = 4096
 
 
 @dataclass(frozen=True)
@@ -110,14 +69,58 @@ class Entry:
     path: str | None = None
 
 
+class EntryColumns:
+    """Entries as columns. Text that many of them share is multiplied by the columns alone."""
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+        self._batches: list[pa.RecordBatch] = []
+        self.num_entries = 0
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Take in entries, one at a time."""
+        for entry in entries:
+            self._entries.append(entry)
+            self.num_entries += 1
+            if len(self._entries) == _BATCH_ENTRIES:
+                self._close_batch()
+
+    def table(self) -> pa.Table:
+        """All of them, in order (`ENTRIES`)."""
+        self._close_batch()
+        return pa.Table.from_batches(self._batches, ENTRIES)
+
+    def _close_batch(self) -> None:
+        rows = [
+            (
+                entry.part,
+                entry.kind,
+                entry.position,
+                entry.size_bytes,
+                entry.path,
+                metadata_json(entry.metadata),
+            )
+            for entry in self._entries
+        ]
+        columns = zip(*rows, strict=True) if rows else [[] for _ in ENTRIES]
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, ENTRIES, strict=True)]
+        self._batches.append(pa.record_batch(arrays, schema=ENTRIES))
+        self._entries = []
+
+
 @dataclass(frozen=True)
 class Inventory:
     """What a container holds, by itself: nothing of it depends on the files around it.
 
-    Attributes: see `Contents`.
+    Attributes:
+        entries: The media in it, or that it names, in order (`ENTRIES`).
+        num_ignored: What else it holds; a file without media counts as one.
+        left_out: What of its metadata could not be kept -> how many times.
+        error_type: Name of the error that listing it to its end met.
+        error: Why it could not be listed to its end.
     """
 
-    entries: tuple[Entry, ...] = ()
+    entries: pa.Table = field(default_factory=ENTRIES.empty_table)
     num_ignored: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
     error_type: str | None = None
@@ -154,19 +157,6 @@ def _size_of(value: MetadataValue) -> int:
     return len(value) if isinstance(value, str) else _VALUE_BYTES
 
 
-def source_in(path: str, item: Listed, scheme: str, entry: Entry) -> Source:
-    """A medium in a container as a source."""
-    uri = printable(Locator(scheme, path, entry.part).uri)
-    return Source(
-        source_id=stable_id(uri),
-        uri=uri,
-        kind=entry.kind,
-        size_bytes=entry.size_bytes,
-        etag=part_etag(item.etag, entry.position),
-        metadata=entry.metadata,
-    )
-
-
 class Reader(Protocol):
     """One way in which media come."""
 
@@ -186,6 +176,9 @@ class Reader(Protocol):
 
 class ContainerReader(Reader, Protocol):
     """Reads files that hold media, or that name files which do."""
+
+    suffixes: frozenset[str]
+    """How names that it takes may end, from the last dot on and in lower case; `takes` decides."""
 
     def list(self, container: Container, on_progress: Callable[[], None]) -> Inventory:
         """What is in it, without looking at a pixel. `on_progress` is called on progress.

@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import IO
 
 from curation.errors import ProbeError
-from curation.ingest.containers.reader import MAX_ENTRIES, Budget, Container, Entry, Inventory, unnamed_file
+from curation.ingest.containers.reader import (
+    MAX_ENTRIES,
+    Budget,
+    Container,
+    Entry,
+    EntryColumns,
+    Inventory,
+    unnamed_file,
+)
 from curation.ingest.locator import check_unchanged, locator_of, position_of, printable
 from curation.ingest.metadata import MAX_SIDECAR_BYTES, SIDECAR_SUFFIXES, from_sidecar, from_sidecars
 from curation.ingest.suffixes import kind_of
@@ -90,6 +98,7 @@ class TarReader:
     """Reads tars that are not compressed."""
 
     scheme = "tar"
+    suffixes = frozenset(f".{end.rpartition('.')[2]}" for end in (".tar", *_COMPRESSED))
 
     def takes(self, key: str) -> bool:
         return key.lower().endswith((".tar", *_COMPRESSED))
@@ -108,11 +117,12 @@ class TarReader:
             error = (
                 f"{walk.num_sparse} pictures or videos in it are stored as sparse files, which are not read"
             )
-        entries = tuple(_entry(walk, member) for member in walk.members.values())
+        entries = EntryColumns()
+        entries.add(_entry(walk, member) for member in walk.members.values())
         stems = {_stem(walk, member) for member in walk.members.values()}
         num_used = sum(len(walk.metadata[stem]) for stem in stems if stem)
-        num_ignored = walk.num_files - len(entries) - num_used
-        return Inventory(entries, num_ignored, walk.left_out, error=error)
+        num_ignored = walk.num_files - entries.num_entries - num_used
+        return Inventory(entries.table(), num_ignored, walk.left_out, error=error)
 
     @contextmanager
     def opened(self, source: Source) -> Iterator[Path]:

@@ -34,7 +34,15 @@ from curation.ingest.containers.parquet.columns import (
     num_bytes_of,
     paths_of,
 )
-from curation.ingest.containers.reader import MAX_ENTRIES, Budget, Container, Entry, Inventory, unnamed_file
+from curation.ingest.containers.reader import (
+    MAX_ENTRIES,
+    Budget,
+    Container,
+    Entry,
+    EntryColumns,
+    Inventory,
+    unnamed_file,
+)
 from curation.ingest.locator import check_unchanged, locator_of, position_of, printable, version_of
 from curation.ingest.metadata import Unkept, kept
 from curation.ingest.suffixes import kind_of
@@ -54,6 +62,7 @@ class ParquetReader:
     """Reads Parquet files that embed media, or that name files."""
 
     scheme = "parquet"
+    suffixes = frozenset({".parquet"})
 
     def __init__(self) -> None:
         # Units go through a file row by row, so the one that was opened last is kept open.
@@ -83,7 +92,7 @@ class ParquetReader:
         name = locator.part.partition("/")[2]
         data = self._cursor_of(source).media(position_of(source), name)
         if data is None:
-            raise ProbeError(why_absent(source))
+            raise ProbeError(why_absent(source.metadata))
         with unnamed_file() as (copy, path):
             copy.write(data)
             copy.flush()
@@ -130,7 +139,7 @@ class _Listing:
     layout: Layout
     budget: Budget
     on_progress: Callable[[], None]
-    entries: list[Entry] = field(default_factory=list)
+    entries: EntryColumns = field(default_factory=EntryColumns)
     num_empty: int = 0
 
     def inventory(self) -> Inventory:
@@ -141,16 +150,16 @@ class _Listing:
                 if row % _BEAT_EVERY == 0:
                     self.on_progress()
                 found = list(self._entries(row, values, media))
-                if len(self.entries) + len(found) > MAX_ENTRIES:
+                if self.entries.num_entries + len(found) > MAX_ENTRIES:
                     error = f"it holds more than {MAX_ENTRIES} media; those from row {row} on are not listed"
                     break
-                self.entries += found
+                self.entries.add(found)
                 self.num_empty += not found
                 row += 1
             if error is not None:
                 break
         left_out = {f"column {printable(name)} ({why})": 1 for name, why in self.layout.left_out.items()}
-        return Inventory(tuple(self.entries), self.num_empty, left_out, error=error)
+        return Inventory(self.entries.table(), self.num_empty, left_out, error=error)
 
     def _rows(self, group: int) -> Iterator[tuple[dict[str, Any], tuple[_Media, ...]]]:
         """The values that are carried and the media of each row."""
@@ -170,16 +179,15 @@ class _Listing:
         if self.layout.named:
             yield from named_entries(values, self.layout.named, row, self._metadata)
             return
+        several = len(self.layout.media) > 1
         for column, found in zip(self.layout.media, media, strict=True):
+            part = f"{row}/{printable(column.name)}" if several else f"{row}"
             for index, (is_embedded, path) in enumerate(found):
                 path = values.get(column.path) if path is None and column.path else path
-                path = printable(path) if isinstance(path, str) else None
-                steps = [str(row)]
-                steps += [column.name] if len(self.layout.media) > 1 else []
-                steps += [str(index)] if column.is_list else []
+                path = printable(path) if isinstance(path, str) else ""
                 yield Entry(
-                    printable("/".join(steps)),
-                    kind_of(path or "") or column.kind,
+                    f"{part}/{index}" if column.is_list else part,
+                    kind_of(path) or column.kind,
                     row,
                     metadata=self._metadata(values),
                     path=None if is_embedded or not path else path,
