@@ -229,7 +229,7 @@ def test_a_picture_is_read_from_one_state_of_its_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch, is_large: bool
 ) -> None:
     """Small ones are copied before they are hashed; large ones are watched."""
-    monkeypatch.setattr(files, "_COPIED_BYTES", 1 if is_large else 2**26)
+    monkeypatch.setattr(files, "_COPIED_BYTES", {"image": 1 if is_large else 2**26})
     path = folder / "a.jpg"
     before = path.read_bytes()
     source = Source(

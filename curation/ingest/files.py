@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,8 +15,11 @@ from curation.ingest.suffixes import kind_of
 from curation.records import Source, SourceKind
 from curation.storage.survey import describe_mode
 
-_COPIED_BYTES = 1 << 26
-"""Larger pictures are read from where they are."""
+_COPIED_BYTES: Mapping[SourceKind, int] = {"image": 1 << 26}
+"""Larger pictures are read from where they are, and all other files."""
+_COPIED_AT_FIRST_BYTES: Mapping[SourceKind, int] = {**_COPIED_BYTES, "video": 1 << 28}
+"""The same where a source is hashed and decoded in one go, which would read it twice."""
+_BLOCK_BYTES = 1 << 26
 
 
 class FileReader:
@@ -27,22 +30,33 @@ class FileReader:
     def takes(self, key: str) -> bool:
         return kind_of(key) is not None
 
-    def reads_in_place(self, source: Source) -> bool:
-        """Whether an opened source is read from where it is stored; else it is copied first."""
-        return source.kind != "image" or source.size_bytes > _COPIED_BYTES
+    def reads_in_place(self, source: Source, *, is_first: bool = False) -> bool:
+        """Whether an opened source is read from where it is stored; else it is copied first.
+
+        `is_first` is what `opened` is told.
+        """
+        return source.size_bytes > _copied_bytes(source, is_first=is_first)
 
     @contextmanager
-    def opened(self, source: Source) -> Iterator[Path]:
+    def opened(self, source: Source, *, is_first: bool = False) -> Iterator[Path]:
+        """The source as a file. `is_first`: it is about to be hashed and decoded, one after the other."""
         storage, key = locator_of(source.uri).open_storage()
-        with storage.local_path(key) as path, _held(path, source.kind) as held:
+        max_bytes = _copied_bytes(source, is_first=is_first)
+        with storage.local_path(key) as path, _held(path, max_bytes) as held:
             yield held
 
 
+def _copied_bytes(source: Source, *, is_first: bool) -> int:
+    """How large a source may be to be copied into memory."""
+    return (_COPIED_AT_FIRST_BYTES if is_first else _COPIED_BYTES).get(source.kind, -1)
+
+
 @contextmanager
-def _held(path: Path, kind: SourceKind) -> Iterator[Path]:
+def _held(path: Path, max_bytes: int) -> Iterator[Path]:
     """A path to the file that stands here now, though another one may take its place.
 
-    A picture is copied into memory, so that not even writing into the file changes what is read.
+    One of up to `max_bytes` is copied into memory, so that not even writing into the file changes what is
+    read.
 
     Raises:
         ProbeError: it can't be opened, or is no file.
@@ -50,11 +64,11 @@ def _held(path: Path, kind: SourceKind) -> Iterator[Path]:
     handle = _handle_of(path)
     with os.fdopen(handle, "rb") as file:
         status = os.fstat(handle)
-        if kind != "image" or status.st_size > _COPIED_BYTES:
+        if status.st_size > max_bytes:
             yield path_of_handle(handle)
             return
         with os.fdopen(os.memfd_create("curation"), "wb") as copy:
-            shutil.copyfileobj(file, copy, _COPIED_BYTES)
+            shutil.copyfileobj(file, copy, _BLOCK_BYTES)
             copy.flush()
             yield path_of_handle(copy.fileno())
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from curation.errors import DecodeError, SampleError
 from curation.errors.isolation import isolated
-from curation.ingest.sources import ignore, is_in_place, open_source, while_unchanged
+from curation.ingest.sources import open_source, while_unchanged
 from curation.media.decoder import DecoderSettings, decoder_for
 from curation.media.frame import Frame
 from curation.media.halvings import Halvings
@@ -85,11 +85,11 @@ class VideoReader:
         decoder: DecoderSettings,
         on_frame: Callable[[], None],
         start_s: float = 0.0,
-        on_read: Callable[[int], None] = ignore,
+        opened: Callable[[Source], AbstractContextManager[Path]] = open_source,
     ) -> None:
-        """Frames well before `start_s` may be left out. `on_read` is told how many bytes are fetched."""
+        """Frames well before `start_s` may be left out; `opened` opens the source."""
         self._source = source
-        self._on_read = on_read
+        self._opened = opened
         self._decoder = decoder_for(decoder, source)
         self._on_frame = on_frame
         self._start_s = start_s
@@ -105,9 +105,7 @@ class VideoReader:
         """Whether the caller stopped before the last frame."""
 
     def __iter__(self) -> Iterator[Frame]:
-        with open_source(self._source, self._on_read) as path:
-            if is_in_place(self._source):
-                self._on_read(self._source.size_bytes)
+        with self._opened(self._source) as path:
             for frame in self._frames(path, self._start_s, self.sampling):
                 if self._last_s is not None and frame.pts_s > self._last_s:
                     self._interval_s = frame.pts_s - self._last_s

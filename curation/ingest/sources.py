@@ -44,18 +44,21 @@ def ignore(num_bytes: int) -> None:
     """Counts nothing."""
 
 
-def is_in_place(source: Source) -> bool:
+def is_in_place(source: Source, *, is_first: bool = False) -> bool:
     """Whether the source, once opened, is read from where it is stored."""
-    return not locator_of(source.uri).scheme and _FILES.reads_in_place(source)
+    return not locator_of(source.uri).scheme and _FILES.reads_in_place(source, is_first=is_first)
 
 
 @contextmanager
-def open_source(source: Source, on_read: Callable[[int], None] = ignore) -> Iterator[Path]:
+def open_source(
+    source: Source, on_read: Callable[[int], None] = ignore, *, is_first: bool = False
+) -> Iterator[Path]:
     """A source as a file on this machine, while the context lasts: the bytes that were hashed at probing.
 
     `on_read` is told how many bytes are fetched from where the source is stored: once where it is copied to
     memory or to a temporary file, and else whenever it is hashed. Decoding one that `is_in_place` fetches
-    it once more.
+    it once more. `is_first` says that it is hashed now and decoded after that: then a video that is not
+    large is copied to memory, too.
 
     Raises:
         ProbeError: it is not there any more, or can't be read; when the context is entered.
@@ -64,9 +67,11 @@ def open_source(source: Source, on_read: Callable[[int], None] = ignore) -> Iter
     """
     with ExitStack() as stack:
         with isolated(ProbeError), blaming_the_file():
-            path = stack.enter_context(_OF_SCHEME[locator_of(source.uri).scheme].opened(source))
+            reader = _OF_SCHEME[locator_of(source.uri).scheme]
+            opened = _FILES.opened(source, is_first=is_first) if reader is _FILES else reader.opened(source)
+            path = stack.enter_context(opened)
             watch = Watch(path, source.content_hash)
-            in_place = is_in_place(source)
+            in_place = is_in_place(source, is_first=is_first)
             if not in_place:
                 on_read(path.stat().st_size)
             hashes = source.content_hash is not None

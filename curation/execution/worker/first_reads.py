@@ -1,11 +1,11 @@
-"""Reads sources for the first time: hashes them, reads their headers, and keeps pictures open to be decoded.
+"""Reads sources for the first time: hashes them, reads their headers, and keeps them open to be decoded.
 
     reads = FirstReads(max_pixels, metrics, "filter")
     probed = reads.probe(source)
     with reads.opened(probed) as path:      # the bytes that were hashed, not fetched again
         ...
 
-`close` ends it for a picture that nobody opened.
+`close` ends it for one that nobody opened.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FirstReads:
     def probe(self, source: Source) -> Source:
         """The source with what its header says, or with the error that reading it met.
 
-        An image that can be used stays open until it is opened or closed.
+        One that can be used and was copied stays open until it is opened or closed, and so does any image.
         """
         probed = self._probe(source)
         self.count_stored(probed)
@@ -55,17 +55,33 @@ class FirstReads:
         fresh = replace(source, error_type=None, error=None, content_hash=None)
         try:
             with ExitStack() as stack:
-                path = stack.enter_context(open_source(fresh, self.count_read))
-                if is_in_place(fresh):
+                path = stack.enter_context(open_source(fresh, self.count_read, is_first=True))
+                in_place = is_in_place(fresh, is_first=True)
+                if in_place:
                     self.count_read(path.stat().st_size)  # to be hashed
                 probed = probe(fresh, path, self._max_pixels)
                 with isolated(ProbeError):
                     check_source(probed)
-                if probed.ok and probed.kind == "image":
+                if probed.ok and (probed.kind == "image" or not in_place):
                     self._open[probed.source_id] = path, stack.pop_all()
         except SampleError as error:
             return failed(source, error)
         return probed
+
+    @contextmanager
+    def opened_video(self, source: Source) -> Iterator[Path]:
+        """A video as a file; one that is still open from probing is that, and is closed after.
+
+        Raises: as `open_source`.
+        """
+        if source.source_id in self._open:
+            with self.opened(source) as path:
+                yield path
+            return
+        with open_source(source, self.count_read) as path:
+            if is_in_place(source):
+                self.count_read(source.size_bytes)
+            yield path
 
     @contextmanager
     def opened(self, source: Source) -> Iterator[Path]:

@@ -120,6 +120,8 @@ class UnitRun:
             self._rows.state.sources.append(probed)
             if probed.ok and not is_shared(self._pipeline, probed):
                 yield probed
+            else:
+                self._reads.close(probed)
 
     def _filter(self, images: Iterable[Source], videos: Iterable[Source]) -> None:
         if images:
@@ -127,6 +129,7 @@ class UnitRun:
         for source in videos:
             with self._failing(source):
                 self._record_video(source, self._filter_video(source))
+            self._reads.close(source)
 
     def _image_pass(self) -> ImagePass:
         branch, config = self._pipeline.branches["image"], self._pipeline.config
@@ -160,7 +163,7 @@ class UnitRun:
             self._known(branch_steps(branch)),
             decoder=self._pipeline.config.decoder,
             on_frame=self._count_frame,
-            on_read=self._reads.count_read,
+            opened=self._reads.opened_video,
         )
 
     def _enrich(self, images: Sequence[Source], videos: Sequence[Source]) -> None:
