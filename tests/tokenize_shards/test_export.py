@@ -126,7 +126,7 @@ def test_datasets(shards: Path, rows: dict[str, dict[str, Any]], tmp_path: Path)
             assert sample["split"] == split == row["split"]
             assert sample["input_ids"] == document_of(row).tolist()
             assert sample["codes"] == grid_of(KEPT[sample["sample_id"]]).tolist()
-            assert sample["caption"] == row["caption"]
+            assert (sample["caption"], sample["rank"]) == (row["caption"], row["rank"])
             seen.add(sample["sample_id"])
     assert seen == KEPT.keys()
 
