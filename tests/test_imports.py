@@ -19,6 +19,7 @@ OWNERS = {
         "curation/media/decode.py",
         "curation/media/pictures/filters.py",
         "curation/media/pictures/orientation.py",
+        "curation/media/skipping.py",
     },
     "decord": {"curation/media/decord.py"},
     "faiss": {"stages/clusters.py", "stages/duplicates.py"},

@@ -1,6 +1,7 @@
 """Opens videos with PyAV, reads their headers, and decodes them from front to back.
 
-`curation.media.pictures` makes frames of what is decoded; nothing else imports PyAV.
+`curation.media.skipping` leaves out what nobody looks at, `curation.media.pictures` makes frames of what is
+decoded; nothing else imports PyAV.
 """
 
 from __future__ import annotations

@@ -60,26 +60,13 @@ class Lookahead:
         self._keys = _KeyFrames()
 
     def __iter__(self) -> Iterator[Plan]:
-        """Plans of all packets.
-
-        Raises:
-            av.FFmpegError, ValueError: no further packet can be read; after the plans of those before.
-        """
-        import av
-
-        failure: Exception | None = None
+        """Plans of all packets."""
         while not self._has_ended:
-            try:
-                packet = next(self._packets, None)
-            except (av.FFmpegError, ValueError) as error:
-                packet, failure = None, error
-            self._add(packet)
+            self._add(next(self._packets, None))
             while self._waiting and self._is_clear(self._waiting[0]):
                 packet = self._waiting.popleft()
                 self._waiting_bytes -= packet.size
                 yield self._plan(packet)
-        if failure is not None:
-            raise failure
 
     def looked_at_closely(self, pts: int) -> None:
         """Somebody looked at a frame that was not certain to be looked at."""
@@ -96,11 +83,12 @@ class Lookahead:
             return
         self._waiting.append(packet)
         self._waiting_bytes += packet.size
-        if packet.pts is None or packet.dts is None:
+        if packet.pts is None:
             return
         pts_s = self._seconds(packet.pts)
         bisect.insort(self._times_s, pts_s)
-        self._seen_until_s = max(self._seen_until_s, self._seconds(packet.dts))
+        if packet.dts is not None:
+            self._seen_until_s = max(self._seen_until_s, self._seconds(packet.dts))
         if self._sampling.step_fps and self._keys.is_unusual(packet):
             # A cut may lie right before this frame, between it and the last one of the step before.
             for time_s in (pts_s, pts_s - 1.5 * self._interval_s):
@@ -116,7 +104,7 @@ class Lookahead:
         return self._seen_until_s > until_s + 2 * self._interval_s
 
     def _plan(self, packet: Any) -> Plan:
-        if packet.pts is None or packet.dts is None:
+        if packet.pts is None:
             is_end = packet.size == 0
             return Plan(packet, is_certain=True, in_full=True, is_odd=not is_end)
         pts_s = self._seconds(packet.pts)
@@ -127,7 +115,8 @@ class Lookahead:
         if self._first_s is None:
             self._first_s = self._times_s[0]
         is_certain = not behind or self._sampling.is_certain(before_s, pts_s, after_s, self._first_s)
-        in_full = is_certain or packet.is_corrupt or self._is_lively(pts_s)
+        # The first packets of Matroska have no decoding time, so nothing is known of those behind them.
+        in_full = is_certain or packet.dts is None or packet.is_corrupt or self._is_lively(pts_s)
         is_odd = after_s == pts_s  # one picture could not be told from the other
         del self._times_s[: max(0, at - _PAST)]
         return Plan(packet, is_certain, in_full, is_odd)
@@ -142,20 +131,23 @@ class Lookahead:
 
 
 class _KeyFrames:
-    """Knows the usual distances between key frames, and the size of the largest packet since the last one."""
+    """Knows the longest distance between key frames, and the largest packet since the last one."""
 
     def __init__(self) -> None:
-        self._distances: set[int] = set()
+        self._longest = 0
         self._since = 0
         self._size = 0
 
     def is_unusual(self, packet: Any) -> bool:
-        """Whether this packet may begin a scene: a key frame out of turn, or another one half as large."""
+        """Whether this packet may begin a scene: a key frame out of turn, or another one half as large.
+
+        Encoders begin a group of pictures after a fixed number of them, and sooner at a cut.
+        """
         largest, self._since = self._size, self._since + 1
         if not packet.is_keyframe:
             self._size = max(largest, packet.size)
             return bool(packet.size * 2 > largest)
         distance, self._since, self._size = self._since, 0, packet.size
-        is_known = bool(self._distances & {distance - 1, distance, distance + 1})
-        self._distances.add(distance)
-        return largest > 0 and not is_known
+        is_usual = abs(distance - self._longest) <= 1
+        self._longest = max(self._longest, distance)
+        return largest > 0 and not is_usual

@@ -144,7 +144,9 @@ class SkippingDecoder:
     """
 
     def __init__(self, packets: Iterator[Any], stream: Any, sampling: Sampling) -> None:
-        self._plans = Lookahead(packets, stream, sampling)
+        self._packets = packets
+        self._failure: Exception | None = None
+        self._plans = Lookahead(self._read(), stream, sampling)
         self._context = stream.codec_context
         self._run = _Run(None, None, is_start=True)
         self._unproven: dict[int, _Run] = {}
@@ -165,21 +167,27 @@ class SkippingDecoder:
         """
         import av
 
-        plans = iter(self._plans)
-        while True:
-            failure: Exception | None = None
+        for plan in self._plans:
             try:
-                plan = next(plans, None)
-                if plan is not None:
-                    self._send(plan)
+                self._send(plan)
             except (av.FFmpegError, ValueError) as error:
-                plan, failure = None, self._retried(error)
+                self._failure = error
+                break
             while self._ready:
                 yield self._ready.popleft()
-            if failure is not None:
-                raise failure
-            if plan is None:
-                return
+        if self._failure is not None:
+            failure = self._retried(self._failure)
+            yield from self._ready
+            raise failure
+
+    def _read(self) -> Iterator[Any]:
+        """All packets up to the first that can't be read."""
+        import av
+
+        try:
+            yield from self._packets
+        except (av.FFmpegError, ValueError) as error:
+            self._failure = error
 
     def num_decoded(self) -> int:
         """Pictures that were decoded since this was asked last."""
@@ -203,7 +211,7 @@ class SkippingDecoder:
         self._context.skip_frame = "NONREF" if skips else "DEFAULT"
         pictures = self._context.decode(packet)
         self._num_decoded += len(pictures)
-        if any(picture.interlaced_frame for picture in pictures):
+        if self._may_skip and any(picture.interlaced_frame for picture in pictures):
             # Such a picture is shown with the help of its neighbors, which must not be missing.
             pictures = [] if self._make_good() else pictures
             self._stop_skipping()
