@@ -17,9 +17,12 @@ NAMES = (
     "packing",
     "loader",
     "clusters",
+    "ledger_scale",
+    "reports",
     "flat_memory",
     "listing",
     "captions",
+    "shards",
 )
 
 

@@ -18,25 +18,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from captioner.engines.base import Answer, Engine, Question
 from captioner.prompt import load_prompts
+from captioner.strata import stratified_clips
 from curation.errors import CaptionError, ConfigError, DecodeError, SampleError
 from curation.ingest.media_readers import VideoReader
 from curation.ledger import Ledger
-from curation.ledger.unit_state import SampleVerdict, scan_verdicts
 from curation.media.image import read_image
 from curation.media.views import SpanCollector
 from curation.pipeline import Pipeline
-from curation.records import Outcome, Sample, Source, stable_id
+from curation.records import Sample, Source, stable_id
 from curation.stage import View
 
 LABELS = "labels.jsonl"
-DURATIONS_S = (5.0, 10.0, 20.0)
-"""Bounds of the strata of length."""
-SCORES = {"flow_score": "motion", "aesthetic_score": "looks"}
-"""Columns whose thirds are strata, and what they stand for."""
-Format = Literal["llamafactory", "qwen"]
+TrainingFormat = Literal["llamafactory", "qwen"]
 
 
 @dataclass(frozen=True)
@@ -88,17 +86,14 @@ def draw(
     Raises:
         ConfigError: no clip is kept.
     """
-    clips = {
-        sample.sample_id: (source, sample, stratum) for source, sample, stratum in _strata(ledger, pipeline)
-    }
-    if not clips:
+    clips = stratified_clips(ledger, pipeline)
+    if not clips.num_rows:
         raise ConfigError("no clip has passed the filters yet: run them first, with `curation run`")
+    strata = dict(zip(clips["sample_id"].to_pylist(), clips["stratum"].to_pylist(), strict=True))
     known = {label.sample_id: label for label in read_labels(folder)} if (folder / LABELS).exists() else {}
     labels = list(known.values())
-    for sample_id in drawn({name: stratum for name, (_, _, stratum) in clips.items()}, number, seed):
-        if sample_id in known:
-            continue
-        source, sample, stratum = clips[sample_id]
+    new = [sample_id for sample_id in drawn(strata, number, seed) if sample_id not in known]
+    for sample, source in _with_sources(ledger, clips, new):
         try:
             reader = VideoReader(source, pipeline.config.decoder, lambda: None, sample.start_s)
             view = View(count=num_frames, short_side=short_side)
@@ -114,7 +109,8 @@ def draw(
             language="English",
         )
         span = (sample.start_s, sample.end_s)
-        labels.append(Label(sample_id, source.uri, *span, stratum, frames, prompt))
+        stratum = strata[sample.sample_id]
+        labels.append(Label(sample.sample_id, source.uri, *span, stratum, frames, prompt))
     write_labels(folder, labels)
     return labels
 
@@ -131,7 +127,7 @@ def drawn(strata: Mapping[str, str], number: int, seed: int) -> list[str]:
     return [sample_id for one in rounds for sample_id in one if sample_id is not None][:number]
 
 
-def ask(folder: Path, engine: Engine, model: str, say: Callable[[str], None], *, batch: int = 32) -> int:
+def ask(folder: Path, engine: Engine[Any], model: str, say: Callable[[str], None], *, batch: int = 32) -> int:
     """Ask a model for every caption that is missing, saving after each batch; how many it gave."""
     labels = {label.sample_id: label for label in read_labels(folder)}
     missing = [label for label in labels.values() if label.caption is None]
@@ -179,7 +175,7 @@ def take_corrections(folder: Path, corrected: Path, by: str, at: datetime | None
     return counts
 
 
-def export(folder: Path, target: Path, layout: Format, *, unreviewed: bool = False) -> int:
+def export(folder: Path, target: Path, layout: TrainingFormat, *, unreviewed: bool = False) -> int:
     """Write training data in the layout of LLaMA-Factory or of Qwen-VL's fine-tuning code; how many clips.
 
     LLaMA-Factory also gets dataset_info.json beside the file. Frames are named by absolute paths.
@@ -245,56 +241,22 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, record
 
 
-def _strata(ledger: Ledger, pipeline: Pipeline) -> Iterator[tuple[Source, Sample, str]]:
-    """Clips that no filter rejects, each with the stratum it is in."""
-    clips = [
-        (judged.source, sample)
-        for _, unit in scan_verdicts(ledger, pipeline)
-        for judged in unit
-        for sample in judged.samples
-        if sample.sample.kind == "clip" and _passed(pipeline, sample)
-    ]
-    thirds = {column: _thirds([_score(sample, column) for _, sample in clips]) for column in SCORES}
-    for source, sample in clips:
-        parts = [_duration(sample.sample.duration_s)]
-        parts += [f"{SCORES[column]} {_third(_score(sample, column), thirds[column])}" for column in SCORES]
-        yield source, sample.sample, ", ".join(parts)
-
-
-def _passed(pipeline: Pipeline, judged: SampleVerdict) -> bool:
-    """Kept by the filters, whatever became of captions and tokens."""
-    finish = {step.key for step in pipeline.steps() if step.name in ("captions", "tokens")}
-    leaves = [leaf.verdict for leaf in judged.leaves()]
-    return all(
-        verdict.outcome is Outcome.KEPT
-        or (verdict.needs is not None and verdict.needs.key in finish)
-        or (verdict.step is not None and verdict.step.key in finish)
-        for verdict in leaves
-    )
-
-
-def _score(judged: SampleVerdict, column: str) -> float | None:
-    values = [row.values[column] for row in judged.rows.values() if row.ok and column in row.values]
-    return values[0] if values else None
-
-
-def _thirds(scores: Sequence[float | None]) -> tuple[float, float]:
-    known = [score for score in scores if score is not None]
-    low, high = np.quantile(known, [1 / 3, 2 / 3]) if known else (0.0, 0.0)
-    return float(low), float(high)
-
-
-def _third(score: float | None, bounds: tuple[float, float]) -> str:
-    if score is None:
-        return "unknown"
-    return "low" if score < bounds[0] else "high" if score >= bounds[1] else "middle"
-
-
-def _duration(seconds: float) -> str:
-    edges = [0.0, *DURATIONS_S]
-    low = max(edge for edge in edges if seconds >= edge)
-    longer = [edge for edge in DURATIONS_S if edge > low]
-    return f"{low:g}-{longer[0]:g} s" if longer else f"{low:g} s and more"
+def _with_sources(
+    ledger: Ledger, clips: pa.Table, sample_ids: Sequence[str]
+) -> Iterator[tuple[Sample, Source]]:
+    """These clips in order, with the sources they are from, of which only their units are read."""
+    places = pc.index_in(pa.array(sample_ids, pa.string()), value_set=clips["sample_id"].combine_chunks())
+    rows = clips.take(places).to_pylist()
+    wanted = {row["source_id"] for row in rows}
+    sources = {
+        source.source_id: source
+        for unit in sorted({row["unit"] for row in rows})
+        for source in ledger.sources(unit)
+        if source.source_id in wanted
+    }
+    for row in rows:
+        names = ("sample_id", "source_id", "start_s", "end_s")
+        yield Sample(kind="clip", **{name: row[name] for name in names}), sources[row["source_id"]]
 
 
 def _write_frames(folder: Path, source: Source, clip: Sample, reader: VideoReader, view: View) -> list[str]:

@@ -14,13 +14,15 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx2
+from pydantic import Field
 
 from captioner import supervisor
 from captioner.settings import CaptionConfig
 from curation.errors import EnvironmentFault
+from curation.stage import Location, StageConfig
 
 URL, KEY = "captions_url", "captions_key"
 """What workers are told, in `Setup.services`."""
@@ -30,29 +32,51 @@ STOP_S = supervisor.GRACE_S + 15
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 
 
+class ServeConfig(StageConfig):
+    """The server that a run starts, watches and stops."""
+
+    python: Location | None = None
+    """The Python that has vLLM, such as .venv-caption/bin/python; by default the one that runs this."""
+    host: str = "127.0.0.1"
+    """Address to listen on. On a cluster, this machine's address that workers on other nodes can reach."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port to listen on; 0 takes a free one."""
+    start_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
+    """Seconds for loading the model."""
+    max_restarts: Annotated[int, Field(ge=0)] = 5
+    """A server that ended by itself this many times in a run is not started again."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Environment variables for the server, such as CUDA_VISIBLE_DEVICES. They go to run.json, but for
+    what is named like a secret."""
+
+
 @contextlib.contextmanager
-def serving(config: CaptionConfig, arguments: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def serving(
+    config: CaptionConfig, serve: ServeConfig, arguments: Mapping[str, Any]
+) -> Iterator[dict[str, str]]:
     """Run a server that answers as `config.model`; yields its URL and key.
 
     Raises:
         EnvironmentFault: it does not start.
     """
     key = secrets.token_urlsafe(24)
-    host, port = config.serve.host, config.serve.port or _free_port(config.serve.host)
-    command = server_command(config, arguments, port)
-    environment = {**_ENVIRONMENT, **os.environ, **config.serve.environment, "VLLM_API_KEY": key}
-    server = ModelServer(command, environment, f"http://{_in_url(host)}:{port}", config.serve.max_restarts)
+    host, port = serve.host, serve.port or _free_port(serve.host)
+    command = server_command(config, serve, arguments, port)
+    environment = {**_ENVIRONMENT, **os.environ, **serve.environment, "VLLM_API_KEY": key}
+    server = ModelServer(command, environment, f"http://{_in_url(host)}:{port}", serve.max_restarts)
     try:
-        server.start(config.serve.start_timeout_s)
+        server.start(serve.start_timeout_s)
         yield {URL: f"{server.url}/v1", KEY: key}
     finally:
         server.stop()
 
 
-def server_command(config: CaptionConfig, arguments: Mapping[str, Any], port: int) -> list[str]:
+def server_command(
+    config: CaptionConfig, serve: ServeConfig, arguments: Mapping[str, Any], port: int
+) -> list[str]:
     """The command line of vLLM's server with the engine's arguments."""
-    python = Path(config.serve.python).absolute() if config.serve.python else sys.executable
-    given = dict(arguments) | {"served_model_name": config.model, "host": config.serve.host, "port": port}
+    python = Path(serve.python).absolute() if serve.python else sys.executable
+    given = dict(arguments) | {"served_model_name": config.model, "host": serve.host, "port": port}
     model = str(given.pop("model"))
     if config.frames_as == "video":
         given["trust_request_mm_kwargs"] = True  # requests tell the frames' rate

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
+import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from pydantic import ValidationError
+import pyarrow.compute as pc
 
 from captioner import gate, structure
-from captioner.engines.base import Answer, Engine, Question, Sampling
-from captioner.engines.modest import STAND_IN_MODEL, SidecarEngine, StandInEngine
-from captioner.engines.openai import OpenAIEngine, RetryPolicy
-from captioner.engines.vllm import VLLMEngine, engine_arguments
+from captioner.engines.base import Answer, AnswerSettings, Engine, Question
 from captioner.prompt import Length, drawn_length, load_prompts
-from captioner.server import KEY, URL, serving
 from captioner.settings import CaptionConfig
 from captioner.windows import windows
-from curation.errors import CaptionError, ConfigError, SampleError
-from curation.pipeline.models import STAND_IN, fetch
-from curation.records import Row, Sample, SampleKind, stable_id
+from curation.errors import CaptionError, SampleError
+from curation.records import Sample, SampleKind, stable_id
+from curation.registry import ENGINES
 from curation.stage import Column, Media, ModelRef, Setup, Stage, View
 
 _MAX_KEPT_CHARS = 2000
@@ -42,14 +38,11 @@ class _Talk:
     outcome: dict[str, Any] | SampleError | None = None
 
 
-_ASKING_RETRY_S = 60.0
-"""How long `label ask`, at which somebody sits and waits, goes on asking a server that is away."""
-
-
 class CaptionStage(Stage[CaptionConfig]):
     """Asks a vision-language model, and asks again if the answer is no caption."""
 
     name = "captions"
+    produces = "caption"
     version = 2
     columns = {
         "parent_id": Column(
@@ -76,6 +69,15 @@ class CaptionStage(Stage[CaptionConfig]):
         "num_output_tokens": Column(pa.int32(), "Likewise."),
         "num_frames": Column(pa.int32(), "Frames that the model saw."),
     }
+    counted_columns = (
+        "length",
+        "model",
+        "verdict",
+        "verdicts",
+        "finish_reason",
+        "num_prompt_tokens",
+        "num_output_tokens",
+    )
     batch_size = 256
     uses_gpu = True
     Config = CaptionConfig
@@ -83,10 +85,11 @@ class CaptionStage(Stage[CaptionConfig]):
     def __init__(self, config: CaptionConfig) -> None:
         super().__init__(config)
         self._prompts = load_prompts(config.prompts, config.lengths, structured=config.structured)
-        self._used: Counter[str] = Counter()
+        self.engine: Engine[Any] = ENGINES.load(config.engine)(config)
+        self._used: dict[str, float] = defaultdict(float)
 
     def view(self, kind: SampleKind) -> View | None:
-        if self.config.engine == "sidecar":
+        if not self.engine.needs_frames:
             return None
         if kind == "image":
             return View(short_side=self.config.short_side)
@@ -96,17 +99,14 @@ class CaptionStage(Stage[CaptionConfig]):
         return windows(sample, self.config.split_from_s, self.config.max_window_s)
 
     def models(self) -> Sequence[ModelRef]:
-        if self.config.engine in ("openai", "sidecar"):
-            return ()  # the server's choice, or unknown; what is known is in the settings
-        stand_in = self.config.engine == "stand-in"
-        name = STAND_IN if stand_in else self.config.model
-        return (ModelRef("captioner", name, self.config.revision, stand_in=stand_in),)
+        return self.engine.models()
 
     def packages(self) -> Mapping[str, str]:
-        """A server may have vLLM in an environment of its own."""
-        engine, serve = self.config.engine, self.config.serve
-        in_here = engine == "vllm" or (engine == "serve" and serve.python is None)
-        return {"vllm": "caption"} if in_here else {}
+        return self.engine.packages()
+
+    def distributions(self) -> Sequence[str]:
+        name = self.config.engine
+        return [*self.engine.distributions(), *ENGINES.distributions(name, type(self.engine))]
 
     @classmethod
     def placement_settings(cls) -> set[str]:
@@ -118,53 +118,30 @@ class CaptionStage(Stage[CaptionConfig]):
             "concurrency",
             "tensor_parallel_size",
             "engine_args",
-            "serve",
             "prompts",
         }
 
     def measure_settings(self) -> dict[str, Any]:
-        return {**super().measure_settings(), "prompts": self._prompts.digest}
+        """Of the engine's own section, what changes captions counts."""
+        own = self.engine.own.model_dump(mode="json", exclude=self.engine.placement_settings())
+        section: dict[str, Any] = {self.config.engine: own} if own else {}
+        if self.engine.version > 1:
+            section["engine_version"] = self.engine.version
+        return {**super().measure_settings(), "prompts": self._prompts.digest, **section}
 
-    def num_gpus(self) -> int | None:
-        """An engine in the worker takes whole GPUs; asking a server takes none."""
-        return self.config.tensor_parallel_size if self.config.engine == "vllm" else 0
+    def num_gpus(self) -> int:
+        return self.engine.num_gpus()
 
     def service(self, revisions: Mapping[str, str]) -> AbstractContextManager[Mapping[str, str]] | None:
-        if self.config.engine != "serve":
-            return None
-        model = fetch(self.models()[0], revisions["captioner"])
-        return serving(self.config, engine_arguments(self.config, model))
+        return self.engine.service(revisions)
 
     def reads_metadata(self) -> bool:
-        return self.config.engine == "sidecar"
+        return self.engine.reads_metadata
 
     def setup(self, setup: Setup) -> None:
         config = self.config
-        sampling = Sampling(
-            max_tokens=config.max_tokens,
-            schema=structure.schema() if config.structured else None,
-            frames_as=config.frames_as,
-        )
-        self.engine: Engine
-        if config.engine == "stand-in":
-            self.engine = StandInEngine()
-        elif config.engine == "sidecar":
-            self.engine = SidecarEngine(config.column, config.seed)
-        elif config.engine == "vllm":
-            model = fetch(self.models()[0], setup.revisions["captioner"])
-            self.engine = VLLMEngine(engine_arguments(config, model), sampling, device=setup.device)
-        else:
-            is_own = config.engine == "serve"
-            self.engine = OpenAIEngine(
-                setup.services[URL] if is_own else config.url or "",
-                config.model,
-                setup.services[KEY] if is_own else os.environ.get(config.api_key_env),
-                sampling,
-                retry=RetryPolicy(config.timeout_s, config.retry_for_s),
-                concurrency=config.concurrency,
-                image_format=config.image_format,
-                is_own=is_own,
-            )
+        schema = structure.schema() if config.structured else None
+        self.engine.setup(setup, AnswerSettings(config.max_tokens, schema, config.frames_as))
 
     def measure(
         self, samples: Sequence[Sample], media: Sequence[Media]
@@ -177,24 +154,30 @@ class CaptionStage(Stage[CaptionConfig]):
         return [talk.outcome for talk in talks if talk.outcome is not None]
 
     def usage(self) -> dict[str, float]:
-        used = {**self._used, "engine_s": self.engine.busy_s}
+        used = {"engine_s": 0.0, **self._used}
         self._used.clear()
-        self.engine.busy_s = 0.0
         return used
 
-    def counts(self, row: Row) -> Iterator[tuple[str, str, int]]:
-        if not row.ok:
-            if row.error_type == CaptionError.__name__:
-                yield from (("attempts", verdict, 1) for verdict in _verdicts_of(row.error or ""))
-            return
-        values = row.values
-        yield "verdict", values["verdict"], 1
-        yield "finish reason", f"{values['model']}: {values['finish_reason']}", 1
-        yield from (("attempts", verdict, 1) for verdict in values["verdicts"])
-        if values["length"] is not None:
-            yield "length", values["length"], 1
-        yield "tokens", f"{values['model']}: prompt", values["num_prompt_tokens"]
-        yield "tokens", f"{values['model']}: output", values["num_output_tokens"]
+    def counts(self, rows: pa.Table) -> Iterator[tuple[str, str, int]]:
+        answered = rows.filter(pc.equal(rows["status"], "ok"))
+        unanswered = rows.filter(pc.equal(rows["error_type"], CaptionError.__name__))
+        refused = [
+            verdict for error in unanswered["error"].to_pylist() for verdict in _verdicts_of(error or "")
+        ]
+        attempts = pa.chunked_array(
+            [*pc.list_flatten(answered["verdicts"]).chunks, pa.array(refused, pa.string())]
+        )
+        reasons = pc.binary_join_element_wise(answered["model"], answered["finish_reason"], ": ")
+        yield from _tally("verdict", answered["verdict"])
+        yield from _tally("finish reason", reasons)
+        yield from _tally("attempts", attempts)
+        yield from _tally("length", answered["length"].drop_null())
+        for what in ("prompt", "output"):
+            column = f"num_{what}_tokens"
+            for sums in (
+                answered.group_by("model", use_threads=False).aggregate([(column, "sum")]).to_pylist()
+            ):
+                yield "tokens", f"{sums['model']}: {what}", sums[f"{column}_sum"]
 
     def _talk(self, sample: Sample, media: Media) -> _Talk:
         config = self.config
@@ -210,7 +193,13 @@ class CaptionStage(Stage[CaptionConfig]):
         return _Talk(sample, media, length, prompt)
 
     def _ask(self, talks: Sequence[_Talk], attempt: int) -> None:
-        answers = self.engine.answer([self._asked(talk, attempt) for talk in talks])
+        questions = [self._asked(talk, attempt) for talk in talks]
+        started = time.perf_counter()
+        try:
+            answers = self.engine.answer(questions)
+        finally:
+            if self.engine.varies:
+                self._used["engine_s"] += time.perf_counter() - started
         for talk, answer in zip(talks, answers, strict=True):
             if isinstance(answer, CaptionError):
                 talk.outcome = answer
@@ -274,7 +263,7 @@ class CaptionStage(Stage[CaptionConfig]):
             **(parts.model_dump() if parts else dict.fromkeys(structure.NAMES)),
             "length": talk.length if self._is_asked else None,
             "language": self.config.language,
-            "model": self._model,
+            "model": self.engine.author,
             "verdict": talk.verdicts[-1],
             "verdicts": list(talk.verdicts),
             "finish_reason": answer.finish_reason,
@@ -283,41 +272,14 @@ class CaptionStage(Stage[CaptionConfig]):
             "num_frames": len(talk.media.pixels),
         }
 
-    @property
-    def _model(self) -> str:
-        engine = self.config.engine
-        if engine == "stand-in":
-            return STAND_IN_MODEL
-        return f"sidecar: {self.config.column}" if engine == "sidecar" else self.config.model
+
+def _tally(group: str, names: pa.ChunkedArray) -> Iterator[tuple[str, str, int]]:
+    """How often each text occurs."""
+    for found in pc.value_counts(names).to_pylist():
+        yield group, found["values"], found["counts"]
 
 
 def _verdicts_of(error: str) -> list[str]:
     """The verdicts in the message of a sample that got no caption."""
     head, separator, _ = error.partition("; the last answer: ")
     return head.split(", ") if separator else []
-
-
-def server_engine(url: str, model: str, api_key_env: str, concurrency: int) -> Engine:
-    """An engine for plain questions outside of a run, at a server with OpenAI's API.
-
-    Raises:
-        ConfigError: there can be no such server.
-    """
-    try:
-        config = CaptionConfig(
-            engine="openai", url=url, model=model, api_key_env=api_key_env, concurrency=concurrency
-        )
-    except ValidationError as error:
-        found = error.errors(include_input=False, include_url=False)
-        raise ConfigError(
-            "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in found)
-        ) from None
-    key = os.environ.get(config.api_key_env)
-    return OpenAIEngine(
-        config.url or "",
-        config.model,
-        key,
-        Sampling(config.max_tokens),
-        retry=RetryPolicy(config.timeout_s, _ASKING_RETRY_S),
-        concurrency=concurrency,
-    )

@@ -22,7 +22,7 @@ ID_LENGTH = 20
 
 def stable_id(*parts: object) -> str:
     """An id that is a pure function of `parts`: the same on every machine and in every run."""
-    text = "\x1f".join(str(part) for part in parts)
+    text = "\x1f".join(map(str, parts))
     return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
 
 

@@ -129,6 +129,11 @@ class Splitter(Stage[C]):
         """Seconds of frames before a part that its frame metrics depend on; None: only the whole will do."""
         return None
 
+    @property
+    def step_fps(self) -> float | None:
+        """The `step_fps` of its `Sampling`; None: it looks at every frame."""
+        return None
+
     @abc.abstractmethod
     def start(self, source: Source, *, keeps_frame_metrics: bool = False) -> CutFinder:
         """Begin with a source, or with a part of one."""

@@ -14,12 +14,12 @@ from __future__ import annotations
 import abc
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args
 
 import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -32,13 +32,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from curation.errors import SampleError
-    from curation.records import Row, Sample, SampleKind, Source
+    from curation.records import Sample, SampleKind, Source
 
 
 class StageConfig(BaseModel):
     """Base of every stage's settings, and of a run's own: typed, frozen, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def known_keys(cls) -> Collection[str]:
+        """Every key that may stand in these settings."""
+        return cls.model_fields
+
+    @classmethod
+    def section_class(cls, key: str) -> type[StageConfig] | None:
+        """The class of the settings below a key; None where the key holds a value."""
+        field = cls.model_fields.get(key)
+        inside = None if field is None else field.annotation
+        return inside if isinstance(inside, type) and issubclass(inside, StageConfig) else None
 
 
 Location = Annotated[str, Field(min_length=1), AfterValidator(expand_path)]
@@ -167,6 +179,17 @@ def _marks(field: FieldInfo) -> list[Any]:
     return [*field.metadata, *inside]
 
 
+class Sizing(Protocol):
+    """The sizes that a model's own preparation gives a picture. Frozen: equal ones share the work."""
+
+    def steps(self, height: int, width: int) -> Sequence[tuple[int, int]]:
+        """Heights and widths that the picture is brought to, one after the other; the last one is shown.
+
+        Raises:
+            SampleError: a picture of this size can't be taken.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class View:
     """The pixels that a stage wants of a sample. An image has one frame, whatever is asked in time.
@@ -174,22 +197,32 @@ class View:
     In time: `fps` frames per second, or `count` frames at the centers of `count` equal parts of the
     clip; neither means the first frame. Filters get the frames of a grid that is fixed to the source
     (`fps`, or `GRID_FPS` for `count`), because theirs are taken in the pass that finds the cuts, when a
-    clip's end is not yet known. Captions and tokens get times relative to the window's own start.
+    clip's end is not yet known. What is added to kept samples gets times relative to the window's own start.
 
-    In space: `short_side` pixels at most (never enlarged), or what Emu3 would give its vision tokenizer
-    (`curation/media/resize.py`): sides that are multiples of 8, at about `emu3_area` pixels or, of a
-    pair, between its two. Neither means the size as decoded.
+    In space: `short_side` pixels at most (never enlarged), or the sizes that `sizing` gives, by Pillow's
+    bicubic filter from one to the next. Neither means the size as decoded.
+
+    A short side is reached by averaging areas; `halved` by a quicker way that is about as sharp, and whose
+    steps all views of a picture share (`curation/media/halvings.py`).
     """
 
     fps: float | None = None
     count: int | None = None
     max_frames: int | None = None
     short_side: int | None = None
-    emu3_area: int | tuple[int, int] | None = None
+    halved: bool = False
+    sizing: Sizing | None = None
 
 
 GRID_FPS = 4.0
 """Frames per second among which a `View(count=...)` chooses; a choice is off by at most 1/8 s."""
+
+
+class Shrinking(Protocol):
+    """Makes one picture smaller; sizes share the work (`curation/media/halvings.py`)."""
+
+    def at_short_side(self, short_side: int) -> NDArray[np.uint8]:
+        """The picture with a short side of so many pixels at most, [H, W, 3] uint8 RGB."""
 
 
 @dataclass(frozen=True)
@@ -200,11 +233,21 @@ class Media:
         source: The file that the sample is from.
         pixels: [T, H, W, 3] uint8 RGB, upright; T = 0 for a stage without a view. Read-only.
         pts_s: [T] float64 presentation times in seconds from the start of the source.
+        halvings: [T] what makes each frame smaller.
     """
 
     source: Source
     pixels: NDArray[np.uint8]
     pts_s: NDArray[np.float64]
+    halvings: Sequence[Shrinking] = field(default=(), repr=False, compare=False)
+
+    def shrunk(self, short_side: int) -> list[NDArray[np.uint8]]:
+        """Each frame with a short side of so many pixels at most, [H, W, 3] uint8 RGB, by halving.
+
+        An image is shrunk from its size as decoded, whatever its view; a frame of a clip from its view.
+        """
+        pairs = zip(self.pixels, self.halvings, strict=True)
+        return [halvings.at_short_side(short_side) for _, halvings in pairs]
 
 
 _HUB_NAME = re.compile(r"^[\w.-]+/(?!.*\.(?:onnx|pth?|safetensors|bin)$)[\w.-]+$")
@@ -259,17 +302,23 @@ class Stage(abc.ABC, Generic[C]):
         name: as in the configuration, the ledger and the report.
         kinds: the samples that it can measure; a configuration that gives it others is refused.
         version: raise it when `measure` gives other numbers; earlier rows are then measured again.
+        produces: for a stage that adds something to the samples that the filters keep: the column that shards
+            take from it, such as "caption". It has a section of its own at the top of a configuration. None
+            for what stands in `filters`, and for splitters.
         columns: what `measure` gives for every sample, by name.
         batch_size: samples per `measure` call, at most.
         uses_gpu: whether `measure` runs faster on a GPU and should be given one.
+        counted_columns: what `counts` reads of the rows; it is asked where that is not empty.
     """
 
     name: ClassVar[str]
     kinds: ClassVar[frozenset[SampleKind]] = frozenset({"image", "clip"})
     version: ClassVar[int] = 1
+    produces: ClassVar[str | None] = None
     columns: ClassVar[Mapping[str, Column]]
     batch_size: ClassVar[int] = 16
     uses_gpu: ClassVar[bool] = False
+    counted_columns: ClassVar[Sequence[str]] = ()
     Config: ClassVar[type[StageConfig]]
 
     def __init__(self, config: C) -> None:
@@ -286,6 +335,10 @@ class Stage(abc.ABC, Generic[C]):
     def packages(self) -> Mapping[str, str]:
         """Packages beyond the base install that `setup` imports: name -> the extra that brings it."""
         return {}
+
+    def distributions(self) -> Sequence[str]:
+        """Installed packages that the numbers come from, by their names on PyPI, for run.json."""
+        return ()
 
     def num_gpus(self) -> int | None:
         """Whole GPUs that a worker needs for it; None: the share of one that the settings give."""
@@ -320,7 +373,7 @@ class Stage(abc.ABC, Generic[C]):
         """
 
     def reads_metadata(self) -> bool:
-        """Whether its numbers depend on what came along with a source, such as a caption.
+        """Whether its numbers depend on what came along with a source, such as a text about it.
 
         When something else comes along, the rows of that source's samples are measured again.
         """
@@ -330,8 +383,12 @@ class Stage(abc.ABC, Generic[C]):
         """What measuring took since the last call, as numbers that can be summed up, for the report."""
         return {}
 
-    def counts(self, row: Row) -> Iterable[tuple[str, str, int]]:
-        """What the report sums up over all rows, failed ones included: group, name in it, number."""
+    def counts(self, rows: pa.Table) -> Iterable[tuple[str, str, int]]:
+        """What the report sums up over all rows: group, name in it, number.
+
+        `rows` are some of the stage's rows, failed ones included: `counted_columns`, `status` (`ok` or
+        `failed`), `error_type` and `error`.
+        """
         return ()
 
     def reject_reason(self, row: Mapping[str, Any]) -> str | None:
@@ -401,3 +458,61 @@ class DatasetStage(Stage[C]):
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
         raise NotImplementedError("a dataset-wide stage works on columns, by measure_all()")
+
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class Spread(Protocol):
+    """Calls a function for each argument; the results come in the order of the arguments."""
+
+    def __call__(self, function: Callable[[A], R], arguments: Sequence[A], /) -> Iterator[R]:
+        """Function and arguments are pickled; a call may be made more than once."""
+
+
+class PopulationPart(Protocol):
+    """Some samples of a population, whose large columns are read where they are worked on."""
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """[N], where the samples are in the population."""
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """These columns of the N samples, in the order of `places`."""
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """All samples of a population that is held in memory."""
+
+    table: pa.Table
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        import numpy as np
+
+        return np.arange(self.table.num_rows)
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        return self.table.select(columns)
+
+
+class SpreadStage(DatasetStage[C]):
+    """A dataset-wide stage whose work is many calls, spread over the cluster.
+
+    The process that spreads them never holds a column that is `large`.
+    """
+
+    @abc.abstractmethod
+    def measure_parts(
+        self, population: pa.Table, parts: Sequence[PopulationPart], spread: Spread
+    ) -> pa.Table:
+        """A row per row of `population`, as `measure_all`.
+
+        `population` lacks the inputs that are `large`: the parts have them, without nulls, of each sample
+        once. The result may depend neither on how the samples are divided into parts nor on `spread`.
+        """
+
+    def measure_all(self, population: pa.Table) -> pa.Table:
+        return self.measure_parts(population, [TablePart(population)], map)

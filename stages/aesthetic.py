@@ -122,6 +122,9 @@ class AestheticStage(Stage[AestheticConfig]):
     def placement_settings(cls) -> set[str]:
         return {"weights_sha256", "head_sha256", "head_file"}
 
+    def distributions(self) -> Sequence[str]:
+        return ("open_clip_torch", "torch") if self.models() else ()
+
     def setup(self, setup: Setup) -> None:
         if self.config.from_column is not None:
             return

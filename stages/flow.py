@@ -81,6 +81,9 @@ class FlowStage(Stage[FlowConfig]):
         name, digest = self.config.weights, self.config.weights_sha256
         return () if name is None else (ModelRef("raft", name, sha256=digest, stand_in=name == STAND_IN),)
 
+    def distributions(self) -> Sequence[str]:
+        return () if self.config.method == "dis" else ("torch", "torchvision")
+
     def setup(self, setup: Setup) -> None:
         self._flow: _Flow
         if self.config.method == "dis":

@@ -87,6 +87,9 @@ class HpsStage(Stage[HpsConfig]):
     def reads_metadata(self) -> bool:
         return True
 
+    def distributions(self) -> Sequence[str]:
+        return ("open_clip_torch", "torch")
+
     def setup(self, setup: Setup) -> None:
         from open_clip import get_tokenizer, image_transform
 

@@ -109,6 +109,13 @@ class TextStage(Stage[TextConfig]):
     def packages(self) -> Mapping[str, str]:
         return {"paddleocr": "paddle"} if self.config.backend == "paddleocr" else {}
 
+    def distributions(self) -> Sequence[str]:
+        return (
+            ("onnxruntime", "rapidocr")
+            if self.config.backend == "rapidocr"
+            else ("paddleocr", "paddlepaddle")
+        )
+
     def setup(self, setup: Setup) -> None:
         paths = {ref.role: fetch(ref, setup.revisions[ref.role]) for ref in self.models()}
         self._detector: _Detector

@@ -26,9 +26,10 @@ from curation.ingest.inputs import find_inputs, unlisted_containers
 from curation.ingest.listing import Listing, list_inputs
 from curation.ledger import Ledger
 from curation.ledger.present import remember_listing
-from curation.ledger.unit_state import PROBE, RecomputePolicy, scan_verdicts
+from curation.ledger.unit_state import PROBE, RecomputePolicy
 from curation.pipeline import Pipeline, build_pipeline
 from curation.storage import open_storage
+from one_by_one import scan_verdicts
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent

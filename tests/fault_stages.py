@@ -18,6 +18,7 @@ from curation.splitter import CutFinder, Span
 from curation.stage import Media
 from stages.color import ColorStage
 from stages.scenes.splitter import ScenesSplitter
+from tokenize_shards.vision.stage import TokenStage
 
 CALLS = "CURATION_TEST_CALLS"
 """Environment variable: the file that calls are noted in, one sample id a line."""
@@ -106,6 +107,13 @@ class NotANumberColor(ColorStage):
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
         return [row | {"colorfulness": float("nan")} for row in super().measure(samples, media)]
+
+
+class Depth(TokenStage):
+    """Adds to kept samples what no stage of ours does."""
+
+    name = "depth"
+    produces = "depth_codes"
 
 
 class NotingCaptions(CaptionStage):

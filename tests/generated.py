@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from curation.media.decode import decode_video, probe_video
 from curation.media.frame import Frame
+from curation.media.halvings import Halvings
+from curation.media.sampling import Sampling
 from curation.records import Sample, Source
 from curation.splitter import CutFinder, Span
 from curation.stage import GIVEN_COLUMNS, Media, Setup, Stage, View
@@ -57,7 +59,8 @@ def a_sample(start_s: float = 0.0, end_s: float = 1.0) -> Sample:
 def media_of(frames: Sequence[Pixels] | Pixels, fps: float = 2.0, **header: Any) -> Media:
     """What a stage gets for a sample with these frames."""
     pixels = np.stack(list(frames))
-    return Media(a_source(**header), pixels, np.arange(len(pixels)) / fps)
+    halvings = [Halvings(frame) for frame in pixels]
+    return Media(a_source(**header), pixels, np.arange(len(pixels)) / fps, halvings)
 
 
 def measured(stage: Stage[Any], *media: Media) -> list[dict[str, Any]]:
@@ -214,8 +217,11 @@ def spans_of(finder: CutFinder, frames: Iterable[Frame], interval_s: float) -> l
 
 
 def spans_of_file(stage: Any, path: Path) -> list[Span]:
+    """As a pass finds them: what the stage is not sure to look at may be left out."""
     source = a_source(path)
-    return spans_of(stage.start(source), decode_video(path), float(1 / (source.frame_rate or 25)))
+    sampling = None if stage.step_fps is None else Sampling(stage.step_fps)
+    frames = decode_video(path, sampling=sampling)
+    return spans_of(stage.start(source), frames, float(1 / (source.frame_rate or 25)))
 
 
 # Populations of dataset-wide stages

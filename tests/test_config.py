@@ -12,6 +12,7 @@ import yaml
 
 from curation.config import load_config, parse_config
 from curation.errors import ConfigError
+from curation.pipeline import build_pipeline
 from datasets_media import ROOT
 
 
@@ -317,6 +318,45 @@ def test_own_stage_can_be_named_and_a_wrong_target_is_refused() -> None:
     assert "stages.mine: cannot load 'no.such:Stage'" in problems(minimal(stages={"mine": "no.such:Stage"}))
     for target in ("os:path", "curation.config.config:Config", "json:dumps"):
         assert f"stages.mine: {target} is no stage" in problems(minimal(stages={"mine": target}))
+
+
+def test_stage_that_adds_something_has_a_section_of_its_own() -> None:
+    """In the order of the registry, whatever the order in the file; a configuration's own come last."""
+    depth = {"stages": {"depth": "fault_stages:Depth"}, "depth": {"area": 4096, "weights": "stand-in"}}
+    tokens = {"tokens": {"area": 4096, "weights": "stand-in"}, "captions": {"engine": "stand-in"}}
+    config = parse_config(minimal(**depth, **tokens, stand_ins="allow"))
+    assert list(config.additions) == ["captions", "tokens", "depth"]
+    assert [choice.key for choice in config.choices()][-3:] == ["captions", "tokens", "depth"]
+    assert build_pipeline(config).producer("depth_codes").key == "depth"
+    message = problems(minimal(**depth, images={"filters": ["depth"]}, stand_ins="allow"))
+    assert "images.filters.depth: unknown" in message
+    assert "depht: unknown; did you mean 'depth'?" in problems(minimal(**{**depth, "depht": {}}))
+    assert "color: unknown" in problems(minimal(color={}))
+
+
+def test_two_stages_that_add_the_same_are_refused() -> None:
+    twice = {"captions": {"engine": "sidecar"}, "mine": {"engine": "sidecar"}}
+    message = problems(minimal(stages={"mine": "fault_stages:NotingCaptions"}, **twice))
+    assert "mine: adds the caption, as captions does; drop one of them" in message
+
+
+def test_shards_name_what_adds_what_they_lack() -> None:
+    shards = {"shards": {"vocabulary": "v"}}
+    message = problems(minimal(captions={"engine": "sidecar"}, **shards))
+    assert "shards: needs tokens, which the configuration does not have; add it or drop shards" in message
+    assert "needs captions" not in message
+
+
+def test_another_splitter_can_be_named() -> None:
+    stages = {"stages": {"mine": "fault_stages:AssertingScenes"}}
+    own = minimal(videos={"filters": ["flow"], "mine": {"min_clip_s": 3.0}}, **stages)
+    config = parse_config(own)
+    assert config.videos is not None
+    assert config.videos.splitter is not None
+    assert (config.videos.splitter.key, config.videos.splitter.settings.min_clip_s) == ("videos.mine", 3.0)
+    both = problems(minimal(videos={"filters": [], "mine": {}, "scenes": {}}, **stages))
+    assert "videos: mine and scenes both split; keep one of them" in both
+    assert "images.mine: unknown" in problems(minimal(images={"filters": [], "mine": {}}, **stages))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from curation.ingest.media_readers import read_again
-from curation.ledger.unit_state import scan_verdicts
 from curation.media.decoder import DecoderSettings
 from curation.media.frame import Frame
 from curation.records import Sample, Source
@@ -23,6 +22,7 @@ from curation.stage import View
 from datasets_media import Bench, write_video
 from generated import a_source, joined, no_models, scenes_of, spans_of
 from generated import write_video as encode
+from one_by_one import scan_verdicts
 from stages.scenes import ScenesConfig, ScenesSplitter
 
 FIRST = [(30, 1), (45, 2)]

@@ -166,8 +166,8 @@ class Broken:
         def render() -> Any:
             raise self._error
 
-        def breaks(path: Path, *args: Any) -> Iterator[Frame]:
-            for frame in decode(path, *args):
+        def breaks(path: Path, *args: Any, **settings: Any) -> Iterator[Frame]:
+            for frame in decode(path, *args, **settings):
                 if frame.index != 5 or path.read_bytes() not in self._bytes:
                     yield frame
                 elif when_looked_at:

@@ -10,8 +10,8 @@ import pytest
 
 from curation.config import parse_config
 from curation.errors import ConfigError, MissingDependencyError
-from curation.execution.run import _write_run as write_run
 from curation.execution.run import write_report
+from curation.execution.run_record import write_run
 from curation.execution.worker.worker import UnitWorker
 from curation.pipeline import Readiness, build_pipeline
 from curation.pipeline.models import Checklist, check_package

@@ -177,7 +177,9 @@ class TestTable:
             "text_view": pa.array(["x", None, ""], pa.string_view()),
             "number": pa.array([1.5, None, 0.25], pa.float32()),
         }
-        write_table(pa.table(columns), str(tmp_path / "t.csv"), "csv")
+        table = pa.table(columns)
+        parts = [table[:2], table[:0], table[2:]]
+        assert write_table(table.schema, parts, str(tmp_path / "t.csv"), "csv") == 3
         with (tmp_path / "t.csv").open(newline="") as file:
             rows = list(csv.reader(file))
         assert rows == [

@@ -14,6 +14,7 @@ from curation.execution.worker.measure import Metrics
 from curation.execution.worker.worker import UnitWorker
 from curation.records import Sample
 from datasets_media import Bench, write_video
+from stages.scenes import ScenesSplitter
 
 SCENES = [(17, 1), (60, 2), (33, 3), (4, 4), (5, 5), (80, 6), (25, 7), (90, 8), (41, 9), (52, 10), (38, 11)]
 """44.5 seconds at 10 FPS; two scenes are too short to stand alone."""
@@ -122,6 +123,21 @@ def test_segments_of_a_video_whose_clock_begins_late(tmp_path: Path) -> None:
     assert len(parted.done[0].segments) == 4
     assert parted.all_rows() == whole.all_rows()
     assert len(whole.clips()) == 3
+
+
+@pytest.mark.parametrize("segment_s", [None, 7.3])
+@pytest.mark.parametrize("name", ["samples", "few samples"])
+def test_frames_that_nobody_looks_at_are_left_out(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, segment_s: float | None
+) -> None:
+    """The reference is the same pass of a splitter that is sure to look at every frame."""
+    left_out = Run(data_of(folder, tmp_path / "left_out", segment_s, **SETTINGS[name])).all()
+    with monkeypatch.context() as patched:
+        patched.setattr(ScenesSplitter, "step_fps", None)
+        reference = Run(data_of(folder, tmp_path / "all", segment_s, **SETTINGS[name])).all()
+    assert left_out.all_rows() == reference.all_rows()
+    assert left_out.metrics.frames_held == reference.metrics.frames_held == 445
+    assert left_out.metrics.frames_decoded["filter"] < reference.metrics.frames_decoded["filter"]
 
 
 def test_segments_share_the_frames(folder: Path, tmp_path: Path) -> None:

@@ -1,218 +1,55 @@
-"""A server that speaks OpenAI's chat completions API, such as `vllm serve`."""
+"""Captions by a server with OpenAI's API that somebody else runs, such as `vllm serve`."""
 
 from __future__ import annotations
 
-import base64
-import io
-import random
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Sequence
 
-import httpx2
+from captioner.engines.base import Answer, AnswerSettings, Engine, Question
+from captioner.engines.chat import ChatClient, RetryPolicy
+from captioner.settings import CaptionConfig
+from curation.config.problems import checked
+from curation.errors import CaptionError
+from curation.stage import Setup, StageConfig
 
-from captioner.engines.base import Answer, Question, Sampling
-from curation.errors import CaptionError, EnvironmentFault
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-_REFUSES_ALL = (401, 403, 404)
-_AWAY = (408, 425, 429, 502, 503, 504)
-_MAX_ERRORS = 4
-"""A question that the server met with an internal error, or broke off over, this many times has failed."""
+_ASKING_RETRY_S = 60.0
+"""How long `label ask`, at which somebody sits and waits, goes on asking a server that is away."""
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How long to go on asking a server that is busy or away.
+class OpenAIEngine(Engine[StageConfig]):
+    """Asks the server at `url` for the model that it knows as `model`.
 
-    Attributes:
-        timeout_s: For the answer to one request.
-        total_s: From the first failure of a request.
-        first_pause_s, longest_pause_s: Pauses double from one to the other, each shortened or lengthened by
-            up to a half at random, so that workers do not come back all at once.
+    Which weights the server has is unknown: what is known of them are the settings `model` and `revision`.
     """
 
-    timeout_s: float = 300.0
-    total_s: float = 900.0
-    first_pause_s: float = 0.5
-    longest_pause_s: float = 20.0
+    def check(self) -> None:
+        self.require("model", "url")
 
-
-class _Again(Exception):
-    """The server is to be asked again."""
-
-    def __init__(self, problem: str, *, pause_s: float = 0.0, is_about_question: bool = False) -> None:
-        super().__init__(problem)
-        self.pause_s = pause_s
-        self.is_about_question = is_about_question
-
-
-class OpenAIEngine:
-    """Keeps up to `concurrency` requests under way, so that the server can batch them."""
-
-    varies = True
-
-    def __init__(
-        self,
-        url: str,
-        model: str,
-        api_key: str | None,
-        sampling: Sampling,
-        *,
-        retry: RetryPolicy | None = None,
-        concurrency: int = 32,
-        image_format: str = "jpeg",
-        is_own: bool = False,
-    ) -> None:
-        """`is_own`: the server was started by this run, so no proxy stands between."""
-        self._url = f"{url.rstrip('/')}/chat/completions"
-        self._model = model
-        self._sampling = sampling
-        self._retry = retry or RetryPolicy()
-        self._concurrency = concurrency
-        self._image_format = image_format
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-        self._open = partial(
-            httpx2.Client,
-            headers=headers,
-            timeout=self._retry.timeout_s,
-            limits=limits,
-            trust_env=not is_own,
+    def setup(self, setup: Setup, sampling: AnswerSettings) -> None:
+        config = self.config
+        self._client = ChatClient(
+            config.url or "",
+            config.model,
+            os.environ.get(config.api_key_env),
+            sampling,
+            retry=RetryPolicy(config.timeout_s, config.retry_for_s),
+            concurrency=config.concurrency,
+            image_format=config.image_format,
         )
-        self._stopped = threading.Event()
-        self.busy_s = 0.0
 
     def answer(self, questions: Sequence[Question]) -> list[Answer | CaptionError]:
-        started = time.perf_counter()
-        self._stopped.clear()
-        try:
-            with self._open() as client, ThreadPoolExecutor(self._concurrency) as pool, self._ending():
-                return list(pool.map(partial(self._answer, client), questions))
-        finally:
-            self.busy_s += time.perf_counter() - started
-
-    @contextmanager
-    def _ending(self) -> Iterator[None]:
-        """Threads that wait for a server that is away give up when this one leaves, by Ctrl-C for example."""
-        try:
-            yield
-        finally:
-            self._stopped.set()
-
-    def _answer(self, client: httpx2.Client, question: Question) -> Answer | CaptionError:
-        try:
-            return self._patiently(client, self._body(question))
-        except CaptionError as error:
-            return error
-        except EnvironmentFault:
-            self._stopped.set()
-            raise
-
-    def _patiently(self, client: httpx2.Client, body: dict[str, Any]) -> Answer:
-        retry = self._retry
-        pause_s, num_errors, give_up_at = retry.first_pause_s, 0, None
-        while True:
-            try:
-                return self._ask(client, body)
-            except _Again as again:
-                num_errors += again.is_about_question
-                if num_errors >= _MAX_ERRORS:
-                    raise CaptionError(f"the server failed {num_errors} times: {again}") from again
-                now = time.monotonic()
-                give_up_at = give_up_at or now + retry.total_s
-                # Jitter is no cryptography.
-                wait_s = max(pause_s * random.uniform(0.5, 1.5), again.pause_s)
-                if now + wait_s > give_up_at or self._stopped.wait(wait_s):
-                    raise EnvironmentFault(
-                        f"no answer from {self._url} for {retry.total_s:g} s: {again}; what was "
-                        "captioned is kept, and the same command goes on from there"
-                    ) from again
-                pause_s = min(2 * pause_s, retry.longest_pause_s)
-
-    def _ask(self, client: httpx2.Client, body: dict[str, Any]) -> Answer:
-        try:
-            response = client.post(self._url, json=body)
-        except (httpx2.ConnectError, httpx2.TimeoutException) as error:
-            raise _Again(str(error) or type(error).__name__) from error
-        except httpx2.TransportError as error:
-            # It may be this very question that the server does not survive.
-            raise _Again(f"the connection broke off: {error}", is_about_question=True) from error
-        status, said = response.status_code, f"{response.status_code}: {response.text[:300]}"
-        if status in _REFUSES_ALL:
-            raise EnvironmentFault(f"the caption server refuses everything: {said}")
-        if status in _AWAY:
-            raise _Again(said, pause_s=_retry_after_s(response))
-        if status >= 500:
-            raise _Again(said, is_about_question=True)
-        if status != 200:
-            raise CaptionError(f"the server refused: {said}")
-        try:
-            reply = response.json()
-        except ValueError as error:
-            raise _Again(f"no JSON: {said}", is_about_question=True) from error
-        return _parsed(reply)
-
-    def _body(self, question: Question) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "model": self._model,
-            "max_tokens": self._sampling.max_tokens,
-            "temperature": question.temperature,
-            "seed": question.seed,
-        }
-        if self._sampling.frames_as == "video" and question.kind == "clip":
-            # vLLM's own: one item of JPEG frames. Their true rate tells the model when they are.
-            frames = ",".join(_encoded(frame, "jpeg") for frame in question.frames)
-            pictures = [
-                {"type": "video_url", "video_url": {"url": f"data:video/jpeg;base64,{frames}"}},
-            ]
-            body["media_io_kwargs"] = {"video": {"num_frames": -1, "fps": question.fps}}
-        else:
-            head = f"data:image/{self._image_format};base64,"
-            pictures = [
-                {"type": "image_url", "image_url": {"url": head + _encoded(frame, self._image_format)}}
-                for frame in question.frames
-            ]
-        content = [*pictures, {"type": "text", "text": question.prompt}]
-        body["messages"] = [{"role": "user", "content": content}]
-        if self._sampling.schema is not None:
-            schema = {"name": "caption", "strict": True, "schema": self._sampling.schema}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return body
+        return self._client.answer(questions)
 
 
-def _retry_after_s(response: httpx2.Response) -> float:
-    value = response.headers.get("retry-after", "")
-    return float(value) if value.isdigit() else 0.0
+def server_engine(url: str, model: str, api_key_env: str, concurrency: int) -> OpenAIEngine:
+    """An engine for plain questions outside of a run, at a server with OpenAI's API.
 
-
-def _parsed(reply: Any) -> Answer:
-    try:
-        choice, usage = reply["choices"][0], reply.get("usage") or {}
-        text = choice["message"]["content"] or ""
-        text.encode()  # half of a surrogate pair is valid JSON and no text
-        return Answer(
-            text=text,
-            finish_reason=choice.get("finish_reason") or "unknown",
-            num_prompt_tokens=int(usage.get("prompt_tokens", 0)),
-            num_output_tokens=int(usage.get("completion_tokens", 0)),
-        )
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise CaptionError(f"the server's reply has no caption: {str(reply)[:200]}") from error
-
-
-def _encoded(frame: NDArray[np.uint8], image_format: str) -> str:
-    from PIL import Image
-
-    file = io.BytesIO()
-    options = {"quality": 92} if image_format == "jpeg" else {"compress_level": 1}
-    Image.fromarray(frame).save(file, image_format, **options)
-    return base64.b64encode(file.getvalue()).decode()
+    Raises:
+        ConfigError: there can be no such server.
+    """
+    server = {"url": url, "model": model, "api_key_env": api_key_env, "concurrency": concurrency}
+    asked = {"engine": "openai", "retry_for_s": _ASKING_RETRY_S, **server}
+    config: CaptionConfig = checked(CaptionConfig, "", asked)
+    engine = OpenAIEngine(config)
+    engine.setup(Setup("cpu", {}), AnswerSettings(config.max_tokens))
+    return engine

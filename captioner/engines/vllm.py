@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from captioner.engines.base import Answer, Question, Sampling
+from captioner.engine_args import check_engine_args
+from captioner.engines.base import ROLE, Answer, AnswerSettings, Engine, Question
 from captioner.settings import CaptionConfig
 from curation.errors import CaptionError, MissingDependencyError, WorkerError
+from curation.pipeline.models import fetch
+from curation.stage import ModelRef, Setup, StageConfig
 
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 """vLLM reports its use over the network unless told not to."""
@@ -40,46 +42,43 @@ def engine_arguments(config: CaptionConfig, model: Path) -> dict[str, Any]:
     return arguments | config.engine_args
 
 
-class VLLMEngine:
-    """Hands every question of a batch to the engine at once, which makes its own batches of them."""
+class VLLMEngine(Engine[StageConfig]):
+    """Hands every question of a batch to vLLM at once, which makes its own batches of them."""
 
-    varies = True
+    def check(self) -> None:
+        check_vllm(self)
 
-    def __init__(
-        self, arguments: Mapping[str, Any], sampling: Sampling, *, device: Literal["cpu", "cuda"]
-    ) -> None:
-        """`arguments` are those of `vllm.LLM`.
+    def models(self) -> Sequence[ModelRef]:
+        return (ModelRef(ROLE, self.config.model, self.config.revision),)
+
+    def packages(self) -> Mapping[str, str]:
+        return {"vllm": "caption"}
+
+    def distributions(self) -> Sequence[str]:
+        return ("torch", "transformers", "vllm")
+
+    def num_gpus(self) -> int:
+        return self.config.tensor_parallel_size
+
+    def setup(self, setup: Setup, sampling: AnswerSettings) -> None:
+        """Load the model.
 
         Raises:
             MissingDependencyError: vLLM is not installed.
         """
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        if device == "cpu":
-            # One process instead of three. With a GPU, the engine's own process keeps it busy meanwhile.
-            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        try:
-            from vllm import LLM
-        except ImportError as error:
-            raise MissingDependencyError(
-                "engine: vllm needs the package vllm: pip install 'curation[caption]', or keep it in an "
-                "environment of its own and use engine: serve"
-            ) from error
-        self.llm: Any = LLM(**arguments)
+        start = _llm_class(setup.device)
+        model = fetch(self.models()[0], setup.revisions[ROLE])
+        self.llm: Any = start(**engine_arguments(self.config, model))
         self._sampling = sampling
-        self.busy_s = 0.0
 
     def answer(self, questions: Sequence[Question]) -> list[Answer | CaptionError]:
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        started = time.perf_counter()
         try:
             refused = [self._enqueue(question) for question in questions]
             done = iter(self.llm.wait_for_completion(use_tqdm=False))  # in the order of enqueueing
         except EngineDeadError as error:
             raise WorkerError(f"vLLM's engine died: {error}") from error
-        finally:
-            self.busy_s += time.perf_counter() - started
         return [error if error is not None else _answer(next(done)) for error in refused]
 
     def _enqueue(self, question: Question) -> CaptionError | None:
@@ -123,6 +122,32 @@ class VLLMEngine:
             "do_sample_frames": False,
         }
         return {"prompt": text, "multi_modal_data": {"video": [(question.frames, metadata)]}}
+
+
+def check_vllm(engine: Engine[Any]) -> None:
+    """What vLLM needs, in this process and as a server.
+
+    Raises:
+        ValueError: the model is missing, or an argument would do more than change vLLM's speed.
+    """
+    engine.require("model")
+    check_engine_args(engine.config.engine_args)
+
+
+def _llm_class(device: Literal["cpu", "cuda"]) -> Any:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if device == "cpu":
+        # One process instead of three. With a GPU, the engine's own process keeps it busy meanwhile.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    try:
+        from vllm import LLM
+    except ImportError as error:
+        raise MissingDependencyError(
+            "engine: vllm needs the package vllm: pip install 'curation[caption]', or keep it in an "
+            "environment of its own and use engine: serve"
+        ) from error
+    return LLM
 
 
 def _image_chat(question: Question) -> list[dict[str, Any]]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from curation.storage.paths import expand_path
+
+if TYPE_CHECKING:
+    from curation.config import Config
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,9 +66,36 @@ SHARDS_CONFIG = click.option(
 SHARDS_OUTPUT = click.option("--output", metavar="FOLDER", help="With --config: its output is there instead.")
 
 
-def config_options(command: F) -> F:
-    """A configuration, and settings that replace its own."""
-    return _with(command, CONFIG, OVERRIDES, INPUTS, OUTPUT)
+@dataclass(frozen=True)
+class ConfigFile:
+    """A configuration as the command line names it: a file, and settings that replace its own."""
+
+    path: str
+    overrides: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    output: str | None = None
+
+    def load(self) -> Config:
+        """The configuration, checked.
+
+        Raises:
+            ConfigError: with every problem, each under its dotted name.
+        """
+        from curation.config import load_config
+
+        return load_config(self.path, self.overrides, input=list(self.inputs) or None, output=self.output)
+
+
+def config_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Gives the command a `ConfigFile`, as its first argument."""
+
+    @functools.wraps(command)
+    def with_file(
+        path: str, overrides: tuple[str, ...], inputs: tuple[str, ...], output: str | None, **rest: Any
+    ) -> int:
+        return command(ConfigFile(path, overrides, inputs, output), **rest)
+
+    return _with(with_file, CONFIG, OVERRIDES, INPUTS, OUTPUT)
 
 
 def work_options(command: F) -> F:

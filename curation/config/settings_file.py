@@ -44,6 +44,16 @@ def read_settings(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a mapping of settings, not {_kind(data)}")
+    return parse_overrides(overrides, data)
+
+
+def parse_overrides(overrides: Sequence[str], data: dict[str, Any] | None = None) -> dict[str, Any]:
+    """`data` with "a.b=value" put in its place, the value in YAML; null takes a whole section out.
+
+    Raises:
+        ConfigError: an override is odd.
+    """
+    data = {} if data is None else data
     for override in overrides:
         _override(data, override)
     return data

@@ -3,8 +3,8 @@
     with isolated(DecodeError):
         frame = next(frames)        # whatever a damaged file makes a library raise is a DecodeError
 
-Only code of libraries and stages that looks at one source belongs inside. The core's own bookkeeping
-stays outside, so that a mistake in it stops the run.
+Only code of libraries and stages that looks at one source belongs inside, or the import of a module that
+others wrote. The core's own bookkeeping stays outside, so that a mistake in it stops the run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NO_STORAGE = frozenset(
 
 
 @contextmanager
-def isolated(kind: type[SampleError]) -> Iterator[None]:
+def isolated(kind: type[CurationError]) -> Iterator[None]:
     """Make a `kind` of whatever a sample or a source makes others raise.
 
     A MemoryError is the sample's: what raises one is a single allocation of a size that a header made up,

@@ -20,7 +20,7 @@ from curation.pipeline.rules import AllOf, AnyOf, Rule, Step
 from curation.records import Outcome
 
 OUTCOMES = (Outcome.KEPT, Outcome.REJECTED, Outcome.FAILED, Outcome.PENDING)
-"""Outcome codes are places in this tuple."""
+"""What a source or sample that is in the inputs can end as; outcome codes are places in this tuple."""
 KEPT, REJECTED, FAILED, PENDING = (np.int8(OUTCOMES.index(outcome)) for outcome in OUTCOMES)
 NONE = -1
 """Code of an absent reason or step."""
@@ -113,6 +113,10 @@ class Verdicts:
             np.full(number, NONE, np.int16),
         )
 
+    def take(self, places: NDArray[np.int64]) -> Verdicts:
+        """The verdicts at these places."""
+        return Verdicts(self.outcome[places], self.reason[places], self.step[places], self.needs[places])
+
     def put(self, where: NDArray[np.bool_], other: Verdicts) -> None:
         """Take the verdicts of `other` where `where` holds."""
         for name in ("outcome", "reason", "step", "needs"):
@@ -159,6 +163,22 @@ class RuleEvaluator:
                 found += self._passed_by(part, among)
                 among = among & (outcome == KEPT)
         return found
+
+    def asked(self, rule: Rule, among: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
+        """Step key -> for which of these samples the rule comes to the step: bool [N]."""
+        found: dict[str, NDArray[np.bool_]] = {}
+        self._ask(rule, among, found)
+        return found
+
+    def _ask(self, rule: Rule, among: NDArray[np.bool_], found: dict[str, NDArray[np.bool_]]) -> None:
+        if isinstance(rule, Step):
+            found[rule.key] = found.get(rule.key, np.zeros(self.number, np.bool_)) | among
+            return
+        for part in rule.rules:
+            self._ask(part, among, found)
+            outcome = self.decide(part).outcome
+            goes_on = outcome == KEPT if isinstance(rule, AllOf) else (outcome != KEPT) & (outcome != PENDING)
+            among = among & goes_on
 
     def _step(self, step: Step) -> Verdicts:
         rows, code = self.measured[step.key], self.steps[step.key]

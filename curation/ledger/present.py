@@ -92,6 +92,10 @@ def absent_sources(ledger: Ledger) -> Absent:
     is_media = np.asarray(pc.not_equal(known["kind"], "container"))
     gone = known.filter(pa.array(stands & ~is_listed & is_media))
     replaced = known.filter(pa.array(~stands | (~is_listed & ~is_media)))
+    if replaced.num_rows:
+        # A source that two units hold by mistake is not replaced by itself: it counts twice, and is noticed.
+        present = known["source_id"].filter(pa.array(stands & is_listed)).combine_chunks()
+        replaced = replaced.filter(pc.invert(pc.is_in(replaced["source_id"], value_set=present)))
     return Absent(gone.select(_GONE.names), replaced["source_id"])
 
 
@@ -137,6 +141,12 @@ def _newest(files: NDArray[np.int64], is_current: NDArray[np.bool_]) -> NDArray[
     stands = np.zeros(len(files), bool)
     stands[newest[newest >= 0]] = True
     return stands
+
+
+def listed_uris(storage: Storage) -> list[str]:
+    """The URIs of everything that the last run listed; none where no run has."""
+    listed = _listed(storage)
+    return [] if listed is None else listed["uri"].to_pylist()
 
 
 def _listed(storage: Storage) -> pa.Table | None:

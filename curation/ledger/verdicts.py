@@ -33,15 +33,18 @@ from curation.ledger.columns import (
     RuleEvaluator,
     Verdicts,
 )
-from curation.ledger.present import absent_sources
+from curation.ledger.present import Absent, absent_sources
+from curation.ledger.schemas import stage_schema
 from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy, branch_steps
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import AllOf, Step, steps_of
 from curation.records import HDR_TRANSFERS, Sample, SourceKind, stable_id
+from curation.splitter import Splitter
 
 UNITS_AT_A_TIME = 32
 """Units whose rows are judged together: enough to make the cost per call small."""
 _SOURCE_COLUMNS = ("source_id", "kind", "status", "error_type", "color_transfer")
+_ROW_COLUMNS = ("sample_id", "status", "error_type")
 _SPAN_COLUMNS = ("source_id", "start_s", "end_s")
 
 
@@ -73,6 +76,8 @@ class Leaves:
     """What ends up in a shard or not: samples, or the windows of long kept clips.
 
     Attributes:
+        judge: What captions and tokens measured, in the order of the leaves; of those that the filters
+            do not keep it is no verdict.
         source: int64 [M], place of the source in the group's sources.
         sample: int64 [M], place of the sample among those of its kind.
         kind: The kind of source.
@@ -83,6 +88,7 @@ class Leaves:
     """
 
     kind: SourceKind
+    judge: RuleEvaluator
     source: NDArray[np.int64]
     sample: NDArray[np.int64]
     sample_id: pa.Array
@@ -114,18 +120,25 @@ class VerdictGroup:
 
     Attributes:
         sources: `unit`, `source_id`, `kind` and what was asked for besides, a row per source.
+        gone: The same columns of the sources that are no longer in the inputs.
         of_sources: A verdict per source, which sums up those of its leaves.
         samples: By kind of source.
         leaves: By kind of source.
+        rows: Step key -> the rows of these units, those of absent sources and dropped samples included:
+            `sample_id`, `status`, `error_type`, the columns that decide and what was asked for besides.
+        uncounted: Ids of clips in sources of which their splitter says that it failed: contradictions.
         labels: What reasons are called.
         steps: What step codes stand for.
         absent: `unit` and `source_id` of the sources that are not in the inputs, which count nowhere.
     """
 
     sources: pa.Table
+    gone: pa.Table
     of_sources: Verdicts
     samples: Mapping[SourceKind, SampleGroup]
     leaves: Mapping[SourceKind, Leaves]
+    rows: Mapping[str, pa.Table]
+    uncounted: pa.Array
     labels: Labels
     steps: Sequence[Step]
     absent: pa.Table
@@ -133,6 +146,19 @@ class VerdictGroup:
     def absent_ids(self, unit: int) -> list[str]:
         """The sources of a unit that are not in the inputs."""
         found: list[str] = self.absent.filter(pc.equal(self.absent["unit"], unit))["source_id"].to_pylist()
+        return found
+
+    def rows_of(self, key: str, sample_id: pa.Array) -> pa.Table:
+        """The rows that a step has of these samples, in their order; null where there is none."""
+        rows = self.rows[key]
+        places = pc.index_in(sample_id, value_set=rows["sample_id"].combine_chunks())
+        return rows.take(places)
+
+    def of_samples(self, kind: SourceKind) -> Verdicts:
+        """A verdict per sample of a kind of source, which sums up those of its windows where it has some."""
+        leaves = self.leaves[kind]
+        found = Verdicts.kept(self.samples[kind].judge.number)
+        _sum_up(found, leaves.sample, leaves.verdicts, self.labels)
         return found
 
     def waiting(self, keys: Collection[str]) -> Iterator[Waiting]:
@@ -170,12 +196,25 @@ def verdict_groups(
     *,
     recompute: RecomputePolicy = NO_RECOMPUTE,
     units: Iterable[int] | None = None,
-    source_columns: Sequence[str] = (),
+    source_columns: Collection[str] = (),
+    columns: Mapping[str, Collection[str]] | None = None,
+    absent: Absent | None = None,
 ) -> Iterator[VerdictGroup]:
-    """Every unit with its verdicts, of the sources that are in the inputs, in order of units."""
-    reader = _Reader(ledger, pipeline, recompute)
+    """Every unit with its verdicts, of the sources that are in the inputs, in order of units.
+
+    Args:
+        ledger: Where the rows are.
+        pipeline: The rules.
+        recompute: Rows that count as missing.
+        units: The units; None for all.
+        source_columns: What to read of sources besides what decides.
+        columns: Step key -> what to read of its rows besides what decides.
+        absent: The absent sources, where the caller knows them: to find them, all sources are read.
+    """
+    absent = absent_sources(ledger) if absent is None else absent
+    reader = _Reader(ledger, pipeline, recompute, columns or {}, absent)
     todo = list(ledger.units() if units is None else units)
-    sources = ledger.scan_sources([*_SOURCE_COLUMNS, *source_columns], todo)
+    sources = ledger.scan_sources(list(dict.fromkeys([*_SOURCE_COLUMNS, *source_columns])), todo)
     while parts := list(islice(sources, UNITS_AT_A_TIME)):
         yield reader.group(parts)
 
@@ -183,18 +222,28 @@ def verdict_groups(
 class _Reader:
     """Reads groups of units and judges them."""
 
-    def __init__(self, ledger: Ledger, pipeline: Pipeline, recompute: RecomputePolicy) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        pipeline: Pipeline,
+        recompute: RecomputePolicy,
+        columns: Mapping[str, Collection[str]],
+        absent: Absent,
+    ) -> None:
         self._pipeline, self._redo = pipeline, recompute
         self._measured = {step.key: ledger.snapshot(step.name, step.fingerprint) for step in pipeline.steps()}
-        self._absent = absent_sources(ledger).source_ids
+        self._gone = absent.gone_sources["source_id"].combine_chunks()
+        self._absent = absent.source_ids
         self._steps = list({step.key: step for step in pipeline.steps()}.values())
         self._codes = {step.key: code for code, step in enumerate(self._steps)}
         self._labels = Labels()
+        self._wanted = {step.key: _wanted_columns(step, columns.get(step.key, ())) for step in self._steps}
 
     def group(self, parts: Sequence[tuple[int, pa.Table]]) -> VerdictGroup:
         """The verdicts of units, given the columns of their sources."""
-        units = [unit for unit, _ in parts]
-        sources, absent = self._present(parts)
+        sources, gone, absent = self._present(parts)
+        rows = {step.key: self._rows(step, [unit for unit, _ in parts]) for step in self._steps}
+        uncounted = [pa.array([], pa.string())]
         of_sources = self._header_verdicts(sources)
         samples: dict[SourceKind, SampleGroup] = {}
         leaves: dict[SourceKind, Leaves] = {}
@@ -202,27 +251,40 @@ class _Reader:
         for kind, branch in self._pipeline.branches.items():
             places = np.flatnonzero(usable & _equals(sources["kind"], kind))
             if branch.splitter is None:
-                found = self._images(branch, sources, places, units)
+                found = self._images(branch, sources, places, rows)
             else:
-                found = self._clips(branch, branch.splitter, sources, places, units, of_sources)
+                found, clashing = self._clips(branch, branch.splitter, sources, places, rows, of_sources)
+                uncounted.append(clashing)
             samples[kind] = found
-            leaves[kind] = self._leaves(kind, found, sources, units)
-            self._sum_up(of_sources, leaves[kind])
-        return VerdictGroup(sources, of_sources, samples, leaves, self._labels, self._steps, absent)
+            leaves[kind] = self._leaves(kind, found, sources, rows)
+            _sum_up(of_sources, leaves[kind].source, leaves[kind].verdicts, self._labels)
+        return VerdictGroup(
+            sources,
+            gone,
+            of_sources,
+            samples,
+            leaves,
+            rows,
+            pa.concat_arrays(uncounted),
+            self._labels,
+            self._steps,
+            absent,
+        )
 
-    def _present(self, parts: Sequence[tuple[int, pa.Table]]) -> tuple[pa.Table, pa.Table]:
-        """The sources that are in the inputs, with their `unit`, and the others."""
+    def _present(self, parts: Sequence[tuple[int, pa.Table]]) -> tuple[pa.Table, pa.Table, pa.Table]:
+        """The sources that are in the inputs, those that are gone, and the ids of all others; with `unit`."""
         table = pa.concat_tables(
             part.append_column("unit", pa.array(np.full(part.num_rows, unit))) for unit, part in parts
         )
-        absent = table.slice(0, 0)
+        gone = absent = table.slice(0, 0)
         if len(self._absent):
             is_absent = pc.is_in(table["source_id"], value_set=self._absent)
             absent, table = table.filter(is_absent), table.filter(pc.invert(is_absent))
-        return table.combine_chunks(), absent.select(["unit", "source_id"])
+            gone = absent.filter(pc.is_in(absent["source_id"], value_set=self._gone))
+        return table.combine_chunks(), gone.combine_chunks(), absent.select(["unit", "source_id"])
 
     def _header_verdicts(self, sources: pa.Table) -> Verdicts:
-        """Of what the headers say: FAILED, or REJECTED where no rule is for such sources; else PENDING."""
+        """Of what the headers say: FAILED, or REJECTED where none such are wanted; else PENDING."""
         found = Verdicts.kept(sources.num_rows)
         found.outcome[:] = PENDING
         for kind in pc.unique(sources["kind"]).to_pylist():
@@ -231,9 +293,8 @@ class _Reader:
                 found.outcome[of_kind] = REJECTED
                 found.reason[of_kind] = self._labels.code(f"no_rule_for_{kind}s")
         if self._pipeline.config.general.hdr == "reject":
-            is_hdr = np.asarray(
-                pc.is_in(sources["color_transfer"], value_set=pa.array(sorted(HDR_TRANSFERS)))
-            )
+            transfers = pa.array(sorted(HDR_TRANSFERS))
+            is_hdr = pc.is_in(sources["color_transfer"], value_set=transfers).to_numpy(zero_copy_only=False)
             is_hdr &= found.outcome == PENDING
             found.outcome[is_hdr] = REJECTED
             found.reason[is_hdr] = self._labels.code("hdr_rejected")
@@ -243,12 +304,12 @@ class _Reader:
         return found
 
     def _images(
-        self, branch: Branch, sources: pa.Table, places: NDArray[np.int64], units: Sequence[int]
+        self, branch: Branch, sources: pa.Table, places: NDArray[np.int64], rows: Mapping[str, pa.Table]
     ) -> SampleGroup:
         source_ids = sources["source_id"].take(pa.array(places)).to_pylist()
         sample_id = pa.array([stable_id(source_id, 0, 0) for source_id in source_ids], pa.string())
         nothing = np.zeros(len(places))
-        return self._judged(branch, places, sample_id, nothing, nothing, units)
+        return self._judged(branch, places, sample_id, nothing, nothing, rows)
 
     def _clips(
         self,
@@ -256,40 +317,52 @@ class _Reader:
         splitter: Step,
         sources: pa.Table,
         places: NDArray[np.int64],
-        units: Sequence[int],
+        rows: Mapping[str, pa.Table],
         of_sources: Verdicts,
-    ) -> SampleGroup:
-        rows = self._rows(splitter, units, _SPAN_COLUMNS)
+    ) -> tuple[SampleGroup, pa.Array]:
+        """The clips of the sources at these places, and the ids of those that contradict the splitter."""
+        found = rows[splitter.key]
         source_ids = sources["source_id"].combine_chunks()
-        is_span = _equals(rows["status"], "ok")
-        broken = rows.filter(pa.array(~is_span))
-        known = _places(source_ids, broken["sample_id"])
-        waiting = np.zeros(sources.num_rows, np.bool_)
-        waiting[places] = True
-        in_group = known >= 0
-        in_group[in_group] = waiting[known[in_group]]
-        at = known[in_group]
-        of_sources.outcome[at] = FAILED
-        of_sources.reason[at] = self._labels.codes(broken["error_type"])[in_group]
-        of_sources.step[at] = self._codes[splitter.key]
-        waiting[at] = False
-        parent = _places(source_ids, rows["source_id"])
-        chosen = is_span & (parent >= 0)
-        chosen[chosen] = waiting[parent[chosen]]
+        splittable = np.zeros(sources.num_rows, np.bool_)
+        splittable[places] = True
+        is_span = _equals(found["status"], "ok")
+        broken = self._fail_unsplit(splitter, source_ids, found.filter(pa.array(~is_span)), splittable)
+        of_sources.put(broken.outcome == FAILED, broken)
+        waiting = splittable & (broken.outcome != FAILED)
+        parent = _places(source_ids, found["source_id"])
+        is_span &= parent >= 0
+        chosen, clashing = is_span.copy(), is_span.copy()
+        chosen[is_span] = waiting[parent[is_span]]
+        clashing[is_span] = (splittable & ~waiting)[parent[is_span]]
         split = np.zeros(sources.num_rows, np.bool_)
         split[parent[chosen]] = True
         of_sources.needs[waiting & ~split] = self._codes[splitter.key]
-        spans = rows.filter(pa.array(chosen))
+        spans = found.filter(pa.array(chosen))
         source, start_s = parent[chosen], spans["start_s"].to_numpy()
         order = np.lexsort((start_s, source))
-        return self._judged(
+        samples = self._judged(
             branch,
             source[order],
             spans["sample_id"].combine_chunks().take(pa.array(order)),
             start_s[order],
             spans["end_s"].to_numpy()[order],
-            units,
+            rows,
         )
+        return samples, found["sample_id"].filter(pa.array(clashing)).combine_chunks()
+
+    def _fail_unsplit(
+        self, splitter: Step, source_ids: pa.Array, broken: pa.Table, splittable: NDArray[np.bool_]
+    ) -> Verdicts:
+        """FAILED for each splittable source that has one of these failed rows of its splitter."""
+        found = Verdicts.kept(len(source_ids))
+        places = _places(source_ids, broken["sample_id"])
+        counts = places >= 0
+        counts[counts] = splittable[places[counts]]
+        at = places[counts]
+        found.outcome[at] = FAILED
+        found.reason[at] = self._labels.codes(broken["error_type"])[counts]
+        found.step[at] = self._codes[splitter.key]
+        return found
 
     def _judged(
         self,
@@ -298,36 +371,35 @@ class _Reader:
         sample_id: pa.Array,
         start_s: NDArray[np.float64],
         end_s: NDArray[np.float64],
-        units: Sequence[int],
+        rows: Mapping[str, pa.Table],
     ) -> SampleGroup:
-        judge = self._rule_judge(branch_steps(branch), sample_id, units)
+        judge = self._rule_judge(branch_steps(branch), sample_id, rows)
         rule = AllOf((branch.splitter, branch.rule)) if branch.splitter else branch.rule
         return SampleGroup(branch, judge, source, sample_id, start_s, end_s, judge.decide(rule))
 
-    def _rule_judge(self, steps: Iterable[Step], sample_id: pa.Array, units: Sequence[int]) -> RuleEvaluator:
-        measured = {step.key: self._measurements(step, sample_id, units) for step in steps}
+    def _rule_judge(
+        self, steps: Iterable[Step], sample_id: pa.Array, rows: Mapping[str, pa.Table]
+    ) -> RuleEvaluator:
+        measured = {step.key: self._measurements(step, sample_id, rows[step.key]) for step in steps}
         return RuleEvaluator(measured, len(sample_id), self._codes, self._labels)
 
-    def _measurements(self, step: Step, sample_id: pa.Array, units: Sequence[int]) -> Measured:
+    def _measurements(self, step: Step, sample_id: pa.Array, rows: pa.Table) -> Measured:
         """What a step measured of these samples."""
-        deciding = list(dict.fromkeys(mark.column for mark in step.stage.thresholds().values()))
-        rows = self._rows(step, units, deciding)
         all_rows = Measured(
             np.ones(rows.num_rows, np.bool_),
             _equals(rows["status"], "ok"),
             self._labels.codes(rows["error_type"]),
-            {column: _numbers(rows[column]) for column in deciding},
+            {column: _numbers(rows[column]) for column in _deciding(step)},
         )
         return all_rows.take(_places(rows["sample_id"].combine_chunks(), sample_id))
 
-    def _rows(self, step: Step, units: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        """Key, status and these columns of a step's rows in the units, without those that are recomputed."""
-        wanted = ["sample_id", "status", "error_type", *columns]
+    def _rows(self, step: Step, units: Sequence[int]) -> pa.Table:
+        """The wanted columns of a step's rows in the units, without those that are recomputed."""
+        wanted = self._wanted[step.key]
         parts = [part for _, part in self._measured[step.key].scan(units, wanted)]
         if not parts:
-            types = {"sample_id": pa.string(), "status": pa.string(), "error_type": pa.string()}
-            declared = {name: column.type for name, column in step.stage.columns.items()} | types
-            return pa.schema([(name, declared[name]) for name in wanted]).empty_table()
+            declared = stage_schema(step.stage.columns)
+            return pa.schema([declared.field(name) for name in wanted]).empty_table()
         table = pa.concat_tables(parts).combine_chunks()
         if step.name in self._redo.stages:
             stays = _equals(table["status"], "ok") & self._redo.only_failed
@@ -335,7 +407,7 @@ class _Reader:
         return table
 
     def _leaves(
-        self, kind: SourceKind, samples: SampleGroup, sources: pa.Table, units: Sequence[int]
+        self, kind: SourceKind, samples: SampleGroup, sources: pa.Table, rows: Mapping[str, pa.Table]
     ) -> Leaves:
         """Every sample that is not kept, and what is captioned and tokenized of those that are."""
         kept = np.flatnonzero(samples.verdicts.outcome == KEPT)
@@ -356,10 +428,11 @@ class _Reader:
         start_s = np.array([*samples.start_s[whole], *(w.start_s for _, w in parts)])[order]
         end_s = np.array([*samples.end_s[whole], *(w.end_s for _, w in parts)])[order]
         sample = sample[order]
-        verdicts = _taken(samples.verdicts, sample)
-        finished = self._rule_judge(steps_of(finish), sample_id, units).decide(finish)
-        verdicts.put(verdicts.outcome == KEPT, finished)
-        return Leaves(kind, samples.source[sample], sample, sample_id, is_window, start_s, end_s, verdicts)
+        verdicts = samples.verdicts.take(sample)
+        judge = self._rule_judge(steps_of(finish), sample_id, rows)
+        verdicts.put(verdicts.outcome == KEPT, judge.decide(finish))
+        source = samples.source[sample]
+        return Leaves(kind, judge, source, sample, sample_id, is_window, start_s, end_s, verdicts)
 
     def _windows(
         self, kind: SourceKind, samples: SampleGroup, sources: pa.Table, kept: NDArray[np.int64]
@@ -380,36 +453,43 @@ class _Reader:
                 found[place] = windows
         return found
 
-    def _sum_up(self, of_sources: Verdicts, leaves: Leaves) -> None:
-        """The verdict of each source with leaves: kept if one is, else pending, failed or rejected."""
-        if not len(leaves.source):
-            return
-        rank = _RANK[leaves.verdicts.outcome]
-        order = np.lexsort((rank, leaves.source))
-        source = leaves.source[order]
-        firsts = np.flatnonzero(np.diff(source, prepend=-1))
-        first = order[firsts]
-        found = _taken(leaves.verdicts, first)
-        found.reason[found.outcome == KEPT] = NONE
-        sizes = np.diff([*firsts, len(source)])
-        for place in np.flatnonzero((sizes > 1) & (found.outcome != KEPT)):
-            mine = order[firsts[place] : firsts[place] + sizes[place]]
-            alike = mine[leaves.verdicts.outcome[mine] == found.outcome[place]]
-            texts = {self._labels.texts[code] for code in leaves.verdicts.reason[alike] if code != NONE}
-            found.reason[place] = self._labels.code(", ".join(sorted(texts))) if texts else NONE
-        at = source[firsts]
-        for name in ("outcome", "reason", "step", "needs"):
-            getattr(of_sources, name)[at] = getattr(found, name)
+
+def _sum_up(into: Verdicts, whole: NDArray[np.int64], parts: Verdicts, labels: Labels) -> None:
+    """The verdict of each whole with parts: kept if one is, else pending, failed or rejected.
+
+    `whole` [N] says for each part where its whole stands in `into`.
+    """
+    if not len(whole):
+        return
+    order = np.lexsort((_RANK[parts.outcome], whole))
+    sorted_whole = whole[order]
+    firsts = np.flatnonzero(np.diff(sorted_whole, prepend=-1))
+    found = parts.take(order[firsts])
+    found.reason[found.outcome == KEPT] = NONE
+    sizes = np.diff([*firsts, len(whole)])
+    for place in np.flatnonzero((sizes > 1) & (found.outcome != KEPT)):
+        mine = order[firsts[place] : firsts[place] + sizes[place]]
+        alike = mine[parts.outcome[mine] == found.outcome[place]]
+        texts = {labels.texts[code] for code in parts.reason[alike] if code != NONE}
+        found.reason[place] = labels.code(", ".join(sorted(texts))) if texts else NONE
+    at = sorted_whole[firsts]
+    for name in ("outcome", "reason", "step", "needs"):
+        getattr(into, name)[at] = getattr(found, name)
 
 
 _RANK = np.array([(KEPT, PENDING, FAILED, REJECTED).index(code) for code in range(len(OUTCOMES))])
 """Outcome code -> how early it decides for the source."""
 
 
-def _taken(verdicts: Verdicts, places: NDArray[np.int64]) -> Verdicts:
-    return Verdicts(
-        verdicts.outcome[places], verdicts.reason[places], verdicts.step[places], verdicts.needs[places]
-    )
+def _wanted_columns(step: Step, besides: Iterable[str]) -> list[str]:
+    """What is read of a step's rows: what verdicts need of them, and what was asked for besides."""
+    spans = _SPAN_COLUMNS if isinstance(step.stage, Splitter) else ()
+    return list(dict.fromkeys([*_ROW_COLUMNS, *spans, *_deciding(step), *besides]))
+
+
+def _deciding(step: Step) -> list[str]:
+    """The columns that the step's thresholds look at."""
+    return list(dict.fromkeys(mark.column for mark in step.stage.thresholds().values()))
 
 
 def _equals(column: pa.ChunkedArray, text: str) -> NDArray[np.bool_]:

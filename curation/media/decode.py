@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from curation.media.frame import Frame
 from curation.media.image import MAX_PIXELS
 from curation.media.pictures.orientation import Orientation, orientation_of
 from curation.media.pictures.render import DEFAULT_RENDERING, Renderer, Rendering, shown_size, too_large
+from curation.media.sampling import Sampling
+from curation.media.skipping import Shown, SkippingDecoder, can_skip
 from curation.media.timeline import Timeline, TimeStamps, timeline_of
 
 
@@ -258,6 +261,7 @@ def decode_video(
     start_s: float = 0.0,
     rendering: Rendering = DEFAULT_RENDERING,
     timeline: Timeline | None = None,
+    sampling: Sampling | None = None,
 ) -> Iterator[Frame]:
     """Frames of the main stream in presentation order, rendered on demand: from the key frame before
     `start_s` on where the codec allows it, else from the first.
@@ -267,6 +271,9 @@ def decode_video(
 
     `timeline`: frames get its times in place of the container's, from the first frame on.
 
+    `sampling`: the frames that are sure to be looked at. Others may be left out; these are decoded when
+    somebody looks at them after all, before the next frame is asked for or at any time later.
+
     Raises:
         ProbeError: not a video.
         DecodeError: the stream is damaged or cut off, or a frame has too many pixels; the message says
@@ -274,32 +281,75 @@ def decode_video(
     """
     import av
 
-    index = 0
     with _opened(path) as (container, stream):
         stream.thread_count = 1
-        interval_s = float(1 / stream.average_rate) if stream.average_rate else 0.04
-        promised = stream.frames
-        last_s = -interval_s
         if timeline is None:
             _seek(container, stream, start_s)
+        place = _Place(stream, start_s)
         aspect = stream.sample_aspect_ratio
-        frames = _sized(_decoded(container, stream, timeline), aspect, rendering.max_pixels)
+        items = _sized(_items(container, stream, timeline, sampling), aspect, rendering.max_pixels)
         renderer = Renderer(rendering, aspect)
         while True:
             try:
-                picture = next(frames, None)
+                item = next(items, None)
             except (av.FFmpegError, ValueError) as error:
                 yield from renderer.finish()
-                after = f"after {index} of {promised} frames" if promised else f"after {index} frames"
-                where = f"at {last_s:.3f} s" if start_s > 0 else after
-                raise DecodeError(f"stopped {where}: {_reason(error)}") from error
-            if picture is None:
+                raise place.stopped(error) from error
+            if item is None:
                 yield from renderer.finish()
                 return
-            pts_s = picture.time if picture.time is not None else last_s + interval_s
-            pts_s = max(pts_s, last_s) if index else pts_s
-            yield from renderer.push(picture, pts_s, index, stream.codec_context.sample_aspect_ratio)
-            index, last_s = index + 1, pts_s
+            pts_s, index = place.next(item.time_s)
+            if item.picture is None:
+                frames = iter([renderer.promise(partial(_decoded_late, item, place), pts_s, index)])
+            else:
+                now = stream.codec_context.sample_aspect_ratio
+                frames = renderer.push(item.picture, pts_s, index, now)
+            for frame in frames:
+                item.mark(frame)
+                yield frame
+
+
+class _Place:
+    """How far decoding has come."""
+
+    def __init__(self, stream: Any, start_s: float) -> None:
+        self._promised = stream.frames
+        self._from_start = start_s <= 0
+        self._interval_s = float(1 / stream.average_rate) if stream.average_rate else 0.04
+        self._index = 0
+        self._last_s = -self._interval_s
+
+    def next(self, time_s: float | None) -> tuple[float, int]:
+        """Time and number of the next frame, which has this time or none."""
+        pts_s = time_s if time_s is not None else self._last_s + self._interval_s
+        self._last_s = max(pts_s, self._last_s) if self._index else pts_s
+        self._index += 1
+        return self._last_s, self._index - 1
+
+    def stopped(self, error: Exception) -> DecodeError:
+        """The error, and where it was met."""
+        after = f"{self._index} of {self._promised}" if self._promised else str(self._index)
+        where = f"after {after} frames" if self._from_start else f"at {self._last_s:.3f} s"
+        return DecodeError(f"stopped {where}: {_reason(error)}")
+
+
+def _decoded_late(item: Shown, place: _Place) -> tuple[Any, Any, Any]:
+    """The pictures of a frame that was left out at first."""
+    import av
+
+    try:
+        return item.pictures()
+    except (av.FFmpegError, ValueError) as error:
+        raise place.stopped(error) from error
+
+
+def _items(
+    container: Any, stream: Any, timeline: Timeline | None, sampling: Sampling | None
+) -> Iterator[Shown]:
+    """What is shown, with the times of the timeline if there is one."""
+    if sampling is not None and timeline is None and can_skip(stream):
+        return iter(SkippingDecoder(container.demux(stream), stream, sampling))
+    return (Shown(picture, picture.time) for picture in _decoded(container, stream, timeline))
 
 
 def decode_recordings(path: Path, rendering: Rendering = DEFAULT_RENDERING) -> Iterator[Frame]:
@@ -341,13 +391,14 @@ def _timeline_of_file(path: Path) -> Timeline:
         return _timeline(container, stream, stamps)
 
 
-def _sized(pictures: Iterator[Any], aspect: Fraction | None, max_pixels: int) -> Iterator[Any]:
-    """The same pictures; a ValueError at the first that is too large."""
-    for picture in pictures:
-        reason = too_large(picture.width, picture.height, aspect, max_pixels)
-        if reason is not None:
-            raise ValueError(reason)
-        yield picture
+def _sized(items: Iterator[Shown], aspect: Fraction | None, max_pixels: int) -> Iterator[Shown]:
+    """The same items; a ValueError at the first whose picture is too large."""
+    for item in items:
+        if item.picture is not None:
+            reason = too_large(item.picture.width, item.picture.height, aspect, max_pixels)
+            if reason is not None:
+                raise ValueError(reason)
+        yield item
 
 
 def _seek(container: Any, stream: Any, start_s: float) -> None:

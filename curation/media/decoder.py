@@ -14,6 +14,7 @@ from curation.media.decord import decode_with_decord, refusal
 from curation.media.frame import Frame
 from curation.media.image import MAX_PIXELS
 from curation.media.pictures.render import DEFAULT_RENDERING, Rendering
+from curation.media.sampling import Sampling
 from curation.records import Source
 
 DecoderName = Literal["pyav", "decord"]
@@ -40,11 +41,12 @@ class Decoder(Protocol):
     def refusal(self, source: Source) -> str | None:
         """Why this decoder is known to get such a video wrong; None if it takes it."""
 
-    def frames(self, path: Path, start_s: float = 0.0) -> Iterator[Frame]:
+    def frames(self, path: Path, start_s: float = 0.0, sampling: Sampling | None = None) -> Iterator[Frame]:
         """Upright frames of one size, in presentation order and with the container's times, or where its
         clock jumps, with those of the `Timeline`.
 
-        They may begin at any frame up to `start_s`; `index` counts from the first one given.
+        They may begin at any frame up to `start_s`; `index` counts from the first one given. With a
+        `sampling`, frames may be decoded only when somebody looks at them.
 
         Raises:
             ProbeError: not a video.
@@ -63,10 +65,10 @@ class PyAVDecoder:
     def refusal(self, source: Source) -> str | None:
         return None
 
-    def frames(self, path: Path, start_s: float = 0.0) -> Iterator[Frame]:
+    def frames(self, path: Path, start_s: float = 0.0, sampling: Sampling | None = None) -> Iterator[Frame]:
         if self._clock_jumps:
             return decode_recordings(path, self._rendering)
-        return decode_video(path, start_s, self._rendering)
+        return decode_video(path, start_s, self._rendering, sampling=sampling)
 
 
 class DecordDecoder:
@@ -75,7 +77,7 @@ class DecordDecoder:
     def refusal(self, source: Source) -> str | None:
         return refusal(source)
 
-    def frames(self, path: Path, start_s: float = 0.0) -> Iterator[Frame]:
+    def frames(self, path: Path, start_s: float = 0.0, sampling: Sampling | None = None) -> Iterator[Frame]:
         return decode_with_decord(path, start_s)
 
 

@@ -10,10 +10,12 @@ from typing import Any
 from curation.config import BranchChoice, Config, RuleChoice, StageChoice
 from curation.errors import ConfigError
 from curation.errors.redaction import redact, redact_settings
+from curation.media.halvings import HALVINGS_VERSION
 from curation.media.pictures.render import PIXELS_VERSION
 from curation.pipeline.models import Checklist, check_package, check_reachable, resolve_revision
 from curation.pipeline.rules import AllOf, AnyOf, Rule, Step, steps_of, with_step
 from curation.records import Sample, SourceKind, stable_id
+from curation.registry import STAGES
 from curation.splitter import Splitter
 from curation.stage import DatasetStage, ModelRef, Stage
 
@@ -60,6 +62,10 @@ class Pipeline:
         """The step at a place of the configuration."""
         return next((step for step in self.steps() if step.key == key), None)
 
+    def producer(self, column: str) -> Step | None:
+        """The step that adds this column to kept samples, such as "caption"."""
+        return next((step for step in steps_of(self.enrich) if step.stage.produces == column), None)
+
     def with_step(self, step: Step) -> Pipeline:
         """The pipeline with `step` in place of the one with its key, in a rule."""
         branches = {
@@ -68,7 +74,7 @@ class Pipeline:
         return replace(self, branches=branches)
 
     def windows(self, sample: Sample) -> list[Sample]:
-        """What is captioned and tokenized of a kept sample: itself, or the windows of a long clip."""
+        """What is worked on of a kept sample: the sample itself, or the windows of a long clip."""
         samples = [sample]
         for step in steps_of(self.enrich):
             samples = [window for part in samples for window in step.stage.expand(part)]
@@ -77,6 +83,12 @@ class Pipeline:
     def revisions(self, step: Step) -> dict[str, str]:
         """Role -> revision of a step's models."""
         return {model.role: model.revision for model in self.models if model.step == step.key}
+
+    def distributions(self) -> set[str]:
+        """Installed packages that the steps' numbers come from, those of other people's stages included."""
+        stages = [step.stage for step in self.steps()]
+        named = [name for stage in stages for name in stage.distributions()]
+        return {*named, *(dist for stage in stages for dist in STAGES.distributions(stage.name, type(stage)))}
 
     @property
     def stand_ins(self) -> list[ResolvedModel]:
@@ -122,16 +134,22 @@ def build_pipeline(
         else {(m["name"], m["asked"], m["role"]): m["revision"] for m in recorded or []}
     )
     checklist = Checklist() if readiness is None else readiness.checklist
-    builder = _Builder(known, checklist, readiness, tone_maps=config.decoder.tone_maps)
+    builder = _Builder(
+        known,
+        checklist,
+        readiness,
+        tone_maps=config.decoder.tone_maps,
+        image_short_side=config.general.image_decode_short_side,
+    )
     branches: dict[SourceKind, Branch] = {}
     if config.images:
         branches["image"] = builder.branch(config.images)
     if config.videos:
         branches["video"] = builder.branch(config.videos, PIXELS_VERSION)
-    ends = [builder.step(choice) for choice in (config.captions, config.tokens) if choice]
+    additions = [builder.step(choice) for choice in config.additions.values()]
     if readiness is None:
         builder.checklist.finish()
-    return Pipeline(config, branches, AllOf(tuple(ends)), tuple(builder.models))
+    return Pipeline(config, branches, AllOf(tuple(additions)), tuple(builder.models))
 
 
 class _Builder:
@@ -142,9 +160,11 @@ class _Builder:
         readiness: Readiness | None,
         *,
         tone_maps: bool,
+        image_short_side: int | None,
     ) -> None:
         self._known = known
         self._tone_maps = tone_maps
+        self._image_short_side = image_short_side
         self._readiness = readiness
         self._resolved: dict[ModelRef, str] = {}
         self.checklist = checklist
@@ -190,16 +210,18 @@ class _Builder:
         return Step(choice.key, stage, fingerprint, is_bound=not isinstance(stage, DatasetStage))
 
     def _looked_at(self, choice: StageChoice, stage: Stage[Any], pixels: int | None) -> list[str]:
-        """What the numbers of a stage that sees video depend on besides itself.
+        """What the numbers of a stage that looks at pixels depend on besides itself.
 
-        Captions and tokens are those of images, too, which shall not be made anew because videos change:
-        there, only HDR that is not tone-mapped counts.
+        What is added to kept samples is added to images, too, which shall not be measured anew because
+        videos change: there, only HDR that is not tone-mapped counts.
         """
-        if choice.key.startswith("images.") or not (
-            isinstance(stage, Splitter) or stage.view("clip") is not None
-        ):
-            return []
-        version = [] if pixels is None else [f"pixels {pixels}"]
+        view = stage.view("image" if choice.key.startswith("images.") else "clip")
+        halved = [f"halvings {HALVINGS_VERSION}"] if view is not None and view.halved else []
+        if choice.key.startswith("images.") and view is not None and self._image_short_side is not None:
+            return [*halved, f"JPEGs decoded to {self._image_short_side}"]
+        if choice.key.startswith("images.") or (view is None and not isinstance(stage, Splitter)):
+            return halved
+        version = halved if pixels is None else [*halved, f"pixels {pixels}"]
         return version if self._tone_maps else [*version, "hdr not tone-mapped"]
 
     def _check_packages(self, key: str, stage: Stage[Any]) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from rich.console import Console
 
 from curation.errors import ConfigError
-from curation.ingest.locator import locator_of
 from curation.ledger import Ledger
-from curation.ledger.unit_state import SampleVerdict, SourceVerdict, scan_verdicts, source_verdict
+from curation.ledger.unit_state import SampleVerdict, SourceVerdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Verdict, describe_rule, passed_by
 from curation.records import Outcome
+from curation.report.lookup import Hit, find
+
+MAX_NAMED = 5
+"""Sources that a message names, at most."""
 
 
 def explain(console: Console, ledger: Ledger, pipeline: Pipeline, wanted: str) -> None:
@@ -22,48 +24,26 @@ def explain(console: Console, ledger: Ledger, pipeline: Pipeline, wanted: str) -
     Raises:
         ConfigError: nothing, or more than one source, has this name.
     """
-    hits, gone = [], []
-    for state, judged in scan_verdicts(ledger, pipeline):
-        hits += _hits(judged, wanted)
-        gone += _hits([source_verdict(pipeline, state, source) for source in state.gone], wanted)
-    is_gone = not hits
-    hits = hits or gone
-    if not hits:
+    hits: list[Hit] = []
+    gone: list[Hit] = []
+    for hit in find(ledger, pipeline, wanted):
+        (gone if hit.is_gone else hits).append(hit)
+        if len(hits) > MAX_NAMED:
+            break
+    found = hits or gone
+    if not found:
         raise ConfigError(f"there is no source or sample {wanted!r} in this output")
-    if len(hits) > 1:
-        names = ", ".join(source.source.uri for source, _ in hits[:5])
+    if len(found) > 1:
+        names = ", ".join(hit.judged.source.uri for hit in found[:MAX_NAMED])
         raise ConfigError(f"{wanted!r} is ambiguous: {names}")
-    source, samples = hits[0]
-    _print_source(console, replace(source, verdict=Verdict(Outcome.GONE)) if is_gone else source)
-    if is_gone:
+    source, samples = found[0].judged, found[0].samples
+    _print_source(console, source if hits else replace(source, verdict=Verdict(Outcome.GONE)))
+    if not hits:
         console.print("  gone from the inputs, so it counts nowhere; what follows counts again if it returns")
     for sample in samples or source.samples:
         _print_sample(console, pipeline, sample, "")
         for rule, part in passed_by(pipeline.branches[source.source.kind].rule, sample.rows):
             console.print(f"  kept by {describe_rule(part)}, of {describe_rule(rule)}")
-
-
-def _hits(judged: Iterable[SourceVerdict], wanted: str) -> list[tuple[SourceVerdict, list[SampleVerdict]]]:
-    """The sources that are meant, or have samples that are, with these samples."""
-    found = [(source, [sample for sample in source.samples if is_meant(sample, wanted)]) for source in judged]
-    return [(source, samples) for source, samples in found if samples or is_source(source, wanted)]
-
-
-def is_source(judged: SourceVerdict, wanted: str) -> bool:
-    """Whether `wanted` names the source: its URI, file name, id, or the start of its id."""
-    source = judged.source
-    locator = locator_of(source.uri)
-    names = (source.uri, source.uri.rpartition("/")[2], locator.part)
-    return (bool(wanted) and wanted in names) or _is_prefix(source.source_id, wanted)
-
-
-def is_meant(judged: SampleVerdict, wanted: str) -> bool:
-    """Whether `wanted` is the id of the sample or of a window of it, or the start of one."""
-    return any(_is_prefix(item.sample.sample_id, wanted) for item in (judged, *judged.windows))
-
-
-def _is_prefix(identifier: str, wanted: str) -> bool:
-    return len(wanted) >= 6 and identifier.startswith(wanted)
 
 
 def _print_source(console: Console, judged: SourceVerdict) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import IO, Literal, cast, get_args
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import csv
 
 from curation.errors import ConfigError
-from curation.storage import parquet
 
 Format = Literal["parquet", "csv"]
+ROW_GROUP_BYTES = 64_000_000
+"""A row group of Parquet is closed at about this size in memory."""
 _BYTES = (
     pa.types.is_binary,
     pa.types.is_large_binary,
@@ -33,8 +36,8 @@ def format_of(target: str) -> Format:
     return cast(Format, suffix)
 
 
-def write_table(table: pa.Table, target: str, layout: Format) -> None:
-    """Write the table.
+def write_table(schema: pa.Schema, parts: Iterable[pa.Table], target: str, layout: Format) -> int:
+    """Write a table whose parts come one after the other, whole or not at all; how many rows it has.
 
     CSV has no lists and no bytes: lists and structs become JSON, bytes hexadecimal digits. An absent value is
     an empty cell, an empty text is "".
@@ -42,16 +45,46 @@ def write_table(table: pa.Table, target: str, layout: Format) -> None:
     Raises:
         ConfigError: the file can't be written.
     """
-    if layout == "csv":
-        sink = pa.BufferOutputStream()
-        csv.write_csv(_plain(table), sink)
-        data = sink.getvalue().to_pybytes()
-    else:
-        data = parquet.to_bytes(table)
+    part_file = Path(f"{target}.part")
     try:
-        Path(target).write_bytes(data)
+        with part_file.open("wb") as sink:
+            num_rows = (_write_csv if layout == "csv" else _write_parquet)(schema, parts, sink)
+        part_file.replace(target)
     except OSError as error:
         raise ConfigError(f"cannot write {target}: {error.strerror}") from error
+    finally:
+        part_file.unlink(missing_ok=True)
+    return num_rows
+
+
+def _write_parquet(schema: pa.Schema, parts: Iterable[pa.Table], sink: IO[bytes]) -> int:
+    num_rows = 0
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for group in _row_groups(parts):
+            writer.write_table(group, row_group_size=group.num_rows)
+            num_rows += group.num_rows
+    return num_rows
+
+
+def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Parts joined until they are worth a row group."""
+    held: list[pa.Table] = []
+    for part in parts:
+        held.append(part)
+        if sum(part.nbytes for part in held) >= ROW_GROUP_BYTES:
+            yield pa.concat_tables(held)
+            held = []
+    if any(part.num_rows for part in held):
+        yield pa.concat_tables(held)
+
+
+def _write_csv(schema: pa.Schema, parts: Iterable[pa.Table], sink: IO[bytes]) -> int:
+    num_rows = 0
+    with csv.CSVWriter(sink, _plain(schema.empty_table()).schema) as writer:
+        for part in parts:
+            writer.write_table(_plain(part))
+            num_rows += part.num_rows
+    return num_rows
 
 
 def _plain(table: pa.Table) -> pa.Table:

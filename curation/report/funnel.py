@@ -7,8 +7,9 @@ from rich.table import Table
 
 from curation.errors.visible import on_one_line
 from curation.ingest.leftovers import some_names
+from curation.ledger.columns import OUTCOMES
 from curation.pipeline import Pipeline
-from curation.report.summary import OUTCOMES, Summary
+from curation.report.summary import Summary
 
 
 def untrained_notice(pipeline: Pipeline) -> str | None:

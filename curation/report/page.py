@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from curation.ingest.leftovers import some_names
 from curation.ledger import Ledger
-from curation.ledger.unit_state import SampleVerdict, SourceVerdict, scan_verdicts
+from curation.ledger.columns import OUTCOMES
+from curation.ledger.unit_state import SampleVerdict, SourceVerdict, load_unit, source_verdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step, describe_rule
 from curation.report.funnel import untrained_notice
+from curation.report.histogram import Histogram
 from curation.report.html import html_environment
-from curation.report.summary import OUTCOMES, Summary
+from curation.report.summary import MAX_SHOWN, Summary
 from curation.report.tokens import look_at_shards
 
-NUM_BINS = 24
-MAX_CARDS = 60
+NUM_BARS = 24
+_THUMBNAIL = "thumbnail"
+"""The column of a step that makes small pictures."""
 
 
 @dataclass(frozen=True)
-class Histogram:
+class Plot:
     """Bar heights in percent of the highest, and where the thresholds stand, in percent of the width."""
 
     step: str
@@ -68,11 +70,11 @@ def render_page(ledger: Ledger, pipeline: Pipeline, summary: Summary, run: dict[
         failures=summary.failures,
         num_failures=summary.num_failures,
         histograms=[
-            _histogram(steps[key], column, values)
+            _plot(steps[key], column, histogram)
             for key, counts in summary.steps.items()
-            for column, values in counts.values.items()
+            for column, histogram in counts.histograms.items()
         ],
-        cards=_cards(ledger, pipeline),
+        cards=_cards(ledger, pipeline, summary),
         shards=look_at_shards(ledger, pipeline),
         models=pipeline.models,
         run=run,
@@ -96,47 +98,67 @@ def _thresholds(step: Step) -> list[str]:
     return found
 
 
-def _histogram(step: Step, column: str, values: list[float]) -> Histogram:
+def _plot(step: Step, column: str, histogram: Histogram) -> Plot:
     limits = {
         name: getattr(step.stage.config, name)
         for name, mark in step.stage.thresholds().items()
         if mark.column == column and getattr(step.stage.config, name) is not None
     }
-    low = min([*values, *limits.values()])
-    high = max([*values, *limits.values()])
+    low = min([histogram.low, *limits.values()])
+    high = max([histogram.high, *limits.values()])
     width = (high - low) or 1.0
-    counts, _ = np.histogram(values, bins=NUM_BINS, range=(low, low + width))
+    counts = histogram.bars(NUM_BARS, low, low + width)
     top = max(int(counts.max()), 1)
     marks = [(name, value, 100 * (value - low) / width) for name, value in limits.items()]
-    return Histogram(
-        step.key, column, low, low + width, [(100 * int(n) / top, int(n)) for n in counts], marks
-    )
+    return Plot(step.key, column, low, low + width, [(100 * int(n) / top, int(n)) for n in counts], marks)
 
 
-def _cards(ledger: Ledger, pipeline: Pipeline) -> list[Card]:
-    """The first samples of every outcome, in turn, until the page is full."""
-    by_outcome: dict[str, list[Card]] = {}
-    shown = _shown_columns(pipeline)
-    for state, judged in scan_verdicts(ledger, pipeline):
-        pictures = _thumbnails(ledger, pipeline, state.unit)
-        for source in judged:
-            for sample in source.samples:
-                for leaf in sample.leaves():
-                    group = by_outcome.setdefault(leaf.verdict.outcome.value, [])
-                    if len(group) < MAX_CARDS:
-                        group.append(_card(source, sample, leaf, pictures, shown))
-        if by_outcome and all(len(group) >= MAX_CARDS for group in by_outcome.values()):
-            break
-    share = MAX_CARDS // max(len(by_outcome), 1)
-    return [card for outcome in OUTCOMES for card in by_outcome.get(outcome.value, [])[:share]]
+def _cards(ledger: Ledger, pipeline: Pipeline, summary: Summary) -> list[Card]:
+    """The first samples of every outcome, in turn, until the page is full. Only their units are read."""
+    share = MAX_SHOWN // max(len(summary.examples), 1)
+    shown = [example for outcome in OUTCOMES for example in summary.examples.get(outcome, [])[:share]]
+    wanted: dict[int, dict[str, set[str]]] = {}
+    for example in shown:
+        wanted.setdefault(example.unit, {}).setdefault(example.source_id, set()).add(example.sample_id)
+    columns = _shown_columns(pipeline)
+    cards = {
+        sample_id: card
+        for unit, ids in wanted.items()
+        for sample_id, card in _unit_cards(ledger, pipeline, unit, ids, columns)
+    }
+    return [cards[example.sample_id] for example in shown]
+
+
+def _unit_cards(
+    ledger: Ledger,
+    pipeline: Pipeline,
+    unit: int,
+    wanted: Mapping[str, Collection[str]],
+    columns: Collection[str],
+) -> Iterator[tuple[str, Card]]:
+    """The wanted samples of one unit, `wanted` by source, with their cards."""
+    state = load_unit(ledger, pipeline, unit)
+    pictures = _thumbnails(ledger, pipeline, unit)
+    for source in state.sources:
+        if source.source_id not in wanted:
+            continue
+        judged = source_verdict(pipeline, state, source)
+        for sample in judged.samples:
+            for leaf in sample.leaves():
+                if leaf.sample.sample_id in wanted[source.source_id]:
+                    yield leaf.sample.sample_id, _card(judged, sample, leaf, pictures, columns)
 
 
 def _thumbnails(ledger: Ledger, pipeline: Pipeline, unit: int) -> dict[str, bytes]:
-    found = {}
+    """Sample id -> a small picture of it, where a step makes some."""
+    found: dict[str, bytes] = {}
     for step in pipeline.steps():
-        if step.name == "thumbnail":
-            rows = ledger.rows(step.name, step.fingerprint, unit)
-            found.update({row.sample_id: row.values["thumbnail"] for row in rows if row.ok})
+        if _THUMBNAIL in step.stage.columns:
+            rows = ledger.columns(step.name, step.fingerprint, unit, [_THUMBNAIL])
+            if rows is not None:
+                found.update(
+                    zip(*(rows[name].to_pylist() for name in ("sample_id", _THUMBNAIL)), strict=True)
+                )
     return found
 
 

@@ -1,21 +1,43 @@
-"""The summary of a dataset: sources and samples in = kept + rejected + failed + pending, step by step."""
+"""The summary of a dataset: sources and samples in = kept + rejected + failed + pending, step by step.
+
+    summary = summarize(ledger, pipeline)
+
+Or along with whatever else goes through the verdicts, or in parts that merge:
+
+    builder = SummaryBuilder(pipeline)
+    for group in verdict_groups(
+        ledger, pipeline, source_columns=builder.source_columns, columns=builder.columns
+    ):
+        builder.add(group)
+    summary = builder.finish()
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from curation.errors import LedgerError
 from curation.ledger import Ledger
-from curation.ledger.unit_state import SampleVerdict, SourceVerdict, scan_verdicts
+from curation.ledger.columns import KEPT, NONE, OUTCOMES, RuleEvaluator
+from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
-from curation.pipeline.rules import Step, any_ofs_of, decide, describe_rule, passed_by
-from curation.records import Outcome, SampleKind, Source, SourceKind
+from curation.pipeline.rules import any_ofs_of, describe_rule
+from curation.records import Outcome, SampleKind, SourceKind
+from curation.report.failures import failures_of
+from curation.report.histogram import Histogram
+from curation.report.seen import SeenIds
 
 MAX_EXAMPLES = 100
-OUTCOMES = (Outcome.KEPT, Outcome.REJECTED, Outcome.FAILED, Outcome.PENDING)
-"""What a source or sample that is there can end as; these add up to what came in."""
+MAX_SHOWN = 60
+"""Samples of each outcome that a page can show."""
 
 
 @dataclass
@@ -25,7 +47,7 @@ class StepSummary:
     key: str
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
-    values: dict[str, list[float]] = field(default_factory=dict)
+    histograms: dict[str, Histogram] = field(default_factory=dict)
     """column -> its values, for the columns that thresholds look at."""
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     """What the stage itself sums up over its rows: group -> name -> number."""
@@ -34,6 +56,14 @@ class StepSummary:
     def measured(self) -> int:
         """Samples with a row."""
         return self.outcomes.total()
+
+    def merge(self, other: StepSummary) -> None:
+        """Take in what was counted elsewhere."""
+        self.outcomes.update(other.outcomes)
+        self.reasons.update(other.reasons)
+        for column, histogram in other.histograms.items():
+            self.histograms.setdefault(column, Histogram()).merge(histogram)
+        _merge_counts(self.counts, other.counts)
 
 
 @dataclass(frozen=True)
@@ -45,6 +75,15 @@ class Failure:
     step: str
     error_type: str
     error: str
+
+
+@dataclass(frozen=True)
+class FoundSample:
+    """A sample, or a window of one, and where to find it."""
+
+    unit: int
+    source_id: str
+    sample_id: str
 
 
 @dataclass
@@ -63,6 +102,8 @@ class Summary:
     gone: Counter[SourceKind] = field(default_factory=Counter)
     """Sources that are no longer in the inputs, which count nowhere else."""
     gone_examples: list[str] = field(default_factory=list)
+    examples: dict[Outcome, list[FoundSample]] = field(default_factory=dict)
+    """The first samples of each outcome."""
 
     def failed_fraction(self) -> float:
         """The larger of the shares of failed sources and of failed samples."""
@@ -84,31 +125,58 @@ class Summary:
             for name, counts in named.items()
         }
 
+    def merge(self, other: Summary) -> None:
+        """Take in the summary of later units."""
+        _merge_counts(self.sources, other.sources)
+        _merge_counts(self.samples, other.samples)
+        self.reasons.update(other.reasons)
+        for key, step in other.steps.items():
+            self.steps.setdefault(key, StepSummary(key)).merge(step)
+        for rule, kept in other.kept_by.items():
+            mine = self.kept_by.setdefault(rule, {})
+            for branch, number in kept.items():
+                mine[branch] = mine.get(branch, 0) + number
+        self.failures = [*self.failures, *other.failures][:MAX_EXAMPLES]
+        self.num_failures += other.num_failures
+        self.gone.update(other.gone)
+        self.gone_examples = [*self.gone_examples, *other.gone_examples][:MAX_EXAMPLES]
+        for outcome, examples in other.examples.items():
+            self.examples[outcome] = [*self.examples.get(outcome, []), *examples][:MAX_SHOWN]
+
+
+def _merge_counts(into: dict[Any, Counter[Any]], other: Mapping[Any, Counter[Any]]) -> None:
+    for key, counts in other.items():
+        into.setdefault(key, Counter()).update(counts)
+
 
 def summarize(ledger: Ledger, pipeline: Pipeline) -> Summary:
     """Count everything, and make sure that nothing is counted twice or lost.
 
     Raises:
-        LedgerError: the summary don't balance.
+        LedgerError: the summary does not balance.
     """
-    keeper = _Keeper(pipeline)
-    for state, judged in scan_verdicts(ledger, pipeline):
-        if len(judged) != len(state.sources):
-            raise LedgerError(f"unit {state.unit}: {len(state.sources)} sources, {len(judged)} verdicts")
-        for source in judged:
-            keeper.take(source)
-        for gone in state.gone:
-            keeper.take_gone(gone)
-        keeper.check_orphans(state.rows, judged)
-    return keeper.summary
+    builder = SummaryBuilder(pipeline)
+    for group in verdict_groups(
+        ledger, pipeline, source_columns=builder.source_columns, columns=builder.columns
+    ):
+        builder.add(group)
+    return builder.finish()
 
 
-class _Keeper:
+class SummaryBuilder:
+    """Counts groups of units, in order; builders of other units merge.
+
+    Attributes:
+        source_columns, columns: What the groups must have been read with.
+    """
+
+    source_columns: ClassVar = ("uri", "error")
+
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._seen: set[str] = set()
-        self._splitters = {branch.splitter.key for branch in pipeline.branches.values() if branch.splitter}
-        self.summary = Summary(
+        self._seen = SeenIds()
+        self.columns = {step.key: ("error", *step.stage.counted_columns) for step in pipeline.steps()}
+        self._summary = Summary(
             steps={step.key: StepSummary(step.key) for step in pipeline.steps()},
             kept_by={
                 (f"{kind}s", describe_rule(rule)): {describe_rule(part): 0 for part in rule.rules}
@@ -117,84 +185,148 @@ class _Keeper:
             },
         )
 
-    def take(self, judged: SourceVerdict) -> None:
-        source = judged.source
-        self._once(source.source_id, f"source {source.uri}")
-        self.summary.sources.setdefault(source.kind, Counter())[judged.verdict.outcome] += 1
-        if not judged.samples and judged.verdict.outcome is Outcome.FAILED:
-            self._source_failure(judged)
-        for sample in judged.samples:
-            self._count_steps(sample)
-            for rule, part in passed_by(self._pipeline.branches[source.kind].rule, sample.rows):
-                self.summary.kept_by[f"{source.kind}s", describe_rule(rule)][describe_rule(part)] += 1
-            for leaf in sample.leaves():
-                self._leaf(judged, sample, leaf)
+    def add(self, group: VerdictGroup) -> None:
+        """Count the next units.
 
-    def take_gone(self, source: Source) -> None:
-        """Count a source that is no longer in the inputs."""
-        self._once(source.source_id, f"source {source.uri}")
-        self.summary.sources.setdefault(source.kind, Counter())
-        self.summary.gone[source.kind] += 1
-        if len(self.summary.gone_examples) < MAX_EXAMPLES:
-            self.summary.gone_examples.append(source.uri)
+        Raises:
+            LedgerError: a clip of theirs contradicts its splitter.
+        """
+        if len(group.uncounted):
+            raise LedgerError(f"clip {group.uncounted[0]} is in the ledger, but its splitter says it failed")
+        self._seen.add(group.sources["source_id"])
+        self._count_sources(group)
+        self._count_gone(group)
+        for kind in group.samples:
+            self._count_samples(group, kind)
+            self._count_leaves(group, kind)
+        self._note_failures(group)
+        self._note_examples(group)
 
-    def check_orphans(self, rows: dict[str, dict[str, Any]], judged: list[SourceVerdict]) -> None:
-        """Every clip in the ledger belongs to a source of its unit, and was counted."""
-        known = {source.source.source_id for source in judged}
-        for key in self._splitters:
-            for row in rows.get(key, {}).values():
-                if row.ok and row.values["source_id"] in known and row.sample_id not in self._seen:
-                    raise LedgerError(f"clip {row.sample_id} is in the ledger and in no book")
+    def merge(self, other: SummaryBuilder) -> None:
+        """Take in what another builder counted, of later units."""
+        self._seen.merge(other._seen)
+        self._summary.merge(other._summary)
 
-    def _once(self, identifier: str, what: str) -> None:
-        if identifier in self._seen:
-            raise LedgerError(f"{what} is in the ledger twice")
-        self._seen.add(identifier)
+    def finish(self) -> Summary:
+        """The summary.
 
-    def _leaf(self, judged: SourceVerdict, sample: SampleVerdict, leaf: SampleVerdict) -> None:
-        verdict = leaf.verdict
-        self._once(leaf.sample.sample_id, f"sample {leaf.sample.sample_id}")
-        if leaf is not sample:
-            self._seen.add(sample.sample.sample_id)
-            self._count_steps(leaf)
-        self.summary.samples.setdefault(leaf.sample.kind, Counter())[verdict.outcome] += 1
-        if verdict.reason and verdict.step:
-            self.summary.reasons[leaf.sample.kind, verdict.step.key, verdict.reason] += 1
-        failed = {(row.error_type, row.error): (key, row) for key, row in leaf.rows.items() if not row.ok}
-        for key, row in failed.values():
-            self._failure(judged.source.uri, leaf.sample.sample_id, key, row.error_type, row.error)
+        Raises:
+            LedgerError: a source or a sample was counted twice.
+        """
+        twice = self._seen.repeated()
+        if twice:
+            raise LedgerError(f"{len(twice)} ids are in the ledger twice: {', '.join(twice[:MAX_EXAMPLES])}")
+        return self._summary
 
-    def _count_steps(self, sample: SampleVerdict) -> None:
-        for step in self._pipeline.steps():
-            row = sample.rows.get(step.key)
-            if row is None:
-                continue
-            summary = self.summary.steps[step.key]
-            verdict = decide(step, sample.rows)
-            summary.outcomes[verdict.outcome] += 1
-            if verdict.reason:
-                summary.reasons[verdict.reason] += 1
-            _note_values(summary, step, row.values)
-            for group, name, number in step.stage.counts(row):
-                summary.counts.setdefault(group, Counter())[name] += number
+    def _count_sources(self, group: VerdictGroup) -> None:
+        kinds = group.sources["kind"]
+        for kind in kinds.unique().to_pylist():
+            of_kind = pc.equal(kinds, kind).to_numpy()
+            counts = self._summary.sources.setdefault(kind, Counter())
+            counts.update(_outcomes(group.of_sources.outcome[of_kind]))
 
-    def _source_failure(self, judged: SourceVerdict) -> None:
-        source, step = judged.source, judged.verdict.step
-        if step is not None:
-            self.summary.steps[step.key].outcomes[Outcome.FAILED] += 1
-        key = step.key if step else "probe"
-        self._failure(source.uri, None, key, judged.verdict.reason, judged.error)
+    def _count_gone(self, group: VerdictGroup) -> None:
+        """Count the sources that are no longer in the inputs."""
+        if not group.gone.num_rows:
+            return
+        self._seen.add(group.gone["source_id"])
+        for kind, number in Counter(group.gone["kind"].to_pylist()).items():
+            self._summary.sources.setdefault(kind, Counter())
+            self._summary.gone[kind] += number
+        room = MAX_EXAMPLES - len(self._summary.gone_examples)
+        self._summary.gone_examples += group.gone["uri"][:room].to_pylist()
 
-    def _failure(
-        self, uri: str, sample_id: str | None, step: str, error_type: str | None, error: str | None
+    def _count_samples(self, group: VerdictGroup, kind: SourceKind) -> None:
+        """Count what the steps of the rule say of samples, and what each branch of an `any_of` kept."""
+        samples = group.samples[kind]
+        everyone = np.ones(samples.judge.number, np.bool_)
+        for key in samples.judge.measured:
+            self._count_step(group, key, samples.judge, samples.sample_id, everyone)
+        for rule, part, passed in samples.judge.passed_by(samples.branch.rule):
+            counts = self._summary.kept_by[f"{kind}s", describe_rule(rule)]
+            counts[describe_rule(part)] += int(passed.sum())
+
+    def _count_leaves(self, group: VerdictGroup, kind: SourceKind) -> None:
+        """Count how samples and windows end, and what captions and tokens say of them."""
+        leaves = group.leaves[kind]
+        if not len(leaves.source):
+            return
+        self._seen.add(leaves.sample_id)
+        passed = group.samples[kind].verdicts.outcome[leaves.sample] == KEPT
+        for key in leaves.judge.measured:
+            self._count_step(group, key, leaves.judge, leaves.sample_id, passed)
+        sample_kind = _sample_kind(group, kind)
+        verdicts = leaves.verdicts
+        self._summary.samples.setdefault(sample_kind, Counter()).update(_outcomes(verdicts.outcome))
+        for code in _tally(verdicts.step):
+            key = group.steps[code].key
+            for reason, number in _tally(verdicts.reason[verdicts.step == code]).items():
+                self._summary.reasons[sample_kind, key, group.labels.texts[reason]] += number
+
+    def _count_step(
+        self,
+        group: VerdictGroup,
+        key: str,
+        judge: RuleEvaluator,
+        sample_id: pa.Array,
+        among: NDArray[np.bool_],
     ) -> None:
-        self.summary.num_failures += 1
-        if len(self.summary.failures) < MAX_EXAMPLES:
-            self.summary.failures.append(Failure(uri, sample_id, step, error_type or "", error or ""))
+        """Count what one step says of these samples, those `among` them that have come to it."""
+        step, summary, measured = group.steps[judge.steps[key]], self._summary.steps[key], judge.measured[key]
+        counted = measured.present & among
+        verdicts = judge.decide(step)
+        summary.outcomes.update(_outcomes(verdicts.outcome[counted]))
+        for reason, number in _tally(verdicts.reason[counted]).items():
+            summary.reasons[group.labels.texts[reason]] += number
+        for column, values in measured.values.items():
+            found = values[counted]
+            if not np.isnan(found).all():
+                summary.histograms.setdefault(column, Histogram()).add(found)
+        if step.stage.counted_columns and counted.any():
+            rows = group.rows_of(key, sample_id.filter(pa.array(counted)))
+            for name, what, number in step.stage.counts(rows):
+                summary.counts.setdefault(name, Counter())[what] += number
+
+    def _note_failures(self, group: VerdictGroup) -> None:
+        found = failures_of(group)
+        summary = self._summary
+        summary.num_failures += found.num_rows
+        for step in found.filter(pc.is_null(found["sample_id"]))["step"].to_pylist():
+            if step in summary.steps:
+                summary.steps[step].outcomes[Outcome.FAILED] += 1
+        shown = found[: MAX_EXAMPLES - len(summary.failures)]
+        uris = group.sources["uri"].take(shown["source"]).to_pylist()
+        for uri, row in zip(uris, shown.to_pylist(), strict=True):
+            summary.failures.append(
+                Failure(uri, row["sample_id"], row["step"], row["error_type"] or "", row["error"] or "")
+            )
+
+    def _note_examples(self, group: VerdictGroup) -> None:
+        for code, outcome in enumerate(OUTCOMES):
+            shown = self._summary.examples.get(outcome, [])
+            found: list[tuple[int, str]] = []
+            for leaves in group.leaves.values():
+                places = np.flatnonzero(leaves.verdicts.outcome == code)[: MAX_SHOWN - len(shown)]
+                ids = leaves.sample_id.take(pa.array(places)).to_pylist()
+                found += zip(leaves.source[places].tolist(), ids, strict=True)
+            found.sort(key=lambda pair: pair[0])
+            source = group.sources.take(pa.array([place for place, _ in found], pa.int64()))
+            known = zip(source["unit"].to_pylist(), source["source_id"].to_pylist(), found, strict=True)
+            new = [FoundSample(unit, source_id, sample_id) for unit, source_id, (_, sample_id) in known]
+            if new:
+                self._summary.examples[outcome] = [*shown, *new][:MAX_SHOWN]
 
 
-def _note_values(summary: StepSummary, step: Step, values: Any) -> None:
-    for mark in step.stage.thresholds().values():
-        value = values.get(mark.column)
-        if value is not None:
-            summary.values.setdefault(mark.column, []).append(float(value))
+def _sample_kind(group: VerdictGroup, kind: SourceKind) -> SampleKind:
+    return "image" if group.samples[kind].branch.splitter is None else "clip"
+
+
+def _outcomes(codes: NDArray[np.int8]) -> dict[Outcome, int]:
+    """How often each outcome occurs."""
+    return {OUTCOMES[code]: number for code, number in _tally(codes).items()}
+
+
+def _tally(codes: NDArray[Any]) -> dict[int, int]:
+    """How often each code occurs, apart from `NONE`."""
+    numbers = np.bincount(codes.astype(np.int64) - NONE)[-NONE:]
+    return {int(code): int(numbers[code]) for code in np.flatnonzero(numbers)}

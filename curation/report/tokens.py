@@ -8,29 +8,40 @@ from __future__ import annotations
 import base64
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.errors import ConfigError, ContractError, EnvironmentFault, SampleError, StorageError
+from curation.errors import (
+    ConfigError,
+    ContractError,
+    EnvironmentFault,
+    LedgerError,
+    SampleError,
+    StorageError,
+)
 from curation.ingest.media_readers import read_again
 from curation.ledger import Ledger
-from curation.ledger.unit_state import SampleVerdict, SourceVerdict, scan_verdicts
+from curation.ledger.unit_state import SampleVerdict, SourceVerdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
 from curation.records import stable_id
 from curation.registry import CODEBOOK, PREVIEW, load
-from curation.report.explain import is_meant, is_source
 from curation.report.funnel import untrained_notice
 from curation.report.html import html_environment
+from curation.report.lookup import Hit, find, is_meant, is_prefix, judged_sources
 from curation.stage import Setup
+from curation.storage import Storage
 
 CACHE = "report/tokens.json"
+MAX_COMPARED = 10_000
+"""File names that one which was not found is compared with: enough for a hint at once."""
 MAX_SAMPLES = 8
 """Samples that a page shows, at most."""
 REPORT_SIDE_PX = 256
@@ -90,13 +101,21 @@ class Looker:
             self._previewer = self._previewer or self._load()
             config = self._pipeline.config
             media = read_again(found.source.source, sample, view, decoder=config.decoder)
-            rows = self._ledger.rows(self._step.name, self._step.fingerprint, found.unit)
-            values = next(row.values for row in rows if row.sample_id == sample.sample_id)
+            values = self._values(found.unit, sample.sample_id)
             preview = self._previewer.preview(sample, media, values, max_side_px=max_side_px)
         except (SampleError, StorageError, EnvironmentFault) as error:
             return SampleLook(sample.sample_id, title, error=f"{type(error).__name__}: {error}")
         png = base64.b64encode(preview.png).decode()
         return SampleLook(sample.sample_id, title, png, preview.psnr_db, preview.ssim)
+
+    def _values(self, unit: int, sample_id: str) -> dict[str, Any]:
+        """What the tokenizer measured of a sample."""
+        step = self._step
+        rows = self._ledger.columns(step.name, step.fingerprint, unit, list(step.stage.columns))
+        if rows is None:
+            raise LedgerError(f"unit {unit} has no rows of {step.key} any more")
+        found: dict[str, Any] = rows.filter(pc.equal(rows["sample_id"], sample_id)).to_pylist()[0]
+        return found
 
     def _load(self) -> Any:
         return load(PREVIEW)(self._step.stage, Setup(self._device(), self._pipeline.revisions(self._step)))
@@ -117,23 +136,26 @@ def look_at(ledger: Ledger, pipeline: Pipeline, wanted: str) -> list[SampleLook]
     Raises:
         ConfigError: nothing has this name, or what has it has no tokens.
     """
-    step = pipeline.step_of("tokens")
+    step = pipeline.producer("codes")
     if step is None:
         raise ConfigError("the configuration has no tokens")
-    leaves = list(_leaves(ledger, pipeline))
-    named = [found for found in leaves if is_meant(found.leaf, wanted) or is_source(found.source, wanted)]
-    if not named:
-        names = {found.source.source.uri.rpartition("/")[2] for found in leaves}
-        close = difflib.get_close_matches(wanted, names, n=1)
+    first: _Leaf | None = None
+    ready: list[_Leaf] = []
+    for found in _meant(find(ledger, pipeline, wanted), wanted):
+        first = first or found
+        ready += [found] if _has_tokens(found, step) else []
+        if len(ready) == MAX_SAMPLES:
+            break
+    if first is None:
+        close = difflib.get_close_matches(wanted, _some_names(ledger), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"there is no sample of {wanted!r} in this output{hint}")
-    ready = [found for found in named if _has_tokens(found, step)]
     if not ready:
-        verdict = named[0].leaf.verdict
+        verdict = first.leaf.verdict
         reason = f" ({verdict.reason})" if verdict.reason else ""
-        raise ConfigError(f"{named[0].title} has no tokens: it is {verdict.outcome}{reason}")
+        raise ConfigError(f"{first.title} has no tokens: it is {verdict.outcome}{reason}")
     looker = Looker(ledger, pipeline, step)
-    return [looker.look(found) for found in ready[:MAX_SAMPLES]]
+    return [looker.look(found) for found in ready]
 
 
 def _has_tokens(found: _Leaf, step: Step) -> bool:
@@ -141,11 +163,26 @@ def _has_tokens(found: _Leaf, step: Step) -> bool:
     return row is not None and row.ok
 
 
-def _leaves(ledger: Ledger, pipeline: Pipeline) -> Iterator[_Leaf]:
-    for state, judged in scan_verdicts(ledger, pipeline):
-        for source in judged:
-            for leaf in source.leaves():
-                yield _Leaf(state.unit, source, leaf)
+def _meant(hits: Iterable[Hit], wanted: str) -> Iterator[_Leaf]:
+    """What may have tokens of sources and samples that are meant: samples, or windows of them."""
+    for hit in hits:
+        if hit.is_gone:
+            continue
+        for sample in hit.samples or hit.judged.samples:
+            is_whole = not hit.samples or is_prefix(sample.sample.sample_id, wanted)
+            for leaf in sample.leaves():
+                if is_whole or is_meant(leaf, wanted):
+                    yield _Leaf(hit.unit, hit.judged, leaf)
+
+
+def _some_names(ledger: Ledger) -> list[str]:
+    """File names in the output, as many as can be compared with one that was mistyped."""
+    found: list[str] = []
+    for _, sources in ledger.scan_sources(["uri"], ledger.units()):
+        found += [uri.rpartition("/")[2] for uri in sources["uri"].to_pylist()]
+        if len(found) >= MAX_COMPARED:
+            break
+    return found
 
 
 def write_preview(pipeline: Pipeline, looks: list[SampleLook], target: str) -> None:
@@ -175,7 +212,7 @@ def _page(pipeline: Pipeline, looks: list[SampleLook]) -> str:
 
 def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
     """Every shard of this output; none where none were written yet."""
-    step = pipeline.step_of("tokens")
+    step = pipeline.producer("codes")
     folder = f"shards/{pipeline.config.general.name}"
     manifest = ledger.storage.read(f"{folder}/manifest.json")
     if step is None or manifest is None:
@@ -184,16 +221,16 @@ def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
     shards = json.loads(manifest)["shards"]
     per_shard = pipeline.config.run.report_samples
     entries: dict[str, Any] = {}
-    picked: dict[str, list[str]] = {}
+    picked: dict[str, list[_DrawnRow]] = {}
     for shard in shards:
         entry = cached.get(shard["sha256"])
         if entry is None or entry["asked"] != per_shard:
-            data = ledger.storage.read(f"{folder}/{shard['name']}") or b""
-            try:
-                entry = {"asked": per_shard, "use": _use(data), "samples": []}
-                picked[shard["sha256"]] = _pick(data, per_shard)
-            except pa.ArrowInvalid:
+            room = MAX_SAMPLES - sum(map(len, picked.values()))
+            found = _look_into(ledger.storage, folder, shard, min(per_shard, room))
+            if found is None:
                 continue
+            use, picked[shard["sha256"]] = found
+            entry = {"asked": per_shard, "use": use, "samples": []}
         entries[shard["sha256"]] = entry
     _fill(ledger, pipeline, step, entries, picked)
     text = json.dumps(entries, indent=1).encode()
@@ -208,20 +245,43 @@ def _shard_look(name: str, entry: dict[str, Any] | None) -> ShardLook:
     return ShardLook(name, entry["use"], [SampleLook(**sample) for sample in entry["samples"]])
 
 
-def _use(shard: bytes) -> dict[str, float]:
-    batches = pq.ParquetFile(pa.BufferReader(shard)).iter_batches(batch_size=64, columns=["codes"])
+@dataclass(frozen=True)
+class _DrawnRow:
+    sample_id: str
+    source_id: str
+
+
+def _look_into(
+    storage: Storage, folder: str, shard: Mapping[str, Any], number: int
+) -> tuple[dict[str, float], list[_DrawnRow]] | None:
+    """How a shard of the manifest uses the codebook, and `number` samples of it; None if it can't be read."""
+    key = f"{folder}/{shard['name']}"
+    if storage.find(key) is None:
+        return None
+    with storage.open(key) as data:
+        try:
+            file = pq.ParquetFile(data, pre_buffer=False)
+            # The writer counted, unless it was one of before it did.
+            return shard.get("codebook_use") or _use(file), _pick(file, number)
+        except pa.ArrowInvalid:
+            return None
+
+
+def _use(shard: pq.ParquetFile) -> dict[str, float]:
+    batches = shard.iter_batches(batch_size=64, columns=["codes"])
     found: dict[str, float] = asdict(
         load(CODEBOOK)(codes for batch in batches for codes in batch["codes"].to_pylist())
     )
     return found
 
 
-def _pick(shard: bytes, number: int) -> list[str]:
+def _pick(shard: pq.ParquetFile, number: int) -> list[_DrawnRow]:
     """A draw that depends on the sample ids alone."""
-    if not number:
+    if number <= 0:
         return []
-    ids = pq.read_table(pa.BufferReader(shard), columns=["sample_id"])["sample_id"].to_pylist()
-    return sorted(ids, key=lambda sample_id: stable_id("report", sample_id))[:number]
+    ids = shard.read(["sample_id", "source_id"], use_threads=False).to_pylist()
+    drawn = sorted(ids, key=lambda row: stable_id("report", row["sample_id"]))[:number]
+    return [_DrawnRow(**row) for row in drawn]
 
 
 def _fill(
@@ -229,17 +289,21 @@ def _fill(
     pipeline: Pipeline,
     step: Step,
     entries: dict[str, dict[str, Any]],
-    picked: dict[str, list[str]],
+    picked: dict[str, list[_DrawnRow]],
 ) -> None:
-    """Look at the samples picked of new shards, up to the limit, in one walk over the ledger."""
-    wanted = [sample_id for ids in picked.values() for sample_id in ids][:MAX_SAMPLES]
-    leaves = _leaves(ledger, pipeline) if wanted else ()
-    found = {leaf.leaf.sample.sample_id: leaf for leaf in leaves if leaf.leaf.sample.sample_id in set(wanted)}
+    """Look at the samples picked of new shards; only their units are read."""
+    sources = {one.source_id for ones in picked.values() for one in ones}
+    judged = judged_sources(ledger, pipeline, sources) if sources else ()
+    found = {
+        leaf.sample.sample_id: _Leaf(unit, source, leaf)
+        for unit, source in judged
+        for leaf in source.leaves()
+    }
     looker = Looker(ledger, pipeline, step)
-    for digest, ids in picked.items():
+    for digest, ones in picked.items():
         looks = [
-            looker.look(found[sample_id], max_side_px=REPORT_SIDE_PX)
-            for sample_id in ids
-            if sample_id in wanted and sample_id in found
+            looker.look(found[one.sample_id], max_side_px=REPORT_SIDE_PX)
+            for one in ones
+            if one.sample_id in found
         ]
         entries[digest]["samples"] = [asdict(look) for look in looks]

@@ -8,8 +8,10 @@ whole of it: the detectors then see what they would have seen in one piece.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode, ThresholdDetector
 from scenedetect.common import Timecode
 
+from curation.media.sampling import step_at
 from stages.scenes.transnet import TransNetDetector
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from stages.scenes.settings import ScenesConfig
 
 TIME_BASE = Fraction(1, 1_000_000)
-_ROUNDING_S = 1e-6
+_TICK_S = float(TIME_BASE)
 _LONG_SIDE = 256
 _MIN_FADE_S = "0.1s"
 """Shorter dark spells are no fades; the default of PySceneDetect's command line."""
@@ -65,14 +68,41 @@ class _ScoredAdaptive(AdaptiveDetector):  # type: ignore[misc]
 
 
 class _Change:
-    """PySceneDetect's measure of how much a picture differs from the one before."""
+    """How much a picture differs from the one before: the frame score of PySceneDetect's ContentDetector.
+
+    Its own way to this number computes it in 32-bit numpy arrays, at three times the cost, and a
+    StatsManager also computes edges. The sums are of whole numbers, so both give the same to the last bit.
+    """
 
     def __init__(self) -> None:
-        self._detector = ContentDetector()
+        self._before: Sequence[NDArray[np.uint8]] | None = None
 
-    def since_last(self, timecode: Any, small: NDArray[np.uint8]) -> float:
-        # Its public way to this number, a StatsManager, also computes edges that nobody asked for.
-        return float(self._detector._calculate_frame_score(timecode, small))
+    def since_last(self, hsv: Sequence[NDArray[np.uint8]]) -> float:
+        before, self._before = self._before, hsv
+        if before is None:
+            return 0.0
+        distances = [
+            cv2.norm(plane, other, cv2.NORM_L1) / plane.size for plane, other in zip(hsv, before, strict=True)
+        ]
+        return sum(distances) / len(distances)
+
+
+class _Seen:
+    """A frame at the size that the detectors see: [H, W, 3] uint8 RGB."""
+
+    def __init__(self, small: NDArray[np.uint8]) -> None:
+        self.small = small
+
+    @cached_property
+    def hsv(self) -> Sequence[NDArray[np.uint8]]:
+        """Its hue, saturation and value, [H, W] each."""
+        planes: Sequence[NDArray[np.uint8]] = cv2.split(cv2.cvtColor(self.small, cv2.COLOR_RGB2HSV))
+        return planes
+
+    @cached_property
+    def level(self) -> float:
+        """Mean of all channels, 0..255: the exact sum by number, as numpy's mean, which is slower."""
+        return float(sum(cv2.sumElems(self.small)) / self.small.size)
 
 
 class Detection:
@@ -110,13 +140,13 @@ class Detection:
 
     def timecode(self, pts_s: float) -> Any:
         """A time as PySceneDetect has it."""
-        return FrameTimecode(Timecode(pts=round(pts_s / TIME_BASE), time_base=TIME_BASE), self._rate)
+        return FrameTimecode(Timecode(pts=round(pts_s / _TICK_S), time_base=TIME_BASE), self._rate)
 
     def push(self, timecode: Any, frame: Frame, metrics: FrameMetrics) -> list[Any]:
         """Cuts that are known now; the metrics of this and earlier frames are filled in."""
         self._last = timecode
         if self._config.sample_fps == "native":
-            return self._feed(timecode, self._scaled(frame), metrics)
+            return self._feed(timecode, self._seen(frame), metrics)
         self._between.append((timecode, frame, metrics))
         return self._look() if self._sample.is_due(frame.pts_s) else []
 
@@ -147,17 +177,17 @@ class Detection:
         """Look at the newest frame; if it differs from the last sample, at those between them first."""
         *between, (timecode, frame, metrics) = self._between
         self._between = []
-        small = self._scaled(frame)
+        seen = self._seen(frame)
         cuts = []
-        if self._sample.has_changed(timecode, small) and self._config.refine:
+        if self._sample.has_changed(seen) and self._config.refine:
             for earlier, passed, its_reading in between:
-                cuts += self._feed(earlier, self._scaled(passed), its_reading)
-        return cuts + self._feed(timecode, small, metrics)
+                cuts += self._feed(earlier, self._seen(passed), its_reading)
+        return cuts + self._feed(timecode, seen, metrics)
 
-    def _feed(self, timecode: Any, small: NDArray[np.uint8], metrics: FrameMetrics) -> list[Any]:
-        metrics.change = self._change.since_last(timecode, small) if self._on_change else 0.0
-        metrics.level = float(small.mean()) if self._on_level else 0.0
-        cuts = [cut for detector in self._on_pixels for cut in detector.process_frame(timecode, small)]
+    def _feed(self, timecode: Any, seen: _Seen, metrics: FrameMetrics) -> list[Any]:
+        metrics.change = self._change.since_last(seen.hsv) if self._on_change else 0.0
+        metrics.level = seen.level if self._on_level else 0.0
+        cuts = [cut for detector in self._on_pixels for cut in detector.process_frame(timecode, seen.small)]
         return cuts + self._decide(timecode, metrics)
 
     def _decide(self, timecode: Any, metrics: FrameMetrics) -> list[Any]:
@@ -170,8 +200,8 @@ class Detection:
             *(cut for detector in self._on_level for cut in detector.process_frame(timecode, level)),
         ]
 
-    def _scaled(self, frame: Frame) -> NDArray[np.uint8]:
-        """BGR, scaled down with the kernel that PySceneDetect uses: cuts depend on it."""
+    def _seen(self, frame: Frame) -> _Seen:
+        """Scaled down with the kernel that PySceneDetect uses: cuts depend on it."""
         pixels = frame.pixels
         height, width = pixels.shape[:2]
         if self._config.short_side is None:
@@ -181,8 +211,7 @@ class Detection:
         if factor > 1:
             size = (max(1, round(width / factor)), max(1, round(height / factor)))
             pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
-        bgr: NDArray[np.uint8] = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-        return bgr
+        return _Seen(pixels)
 
 
 class _Sampling:
@@ -201,15 +230,15 @@ class _Sampling:
         self._was_dim = False
 
     def is_due(self, pts_s: float) -> bool:
-        step = math.floor((pts_s + _ROUNDING_S) * self._fps)
+        step = step_at(pts_s, self._fps)
         is_new, self._step = step != self._step, step
         return is_new
 
-    def has_changed(self, timecode: Any, small: NDArray[np.uint8]) -> bool:
+    def has_changed(self, seen: _Seen) -> bool:
         """Whether something between this sample and the one before may be a cut or the edge of a fade.
 
         A dark spell may be shorter than the time between samples: dim ones are looked at closely.
         """
-        is_other = self._change.since_last(timecode, small) >= self._content_threshold
-        was_dim, self._was_dim = self._was_dim, bool(small.mean() < _DIM * self._fade_threshold)
+        is_other = self._change.since_last(seen.hsv) >= self._content_threshold
+        was_dim, self._was_dim = self._was_dim, seen.level < _DIM * self._fade_threshold
         return is_other or was_dim or self._was_dim

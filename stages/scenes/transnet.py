@@ -30,7 +30,7 @@ class TransNetDetector:
     def process_frame(self, timecode: Any, small: NDArray[np.uint8]) -> list[Any]:
         import cv2
 
-        frame = cv2.resize(small[..., ::-1], (48, 27), interpolation=cv2.INTER_AREA)
+        frame = cv2.resize(small, (48, 27), interpolation=cv2.INTER_AREA)
         if not self._frames:
             self._frames = [frame] * self._CONTEXT
         self._frames.append(frame)

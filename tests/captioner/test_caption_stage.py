@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from captioner.engines.serve import ServeEngine
+from captioner.engines.stand_in import StandInEngine
 from captioner.settings import CaptionConfig
 from captioner.stage import CaptionStage
 from curation.errors import CaptionError
@@ -51,7 +53,10 @@ def server_stage(chat_server: Any, **settings: Any) -> CaptionStage:
         ({"engine": "vllm"}, "model is required"),
         ({"engine": "openai", "model": "m"}, "url is required"),
         ({"engine": "openai", "model": "m", "url": "file:///etc/passwd"}, "pattern"),
-        ({"engine": "oracle", "model": "m"}, "Input should be 'vllm', 'serve', 'openai'"),
+        (
+            {"engine": "oracle", "model": "m"},
+            "there is no caption engine 'oracle'; known are vllm, serve, openai",
+        ),
         ({"engine": "serve"}, "model is required for engine: serve"),
         ({"engine": "stand-in", "language": "Klingon"}, "'Klingon' is not one of Arabic, Chinese"),
         ({"engine": "stand-in", "lengths": {"tiny": 1.0}}, "short"),
@@ -205,7 +210,11 @@ def test_usage_and_counts_add_up(chat_server: Any, chat_reply: Any) -> None:
     assert used.pop("engine_s") > 0
     assert used == {"answers": 2, "prompt_tokens": 2400, "output_tokens": 68}  # 1200 and 34 each
     assert stage.usage()["engine_s"] == 0
-    assert list(stage.counts(Row("a", row))) == [
+
+    def counted(*found: Row) -> list[tuple[str, str, int]]:
+        return list(stage.counts(schemas.rows_to_table(found, stage.columns)))
+
+    assert counted(Row("a", row)) == [
         ("verdict", "ok", 1),
         ("finish reason", "some-vlm: stop", 1),
         ("attempts", "empty", 1),
@@ -215,7 +224,24 @@ def test_usage_and_counts_add_up(chat_server: Any, chat_reply: Any) -> None:
         ("tokens", "some-vlm: output", 34),
     ]
     failed = Row("b", {}, "CaptionError", "empty, refused; the last answer: 'x'")
-    assert list(stage.counts(failed)) == [("attempts", "empty", 1), ("attempts", "refused", 1)]
+    assert counted(failed) == [("attempts", "empty", 1), ("attempts", "refused", 1)]
+    other = row | {"model": "other-vlm", "length": None, "verdict": "too_long", "verdicts": ["too_long"]}
+    undecoded = Row("d", {}, "DecodeError", "empty, refused; the last answer: 'x'")
+    assert counted(Row("a", row), failed, Row("c", other), undecoded, Row("e", row)) == [
+        ("verdict", "ok", 2),
+        ("verdict", "too_long", 1),
+        ("finish reason", "some-vlm: stop", 2),
+        ("finish reason", "other-vlm: stop", 1),
+        ("attempts", "empty", 3),
+        ("attempts", "ok", 2),
+        ("attempts", "too_long", 1),
+        ("attempts", "refused", 1),
+        ("length", "long", 2),
+        ("tokens", "some-vlm: prompt", 2400),
+        ("tokens", "other-vlm: prompt", 1200),
+        ("tokens", "some-vlm: output", 68),
+        ("tokens", "other-vlm: output", 34),
+    ]
 
 
 def test_key_comes_from_the_named_variable(chat_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,3 +268,51 @@ def test_where_the_server_is_does_not_change_what_is_measured() -> None:
         {"gate": {"min_words": 2}},
     ):
         assert settings(**changed) != settings()
+
+
+class TestSections:
+    """Settings that only one engine has stand below its name."""
+
+    def test_chosen_engine_gets_its_own_and_others_may_stay(self) -> None:
+        serve = {"serve": {"port": 8001}}
+        stage: Any = CaptionStage(CaptionConfig(engine="serve", model="m", **serve))
+        assert pickle.loads(pickle.dumps(stage)).engine.own.port == 8001  # noqa: S301  its own
+        other: Any = CaptionStage(CaptionConfig(engine="vllm", model="m", **serve))
+        assert not hasattr(other.engine.own, "port")
+        assert CaptionConfig.model_validate(stage.config) == stage.config
+
+    def test_every_problem_is_told_at_once(self) -> None:
+        with pytest.raises(ValidationError) as caught:
+            CaptionConfig(engine="serve", num_frames=0, serve={"port": -1, "prot": 1}, vllm={"dtype": "x"})
+        assert {error["loc"] for error in caught.value.errors()} == {
+            ("num_frames",),
+            ("serve", "port"),
+            ("serve", "prot"),
+            ("vllm", "dtype"),
+        }
+
+    def test_engine_holds_its_own_settings_against_the_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The check sees the section as it stands, not its defaults."""
+        seen = []
+        monkeypatch.setattr(ServeEngine, "check", lambda engine: seen.append(engine.own.port))
+        CaptionConfig(engine="serve", model="m", serve={"port": 8001})
+        assert seen == [8001]
+
+    def test_only_what_changes_captions_is_part_of_the_fingerprint(self) -> None:
+        plain = CaptionStage(CaptionConfig(engine="serve", model="m")).measure_settings()
+        moved = CaptionStage(CaptionConfig(engine="serve", model="m", serve={"port": 1})).measure_settings()
+        assert moved == plain
+        own = CaptionStage(CaptionConfig(engine="stand-in")).measure_settings()
+        assert "stand-in" not in own
+
+    def test_new_version_of_an_engine_captions_anew(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = CaptionStage(CaptionConfig(engine="stand-in")).measure_settings()
+        monkeypatch.setattr(StandInEngine, "version", 2)
+        assert CaptionStage(CaptionConfig(engine="stand-in")).measure_settings() != before
+
+    def test_own_settings_that_change_captions_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ServeEngine, "placement_settings", classmethod(lambda cls: {"port"}))
+        config = CaptionConfig(engine="serve", model="m", serve={"host": "h", "port": 1})
+        own = CaptionStage(config).measure_settings()["serve"]
+        assert own["host"] == "h"
+        assert "port" not in own

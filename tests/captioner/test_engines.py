@@ -15,11 +15,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from captioner.engines.base import Answer, Question, Sampling
-from captioner.engines.modest import SidecarEngine, StandInEngine
-from captioner.engines.openai import OpenAIEngine, RetryPolicy
+from captioner.engines.base import Answer, AnswerSettings, Question
+from captioner.engines.chat import ChatClient, RetryPolicy
+from captioner.engines.sidecar import SidecarEngine
+from captioner.engines.stand_in import StandInEngine
 from captioner.engines.vllm import VLLMEngine
+from captioner.settings import CaptionConfig
 from curation.errors import CaptionError, EnvironmentFault, MissingDependencyError
+from curation.stage import Setup
 
 SWIFT = RetryPolicy(timeout_s=10, total_s=1.0, first_pause_s=0.01, longest_pause_s=0.02)
 
@@ -34,9 +37,17 @@ def question(frames: NDArray[np.uint8], prompt: str = "What happens?", **more: A
     return Question(prompt, frames, "image", 0.0, **more)
 
 
-def engine(url: str, api_key: str | None = None, **settings: Any) -> OpenAIEngine:
-    sampling = settings.pop("sampling", Sampling(max_tokens=77))
-    return OpenAIEngine(url, "some-vlm", api_key, sampling, **{"retry": SWIFT, **settings})
+def engine(url: str, api_key: str | None = None, **settings: Any) -> ChatClient:
+    sampling = settings.pop("sampling", AnswerSettings(max_tokens=77))
+    return ChatClient(url, "some-vlm", api_key, sampling, **{"retry": SWIFT, **settings})
+
+
+def sidecar(column: str) -> SidecarEngine:
+    return SidecarEngine(CaptionConfig(engine="sidecar", column=column))
+
+
+def stand_in() -> StandInEngine:
+    return StandInEngine(CaptionConfig(engine="stand-in"))
 
 
 def only(answers: list[Answer | CaptionError]) -> Answer:
@@ -53,31 +64,31 @@ def only_error(answers: list[Answer | CaptionError]) -> str:
 
 class TestSidecar:
     def test_hands_on_what_came_with_the_source(self) -> None:
-        answer = only(SidecarEngine("alt").answer([question(plain_frames(1), metadata={"alt": "A cat."})]))
+        answer = only(sidecar("alt").answer([question(plain_frames(1), metadata={"alt": "A cat."})]))
         assert (answer.text, answer.finish_reason, answer.num_output_tokens) == ("A cat.", "sidecar", 0)
 
     def test_names_what_came_instead(self) -> None:
         asked = [question(plain_frames(1), metadata={"text": "A cat.", "license": "cc0"})]
-        assert only_error(SidecarEngine("caption").answer(asked)) == (
+        assert only_error(sidecar("caption").answer(asked)) == (
             "the source came without 'caption'; it came with license, text"
         )
 
 
 class TestStandIn:
     def test_says_that_no_model_looked(self) -> None:
-        answer = only(StandInEngine().answer([question(plain_frames(12))]))
+        answer = only(stand_in().answer([question(plain_frames(12))]))
         assert "stand-in" in answer.text
         assert "no model looked" in answer.text
         assert answer.finish_reason == "stop"
 
     @pytest.mark.parametrize(("level", "light"), [(20, "dark"), (128, "evenly lit"), (240, "bright")])
     def test_tells_size_and_light(self, level: int, light: str) -> None:
-        answer = only(StandInEngine().answer([question(plain_frames(1, level))]))
+        answer = only(stand_in().answer([question(plain_frames(1, level))]))
         assert "an image, 64 by 48 pixels" in answer.text
         assert answer.text.endswith(f"{light}.")
 
     def test_answers_in_order(self) -> None:
-        answers = StandInEngine().answer([question(plain_frames(12)), question(plain_frames(1))])
+        answers = stand_in().answer([question(plain_frames(12)), question(plain_frames(1))])
         assert ["6.0 seconds of video" in str(answer) for answer in answers] == [True, False]
 
 
@@ -122,7 +133,7 @@ class TestServer:
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), frames[0])
 
     def test_gets_a_clip_as_one_video_with_its_rate(self, chat_server: Any) -> None:
-        sampling = Sampling(max_tokens=9, frames_as="video")
+        sampling = AnswerSettings(max_tokens=9, frames_as="video")
         engine(chat_server.url, sampling=sampling).answer([question(plain_frames(12))])
         body = chat_server.asked[0][2]
         video, _ = body["messages"][0]["content"]
@@ -133,7 +144,7 @@ class TestServer:
 
     def test_gets_the_schema_as_the_api_reference_has_it(self, chat_server: Any) -> None:
         schema = {"type": "object", "properties": {"subject": {"type": "string"}}}
-        engine(chat_server.url, sampling=Sampling(max_tokens=9, schema=schema)).answer(
+        engine(chat_server.url, sampling=AnswerSettings(max_tokens=9, schema=schema)).answer(
             [question(plain_frames(1))]
         )
         wanted = chat_server.asked[0][2]["response_format"]
@@ -282,4 +293,6 @@ class TestServer:
 def test_vllm_that_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)  # as if it were not installed, wherever this runs
     with pytest.raises(MissingDependencyError, match=r"pip install 'curation\[caption\]'"):
-        VLLMEngine({}, Sampling(max_tokens=1), device="cpu")
+        VLLMEngine(CaptionConfig(engine="vllm", model="m")).setup(
+            Setup("cpu", {}), AnswerSettings(max_tokens=1)
+        )

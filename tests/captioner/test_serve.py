@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from captioner import structure
-from captioner.engines.base import Answer, Question, Sampling
-from captioner.engines.openai import OpenAIEngine
+from captioner.engines.base import Answer, AnswerSettings, Question
+from captioner.engines.chat import ChatClient
 from captioner.engines.vllm import engine_arguments
-from captioner.server import KEY, URL, serving
+from captioner.server import KEY, URL, ServeConfig, serving
 from captioner.settings import CaptionConfig
 from curation.errors import CaptionError, EnvironmentFault
 from datasets_media import TESTS, command, config_data, curation, environment, write_config
@@ -54,18 +54,20 @@ def service(tiny_model: Path, engine_args: dict[str, Any], vllm_python: Path) ->
     config = CaptionConfig(engine="serve", **settings)
     arguments = engine_arguments(config, tiny_model)
     arguments["limit_mm_per_prompt"] = {"image": 12, "video": 1}
-    with serving(config, arguments) as service:
+    with serving(config, config.own(ServeConfig), arguments) as service:
         yield service
 
 
 class TestRequests:
     """Forms that a request can take, at one server."""
 
-    def engine(
-        self, service: dict[str, str], model: Path, key: str | None = None, **more: Any
-    ) -> OpenAIEngine:
-        return OpenAIEngine(
-            service[URL], str(model), key or service[KEY], Sampling(**{"max_tokens": 24, **more}), is_own=True
+    def engine(self, service: dict[str, str], model: Path, key: str | None = None, **more: Any) -> ChatClient:
+        return ChatClient(
+            service[URL],
+            str(model),
+            key or service[KEY],
+            AnswerSettings(**{"max_tokens": 24, **more}),
+            is_own=True,
         )
 
     def test_clip_as_images_or_as_one_video(self, service: dict[str, str], tiny_model: Path) -> None:

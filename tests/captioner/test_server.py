@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from captioner.server import ModelServer, server_command
+from captioner.server import ModelServer, ServeConfig, server_command
 from captioner.settings import CaptionConfig
 from curation.errors import EnvironmentFault
 
@@ -157,7 +157,9 @@ def test_arguments_become_flags() -> None:
         "enforce_eager": True,
         "limit_mm_per_prompt": {"image": 1},
     }
-    command = server_command(config, {**arguments, "enable_prefix_caching": False}, 8123)
+    command = server_command(
+        config, config.own(ServeConfig), {**arguments, "enable_prefix_caching": False}, 8123
+    )
     assert command[:5] == ["/env/python", "-m", "vllm.entrypoints.cli.main", "serve", "/weights"]
     flags = command[5:]
     assert set(flags) >= {
@@ -174,5 +176,5 @@ def test_arguments_become_flags() -> None:
 
 def test_value_is_never_taken_for_an_argument() -> None:
     config = CaptionConfig(engine="serve", model="org/vlm", dtype="--trust-remote-code")
-    command = server_command(config, {"model": "/weights", "dtype": config.dtype}, 8123)
+    command = server_command(config, ServeConfig(), {"model": "/weights", "dtype": config.dtype}, 8123)
     assert "--dtype=--trust-remote-code" in command

@@ -17,13 +17,15 @@ import pytest
 from numpy.typing import NDArray
 
 from captioner import structure
-from captioner.engines.base import Answer, Question, Sampling
-from captioner.engines.vllm import VLLMEngine, engine_arguments
+from captioner.engines.base import ROLE, Answer, AnswerSettings, Question
+from captioner.engines.vllm import VLLMEngine
 from captioner.gate import VERDICTS
 from captioner.settings import CaptionConfig
 from curation.errors import CaptionError
-from curation.ledger.unit_state import scan_verdicts
+from curation.pipeline.models import resolve_revision
+from curation.stage import Setup
 from datasets_media import ROOT, config_data, worked
+from one_by_one import scan_verdicts
 
 if find_spec("vllm") is None:
     if os.environ.get("REQUIRE_VLLM") == "1" and not (ROOT / ".venv-caption/.installed").exists():
@@ -55,9 +57,12 @@ def engine_for(model: Path, args: dict[str, Any], **settings: Any) -> VLLMEngine
     config = CaptionConfig(engine="vllm", model=str(model), engine_args=args, dtype="float32", **settings)
     schema = structure.schema() if config.structured else None
     max_tokens = 400 if config.structured else NUM_TOKENS
-    return VLLMEngine(
-        engine_arguments(config, model), Sampling(max_tokens, schema, config.frames_as), device="cpu"
+    engine = VLLMEngine(config)
+    (ref,) = engine.models()
+    engine.setup(
+        Setup("cpu", {ROLE: resolve_revision(ref)}), AnswerSettings(max_tokens, schema, config.frames_as)
     )
+    return engine
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,10 @@ import pytest
 from pydantic import ValidationError
 
 from curation.execution.worker.measure import isolate
+from curation.media.halvings import Halvings
 from curation.pipeline.models import STAND_IN, resolve_revision
 from curation.records import Sample, Source
-from curation.registry import STAGES, stage_class
+from curation.registry import STAGES
 from curation.splitter import Splitter
 from curation.stage import (
     GIVEN_COLUMNS,
@@ -56,12 +57,14 @@ HEAVY = {
     "faiss",
 }
 
-MEASURING = sorted(name for name in STAGES if not issubclass(stage_class(name, {}), Splitter | DatasetStage))
-DATASET_WIDE = sorted(name for name in STAGES if issubclass(stage_class(name, {}), DatasetStage))
+MEASURING = sorted(
+    name for name in STAGES.built_in if not issubclass(STAGES.load(name), Splitter | DatasetStage)
+)
+DATASET_WIDE = sorted(name for name in STAGES.built_in if issubclass(STAGES.load(name), DatasetStage))
 
 
 def build(name: str, **changes: Any) -> Stage[Any]:
-    stage = stage_class(name, {})
+    stage = STAGES.load(name)
     return stage(stage.Config(**REQUIRED.get(name, {}), **changes))
 
 
@@ -93,7 +96,7 @@ def frames_for(view: View | None, kind: str, seed: int) -> tuple[np.ndarray, np.
     if view is None:
         return np.empty((0, 0, 0, 3), np.uint8), np.empty(0)
     number = 1 if kind == "image" else view.count or math.ceil(3 * (view.fps or GRID_FPS))
-    height, width = (64, 64) if view.emu3_area else (96, 160)
+    height, width = (64, 64) if view.sizing else (96, 160)
     base = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3)).astype(np.uint8)
     still = base.repeat(8, 0).repeat(8, 1)
     return np.stack([np.roll(still, 3 * step, axis=1) for step in range(number)]), np.arange(number) / 4
@@ -106,29 +109,29 @@ def media_of(stage: Stage[Any], kind: str, seeds: Sequence[int]) -> tuple[list[S
         pixels, times = frames_for(stage.view(sample.kind), kind, seed)
         pixels.setflags(write=False)
         samples.append(sample)
-        media.append(Media(source, pixels, times))
+        media.append(Media(source, pixels, times, [Halvings(frame) for frame in pixels]))
     return samples, media
 
 
-KINDS = [(name, kind) for name in MEASURING for kind in sorted(stage_class(name, {}).kinds)]
-OTHER_KINDS = [(name, kind) for name in MEASURING for kind in {"image", "clip"} - stage_class(name, {}).kinds]
+KINDS = [(name, kind) for name in MEASURING for kind in sorted(STAGES.load(name).kinds)]
+OTHER_KINDS = [(name, kind) for name in MEASURING for kind in {"image", "clip"} - STAGES.load(name).kinds]
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES.built_in)
 def test_name_in_the_registry_is_the_stages_own(name: str) -> None:
-    assert stage_class(name, {}).name == name
+    assert STAGES.load(name).name == name
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES.built_in)
 def test_pickles_before_setup(name: str) -> None:
     stage = build(name)
     again = pickle.loads(pickle.dumps(stage))  # noqa: S301  our own bytes
     assert again.config == stage.config
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES.built_in)
 def test_module_imports_nothing_heavy(name: str) -> None:
-    path = ROOT / (STAGES[name].partition(":")[0].replace(".", "/") + ".py")
+    path = ROOT / (STAGES.built_in[name].partition(":")[0].replace(".", "/") + ".py")
     top_level = [
         node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)
     ]
@@ -137,13 +140,13 @@ def test_module_imports_nothing_heavy(name: str) -> None:
     assert not {name.partition(".")[0] for name in names} & HEAVY
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES.built_in)
 def test_unknown_settings_are_refused(name: str) -> None:
     with pytest.raises(ValidationError, match="extra_forbidden"):
         build(name, no_such_setting=1)
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES.built_in)
 def test_settings_are_frozen(name: str) -> None:
     config = build(name).config
     assert type(config).model_config["frozen"]
@@ -152,10 +155,10 @@ def test_settings_are_frozen(name: str) -> None:
             setattr(config, field, None)
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES.built_in)
 def test_every_setting_says_what_it_is(name: str) -> None:
     """A string follows each field, as the house style asks."""
-    config = stage_class(name, {}).Config
+    config = STAGES.load(name).Config
     path = Path(sys.modules[config.__module__].__file__ or "")
     body = next(
         node.body
@@ -167,17 +170,17 @@ def test_every_setting_says_what_it_is(name: str) -> None:
             assert isinstance(after, ast.Expr), f"{ast.unparse(field.target)} has no docstring"
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES.built_in)
 def test_every_column_is_explained_in_a_sentence(name: str) -> None:
-    for column, declared in stage_class(name, {}).columns.items():
+    for column, declared in STAGES.load(name).columns.items():
         assert declared.meaning.endswith("."), f"{column}: {declared.meaning}"
         assert "|" not in declared.meaning.replace("`", ""), "the card's table has it as a cell"
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES.built_in)
 def test_bytes_that_no_decision_needs_are_large(name: str) -> None:
     """Of a picture more than a hash of a few bytes per frame."""
-    columns = stage_class(name, {}).columns
+    columns = STAGES.load(name).columns
     assert {column for column in columns if columns[column].type == pa.binary()} - {"phash"} == {
         column for column in columns if columns[column].large
     }
@@ -192,10 +195,10 @@ def test_rows_hold_exactly_the_declared_columns(name: str, kind: str) -> None:
     assert all(set(row.values) == set(stage.columns) for row in rows)
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES.built_in)
 def test_kinds_are_some_of_those_that_there_are(name: str) -> None:
-    assert stage_class(name, {}).kinds
-    assert stage_class(name, {}).kinds <= {"image", "clip"}
+    assert STAGES.load(name).kinds
+    assert STAGES.load(name).kinds <= {"image", "clip"}
 
 
 @pytest.mark.parametrize(("name", "kind"), OTHER_KINDS)
@@ -208,13 +211,13 @@ def test_other_kinds_than_declared_cannot_be_measured(name: str, kind: str) -> N
 
 @pytest.mark.parametrize("name", ["captions", "tokens"])
 def test_what_all_kept_samples_go_through_takes_every_kind(name: str) -> None:
-    assert stage_class(name, {}).kinds == {"image", "clip"}
+    assert STAGES.load(name).kinds == {"image", "clip"}
 
 
 def test_splitters_make_clips() -> None:
-    for name in STAGES:
-        if issubclass(stage_class(name, {}), Splitter):
-            assert stage_class(name, {}).kinds == {"clip"}
+    for name in STAGES.built_in:
+        if issubclass(STAGES.load(name), Splitter):
+            assert STAGES.load(name).kinds == {"clip"}
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS)
@@ -225,12 +228,12 @@ def test_batch_equals_singles(name: str, kind: str) -> None:
     assert stage.measure(samples, media) == singles
 
 
-THRESHOLDS = [(name, setting) for name in STAGES for setting in stage_class(name, {}).thresholds()]
+THRESHOLDS = [(name, setting) for name in STAGES.built_in for setting in STAGES.load(name).thresholds()]
 
 
 @pytest.mark.parametrize(("name", "setting"), THRESHOLDS)
 def test_threshold_keeps_its_own_value_rejects_beyond_and_can_be_off(name: str, setting: str) -> None:
-    stage_type = stage_class(name, {})
+    stage_type = STAGES.load(name)
     mark = stage_type.thresholds()[setting]
     others = dict.fromkeys(set(stage_type.thresholds()) - {setting})
     value, step = (1, 1) if pa.types.is_integer(stage_type.columns[mark.column].type) else (0.5, 0.01)

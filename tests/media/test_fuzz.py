@@ -14,9 +14,9 @@ import pytest
 import mutated
 import mutated_videos
 from curation.errors import SampleError
-from curation.ledger.unit_state import scan_verdicts
 from curation.report.summary import summarize
 from datasets_media import ROOT, Bench, config_data, environment
+from one_by_one import scan_verdicts
 
 NUMBER = 2000
 FORMATS = {"jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "heif", "ico", "ppm"}

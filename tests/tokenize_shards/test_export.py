@@ -15,19 +15,22 @@ import pytest
 import torch
 
 from curation.errors import ConfigError, StorageError
+from curation.registry import EXPORTS
+from curation.stage import Column
 from curation.storage import open_storage
 from curation.storage.local import LocalStorage
 from datasets_media import contents, curation
 from shard_samples import FakeLedger, grid_of, kept_sample
 from tokenize_shards.documents.document import parse
-from tokenize_shards.shards.export import FORMATS, export
+from tokenize_shards.shards.exports import export
 from tokenize_shards.shards.manifest import read_manifest
 from tokenize_shards.shards.rows import PACK_SCHEMA, document_of
 from tokenize_shards.shards.stream import ShardStream
 from tokenize_shards.shards.verify import verify
 from tokenize_shards.shards.writer import ShardConfig, ShardWriter
 
-KEPT = {item.sample_id: item for item in (kept_sample(number) for number in range(40))}
+RANK = {"rank": Column(pa.int16(), "What a stage outside the package exports.", exported=True)}
+KEPT = {item.sample_id: item for item in (kept_sample(number, rank=number) for number in range(40))}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def shards(small_vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """20 images and 20 clips, in shards of both splits."""
     folder = tmp_path_factory.mktemp("shards")
     config = ShardConfig(vocabulary=str(small_vocabulary), shard_bytes=4000, validation_fraction=0.2)
-    ShardWriter(config).write(open_storage(str(folder)), "", FakeLedger(KEPT.values()))
+    ShardWriter(config).write(open_storage(str(folder)), "", FakeLedger(KEPT.values(), exported=RANK))
     return folder
 
 
@@ -203,7 +206,7 @@ def test_packed_twice_gives_the_same_bytes(shards: Path, tmp_path: Path) -> None
     assert all(parse(np.array(row["input_ids"][: row["lengths"][0]], np.int32)) for row in rows)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", EXPORTS.built_in)
 def test_lost_file_is_noticed(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -217,7 +220,7 @@ def test_lost_file_is_noticed(
 
     monkeypatch.setattr(LocalStorage, "write", forgetful)
     with pytest.raises(StorageError):
-        export(name, str(shards), str(tmp_path / "out"), context=256)
+        export(name, str(shards), str(tmp_path / "out"), **({"context": 256} if name == "packed" else {}))
 
 
 def test_shards_with_too_few_rows_are_noticed(shards: Path, tmp_path: Path) -> None:

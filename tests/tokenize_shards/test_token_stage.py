@@ -21,6 +21,7 @@ from curation.records import Row, Sample, Source
 from curation.stage import Media, Setup
 from tokenize_shards.documents.document import DocumentConfig
 from tokenize_shards.vision.emu3 import Emu3Tokenizer
+from tokenize_shards.vision.sizes import Emu3Sizes
 from tokenize_shards.vision.stage import TokenConfig, TokenStage
 
 SOURCE = Source(source_id="source", uri="file", kind="video", size_bytes=1, etag="1")
@@ -79,8 +80,8 @@ def test_config_is_refused(settings: dict[str, Any], problem: str) -> None:
 def test_views_fit_the_tokenizer() -> None:
     stage = TokenStage(TokenConfig(weights="stand-in", area=720 * 720, fps=2.0, max_frames=16))
     image, clip = stage.view("image"), stage.view("clip")
-    assert (image.emu3_area, image.fps) == (518_400, None)
-    assert (clip.emu3_area, clip.fps, clip.max_frames) == (518_400, 2.0, 16)
+    assert (image.sizing, image.fps) == (Emu3Sizes(518_400), None)
+    assert (clip.sizing, clip.fps, clip.max_frames) == (Emu3Sizes(518_400), 2.0, 16)
 
 
 # By hand, as in tests/media/test_resize.py: facts of Emu3's data preparation.
@@ -155,7 +156,7 @@ def test_aspect_ratio_above_five_fails_the_sample_alone(
     pixels = {"wide": noise(1, 32, width), "image": noise(1, 32, 32)}
 
     def media_of(sample: Sample, view: Any) -> Media:
-        return media(resize(pixels[sample.sample_id][0], replace(view, emu3_area=64 * 64))[None])
+        return media(resize(pixels[sample.sample_id][0], replace(view, sizing=Emu3Sizes(64 * 64)))[None])
 
     samples = [replace(IMAGE, sample_id=name) for name in pixels]
     wide, other = isolate(stage, samples, media_of)

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from curation.pipeline.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind
 from curation.stage import Column, Location, Media, ModelRef, Setup, Stage, StageConfig, View
+from tokenize_shards.vision.sizes import Emu3Sizes
 from tokenize_shards.vision.tokenizer import (
     TEMPORAL_FACTOR,
     TOKENIZERS,
@@ -78,6 +79,7 @@ class TokenStage(Stage[TokenConfig]):
     """Encodes pixels."""
 
     name = "tokens"
+    produces = "codes"
     version = 2
     columns = {
         "codes": Column(
@@ -99,7 +101,7 @@ class TokenStage(Stage[TokenConfig]):
     Config = TokenConfig
 
     def view(self, kind: SampleKind) -> View:
-        image = View(emu3_area=self.config.area)
+        image = View(sizing=Emu3Sizes(self.config.area))
         if kind == "image":
             return image
         return replace(image, fps=self.config.fps, max_frames=self.config.max_frames)
@@ -115,6 +117,9 @@ class TokenStage(Stage[TokenConfig]):
                 precision=self.config.precision,
             ),
         )
+
+    def distributions(self) -> Sequence[str]:
+        return ("torch", "transformers")
 
     def setup(self, setup: Setup) -> None:
         self._tokenizer = self.load(setup)

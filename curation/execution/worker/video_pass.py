@@ -25,15 +25,17 @@ from curation.errors.isolation import isolated
 from curation.execution.segments import WHOLE_VIDEO, Segment, SegmentResult, neighbors
 from curation.execution.worker.measure import KnownRows, Measurer, RowMeasured
 from curation.ingest.media_readers import VideoReader, without_pixels
+from curation.ingest.sources import ignore
 from curation.ledger.unit_state import decide_sample
 from curation.media.decoder import DecoderSettings
 from curation.media.frame import Frame
+from curation.media.sampling import Sampling
 from curation.media.views import GridCollector
 from curation.pipeline import Branch
 from curation.pipeline.rules import Rows, steps_of
 from curation.records import Row, Sample, Source
 from curation.splitter import CutFinder, PerRecording, Span, Splitter, source_values, span_row
-from curation.stage import Media, View
+from curation.stage import GRID_FPS, Media, View
 
 CHUNK_CLIPS = 8
 """Finished clips of a video that are measured together."""
@@ -73,8 +75,12 @@ class VideoPass:
         *,
         decoder: DecoderSettings,
         on_frame: Callable[[], None],
+        on_read: Callable[[int], None] = ignore,
     ) -> None:
-        """`known` gives the rows of former runs; `on_frame` is called after each decoded frame."""
+        """`known` gives the rows of former runs; `on_frame` is called after each decoded frame.
+
+        `on_read` is told how many bytes are fetched of the source.
+        """
         if branch.splitter is None:
             raise ContractError("videos need a splitter")
         self._source = source
@@ -86,6 +92,7 @@ class VideoPass:
         self._new: dict[str, dict[str, Row]] = {}
         self._decoder = decoder
         self._on_frame = on_frame
+        self._on_read = on_read
         self._decide = partial(decide_sample, branch)
 
     def filter(self) -> Iterator[VideoEvent]:
@@ -95,7 +102,7 @@ class VideoPass:
             SampleError: the video can't be decoded or split; what came before tells only of a part of it.
         """
         stage = self._stage()
-        reader, collector = self._open(WHOLE_VIDEO.start_s)
+        reader, collector = self._open(WHOLE_VIDEO.start_s, stage)
         yield from self._pass_by(reader, self._finder(stage), collector, WHOLE_VIDEO)
         self._metrics.frames_held += reader.num_frames
         yield SourceMeasured(source_values(reader.codings))
@@ -108,7 +115,7 @@ class VideoPass:
         """
         waiting = [clip for clip in clips if self._needs(clip) in self._measurer.allowed]
         for group in neighbors(waiting, can_seek=not self._source.clock_jumps):
-            reader, collector = self._open(group[0].start_s)
+            reader, collector = self._open(group[0].start_s, None)
             segment = Segment(end_s=group[-1].end_s)
             yield from self._pass_by(reader, _KnownSpans(group), collector, segment)
             self._metrics.frames_held += reader.num_frames
@@ -120,7 +127,7 @@ class VideoPass:
             SampleError: the segment can't be decoded or split.
         """
         stage = self._stage()
-        reader, collector = self._open(segment.start_s - (stage.lookback_s or 0.0) - RUN_UP_S)
+        reader, collector = self._open(segment.start_s - (stage.lookback_s or 0.0) - RUN_UP_S, stage)
         finder = self._finder(stage, keeps_frame_metrics=True)
         rows: dict[str, list[Row]] = {}
         for event in self._pass_by(reader, finder, collector, segment):
@@ -168,12 +175,22 @@ class VideoPass:
                 return PerRecording(partial(stage.start, self._source))
             return stage.start(self._source, keeps_frame_metrics=keeps_frame_metrics)
 
-    def _open(self, start_s: float) -> tuple[VideoReader, GridCollector]:
-        """A reader from `start_s` on, and what collects the filters' views of its frames."""
-        reader = VideoReader(self._source, self._decoder, self._on_frame, max(0.0, start_s))
+    def _open(self, start_s: float, stage: Splitter[Any] | None) -> tuple[VideoReader, GridCollector]:
+        """A reader from `start_s` on, and what collects the filters' views of its frames.
+
+        Args:
+            start_s: Where the frames are needed from, in seconds.
+            stage: The splitter that looks at the frames; None where the cuts are known.
+        """
+        start_s = max(0.0, start_s)
+        reader = VideoReader(self._source, self._decoder, self._on_frame, start_s, self._on_read)
         steps = [step for step in steps_of(self._branch.rule) if step.key in self._measurer.allowed]
         views = [view for step in steps if (view := step.stage.view("clip")) is not None]
-        return reader, GridCollector(views, reader.first_s() if start_s > 0 else None)
+        first_s = reader.first_s() if start_s > 0 else None
+        if stage is None or stage.step_fps is not None:
+            grids = frozenset(view.fps or GRID_FPS for view in views)
+            reader.sampling = Sampling(stage.step_fps if stage else None, grids, first_s)
+        return reader, GridCollector(views, first_s)
 
     def _replay(self, results: Sequence[SegmentResult]) -> list[Span]:
         end_s = results[-1].end_s

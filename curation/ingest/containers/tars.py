@@ -54,7 +54,7 @@ class _Member:
 
 
 @dataclass
-class _Walk:
+class _ArchiveWalk:
     """What was met in an archive so far. Of members of one name the last counts, as in unpacking."""
 
     budget: Budget
@@ -107,7 +107,7 @@ class TarReader:
         item = container.item
         if item.key.lower().endswith(_COMPRESSED):
             return Inventory(error="there is no seeking in a compressed tar: unpack it, or repack it as .tar")
-        walk, error = _Walk(Budget(item.size_bytes)), None
+        walk, error = _ArchiveWalk(Budget(item.size_bytes)), None
         with container.storage.open(item.key) as file:
             try:
                 _walk(file, walk, on_progress)
@@ -135,7 +135,7 @@ class TarReader:
             yield path
 
 
-def _walk(file: IO[bytes], walk: _Walk, on_progress: Callable[[], None]) -> None:
+def _walk(file: IO[bytes], walk: _ArchiveWalk, on_progress: Callable[[], None]) -> None:
     """Note every file in the archive.
 
     Raises:
@@ -158,7 +158,7 @@ def _walk(file: IO[bytes], walk: _Walk, on_progress: Callable[[], None]) -> None
         _check_end(file, archive.offset)
 
 
-def _is_file(walk: _Walk, member: tarfile.TarInfo) -> bool:
+def _is_file(walk: _ArchiveWalk, member: tarfile.TarInfo) -> bool:
     """Whether a member is one to read. A second name of a file is noted as that file; the rest is counted."""
     if member.isdir():
         return False
@@ -173,7 +173,7 @@ def _is_file(walk: _Walk, member: tarfile.TarInfo) -> bool:
     return bool(member.isreg())
 
 
-def _is_second_name(walk: _Walk, member: tarfile.TarInfo) -> bool:
+def _is_second_name(walk: _ArchiveWalk, member: tarfile.TarInfo) -> bool:
     """Note a hard link to a medium or a sidecar that stands before it; False if it is to nothing of these."""
     (stem, suffix), (other, other_suffix) = map(posixpath.splitext, (member.name, member.linkname))
     kind, target = kind_of(member.name), walk.members.get(member.linkname)
@@ -189,7 +189,7 @@ def _is_second_name(walk: _Walk, member: tarfile.TarInfo) -> bool:
     return False
 
 
-def _next(archive: tarfile.TarFile, metered: _Metered, walk: _Walk) -> tarfile.TarInfo | None:
+def _next(archive: tarfile.TarFile, metered: _Metered, walk: _ArchiveWalk) -> tarfile.TarInfo | None:
     """The next member.
 
     Raises:
@@ -213,7 +213,7 @@ def _check_size(member: tarfile.TarInfo, size_bytes: int) -> None:
         )
 
 
-def _note(file: IO[bytes], walk: _Walk, member: tarfile.TarInfo) -> None:
+def _note(file: IO[bytes], walk: _ArchiveWalk, member: tarfile.TarInfo) -> None:
     kind = kind_of(member.name)
     stem, suffix = posixpath.splitext(member.name)
     if kind is not None:
@@ -245,14 +245,14 @@ def _check_end(file: IO[bytes], offset_bytes: int) -> None:
         raise tarfile.ReadError("more follows behind its end; joined archives are not read")
 
 
-def _stem(walk: _Walk, member: _Member) -> str | None:
+def _stem(walk: _ArchiveWalk, member: _Member) -> str | None:
     """The name under which sidecars of a member stand: without its suffix, or up to the first dot."""
     folder, name = posixpath.split(member.name)
     stems = (posixpath.splitext(member.name)[0], posixpath.join(folder, name.partition(".")[0]))
     return next((stem for stem in stems if stem in walk.metadata), None)
 
 
-def _entry(walk: _Walk, member: _Member) -> Entry:
+def _entry(walk: _ArchiveWalk, member: _Member) -> Entry:
     stem = _stem(walk, member)
     said = from_sidecars(walk.metadata[stem]) if stem else {}
     return Entry(printable(member.name), member.kind, member.offset_bytes, member.size_bytes, said)

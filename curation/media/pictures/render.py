@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from curation.media.frame import Frame
 from curation.media.image import MAX_PIXELS
 from curation.media.pictures.deinterlace import Deinterlacer
-from curation.media.pictures.filters import Scaler
+from curation.media.pictures.filters import RGBConverter, Scaler
 from curation.media.pictures.orientation import Orientation, orientation_of
 from curation.media.pictures.tonemap import HLG, PQ, ToneMapper
 
@@ -108,6 +108,7 @@ class Renderer:
         self._deinterlace = Deinterlacer()
         self._tone_map = ToneMapper()
         self._scale = Scaler()
+        self._convert = RGBConverter()
 
     def push(self, picture: Any, pts_s: float, index: int, aspect: Fraction | None) -> Iterator[Frame]:
         """Take the next picture; yield the frames that are ready. `aspect` is the stream's own, as of now."""
@@ -127,6 +128,21 @@ class Renderer:
             # Not kept: holding one picture more than the decoder needs cost a third of decoding.
             self._before = None
             yield frame(lambda: picture)
+
+    def promise(self, pictures: Callable[[], tuple[Any, Any, Any]], pts_s: float, index: int) -> Frame:
+        """A frame whose picture, between its neighbors, is decoded when somebody looks at it."""
+
+        def render() -> NDArray[np.uint8]:
+            before, picture, after = pictures()
+            orientation = self._orientation(picture)
+            size = shown_size(picture, self._aspect, orientation)
+            scaled = None if size == self._size else orientation.upright(*(self._size or size))
+            if picture.interlaced_frame:
+                is_woven = before is not None and before.interlaced_frame
+                picture = self._deinterlace(before if is_woven else None, picture, after)
+            return self._render(picture, orientation, scaled)
+
+        return Frame(pts_s, index, render)
 
     def _orientation(self, picture: Any) -> Orientation:
         """That of the pictures before, unless its angle is another one."""
@@ -158,5 +174,4 @@ class Renderer:
             return self._tone_map(picture, size)
         if size is not None:
             return self._scale(picture, size)
-        pixels: NDArray[np.uint8] = picture.to_ndarray(format="rgb24")
-        return pixels
+        return self._convert(picture)

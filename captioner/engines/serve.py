@@ -1,0 +1,56 @@
+"""Captions by a vLLM server that the run starts, watches and stops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+
+from captioner.engines.base import ROLE, Answer, AnswerSettings, Engine, Question
+from captioner.engines.chat import ChatClient, RetryPolicy
+from captioner.engines.vllm import check_vllm, engine_arguments
+from captioner.server import KEY, URL, ServeConfig, serving
+from curation.errors import CaptionError
+from curation.pipeline.models import fetch
+from curation.stage import ModelRef, Setup
+
+
+class ServeEngine(Engine[ServeConfig]):
+    """Asks the server of this run. vLLM may be in an environment of its own: `serve.python` names it."""
+
+    Config = ServeConfig
+
+    def check(self) -> None:
+        check_vllm(self)
+
+    def models(self) -> Sequence[ModelRef]:
+        return (ModelRef(ROLE, self.config.model, self.config.revision),)
+
+    def packages(self) -> Mapping[str, str]:
+        return {"vllm": "caption"} if self.own.python is None else {}
+
+    def distributions(self) -> Sequence[str]:
+        return ("vllm",) if self.own.python is None else ()
+
+    @classmethod
+    def placement_settings(cls) -> set[str]:
+        return set(ServeConfig.model_fields)
+
+    def service(self, revisions: Mapping[str, str]) -> AbstractContextManager[Mapping[str, str]]:
+        model = fetch(self.models()[0], revisions[ROLE])
+        return serving(self.config, self.own, engine_arguments(self.config, model))
+
+    def setup(self, setup: Setup, sampling: AnswerSettings) -> None:
+        config = self.config
+        self._client = ChatClient(
+            setup.services[URL],
+            config.model,
+            setup.services[KEY],
+            sampling,
+            retry=RetryPolicy(config.timeout_s, config.retry_for_s),
+            concurrency=config.concurrency,
+            image_format=config.image_format,
+            is_own=True,
+        )
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer | CaptionError]:
+        return self._client.answer(questions)

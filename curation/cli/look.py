@@ -1,0 +1,109 @@
+"""Commands that show what has been measured and measure nothing: status, report, table, explain, preview."""
+
+from __future__ import annotations
+
+import click
+
+from curation.cli.console import echo
+from curation.cli.options import ConfigFile, config_options, path_text
+from curation.errors import ConfigError
+
+
+@click.command()
+@config_options
+def status(config_file: ConfigFile) -> int:
+    """Show the funnel as the ledger has it."""
+    from curation.cli.console import console
+    from curation.execution.run import open_pipeline
+    from curation.report.funnel import print_funnel
+    from curation.report.summary import summarize
+
+    pipeline, ledger = open_pipeline(config_file.load())
+    print_funnel(console(), pipeline, summarize(ledger, pipeline))
+    return 0
+
+
+@click.command()
+@config_options
+def report(config_file: ConfigFile) -> int:
+    """Write the HTML report from the ledger."""
+    from curation.execution.run import open_pipeline, write_report
+
+    _, place = write_report(*open_pipeline(config_file.load()))
+    echo(place)
+    return 0
+
+
+@click.command()
+@config_options
+@click.option(
+    "--to", "target", required=True, type=path_text, metavar="FILE", help=".parquet or .csv file to write."
+)
+def table(config_file: ConfigFile, target: str) -> int:
+    """Write one flat table: a row per source and sample with every column, outcome and reason.
+
+    As Parquet or CSV, by the file's name. In CSV lists are JSON and bytes are hexadecimal.
+    """
+    from curation.execution.run import open_pipeline
+    from curation.report.flatfile import format_of, write_table
+    from curation.report.table import FlatTable
+
+    layout = format_of(target)
+    pipeline, ledger = open_pipeline(config_file.load())
+    flat = FlatTable(ledger, pipeline)
+    num_rows = write_table(flat.schema, flat.parts(), target, layout)
+    echo(f"{target}: {num_rows} rows, {len(flat.schema)} columns")
+    return 0
+
+
+@click.command()
+@click.argument("wanted", metavar="ID")
+@config_options
+def explain(config_file: ConfigFile, wanted: str) -> int:
+    """Tell everything about one source or sample: an id, the start of one, a URI or a file name."""
+    from curation.cli.console import console
+    from curation.execution.run import open_pipeline
+    from curation.report.explain import explain as explain_one
+
+    pipeline, ledger = open_pipeline(config_file.load())
+    explain_one(console(), ledger, pipeline, wanted)
+    return 0
+
+
+@click.command()
+@click.argument("wanted", metavar="ID")
+@config_options
+@click.option(
+    "--to",
+    "target",
+    type=path_text,
+    default="preview.html",
+    show_default=True,
+    metavar="FILE",
+    help="Page to write, or picture of the first sample: .html or .png.",
+)
+def preview(
+    config_file: ConfigFile,
+    wanted: str,
+    target: str,
+) -> int:
+    """Decode the tokens of a sample, or of a source's samples, and show them beside the original."""
+    from curation.execution.run import open_pipeline
+    from curation.report.funnel import untrained_notice
+    from curation.report.tokens import look_at, write_preview
+
+    if not target.endswith((".html", ".png")):
+        raise ConfigError(f"--to takes a file that ends in .html or .png, not {target}")
+    pipeline, ledger = open_pipeline(config_file.load())
+    looks = look_at(ledger, pipeline, wanted)
+    notice = untrained_notice(pipeline)
+    if notice:
+        echo(notice)
+    for look in looks:
+        found = look.error or f"PSNR {look.psnr_db:.2f} dB, SSIM {look.ssim:.4f}"
+        echo(f"{look.sample_id} {look.title}: {found}")
+    if all(look.error for look in looks):
+        return 1
+    write_preview(pipeline, looks, target)
+    echo(target)
+    return 0

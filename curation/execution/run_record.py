@@ -1,0 +1,108 @@
+"""run.json: what a run was asked, what it was measured with, and what the last one that had work did."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from curation import __version__
+from curation.errors import LedgerError
+from curation.errors.redaction import redact_settings
+from curation.execution.worker.measure import Metrics
+from curation.ledger.unit_state import PROBE
+from curation.pipeline import Pipeline
+from curation.report.funnel import untrained_notice
+from curation.storage import Storage
+
+RUN = "run.json"
+_CORE_PACKAGES = ("av", "numpy", "opencv-python-headless", "pillow", "pyarrow", "ray")
+"""Packages that every run's numbers or files come from; stages name theirs by `Stage.distributions`."""
+
+
+def last_work_record(metrics: Metrics, seconds: float) -> dict[str, Any]:
+    """What a run measured, and how long that took."""
+    keys = [PROBE, *(key for key in metrics.seconds if key != PROBE)]
+    decoded = metrics.frames_decoded
+    return {
+        "seconds": round(seconds, 1),
+        "steps": [
+            {
+                "step": key,
+                "rows": metrics.rows[key],
+                "failed": metrics.failed[key],
+                "seconds": round(metrics.seconds[key], 3),
+                "usage": {name: round(number, 3) for name, number in metrics.usage.get(key, {}).items()},
+            }
+            for key in keys
+            if metrics.rows[key]
+        ],
+        "frames_decoded": decoded.total(),
+        "images_decoded": metrics.images_decoded.total(),
+        "decodes_per_frame": round(decoded["filter"] / metrics.frames_held, 3)
+        if metrics.frames_held
+        else None,
+        "bytes_stored": dict(metrics.bytes_stored),
+        "bytes_read": dict(metrics.bytes_read),
+        "reads_per_byte": {
+            phase: round(metrics.bytes_read[phase] / stored, 3)
+            for phase, stored in metrics.bytes_stored.items()
+            if stored
+        },
+    }
+
+
+def run_record(pipeline: Pipeline, listing: Any, last_work: Any) -> dict[str, Any]:
+    """All of run.json."""
+    return {
+        "untrained": untrained_notice(pipeline),
+        "curation": __version__,
+        "config": redact_settings(pipeline.config.resolved),
+        "models": [asdict(model) for model in pipeline.models],
+        "fingerprints": {step.key: step.fingerprint for step in pipeline.steps() if step.is_bound},
+        "versions": {"python": platform.python_version(), **_versions(pipeline)},
+        "listing": listing,
+        "last_work": last_work,
+    }
+
+
+def _versions(pipeline: Pipeline) -> dict[str, str]:
+    found = {}
+    for package in sorted({*_CORE_PACKAGES, *pipeline.distributions()}):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_run(storage: Storage, pipeline: Pipeline, listing: Any, last_work: Any) -> dict[str, Any]:
+    """Write run.json, unless it says so already; what is in it."""
+    record = run_record(pipeline, listing, last_work)
+    write_if_changed(storage, RUN, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return record
+
+
+def read_run(storage: Storage) -> dict[str, Any]:
+    """What is in run.json; nothing where there is none.
+
+    Raises:
+        LedgerError: it is damaged.
+    """
+    data = storage.read(RUN)
+    try:
+        record = json.loads(data) if data else {}
+    except ValueError as error:
+        raise LedgerError(f"{storage.root}/{RUN} is damaged: {error}") from error
+    if not isinstance(record, dict):
+        raise LedgerError(f"{storage.root}/{RUN} is damaged: it holds no mapping")
+    return record
+
+
+def write_if_changed(storage: Storage, key: str, text: str) -> None:
+    """Write a text, unless it is there already."""
+    data = text.encode()
+    if storage.read(key) != data:
+        storage.write(key, data)

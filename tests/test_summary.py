@@ -1,0 +1,224 @@
+"""The summary by column, against a count one by one; what it must notice; what it costs to merge."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from curation.errors import LedgerError
+from curation.ledger import Ledger
+from curation.ledger.unit_state import SampleVerdict
+from curation.ledger.verdicts import verdict_groups
+from curation.pipeline import Pipeline
+from curation.pipeline.rules import decide, describe_rule, passed_by
+from curation.records import Outcome, Row, Sample
+from curation.report.summary import MAX_EXAMPLES, MAX_SHOWN, Summary, SummaryBuilder, summarize
+from curation.splitter import Span, span_row
+from one_by_one import scan_verdicts
+from random_ledgers import NUM_UNITS, a_pipeline, list_units, random_ledger
+
+
+class Count:
+    """Everything that a summary says, as plain counters."""
+
+    def __init__(self, ledger: Ledger, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.totals: Counter[Any] = Counter()
+        self.failures: list[Any] = []
+        self.values: dict[Any, list[float]] = {}
+        self.examples: dict[Any, list[str]] = {}
+        self.gone: list[str] = []
+        for state, judged in scan_verdicts(ledger, pipeline):
+            self.gone += [source.uri for source in state.gone]
+            for source in judged:
+                self.source(source)
+
+    def source(self, judged: Any) -> None:
+        source, verdict = judged.source, judged.verdict
+        self.totals["source", source.kind, verdict.outcome] += 1
+        if verdict.outcome is Outcome.FAILED and not judged.samples:
+            step = verdict.step.key if verdict.step else "probe"
+            self.totals["step", step, Outcome.FAILED] += step != "probe"
+            self.failures.append((source.uri, None, step, verdict.reason, judged.error))
+        for sample in judged.samples:
+            self.rows(sample)
+            for rule, part in passed_by(self.pipeline.branches[source.kind].rule, sample.rows):
+                self.totals["kept by", source.kind, describe_rule(rule), describe_rule(part)] += 1
+            for leaf in sample.leaves():
+                if leaf is not sample:
+                    self.rows(leaf)
+                self.leaf(source.uri, leaf)
+
+    def leaf(self, uri: str, leaf: SampleVerdict) -> None:
+        verdict = leaf.verdict
+        self.totals["sample", leaf.sample.kind, verdict.outcome] += 1
+        if verdict.step:
+            self.totals["reason", leaf.sample.kind, verdict.step.key, verdict.reason] += 1
+        self.examples.setdefault(verdict.outcome, []).append(leaf.sample.sample_id)
+        last = {(row.error_type, row.error): key for key, row in leaf.rows.items() if not row.ok}
+        self.failures += [(uri, leaf.sample.sample_id, key, *what) for what, key in last.items()]
+
+    def rows(self, sample: SampleVerdict) -> None:
+        for step in self.pipeline.steps():
+            row = sample.rows.get(step.key)
+            if row is None:
+                continue
+            verdict = decide(step, sample.rows)
+            self.totals["step", step.key, verdict.outcome] += 1
+            self.totals["step reason", step.key, verdict.reason] += verdict.reason is not None
+            for column in {mark.column for mark in step.stage.thresholds().values()}:
+                if row.values.get(column) is not None:
+                    self.values.setdefault((step.key, column), []).append(row.values[column])
+            if row.ok and step.key == "captions":
+                self.totals["verdict", row.values["verdict"]] += 1
+
+
+def totals_of(summary: Summary) -> Counter[Any]:
+    found: Counter[Any] = Counter()
+    for name, group in (("source", summary.sources), ("sample", summary.samples)):
+        for kind, counts in group.items():
+            found.update({(name, kind, outcome): number for outcome, number in counts.items()})
+    found.update({("reason", *key): number for key, number in summary.reasons.items()})
+    for (kinds, rule), kept in summary.kept_by.items():
+        found.update({("kept by", kinds[:-1], rule, branch): number for branch, number in kept.items()})
+    for key, step in summary.steps.items():
+        found.update({("step", key, outcome): number for outcome, number in step.outcomes.items()})
+        found.update({("step reason", key, reason): number for reason, number in step.reasons.items()})
+        found.update({("verdict", what): n for what, n in step.counts.get("verdict", Counter()).items()})
+    return found
+
+
+def whole(ledger: Ledger, pipeline: Pipeline, units: list[int] | None = None) -> SummaryBuilder:
+    builder = SummaryBuilder(pipeline)
+    for group in verdict_groups(
+        ledger,
+        pipeline,
+        units=units,
+        source_columns=builder.source_columns,
+        columns=builder.columns,
+    ):
+        builder.add(group)
+    return builder
+
+
+def ledgers(tmp_path: Path) -> Iterator[tuple[Ledger, Pipeline]]:
+    """Random ones, of whose sources a few are gone in every second one."""
+    pipelines = [a_pipeline(tmp_path), a_pipeline(tmp_path, hdr="reject")]
+    for seed in range(10):
+        ledger = random_ledger(pipelines[seed % 2], tmp_path / str(seed), seed, contradictions=False)
+        if seed % 4 < 2:
+            list_units(ledger, 0, 1)
+        yield ledger, pipelines[seed % 2]
+
+
+def test_it_equals_a_count_one_by_one(tmp_path: Path) -> None:
+    num_gone = num_rows = 0
+    for ledger, pipeline in ledgers(tmp_path):
+        expected, summary = Count(ledger, pipeline), summarize(ledger, pipeline)
+        assert +totals_of(summary) == +expected.totals
+        failures = [(f.uri, f.sample_id, f.step, f.error_type, f.error) for f in summary.failures]
+        assert failures == expected.failures[:MAX_EXAMPLES]
+        assert summary.num_failures == len(expected.failures)
+        assert summary.gone.total() == len(expected.gone)
+        assert summary.gone_examples == expected.gone
+        examples = {
+            outcome: [example.sample_id for example in found] for outcome, found in summary.examples.items()
+        }
+        assert examples == {outcome: found[:MAX_SHOWN] for outcome, found in expected.examples.items()}
+        histograms = {
+            (key, column): (histogram.total, histogram.low, histogram.high)
+            for key, step in summary.steps.items()
+            for column, histogram in step.histograms.items()
+        }
+        assert histograms == {
+            where: (len(values), min(values), max(values)) for where, values in expected.values.items()
+        }
+        num_gone += len(expected.gone)
+        num_rows += len(expected.failures)
+    assert num_gone > 20
+    assert num_rows > 150
+
+
+def test_parts_merge_into_the_whole(tmp_path: Path) -> None:
+    for ledger, pipeline in ledgers(tmp_path):
+        parts = [whole(ledger, pipeline, [unit]) for unit in range(NUM_UNITS)]
+        for part in parts[1:]:
+            parts[0].merge(part)
+        merged, summary = parts[0].finish(), summarize(ledger, pipeline)
+        for key, step in summary.steps.items():
+            for column, histogram in step.histograms.items():
+                other = merged.steps[key].histograms[column]
+                assert (other.exponent, other.start) == (histogram.exponent, histogram.start)
+                np.testing.assert_array_equal(other.counts, histogram.counts)
+            step.histograms.clear()
+            merged.steps[key].histograms.clear()
+        assert merged == summary
+
+
+def test_source_in_two_units_is_noticed(tmp_path: Path) -> None:
+    pipeline = a_pipeline(tmp_path)
+    ledger = random_ledger(pipeline, tmp_path / "out", 0, contradictions=False)
+    twice = next(source for source in ledger.sources(0) if source.kind == "image")
+    ledger.commit_sources(NUM_UNITS, [twice])
+    with pytest.raises(LedgerError, match=f"ids are in the ledger twice: .*{twice.source_id}"):
+        summarize(ledger, pipeline)
+    parts = [whole(ledger, pipeline, [unit]) for unit in (0, NUM_UNITS)]
+    parts[0].merge(parts[1])
+    with pytest.raises(LedgerError, match="ids are in the ledger twice"):
+        parts[0].finish()
+
+
+def test_sample_of_two_sources_is_noticed(tmp_path: Path) -> None:
+    """A clip's row that was filed under another source as well."""
+    pipeline = a_pipeline(tmp_path)
+    ledger = random_ledger(pipeline, tmp_path / "out", 1, contradictions=False)
+    splitter = pipeline.branches["video"].splitter
+    assert splitter is not None
+    videos = [
+        (unit, source.source_id)
+        for unit in (0, 1)
+        for source in ledger.sources(unit)
+        if source.kind == "video" and source.ok
+    ]
+    span = Span(start_s=0.0, end_s=7.0, start_frame=0, end_frame=1)
+    clip = Sample.of_span("anybody's", 0.0, 7.0)
+    for unit in (0, 1):
+        source_id = next(
+            source_id
+            for place, source_id in videos
+            if place == unit and not split_failed(ledger, splitter, unit, source_id)
+        )
+        row = span_row(clip, span) | {"source_id": source_id}
+        ledger.commit(
+            splitter.name, splitter.fingerprint, unit, [Row(clip.sample_id, row)], splitter.stage.columns
+        )
+    with pytest.raises(LedgerError, match=f"1 ids are in the ledger twice: {clip.sample_id}"):
+        summarize(ledger, pipeline)
+
+
+def split_failed(ledger: Ledger, splitter: Any, unit: int, source_id: str) -> bool:
+    rows = ledger.rows(splitter.name, splitter.fingerprint, unit)
+    return any(row.sample_id == source_id and not row.ok for row in rows)
+
+
+def test_clip_that_no_verdict_counts_is_noticed(tmp_path: Path) -> None:
+    pipeline = a_pipeline(tmp_path)
+    ledger = random_ledger(pipeline, tmp_path / "out", 2, contradictions=False)
+    splitter = pipeline.branches["video"].splitter
+    assert splitter is not None
+    rows = ledger.rows(splitter.name, splitter.fingerprint, 0)
+    clip = next(row for row in rows if row.ok)
+    ledger.commit(
+        splitter.name,
+        splitter.fingerprint,
+        0,
+        [Row(clip.values["source_id"], {}, "DecodeError", "later")],
+        splitter.stage.columns,
+    )
+    with pytest.raises(LedgerError, match="is in the ledger, but its splitter says it failed"):
+        summarize(ledger, pipeline)

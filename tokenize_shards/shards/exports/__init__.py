@@ -1,0 +1,46 @@
+"""Copies shards into the layouts that others read; what was written is read again and counted.
+
+emu3        Emu3's fine-tuning code: a .pth per image and a JSON list per split; it knows no clips
+webdataset  tar files of ID.npy (codes) and ID.json (everything else)
+datasets    Parquet for `datasets.load_dataset(DIR)`, with `input_ids` and nested `codes`
+packed      packs of whole documents, for `tokenize_shards.shards.loader`
+
+    export("packed", "output/shards/name", "packs", context=2048)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from curation.config.problems import checked
+from curation.errors import ConfigError, StorageError
+from curation.registry import EXPORTS
+from curation.storage import open_storage
+from tokenize_shards.shards.exports.base import Exported, FinishedShards
+from tokenize_shards.shards.manifest import MANIFEST, read_manifest
+
+
+def export(name: str, folder: str, to: str, /, **settings: Any) -> Exported:
+    """Write the shards in `folder` into the empty folder `to`; `settings` are the format's own.
+
+    Raises:
+        ConfigError: there is no such format or setting, no finished shards, or something in `to` already.
+        StorageError: what was written is not all there, or a shard is damaged.
+    """
+    format_class = EXPORTS.load(name)
+    chosen = format_class(checked(format_class.Config, name, settings))
+    source, target = open_storage(folder), open_storage(to)
+    manifest = read_manifest(source, "")
+    if manifest is None:
+        raise ConfigError(f"{folder} holds no finished shards: there is no {MANIFEST} in it")
+    if manifest.context is not None:
+        raise ConfigError(f"{folder} is packed; export the shards that it was made from")
+    if target.list(""):
+        raise ConfigError(f"{to} is not empty; an export goes into a folder of its own")
+    done: Exported = chosen.write(FinishedShards(folder, source, manifest), target)
+    found = chosen.count(target)
+    if found != done.num_samples:
+        raise StorageError(f"{to} holds {found} samples, {done.num_samples} were written")
+    if done.num_samples + done.left_out.total() != manifest.num_samples:
+        raise StorageError(f"{folder} is not as its {MANIFEST} says; `curation verify` tells more")
+    return done

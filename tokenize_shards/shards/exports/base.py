@@ -1,0 +1,103 @@
+"""What an export is: a class that writes shards in a layout that others read, and counts what lies there.
+
+One class in one file and one line in `curation/registry.py`, or one entry point of another package, add a
+format; `webdataset.py` is the smallest complete example.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation.errors import StorageError
+from curation.stage import StageConfig
+from curation.storage import Storage
+from tokenize_shards.shards.manifest import Manifest, Shard
+
+ShardRow = dict[str, Any]
+"""A row of a shard, by column (`tokenize_shards.shards.rows.shard_columns`)."""
+
+
+@dataclass
+class Exported:
+    """What an export wrote. `left_out` says why a sample is not in it, and of how many this is true."""
+
+    num_samples: int = 0
+    num_files: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class FinishedShards:
+    """The shards that are exported: their folder as it was named, and what their manifest says."""
+
+    folder: str
+    storage: Storage
+    manifest: Manifest
+
+    def schema(self, shard: Shard) -> pa.Schema:
+        """The columns of a shard.
+
+        Raises:
+            StorageError: the file can't be read.
+        """
+        try:
+            with self.storage.open(shard.name) as file:
+                return pq.read_schema(pa.PythonFile(file))
+        except (pa.ArrowException, OSError) as error:
+            raise StorageError(f"{self.folder}/{shard.name} can't be read: {error}") from error
+
+    def rows(self, shard: Shard) -> Iterator[ShardRow]:
+        """The rows of a shard, a row group in memory at a time.
+
+        Raises:
+            StorageError: the file can't be read.
+        """
+        try:
+            with self.storage.open(shard.name) as file:
+                parquet = pq.ParquetFile(pa.PythonFile(file), pre_buffer=False)
+                for index in range(parquet.num_row_groups):
+                    yield from parquet.read_row_group(index, use_threads=False).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise StorageError(f"{self.folder}/{shard.name} can't be read: {error}") from error
+
+
+S = TypeVar("S", bound=StageConfig)
+
+
+class Export(abc.ABC, Generic[S]):
+    """One format.
+
+    Class attributes:
+        Config: its settings, which `curation export NAME --set KEY=VALUE` sets.
+    """
+
+    Config: ClassVar[type[StageConfig]] = StageConfig
+
+    def __init__(self, config: S) -> None:
+        self.config = config
+
+    @abc.abstractmethod
+    def write(self, shards: FinishedShards, target: Storage) -> Exported:
+        """Write every sample of the shards into the empty folder `target`, or say why it is left out.
+
+        Every sample is counted, in `num_samples` or in `left_out`. The same shards give the same bytes.
+        """
+
+    @abc.abstractmethod
+    def count(self, target: Storage) -> int:
+        """The samples that lie in `target`, by reading what was written."""
+
+
+def parquet_files(target: Storage) -> Iterator[pq.ParquetFile]:
+    """Every Parquet file in a folder, open while it is looked at."""
+    for item in target.list(""):
+        if item.key.endswith(".parquet"):
+            with target.open(item.key) as file:
+                yield pq.ParquetFile(pa.PythonFile(file))
