@@ -88,18 +88,20 @@ def _list_and_plan(config: Config, number: int) -> float:
         gone = absent_sources(ledger).gone
     if tasks or gone:
         raise RuntimeError(f"{len(tasks)} units to read, {len(gone)} sources gone")
-    print(f"        peak {high_water_bytes() / 1e6:.0f} MB")
     return cost[0]
 
 
 @contextmanager
 def _timed(what: str, number: int) -> Iterator[list[float]]:
-    """Print what it took; CPU seconds per million when it is over."""
+    """Print what it took, and the peak so far; CPU seconds per million when it is over."""
     cpu, wall, found = time.process_time(), time.perf_counter(), [0.0]
     yield found
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     found[0] = cpu / number * 1e6
-    print(f"        {what}: {cpu:.2f} CPU s, {wall:.2f} s, {found[0]:.1f} CPU s per million")
+    peak_mb = high_water_bytes() / 1e6
+    print(
+        f"        {what}: {cpu:.2f} CPU s, {wall:.2f} s, {found[0]:.1f} CPU s per million, {peak_mb:.0f} MB"
+    )
 
 
 def _config(folder: Path) -> Config:

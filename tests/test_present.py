@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import shutil
 import tarfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from rich.console import Console
 from test_populations import run_here
 
 from curation.execution.plan import plan_probes
+from curation.ingest.listed import LISTED, ListedSources
 from curation.ingest.listing import list_inputs
 from curation.ledger import Ledger
 from curation.ledger.present import absent_sources, remember_listing
@@ -270,6 +272,39 @@ class TestVersions:
         assert len(bench.outcomes()) == 4
         assert len(ids(bench.ledger)["photo0.jpg"]) == 3
         assert bench.run().rows.total() == 0
+
+
+def test_of_each_file_the_current_version_stands_else_the_newest(tmp_path: Path) -> None:
+    """Random versions in random order, held against a loop over them."""
+    draw = random.Random(0)
+    ledger = Ledger(open_storage(str(tmp_path)))
+    for _ in range(50):
+        sources = [
+            Source(
+                source_id=f"{n:020}",
+                uri=draw.choice("abcdef"),
+                kind="image",
+                size_bytes=1,
+                etag=draw.choice("xyz"),
+            )
+            for n in range(draw.randint(1, 12))
+        ]
+        ledger.replace_sources(0, sources)
+        listed = {name: draw.choice("xyz") for name in draw.sample("abcdefg", draw.randint(0, 4))}
+        rows = [{"uri": n, "kind": "image", "size_bytes": 1, "etag": e} for n, e in sorted(listed.items())]
+        remember_listing(ledger.storage, ListedSources(pa.Table.from_pylist(rows, schema=LISTED)))
+        stands: dict[str, Source] = {}
+        for source in sources:
+            is_current = listed.get(source.uri) == source.etag
+            if is_current or source.uri not in stands or listed.get(source.uri) != stands[source.uri].etag:
+                stands[source.uri] = source
+        gone = {one.source_id: name for name, one in stands.items() if name not in listed}
+        absent = absent_sources(ledger)
+        assert absent.gone == gone
+        assert absent.replaced == {one.source_id for one in sources} - {
+            one.source_id for one in stands.values()
+        }
+        assert set(absent.source_ids.to_pylist()) == absent.replaced | set(gone)
 
 
 def _spelled(source: Source, uri: str, *more: str) -> Source:

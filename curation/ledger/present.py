@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from curation.errors import LedgerError
 from curation.ingest.listed import ListedSources
@@ -78,13 +79,15 @@ def absent_sources(ledger: Ledger) -> Absent:
     known = ledger.sources_table(_COLUMNS)
     listed = _listed(ledger.storage)
     names = match_names(known["uri"])
+    place_of = np.full(known.num_rows, -1)
     is_listed = np.ones(known.num_rows, bool)
     is_current = np.zeros(known.num_rows, bool)
     if listed is not None:
         places = pc.index_in(names, value_set=match_names(listed["uri"]))
-        is_listed = np.asarray(places.is_valid())
+        place_of = np.asarray(places.fill_null(-1), np.int64)
+        is_listed = place_of >= 0
         is_current = np.asarray(pc.equal(known["etag"], listed["etag"].take(places)).fill_null(False))
-    stands = _newest(names, is_current)
+    stands = _newest(_file_numbers(names, place_of), is_current)
     # A container that could not be listed is a source as long as that is so.
     is_media = np.asarray(pc.not_equal(known["kind"], "container"))
     gone = known.filter(pa.array(stands & ~is_listed & is_media))
@@ -121,13 +124,22 @@ def match_names(uris: pa.ChunkedArray) -> pa.Array:
     return pc.replace_substring_regex(names, LEADING_DOTS, r"\1")
 
 
-def _newest(names: pa.Array, is_current: np.ndarray) -> np.ndarray:
-    """Of the rows of each name, whether it is the last current one, or the last one if none is current."""
-    codes = names.dictionary_encode().indices.to_numpy()
-    order = np.lexsort((np.arange(len(codes)), is_current, codes))
-    is_last = np.diff(codes[order], append=-1) != 0
-    stands = np.zeros(len(codes), bool)
-    stands[order[is_last]] = True
+def _file_numbers(names: pa.Array, place_of: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number per name: the place in the listing, and behind all of these one where there is none (-1)."""
+    numbers = place_of.copy()
+    is_unlisted = place_of < 0
+    unlisted = names.filter(pa.array(is_unlisted)).dictionary_encode().indices
+    numbers[is_unlisted] = np.asarray(unlisted) + place_of.max(initial=-1) + 1
+    return numbers
+
+
+def _newest(files: NDArray[np.int64], is_current: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Of the rows of each file, whether it is the last current one, or the last one if none is current."""
+    newest = np.full(files.max(initial=-1) + 1, -1)
+    newest[files] = np.arange(len(files))  # of several rows the last
+    newest[files[is_current]] = np.flatnonzero(is_current)
+    stands = np.zeros(len(files), bool)
+    stands[newest[newest >= 0]] = True
     return stands
 
 
