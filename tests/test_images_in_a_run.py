@@ -237,8 +237,12 @@ def test_new_videos_are_filtered_as_they_are_read_but_for_long_ones(
     apart, at_once = Bench(data), Bench(data | {"output": str(tmp_path / "at_once")})
     if segment_s is None:
         apart.run()
-        filtered_at_once(at_once)
+        num_handles = len(list(Path("/proc/self/fd").iterdir()))
+        metrics = filtered_at_once(at_once)
         assert content_of(at_once) == content_of(apart)
+        stored = sum(path.stat().st_size for path in folder.iterdir())
+        assert metrics.bytes_read == metrics.bytes_stored == {"filter": stored}
+        assert len(list(Path("/proc/self/fd").iterdir())) <= num_handles
         return
     for task in new_tasks(at_once):
         UnitWorker(at_once.pipeline, "cpu").work(task)
