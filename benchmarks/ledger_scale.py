@@ -91,7 +91,7 @@ def fill(ledger: Ledger, pipeline: Pipeline, number: int) -> None:
             "etag": pa.array([f"{name:x}" for name in names]),
             "status": pa.array(["ok"] * rows),
         }
-        _write(ledger, f"sources/{unit_name(unit)}", SOURCES, known, rows)
+        write_unit(ledger, f"sources/{unit_name(unit)}", SOURCES, known, rows)
         sample_ids = sorted(stable_id(source_id, 0, 0) for source_id in source_ids)
         for step in steps:
             scores = {
@@ -108,10 +108,11 @@ def fill(ledger: Ledger, pipeline: Pipeline, number: int) -> None:
                 "seconds": pa.array(random.random(rows)),
             }
             key = f"ledger/{step.name}/{step.fingerprint}/{unit_name(unit)}"
-            _write(ledger, key, stage_schema(step.stage.columns), measured, rows)
+            write_unit(ledger, key, stage_schema(step.stage.columns), measured, rows)
 
 
-def _write(ledger: Ledger, key: str, schema: pa.Schema, known: dict[str, pa.Array], rows: int) -> None:
+def write_unit(ledger: Ledger, key: str, schema: pa.Schema, known: dict[str, pa.Array], rows: int) -> None:
+    """Write a file of the ledger with these columns, null in all others."""
     columns = [known.get(field.name, pa.nulls(rows, field.type)).cast(field.type) for field in schema]
     path = Path(ledger.storage.root) / key
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,9 @@ NAMES = (
     "ledger_scale",
     "reports",
     "flat_memory",
+    "listing",
     "captions",
+    "shards",
 )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import abc
 import functools
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -201,17 +201,28 @@ class View:
 
     In space: `short_side` pixels at most (never enlarged), or the sizes that `sizing` gives, by Pillow's
     bicubic filter from one to the next. Neither means the size as decoded.
+
+    A short side is reached by averaging areas; `halved` by a quicker way that is about as sharp, and whose
+    steps all views of a picture share (`curation/media/halvings.py`).
     """
 
     fps: float | None = None
     count: int | None = None
     max_frames: int | None = None
     short_side: int | None = None
+    halved: bool = False
     sizing: Sizing | None = None
 
 
 GRID_FPS = 4.0
 """Frames per second among which a `View(count=...)` chooses; a choice is off by at most 1/8 s."""
+
+
+class Shrinking(Protocol):
+    """Makes one picture smaller; sizes share the work (`curation/media/halvings.py`)."""
+
+    def at_short_side(self, short_side: int) -> NDArray[np.uint8]:
+        """The picture with a short side of so many pixels at most, [H, W, 3] uint8 RGB."""
 
 
 @dataclass(frozen=True)
@@ -222,11 +233,21 @@ class Media:
         source: The file that the sample is from.
         pixels: [T, H, W, 3] uint8 RGB, upright; T = 0 for a stage without a view. Read-only.
         pts_s: [T] float64 presentation times in seconds from the start of the source.
+        halvings: [T] what makes each frame smaller.
     """
 
     source: Source
     pixels: NDArray[np.uint8]
     pts_s: NDArray[np.float64]
+    halvings: Sequence[Shrinking] = field(default=(), repr=False, compare=False)
+
+    def shrunk(self, short_side: int) -> list[NDArray[np.uint8]]:
+        """Each frame with a short side of so many pixels at most, [H, W, 3] uint8 RGB, by halving.
+
+        An image is shrunk from its size as decoded, whatever its view; a frame of a clip from its view.
+        """
+        pairs = zip(self.pixels, self.halvings, strict=True)
+        return [halvings.at_short_side(short_side) for _, halvings in pairs]
 
 
 _HUB_NAME = re.compile(r"^[\w.-]+/(?!.*\.(?:onnx|pth?|safetensors|bin)$)[\w.-]+$")
@@ -437,3 +458,61 @@ class DatasetStage(Stage[C]):
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
         raise NotImplementedError("a dataset-wide stage works on columns, by measure_all()")
+
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class Spread(Protocol):
+    """Calls a function for each argument; the results come in the order of the arguments."""
+
+    def __call__(self, function: Callable[[A], R], arguments: Sequence[A], /) -> Iterator[R]:
+        """Function and arguments are pickled; a call may be made more than once."""
+
+
+class PopulationPart(Protocol):
+    """Some samples of a population, whose large columns are read where they are worked on."""
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """[N], where the samples are in the population."""
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """These columns of the N samples, in the order of `places`."""
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """All samples of a population that is held in memory."""
+
+    table: pa.Table
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        import numpy as np
+
+        return np.arange(self.table.num_rows)
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        return self.table.select(columns)
+
+
+class SpreadStage(DatasetStage[C]):
+    """A dataset-wide stage whose work is many calls, spread over the cluster.
+
+    The process that spreads them never holds a column that is `large`.
+    """
+
+    @abc.abstractmethod
+    def measure_parts(
+        self, population: pa.Table, parts: Sequence[PopulationPart], spread: Spread
+    ) -> pa.Table:
+        """A row per row of `population`, as `measure_all`.
+
+        `population` lacks the inputs that are `large`: the parts have them, without nulls, of each sample
+        once. The result may depend neither on how the samples are divided into parts nor on `spread`.
+        """
+
+    def measure_all(self, population: pa.Table) -> pa.Table:
+        return self.measure_parts(population, [TablePart(population)], map)

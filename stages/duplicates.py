@@ -8,7 +8,8 @@ be moved without comparing again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
@@ -17,12 +18,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from curation.stage import Column, DatasetStage, KeepFar, StageConfig
+from curation.stage import Column, KeepFar, PopulationPart, Spread, SpreadStage, StageConfig
 
 BITS = 64
 """Of the hash of one frame."""
 _CHUNK_BITS = 16
-_QUERIES = 20_000
+_QUERIES = 50_000
+"""Hashes that one task looks for among all."""
 
 _BEST_FIRST = [
     ("pixels", "descending"),
@@ -50,7 +52,7 @@ class DuplicatesConfig(StageConfig):
         return self
 
 
-class DuplicatesStage(DatasetStage[DuplicatesConfig]):
+class DuplicatesStage(SpreadStage[DuplicatesConfig]):
     """Names, for every sample, the nearest better one that looks the same."""
 
     name = "duplicates"
@@ -80,12 +82,14 @@ class DuplicatesStage(DatasetStage[DuplicatesConfig]):
     def optional_inputs(self) -> Sequence[str]:
         return ("phash", "aesthetic_score")
 
-    def measure_all(self, population: pa.Table) -> pa.Table:
+    def measure_parts(
+        self, population: pa.Table, parts: Sequence[PopulationPart], spread: Spread
+    ) -> pa.Table:
         order = _order(population)
         ranked = population.take(order)
         found = _Nearest(ranked.num_rows)
         if "phash" in ranked.column_names:
-            self._find_similar(ranked["phash"], found)
+            self._find_similar(ranked["phash"], found, spread)
         exact = _copies(ranked)
         # A copy is as near as can be, whatever its hash says.
         found.better[exact >= 0], found.distance[exact >= 0] = exact[exact >= 0], 0.0
@@ -101,16 +105,18 @@ class DuplicatesStage(DatasetStage[DuplicatesConfig]):
             }
         )
 
-    def _find_similar(self, hashes: pa.ChunkedArray, found: _Nearest) -> None:
+    def _find_similar(self, hashes: pa.ChunkedArray, found: _Nearest, spread: Spread) -> None:
         """Fill in the nearest better by hash, among samples of as many frames."""
         lengths = pc.fill_null(pc.binary_length(hashes), 0).to_numpy()
         for length in np.unique(lengths[lengths > 0]):
             places = np.flatnonzero(lengths == length)
             joined = b"".join(hashes.take(pa.array(places)).to_pylist())
             rows = np.frombuffer(joined, np.uint8).reshape(len(places), int(length))
-            self._find_similar_rows(rows, places, found)
+            self._find_similar_rows(rows, places, found, spread)
 
-    def _find_similar_rows(self, rows: NDArray[np.uint8], places: NDArray[np.int64], found: _Nearest) -> None:
+    def _find_similar_rows(
+        self, rows: NDArray[np.uint8], places: NDArray[np.int64], found: _Nearest, spread: Spread
+    ) -> None:
         # The same hash again and again, such as that of a blank picture, would give pairs without end.
         unique, first, member = np.unique(rows, axis=0, return_index=True, return_inverse=True)
         member = member.reshape(-1)
@@ -118,12 +124,15 @@ class DuplicatesStage(DatasetStage[DuplicatesConfig]):
         again = best[member] != places
         found.better[places[again]], found.distance[places[again]] = best[member][again], 0.0
         num_frames = rows.shape[1] * 8 // BITS
-        for query, other, bits in _pairs(unique, self.config.max_searched * num_frames):
-            found.offer(best[query], best[other], (bits / num_frames).astype(np.float32))
+        search = partial(_search, unique, best, self.config.max_searched * num_frames)
+        for rank, other, bits in spread(search, range(0, len(unique), _QUERIES)):
+            found.add(rank, other, (bits / num_frames).astype(np.float32))
 
 
 class _Pairs(NamedTuple):
-    query: NDArray[np.int64]
+    """Pairs of look-alikes: rank of a sample, rank of a better one, and the bits in which they differ."""
+
+    rank: NDArray[np.int64]
     other: NDArray[np.int64]
     bits: NDArray[np.float32]
 
@@ -135,13 +144,9 @@ class _Nearest:
         self.better = np.full(number, -1)
         self.distance = np.zeros(number, np.float32)
 
-    def offer(self, rank: NDArray[np.int64], other: NDArray[np.int64], distance: NDArray[np.float32]) -> None:
-        """Take in pairs; of a rank's betters the nearest is taken, of equally near ones the best."""
-        is_better = other < rank
-        rank, other, distance = rank[is_better], other[is_better], distance[is_better]
-        order = np.lexsort((other, distance, rank))
-        rank, first = np.unique(rank[order], return_index=True)
-        self.better[rank], self.distance[rank] = other[order][first], distance[order][first]
+    def add(self, rank: NDArray[np.int64], other: NDArray[np.int64], distance: NDArray[np.float32]) -> None:
+        """Set the nearest betters of ranks that had none so far."""
+        self.better[rank], self.distance[rank] = other, distance
 
 
 def _order(population: pa.Table) -> NDArray[np.int64]:
@@ -163,11 +168,17 @@ def _copies(ranked: pa.Table) -> NDArray[np.int64]:
     return copies
 
 
-def _pairs(hashes: NDArray[np.uint8], max_bits: int) -> Iterator[_Pairs]:
-    """Pairs of places in `hashes` that differ in `max_bits` bits or fewer, all of one place together.
+def _search(hashes: NDArray[np.uint8], rank: NDArray[np.int64], max_bits: int, first: int) -> _Pairs:
+    """The nearest better look-alike of each hash from `first` on, up to `_QUERIES` of them.
 
     Of two hashes that differ in r bits, some 16-bit chunk of m differs in r / m or fewer, so looking up
     all chunks with that many bits flipped misses none.
+
+    Args:
+        hashes: [N, B] uint8, all different.
+        rank: [N] of each hash.
+        max_bits: Hashes that differ in more are not alike.
+        first: Where the hashes to look for begin.
     """
     import faiss
 
@@ -176,10 +187,18 @@ def _pairs(hashes: NDArray[np.uint8], max_bits: int) -> Iterator[_Pairs]:
     index = faiss.IndexBinaryMultiHash(num_bits, num_chunks, _CHUNK_BITS)
     index.nflip = max_bits // num_chunks
     index.add(np.ascontiguousarray(hashes))
-    for start in range(0, len(hashes), _QUERIES):
-        limits, bits, other = index.range_search(
-            np.ascontiguousarray(hashes[start : start + _QUERIES]), max_bits + 1
-        )
-        counts = np.diff(limits.astype(np.int64)).astype(np.int64)
-        query = np.repeat(np.arange(start, start + len(counts)), counts)
-        yield _Pairs(query, other.astype(np.int64), bits.astype(np.float32))
+    queries = np.ascontiguousarray(hashes[first : first + _QUERIES])
+    limits, bits, other = index.range_search(queries, max_bits + 1)
+    query = np.repeat(
+        np.arange(first, first + len(queries)), np.diff(limits.astype(np.int64)).astype(np.int64)
+    )
+    return _nearest(rank[query], rank[other.astype(np.int64)], bits.astype(np.float32))
+
+
+def _nearest(rank: NDArray[np.int64], other: NDArray[np.int64], bits: NDArray[np.float32]) -> _Pairs:
+    """Of each rank's betters the nearest, of equally near ones the best."""
+    is_better = other < rank
+    rank, other, bits = rank[is_better], other[is_better], bits[is_better]
+    order = np.lexsort((other, bits, rank))
+    rank, first = np.unique(rank[order], return_index=True)
+    return _Pairs(rank, other[order][first], bits[order][first])

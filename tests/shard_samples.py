@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from curation.ledger.selection import Kept
+from curation.stage import Column
 
 FOLDER = "shards/demo"
+SCORES = {
+    name: Column(pa.float32(), f"The {name}.", exported=True)
+    for name in ("aesthetic_score", "text_coverage", "flow_score")
+}
+TYPES = {
+    "start_s": pa.float64(),
+    "end_s": pa.float64(),
+    **dict.fromkeys(("grid_t", "grid_h", "grid_w"), pa.int32()),
+    "fps": pa.float32(),
+}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A sample for a shard: its columns, but for codes, and what it was measured by."""
+
+    sample_id: str
+    columns: dict[str, Any]
+    measured_by: str = "captions-1 tokens-1"
 
 
 def kept_sample(number: int, **changed: Any) -> Kept:
@@ -34,7 +55,7 @@ def kept_sample(number: int, **changed: Any) -> Kept:
         "license": "CC0",
         "alt_text": None,
     }
-    return Kept(f"sample-{number}", {**columns, **changed}, ("captions-1", "tokens-1"))
+    return Kept(f"sample-{number}", {**columns, **changed})
 
 
 def grid_of(item: Kept) -> Any:
@@ -46,17 +67,43 @@ def grid_of(item: Kept) -> Any:
 class FakeLedger:
     """Samples in units of `per_unit`; remembers of which units the codes were asked for."""
 
-    def __init__(self, kept: Iterable[Kept], per_unit: int = 100) -> None:
+    def __init__(
+        self, kept: Iterable[Kept], per_unit: int = 100, exported: dict[str, Column] | None = None
+    ) -> None:
         kept = list(kept)
         self._units = [kept[start : start + per_unit] for start in range(0, len(kept), per_unit)]
+        self.exported = SCORES | (exported or {})
+        self.made_by = tuple(sorted({item.measured_by for item in kept}))
         self.asked: list[int] = []
 
     def units(self) -> range:
         return range(len(self._units))
 
-    def kept(self, unit: int) -> list[Kept]:
-        return self._units[unit]
+    def kept(self, units: Iterable[int]) -> Iterator[pa.Table]:
+        for unit in units:
+            rows = self._units[unit]
+            columns = {"unit": pa.array([unit] * len(rows), pa.int64())}
+            columns["sample_id"] = pa.array([item.sample_id for item in rows], pa.string())
+            for name in (kept_sample(0).columns.keys() - SCORES) | self.exported.keys():
+                kind = self.exported[name].type if name in self.exported else TYPES.get(name, pa.string())
+                columns[name] = pa.array([item.columns[name] for item in rows], kind)
+            yield pa.table(columns)
 
-    def codes(self, unit: int) -> dict[str, bytes]:
-        self.asked.append(unit)
-        return {item.sample_id: grid_of(item).tobytes() for item in self._units[unit]}
+    def described(self, table: pa.Table) -> pa.Table:
+        return table
+
+    def codes_of(self, item: Kept) -> bytes:
+        found: bytes = grid_of(item).tobytes()
+        return found
+
+    def codes(self, units: Iterable[int]) -> Iterator[pa.Table]:
+        for unit in units:
+            self.asked.append(unit)
+            rows = self._units[unit]
+            codes = [self.codes_of(item) for item in rows]
+            yield pa.table(
+                {
+                    "sample_id": pa.array([item.sample_id for item in rows], pa.string()),
+                    "codes": pa.array(codes, pa.binary()),
+                }
+            )

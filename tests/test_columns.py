@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from curation.ledger.columns import NONE, OUTCOMES, Labels, Measured, RuleEvaluator
@@ -80,6 +80,7 @@ def name(texts: Sequence[str], code: int) -> str | None:
     return None if code == NONE else texts[code]
 
 
+@settings(deadline=None)  # the first one imports Arrow's kernels
 @given(RULES, st.lists(rows_of_a_sample(), max_size=8))
 @example(AnyOf((STEPS[1], STEPS[3])), [{"aesthetic": Row("s", {"aesthetic_score": float(np.float32(0.1))})}])
 def test_columns_agree_with_the_scalar_decision(rule: Rule, samples: list[dict[str, Row]]) -> None:
@@ -97,6 +98,35 @@ def test_columns_agree_with_the_scalar_decision(rule: Rule, samples: list[dict[s
         assert name(keys, verdicts.step[place]) == (said.step.key if said.step else None)
         assert name(keys, verdicts.needs[place]) == (said.needs.key if said.needs else None)
         assert [(any_of, part) for any_of, part, who in passed if who[place]] == list(passed_by(rule, rows))
+
+
+class Noting(dict[str, Row]):
+    """Rows of a sample that note which of them `decide` looks for."""
+
+    def __init__(self, rows: Mapping[str, Row]) -> None:
+        super().__init__(rows)
+        self.looked_for: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.looked_for.add(key)
+        return super().get(key, default)
+
+
+@settings(deadline=None)
+@given(RULES, st.lists(rows_of_a_sample(), max_size=8))
+def test_steps_that_a_rule_comes_to_are_those_that_the_scalar_decision_looks_for(
+    rule: Rule, samples: list[dict[str, Row]]
+) -> None:
+    labels = Labels()
+    codes = {step.key: code for code, step in enumerate(STEPS)}
+    judge = RuleEvaluator(measured(samples, labels), len(samples), codes, labels)
+    among = np.arange(len(samples)) % 3 != 1
+    asked = judge.asked(rule, among)
+    for place, rows in enumerate(samples):
+        noting = Noting(rows)
+        decide(rule, noting)
+        expected = noting.looked_for if among[place] else set()
+        assert {key for key, of_key in asked.items() if of_key[place]} == expected
 
 
 def test_taking_none_gives_a_sample_without_a_row() -> None:

@@ -12,6 +12,7 @@ from curation.ledger import Ledger, unit_name, unitfiles
 from curation.records import Row, Source
 from curation.stage import Column
 from curation.storage import open_storage
+from curation.storage.local import LocalStorage
 
 COLUMNS = {"score": Column(pa.float32(), "A score."), "codes": Column(pa.binary(), "Bytes.")}
 STEP = ("text", "f00d")
@@ -93,7 +94,7 @@ def test_nothing_is_merged_below_the_bound_or_twice(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path)
     assert ledger.compact([STEP], more_than=5) == 0
     assert ledger.compact([STEP], more_than=4) == 10
-    assert ledger.compact([STEP], more_than=0) == 0
+    assert ledger.compact([STEP]) == 0
 
 
 def test_large_merges_are_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,3 +126,83 @@ def test_damaged_merge_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(LedgerError, match=r"000001-00000\.parquet is damaged"):
         Ledger(open_storage(str(tmp_path))).rows(*STEP, 3)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_merge_that_is_killed_anywhere_loses_and_repeats_nothing(tmp_path: Path, whole: bool) -> None:
+    """Each write and each deletion of a merge in turn is the one that does not come about."""
+    num_calls = 0
+    while True:
+        folder = tmp_path / str(num_calls)
+        ledger = ledger_of(folder)
+        ledger.compact([STEP])
+        commit(ledger, 3, ["late"], score=2.0)
+        commit(ledger, 7, ["new"])
+        before = contents(folder)
+        storage = LimitedStorage(str(folder), num_calls)
+        try:
+            Ledger(storage).compact([STEP], whole=whole)
+        except Killed:
+            assert contents(folder) == before
+            Ledger(open_storage(str(folder))).compact([STEP], whole=whole)
+            assert contents(folder) == before
+            num_calls += 1
+        else:
+            break
+    assert contents(folder) == before
+    assert num_calls == (1 + 3 if whole else 1 + 2)
+
+
+class LimitedStorage(LocalStorage):
+    """A folder to which a process writes until it is killed: before its `num_calls + 1`st change."""
+
+    def __init__(self, root: str, num_calls: int) -> None:
+        super().__init__(root)
+        self.num_calls = num_calls
+
+    def _count(self) -> None:
+        if self.num_calls == 0:
+            raise Killed
+        self.num_calls -= 1
+
+    def write(self, key: str, data: bytes, expect: str | None = None) -> None:
+        self._count()
+        super().write(key, data, expect)
+
+    def delete(self, key: str) -> None:
+        self._count()
+        super().delete(key)
+
+
+def test_merging_only_what_is_new_leaves_older_merges_alone(tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path)
+    ledger.compact([STEP], whole=False)
+    commit(ledger, 2, ["late"], score=9.0)
+    commit(ledger, 9, ["new"])
+    before = contents(tmp_path)
+    assert ledger.compact([STEP], whole=False) == 2
+    assert files(tmp_path) == ["000001-00000.parquet", "000002-00000.parquet"]
+    assert contents(tmp_path) == before
+    assert {row.sample_id for row in Ledger(ledger.storage).rows(*STEP, 2)} == {"2-0", "2-1", "late"}
+
+
+@pytest.mark.parametrize("num_read", [0, 1, 3])
+@pytest.mark.parametrize("merged_before", [False, True])
+def test_reader_in_the_middle_of_a_scan_does_not_notice_a_merge(
+    tmp_path: Path, num_read: int, merged_before: bool
+) -> None:
+    ledger, reader = ledger_of(tmp_path), Ledger(open_storage(str(tmp_path)))
+    if merged_before:
+        ledger.compact([STEP])
+    snapshot = reader.snapshot(*STEP)
+    known = [(unit, table.to_pylist()) for unit, table in snapshot.scan(range(5), ["sample_id"])]
+    scan = snapshot.scan(range(5), ["sample_id"])
+    found = [next(scan) for _ in range(num_read)]
+    commit(ledger, 8, ["new"])
+    ledger.compact([STEP])
+    found += scan
+    assert [(unit, table.to_pylist()) for unit, table in found] == known

@@ -103,7 +103,7 @@ def test_of_look_alikes_the_largest_stays(finished: tuple[Path, Path, str], tmp_
     (copy,) = exact
     known[copy] = (*known[copy][:2], "photo0.jpg" if copy == "copy0.jpg" else "copy0.jpg")
     assert {name: found[:3] for name, found in outcomes(rows).items()} == known
-    assert "images.duplicates: 7 samples looked at together" in said
+    assert "images.duplicates: 7 samples measured together" in said
     assert "duplicate_of 3" in said
     # The filter behind it sees only what it keeps.
     assert {name for name, row in rows.items() if row["colorfulness"] is not None} == {
@@ -122,7 +122,7 @@ def test_second_run_does_nothing_and_changes_no_byte(finished: tuple[Path, Path,
 def test_moved_threshold_of_its_own_computes_nothing(copied: tuple[Any, ...], tmp_path: Path) -> None:
     before = contents(tmp_path / "out/ledger/duplicates")
     said = curation("run", *copied, "--set", "images.duplicates={min_distance: null}")
-    assert "looked at together" not in said
+    assert "measured together" not in said
     assert contents(tmp_path / "out/ledger/duplicates") == before
     assert re.search(r"^images +7 +7 +0", said, re.MULTILINE)
 
@@ -135,7 +135,7 @@ def test_threshold_before_it_gives_another_population_and_back_the_old_one(
     assert "pending" in curation("status", *moved)
     told = outcomes(samples(config, tmp_path, *map(str, moved[2:])))
     assert {found[0] for name, found in told.items() if name != "resized_photo1.jpg"} == {"pending"}
-    assert "images.duplicates: 6 samples looked at together" in curation("run", *moved)
+    assert "images.duplicates: 6 samples measured together" in curation("run", *moved)
     said = curation("run", *copied)
     assert "nothing was missing" in said
     assert contents(tmp_path / "out/shards") == contents(output / "shards")
@@ -198,9 +198,9 @@ def test_it_waits_for_what_is_before_it(alike: Path, vocabulary: Path, tmp_path:
     assert not (tmp_path / "out/ledger/duplicates").exists()
     curation("stage", "resolution", "-c", config)
     curation("stage", "phash", "-c", config)
-    assert "7 samples looked at together" in curation("stage", "duplicates", "-c", config)
+    assert "7 samples measured together" in curation("stage", "duplicates", "-c", config)
     again = curation("stage", "duplicates", "-c", config, "--recompute")
-    assert "7 samples looked at together" in again
+    assert "7 samples measured together" in again
     assert "nothing was missing" in curation("stage", "duplicates", "-c", config)
 
 
@@ -226,8 +226,8 @@ def test_clusters_and_representatives_look_at_what_is_left(
 ) -> None:
     config = clustered(alike, tmp_path, vocabulary)
     said = curation("run", "-c", config)
-    assert "images.duplicates: 7 samples looked at together" in said
-    assert "images.clusters: 4 samples looked at together" in said
+    assert "images.duplicates: 7 samples measured together" in said
+    assert "images.clusters: 4 samples measured together" in said
     rows = samples(config, tmp_path)
     unique = {name: row for name, row in rows.items() if row["cluster_id"] is not None}
     assert set(unique) == {name for name, found in FOUND.items() if found[0] == "kept"}
@@ -238,9 +238,9 @@ def test_clusters_and_representatives_look_at_what_is_left(
         assert kept & set(own) == {nearest}
     assert "embedding" not in rows["photo0.jpg"]
     again = curation("run", "-c", config, "--set", "images.representatives.max_rank=4")
-    assert "looked at together" not in again
+    assert "measured together" not in again
     assert re.search(r"^images +7 +4 +3 +0 +0$", again, re.MULTILINE)
     moved = curation("run", "-c", config, "--set", "images.duplicates={min_distance: null}")
-    assert "images.clusters: 7 samples looked at together" in moved
+    assert "images.clusters: 7 samples measured together" in moved
     assert "phash" not in moved.partition("Outcomes")[0]
     assert "nothing was missing" in curation("run", "-c", config)

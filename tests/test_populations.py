@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pyarrow as pa
 import pytest
 
 from curation.errors import ConfigError, ContractError
+from curation.execution import population
+from curation.execution.cluster import connect
 from curation.execution.dataset_wide import bind, bind_step, dataset_steps, filters_behind, measure_step
 from curation.execution.plan import plan_pass, plan_probes
+from curation.execution.tasks import Spread, in_process, on_cluster
 from curation.execution.worker.measure import Metrics
 from curation.execution.worker.worker import UnitWorker
 from curation.ingest.listing import list_inputs
@@ -31,7 +35,7 @@ from stages.duplicates import DuplicatesStage
 
 
 def run_here(
-    data: dict[str, Any], recompute: RecomputePolicy | None = None
+    data: dict[str, Any], recompute: RecomputePolicy | None = None, spread: Spread = in_process
 ) -> tuple[Pipeline, Ledger, Metrics]:
     """A run in this process: the passes of `curation.execution.run` without Ray."""
     recompute = recompute or RecomputePolicy()
@@ -53,7 +57,7 @@ def run_here(
         bound = pipeline.step_of(step.key)
         assert bound is not None
         if not population.num_waiting:
-            metrics.add(measure_step(pipeline, ledger, bound, population, recompute))
+            metrics.add(measure_step(pipeline, ledger, bound, population, recompute, spread))
         work(
             list(
                 plan_pass(ledger, pipeline, "filter", filters_behind(pipeline, step.key), recompute=recompute)
@@ -215,7 +219,7 @@ def test_stage_that_breaks_its_contract_stops_the_run(
     whole = {"duplicate_of": [None], "duplicate_distance": [0.5], "is_exact_copy": [True]}
     full = {name: values * number for name, values in whole.items()} | columns
     table = pa.table(columns if "other columns" in words else full)
-    monkeypatch.setattr(DuplicatesStage, "measure_all", lambda self, population: table)
+    monkeypatch.setattr(DuplicatesStage, "measure_parts", lambda self, population, parts, spread: table)
     with pytest.raises(ContractError, match=words):
         run_here(data_for(photos, "images", COPIES))
 
@@ -347,3 +351,39 @@ def test_what_is_computed_from_captions_follows_them(tmp_path: Path) -> None:
     }
     assert [now == then for now, then in zip(means(), before, strict=True)] == [True, False, True]
     assert run_here(data)[2].rows.total() == 0
+
+
+@pytest.mark.slow
+def test_two_workers_come_to_the_rows_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every column of every sample, whatever units and parts they lie in and whoever reads them."""
+    import ray
+
+    (tmp_path / "in").mkdir()
+    for seed in range(7):
+        write_photo(tmp_path / f"in/{seed}.jpg", seed)
+    shutil.copy(tmp_path / "in/0.jpg", tmp_path / "in/7.jpg")
+    rule: dict[str, Any] = {
+        "filters": ["phash", "aesthetic", "duplicates", "clusters"],
+        "aesthetic": AESTHETIC,
+        "duplicates": {"min_distance": None},
+        "clusters": {"num_clusters": 2, "min_semantic_distance": None, "max_recorded": 2.0},
+    }
+
+    def found(name: str, unit_images: int, spread: Spread) -> dict[str, list[Any]]:
+        data = data_for(tmp_path, "images", rule)
+        data |= {"output": str(tmp_path / name), "run": data["run"] | {"unit_images": unit_images}}
+        pipeline, ledger, _ = run_here(data, spread=spread)
+        assert {step.key for _, step in dataset_steps(pipeline)} == {"images.duplicates", "images.clusters"}
+        return {
+            uri: [clips[0].rows[f"images.{stage}"].values for stage in ("duplicates", "clusters")]
+            for uri, clips in samples(pipeline, ledger).items()
+        }
+
+    whole = found("whole", 100, in_process)
+    assert len({rows[1]["cluster_id"] for rows in whole.values()}) == 2
+    monkeypatch.setattr(population, "PART_ROWS", 3)
+    connect(None, 2)
+    try:
+        assert found("spread", 2, partial(on_cluster, limit=2)) == whole
+    finally:
+        ray.shutdown()

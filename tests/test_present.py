@@ -367,6 +367,23 @@ def test_shards_card_and_report_follow_the_inputs(two: tuple[Path, Path], tmp_pa
     assert {path: path.read_bytes() for path in folder.glob("out/shards/small/*")} == before
 
 
+def test_what_workers_read_beside_files_is_said_and_recorded(tmp_path: Path) -> None:
+    """A caption in another encoding: said by the run that reads it, and by those that know of it."""
+    (tmp_path / "in").mkdir()
+    write_photo(tmp_path / "in/photo.jpg", 0)
+    (tmp_path / "in/photo.txt").write_bytes(b"caf\xe9")
+    config = write_config(tmp_path / "c.yaml", data_of(tmp_path, "in"))
+    line = "metadata errors: of 1 sources, carried_error in the table"
+    for text, expected in (("", True), ("", True), ("coffee", False), ("", False)):
+        if text:
+            (tmp_path / "in/photo.txt").write_text(text)
+        said = curation("run", "-c", config)
+        record = json.loads((tmp_path / "out/run.json").read_text())["listing"]
+        assert (line in record["lines"], record["num_bad_metadata"]) == (expected, int(expected))
+        # Before a new caption is read, the old one is what is known.
+        assert said.count(line) == int(expected or text != "")
+
+
 def test_input_that_is_missing_as_a_whole_stops_the_run(two: tuple[Path, Path]) -> None:
     """An unmounted disk must not empty the shards."""
     config, folder = two

@@ -16,6 +16,7 @@ import click
 from curation import __version__
 from curation.cli.console import accept_any_text, echo
 from curation.cli.label import label
+from curation.cli.ledger import compact, gc
 from curation.cli.look import explain, preview, report, status, table
 from curation.cli.run import demo, run, stage
 from curation.cli.shards import export, preference, verify
@@ -48,7 +49,22 @@ def cli() -> None:
     """
 
 
-for command in (run, stage, status, report, table, explain, verify, preference, export, preview, demo, label):
+for command in (
+    run,
+    stage,
+    status,
+    report,
+    table,
+    explain,
+    verify,
+    preference,
+    export,
+    preview,
+    demo,
+    label,
+    compact,
+    gc,
+):
     cli.add_command(command)
 
 

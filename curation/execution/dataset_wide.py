@@ -1,6 +1,6 @@
-"""Stages that look at all samples at once: whom they look at, what they are given, what is written.
+"""Dataset-wide stages: which samples they measure together, what they read, what is written.
 
-The population of a dataset-wide step is the samples that everything before it keeps. Its rows are filed
+The population of a dataset-wide step is the samples that all steps before it keep. Its rows are filed
 under the step's own fingerprint joined with a digest of that population, so that a moved threshold
 finds the rows of its own population or none, and moving it back finds the old ones. Nothing records
 which population is the present one: the ledger's rows and the thresholds say so.
@@ -10,62 +10,30 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from curation.errors import ContractError, UnsupportedMediaError
-from curation.execution.worker.measure import Metrics, failed_row
-from curation.ingest.metadata import metadata_json
+from curation.execution.population import Inputs, Population
+from curation.execution.tasks import in_process
+from curation.execution.worker.measure import Metrics
 from curation.ledger import Ledger
-from curation.ledger.unit_state import (
-    NO_RECOMPUTE,
-    RecomputePolicy,
-    SourceVerdict,
-    branch_steps,
-    decide_sample,
-    scan_verdicts,
-)
+from curation.ledger.columns import PENDING, RuleEvaluator
+from curation.ledger.schemas import stage_schema
+from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy, branch_steps
+from curation.ledger.verdicts import SampleGroup, VerdictGroup, verdict_groups
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import AllOf, Step, steps_of
-from curation.records import Outcome, Row, Sample, Source, SourceKind, stable_id
-from curation.stage import GIVEN_COLUMNS, DatasetStage, Setup
+from curation.records import SourceKind, stable_id
+from curation.stage import GIVEN_COLUMNS, DatasetStage, Setup, Spread, SpreadStage
 
+_SOURCE_COLUMNS = ("width", "height", "size_bytes", "content_hash")
 _MEMBERS = pa.schema([*GIVEN_COLUMNS.items(), ("unit", pa.int64())])
-
-
-@dataclass(frozen=True)
-class Population:
-    """The samples that a step decides about together.
-
-    Attributes:
-        members: `GIVEN_COLUMNS` and `unit`, a row per sample, sorted by `sample_id`.
-        num_waiting: Samples, and sources without any yet, that an earlier step still has to measure.
-        metadata: Digest of what came along with their sources.
-    """
-
-    members: pa.Table
-    num_waiting: int
-    metadata: str = ""
-
-    def digest(self) -> str:
-        """Names this set of samples."""
-        total = hashlib.sha256()
-        for chunk in self.members["sample_id"].chunks:
-            total.update("\n".join([*chunk.to_pylist(), ""]).encode())
-        return total.hexdigest()
-
-    def by_unit(self) -> Iterator[tuple[int, pa.Array]]:
-        """Each unit with the places of its members in the table."""
-        units = self.members["unit"].to_numpy()
-        order = np.argsort(units, kind="stable")
-        starts = np.flatnonzero(np.diff(units[order], prepend=-1))
-        for places in np.split(order, starts[1:]) if len(order) else []:
-            yield int(units[places[0]]), pa.array(places)
 
 
 def dataset_steps(pipeline: Pipeline) -> list[tuple[SourceKind, Step]]:
@@ -102,68 +70,73 @@ def bind_step(
     pipeline: Pipeline, ledger: Ledger, kind: SourceKind, step: Step
 ) -> tuple[Pipeline, Population]:
     """The pipeline with this step bound to its population; the dataset-wide steps before it must be."""
-    population = _take_census(pipeline, ledger, kind, step)
-    providers = [provider for provider, _ in _providers(pipeline.branches[kind], step)]
+    branch = pipeline.branches[kind]
+    providers = [provider for provider, _ in _providers(branch, step)]
+    reads_metadata = any(provider.stage.reads_metadata() for provider in providers)
+    population = _take_census(pipeline, ledger, kind, step, with_metadata=reads_metadata)
     read = sorted(provider.fingerprint for provider in providers)
-    if any(provider.stage.reads_metadata() for provider in providers):
+    if reads_metadata:
         read.append(population.metadata)
     bound = replace(step, fingerprint=stable_id(step.fingerprint, *read, population.digest()), is_bound=True)
     return pipeline.with_step(bound), population
 
 
-def _take_census(pipeline: Pipeline, ledger: Ledger, kind: SourceKind, step: Step) -> Population:
+def _take_census(
+    pipeline: Pipeline, ledger: Ledger, kind: SourceKind, step: Step, *, with_metadata: bool
+) -> Population:
     branch = pipeline.branches[kind]
     # Only this branch's filters are read: neither captions nor the other kind's measurements matter.
     part = replace(pipeline, branches={kind: branch}, enrich=AllOf(()))
-    tables, num_waiting, metadata = [], 0, hashlib.sha256()
-    for state, judged in scan_verdicts(ledger, part):
-        members = []
-        for source in judged:
-            if source.source.kind != kind:
-                continue
-            found, waiting = _members(branch, step, source)
-            members += [_given(sample, source.source) | {"unit": state.unit} for sample in found]
-            num_waiting += waiting
-            if found:
-                metadata.update(
-                    f"{source.source.source_id}{metadata_json(source.source.metadata)}\n".encode()
-                )
-        tables.append(pa.Table.from_pylist(members, schema=_MEMBERS))
-    members_table = pa.concat_tables(tables) if tables else _MEMBERS.empty_table()
-    return Population(members_table.sort_by("sample_id"), num_waiting, metadata.hexdigest())
+    source_columns = [*_SOURCE_COLUMNS, *(["carried"] if with_metadata else [])]
+    tables, num_waiting, metadata = [_MEMBERS.empty_table()], 0, hashlib.sha256()
+    for group in verdict_groups(ledger, part, source_columns=source_columns):
+        samples = group.samples[kind]
+        is_member, is_waiting = _needing(samples, branch, step)
+        num_waiting += int(is_waiting.sum()) + _num_without_samples(group, kind)
+        tables.append(_members(group.sources, samples, np.flatnonzero(is_member)))
+        if with_metadata:
+            _add_metadata(metadata, group.sources, np.unique(samples.source[is_member]))
+    members = pa.concat_tables(tables).sort_by("sample_id").combine_chunks()
+    return Population(members, num_waiting, metadata.hexdigest() if with_metadata else "")
 
 
-def _members(branch: Branch, step: Step, source: SourceVerdict) -> tuple[list[Sample], int]:
-    """The samples of a source that need `step` next, and how many wait for an earlier one."""
-    if not source.samples:
-        return [], int(source.verdict.outcome is Outcome.PENDING)
-    found, waiting = [], 0
-    for sample in source.samples:
-        others = {key: row for key, row in sample.rows.items() if key != step.key}
-        verdict = decide_sample(branch, others)
-        if verdict.needs is step:
-            found.append(sample.sample)
-        elif verdict.needs is not None and verdict.needs.key in _keys_before(branch, step):
-            waiting += 1
-    return found, waiting
-
-
-def _keys_before(branch: Branch, step: Step) -> set[str]:
+def _needing(samples: SampleGroup, branch: Branch, step: Step) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which samples need `step` next, whatever it measured before, and which wait for an earlier step."""
+    judge: RuleEvaluator = samples.judge
+    forgotten = judge.measured[step.key].take(np.full(judge.number, -1))
+    judge = replace(judge, measured={**judge.measured, step.key: forgotten})
+    rule = AllOf((branch.splitter, branch.rule)) if branch.splitter else branch.rule
+    needs = judge.decide(rule).needs
     keys = [other.key for other in branch_steps(branch)]
-    return set(keys[: keys.index(step.key)])
+    before = [judge.steps[key] for key in keys[: keys.index(step.key)]]
+    return needs == judge.steps[step.key], np.isin(needs, before)
 
 
-def _given(sample: Sample, source: Source) -> dict[str, object]:
-    return {
-        "sample_id": sample.sample_id,
-        "start_s": sample.start_s,
-        "end_s": sample.end_s,
-        "duration_s": sample.duration_s,
-        "width": source.width,
-        "height": source.height,
-        "size_bytes": source.size_bytes,
-        "content_hash": source.content_hash,
+def _num_without_samples(group: VerdictGroup, kind: SourceKind) -> int:
+    """How many sources of a kind are still to be split."""
+    is_pending = group.of_sources.outcome == PENDING
+    is_pending &= pc.equal(group.sources["kind"], kind).to_numpy(zero_copy_only=False)
+    is_pending[group.samples[kind].source] = False
+    return int(is_pending.sum())
+
+
+def _members(sources: pa.Table, samples: SampleGroup, places: NDArray[np.int64]) -> pa.Table:
+    parents = sources.take(pa.array(samples.source[places]))
+    start_s, end_s = samples.start_s[places], samples.end_s[places]
+    found = {
+        "sample_id": samples.sample_id.take(pa.array(places)),
+        "start_s": start_s,
+        "end_s": end_s,
+        "duration_s": end_s - start_s,
+        **{name: parents[name] for name in (*_SOURCE_COLUMNS, "unit")},
     }
+    return pa.table([found[name] for name in _MEMBERS.names], schema=_MEMBERS)
+
+
+def _add_metadata(digest: Any, sources: pa.Table, places: NDArray[np.int64]) -> None:
+    found = sources.select(["source_id", "carried"]).take(pa.array(places))
+    for source_id, metadata in zip(*(found[name].to_pylist() for name in found.column_names), strict=True):
+        digest.update(f"{source_id}{metadata}\n".encode())
 
 
 def measure_step(
@@ -172,6 +145,7 @@ def measure_step(
     step: Step,
     population: Population,
     recompute: RecomputePolicy = NO_RECOMPUTE,
+    spread: Spread = in_process,
 ) -> Metrics:
     """Compute and commit the rows of a bound step, unless all of them are there.
 
@@ -183,22 +157,18 @@ def measure_step(
     started = time.perf_counter()
     stage = _dataset_stage(step)
     stage.setup(Setup("cpu", pipeline.revisions(step)))
-    table, lacking = _gather(ledger, _branch_of(pipeline, step), step, population)
-    measured = _checked(stage, stage.measure_all(table), table) if table.num_rows else None
+    inputs = Inputs(ledger, _providers(_branch_of(pipeline, step), step), population)
+    lacking = inputs.lacking(stage.inputs(), spread)
+    places = np.flatnonzero(pc.is_null(lacking).to_numpy(zero_copy_only=False))
+    measured = _measure(stage, inputs, places, spread)
     seconds = (time.perf_counter() - started) / max(1, population.members.num_rows)
-    for unit, places in population.by_unit():
-        ids = population.members["sample_id"].take(places)
-        rows = [] if measured is None else list(_rows(measured, ids, seconds))
-        rows += [
-            replace(failed_row(sample_id, UnsupportedMediaError(lacking[sample_id])), seconds=seconds)
-            for sample_id in ids.to_pylist()
-            if sample_id in lacking
-        ]
-        columns = stage.columns
-        replaces = ids.to_pylist()
-        ledger.commit(step.name, step.fingerprint, unit, rows, columns, replaces=replaces)
-        failed = sum(not row.ok for row in rows)
-        metrics.record(step.key, rows=len(rows), failed=failed, seconds=seconds * len(rows))
+    rows = _ledger_rows(stage, population, measured, places, lacking, seconds)
+    for unit, own in population.by_unit():
+        table = rows.take(pa.array(own))
+        ids = table["sample_id"].to_pylist()
+        ledger.commit_table(step.name, step.fingerprint, unit, table, replaces=ids)
+    failed = len(rows) - len(places)
+    metrics.record(step.key, rows=len(rows), failed=failed, seconds=seconds * len(rows))
     return metrics
 
 
@@ -213,12 +183,15 @@ def _branch_of(pipeline: Pipeline, step: Step) -> Branch:
 
 
 def _is_complete(ledger: Ledger, step: Step, population: Population, recompute: RecomputePolicy) -> bool:
-    for unit, places in population.by_unit():
-        rows = ledger.rows(step.name, step.fingerprint, unit, without=step.large_columns)
-        present = {row.sample_id for row in rows if not recompute.counts_as_missing(step.name, not row.ok)}
-        if not present.issuperset(population.members["sample_id"].take(places).to_pylist()):
-            return False
-    return True
+    own = dict(population.by_unit())
+    num_present = 0
+    for unit, rows in ledger.snapshot(step.name, step.fingerprint).scan(list(own), ["sample_id", "status"]):
+        for failed in (False, True):
+            if recompute.counts_as_missing(step.name, failed):
+                rows = rows.filter(pc.equal(rows["status"], "ok" if failed else "failed"))
+        ids = population.members["sample_id"].take(pa.array(own[unit]))
+        num_present += pc.sum(pc.is_in(ids, value_set=rows["sample_id"].combine_chunks())).as_py() or 0
+    return bool(num_present == population.members.num_rows)
 
 
 def _providers(branch: Branch, step: Step) -> list[tuple[Step, list[str]]]:
@@ -236,51 +209,35 @@ def _providers(branch: Branch, step: Step) -> list[tuple[Step, list[str]]]:
     return found
 
 
-def _gather(
-    ledger: Ledger, branch: Branch, step: Step, population: Population
-) -> tuple[pa.Table, dict[str, str]]:
-    """What the step is given, and why for each sample that lacks something of it."""
-    parts = []
-    for unit, places in population.by_unit():
-        part = population.members.take(places)
-        for provider, columns in _providers(branch, step):
-            read = ledger.columns(provider.name, provider.fingerprint, unit, columns)
-            for column in columns:
-                part = part.append_column(column, _aligned(read, column, part, provider))
-        parts.append(part)
-    if not parts:
-        return population.members.drop_columns(["unit"]), {}
-    table = pa.concat_tables(parts).drop_columns(["unit"])
-    table = table.take(pc.sort_indices(table["sample_id"]))
-    lacking: dict[str, str] = {}
-    for column in _dataset_stage(step).inputs():
-        absent = table.filter(pc.is_null(table[column]))["sample_id"].to_pylist()
-        lacking.update(dict.fromkeys(absent, f"there is no {column} of it"))
-        table = table.filter(pc.is_valid(table[column]))
-    return table, lacking
+def _measure(stage: DatasetStage[Any], inputs: Inputs, places: NDArray[np.int64], spread: Spread) -> pa.Table:
+    """The stage's answer for the members at `places`."""
+    if not len(places):
+        return _declared(stage).empty_table()
+    table = inputs.small().take(pa.array(places))
+    if isinstance(stage, SpreadStage):
+        return _checked(stage, stage.measure_parts(table, inputs.parts(places), spread), table)
+    large = inputs.large_columns
+    if large:
+        parts = inputs.parts(places)
+        order = np.argsort(np.concatenate([part.places for part in parts]))
+        read = pa.concat_tables([part.read(large) for part in parts]).take(pa.array(order))
+        for name in large:
+            table = table.append_column(name, read[name])
+    return _checked(stage, stage.measure_all(table), table)
 
 
-def _aligned(read: pa.Table | None, column: str, part: pa.Table, provider: Step) -> pa.ChunkedArray:
-    """The column's values for the samples of `part`, null where there is none."""
-    kind = _wide(provider.stage.columns[column].type)
-    if read is None:
-        return pa.chunked_array([pa.nulls(part.num_rows, kind)])
-    places = pc.index_in(part["sample_id"], value_set=read["sample_id"].combine_chunks())
-    return read[column].take(places).cast(kind)
-
-
-def _wide(kind: pa.DataType) -> pa.DataType:
-    """Offsets of 64 bits, since the embeddings of a million samples are more than 2 GB."""
-    return pa.large_binary() if pa.types.is_binary(kind) else kind
+def _declared(stage: DatasetStage[Any]) -> pa.Schema:
+    """The declared columns of a stage."""
+    return pa.schema([(name, column.type) for name, column in stage.columns.items()])
 
 
 def _checked(stage: DatasetStage[Any], measured: pa.Table, table: pa.Table) -> pa.Table:
-    """The stage's answer with `sample_id`.
+    """The stage's answer.
 
     Raises:
         ContractError: it has other columns, types or rows than declared, or numbers that are none.
     """
-    declared = pa.schema([(name, column.type) for name, column in stage.columns.items()])
+    declared = _declared(stage)
     if sorted(measured.column_names) != sorted(declared.names):
         odd = ", ".join(sorted(set(measured.column_names) ^ set(declared.names)))
         raise ContractError(f"stage {stage.name} declares other columns than it returned: {odd}")
@@ -296,11 +253,30 @@ def _checked(stage: DatasetStage[Any], measured: pa.Table, table: pa.Table) -> p
         # Of nulls alone, Arrow does not know whether they are finite, unless it needs no value for that.
         if pa.types.is_floating(column.type) and not pc.all(pc.is_finite(column), min_count=0).as_py():
             raise ContractError(f"stage {stage.name} returned a number that is not finite")
-    return measured.append_column("sample_id", table["sample_id"])
+    return measured
 
 
-def _rows(measured: pa.Table, ids: pa.ChunkedArray, seconds: float) -> Iterator[Row]:
-    """The rows of these samples, of those that were measured."""
-    places = pc.index_in(ids, value_set=measured["sample_id"].combine_chunks())
-    for record in measured.take(places.drop_null()).to_pylist():
-        yield Row(record.pop("sample_id"), record, seconds=seconds)
+def _ledger_rows(
+    stage: DatasetStage[Any],
+    population: Population,
+    measured: pa.Table,
+    places: NDArray[np.int64],
+    lacking: pa.Array,
+    seconds: float,
+) -> pa.Table:
+    """A row per member: what was measured of those at `places`, or why it could not be."""
+    number = population.members.num_rows
+    index = np.full(number, -1)
+    index[places] = np.arange(len(places))
+    at = pa.array(index, mask=index < 0)
+    failed = pc.is_valid(lacking)
+    found = {
+        "sample_id": population.members["sample_id"],
+        **{name: measured[name].take(at) for name in stage.columns},
+        "status": pc.if_else(failed, "failed", "ok"),
+        "error_type": pc.if_else(failed, UnsupportedMediaError.__name__, pa.scalar(None, pa.string())),
+        "error": lacking,
+        "seconds": np.full(number, seconds),
+    }
+    schema = stage_schema(stage.columns)
+    return pa.table([found[name] for name in schema.names], schema=schema)

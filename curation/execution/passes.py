@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from curation.execution.dataset_wide import Population, bind_step, dataset_steps, filters_behind, measure_step
+from curation.execution.dataset_wide import bind_step, dataset_steps, filters_behind, measure_step
 from curation.execution.driver import Pool
 from curation.execution.plan import Phase, Task
+from curation.execution.population import Population
 from curation.execution.progress import ProgressListener
 from curation.execution.standing import Standing
 from curation.execution.worker.measure import Metrics
@@ -34,10 +35,12 @@ class Passes:
     def measure(self, pipeline: Pipeline, probes: Sequence[Task]) -> Pipeline:
         """All passes. Ray is started by the first that has work, so a run without work never does.
 
+        New units are filtered as they are read; the filter pass then finds older units, and long videos.
         Dataset-wide steps come between the filter and the enrich pass; filters that stand behind one of
         them have a pass of their own. The pipeline comes back with those steps bound.
         """
-        self._do(pipeline, "probe", probes)
+        self._do(pipeline, "probe", [task for task in probes if task.phase == "probe"])
+        self._do(pipeline, "filter", [task for task in probes if task.phase == "filter"])
         self._pass(pipeline, "filter", filters_behind(pipeline, None))
         for kind, step in dataset_steps(pipeline):
             pipeline, population = bind_step(pipeline, self._ledger, kind, step)
@@ -68,12 +71,14 @@ class Passes:
                 f"{step.key} waits: {population.num_waiting} samples are not through the stages before it"
             )
             return
-        metrics = measure_step(pipeline, self._ledger, step, population, self._standing.recompute)
+        metrics = measure_step(
+            pipeline, self._ledger, step, population, self._standing.recompute, self._pool.spread
+        )
         if metrics.rows[step.key]:
             self._standing.changed()
             seconds = metrics.seconds[step.key]
             self._progress.say(
-                f"{step.key}: {metrics.rows[step.key]} samples looked at together in {seconds:.1f} s"
+                f"{step.key}: {metrics.rows[step.key]} samples measured together in {seconds:.1f} s"
             )
         self.metrics.add(metrics)
 

@@ -11,12 +11,10 @@ from typing import Any
 from curation.config import Config
 from curation.errors import ConfigError
 from curation.execution.cluster import check_temp_folder, starts_here
-from curation.execution.dataset_wide import (
-    bind,
-)
+from curation.execution.dataset_wide import bind, filters_behind
 from curation.execution.driver import Pool
 from curation.execution.passes import Passes
-from curation.execution.plan import plan_listing, plan_probes
+from curation.execution.plan import filters_of_new, plan_listing, plan_probes
 from curation.execution.progress import ProgressListener
 from curation.execution.run_record import (
     RUN,
@@ -33,7 +31,7 @@ from curation.ingest.leftovers import Leftovers, some_names
 from curation.ingest.listing import Listing, list_inputs
 from curation.ledger import Ledger
 from curation.ledger.present import absent_sources, num_bad_metadata, remember_listing
-from curation.ledger.selection import Selection
+from curation.ledger.selection import Selection, exported_columns
 from curation.ledger.unit_state import NO_RECOMPUTE, PROBE, RecomputePolicy
 from curation.media.decoder import check_decoder
 from curation.pipeline import Pipeline, Readiness, build_pipeline
@@ -70,7 +68,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left: the summary, what it measured, and where things are."""
+    """Result of a run: the summary, the metrics of what it measured, and the paths of what it wrote."""
 
     pipeline: Pipeline
     summary: Summary
@@ -84,7 +82,7 @@ class Result:
 
 
 def open_pipeline(config: Config) -> tuple[Pipeline, Ledger]:
-    """The pipeline and the ledger of an output that there is, to read from.
+    """The pipeline and the ledger of an existing output, to read from.
 
     Raises:
         ConfigError: no run has been there, or a model is not the one that the output was begun with.
@@ -99,7 +97,7 @@ def open_pipeline(config: Config) -> tuple[Pipeline, Ledger]:
 
 
 def _open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledger, Any]:
-    """Pipeline, ledger and shard writer, once everything is there that they need.
+    """The pipeline, the ledger and the shard writer, once all that they need has been found.
 
     Raises:
         ConfigError: a model is not the one that the output was begun with, or is named wrongly.
@@ -116,7 +114,7 @@ def _open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledge
     )
     writer = load(SHARDS)(config.shards) if config.shards is not None else None
     if writer is not None:
-        checklist.attempt("shards", writer.check)
+        checklist.attempt("shards", partial(writer.check, exported_columns(pipeline)))
     if is_local:
         checklist.attempt("run", partial(check_decoder, config.run.decoder))
         checklist.attempt("Ray", check_temp_folder)
@@ -144,24 +142,38 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             before = read_run(ledger.storage)
             write_run(ledger.storage, pipeline, listing.leftovers.record(), before.get("last_work"))
 
-            probes = plan_probes(ledger, listing, config, limit=options.limit, recompute=options.recompute)
             standing = Standing(ledger, only=options.only, recompute=options.recompute)
+            probes = plan_probes(
+                ledger,
+                listing,
+                config,
+                limit=options.limit,
+                recompute=options.recompute,
+                filters=filters_of_new(pipeline, standing.allowed(filters_behind(pipeline, None))),
+            )
             passes = Passes(ledger, pool, standing, progress)
             pipeline = passes.measure(pipeline, probes)
             _record_bad_metadata(pipeline, ledger, listing.leftovers, progress)
-        # A single stage leaves later ones pending; shards made then would lose samples.
-        return _conclude(
-            ledger,
-            pipeline,
-            standing.summary(pipeline),
-            None if options.only else writer,
-            passes.metrics,
-            time.monotonic() - started,
-        )
+            summary, written = standing.summary(pipeline), None
+            # A single stage leaves later ones pending; shards made then would lose samples.
+            if writer is not None and options.only is None:
+                samples = Selection(ledger, pipeline)
+                written = writer.write(ledger.storage, _shards_folder(pipeline), samples, pool.spread)
+        seconds = time.monotonic() - started
+        result = _conclude(ledger, pipeline, summary, written, passes.metrics, seconds)
+        if result.did_work and config.run.compact_files is not None:
+            compact(pipeline, ledger, more_than=config.run.compact_files, whole=False)
+        return result
+
+
+def compact(pipeline: Pipeline, ledger: Ledger, *, more_than: int = 1, whole: bool = True) -> int:
+    """Merge the unit files of stages that have more than so many; how many files were replaced."""
+    steps = [(step.name, step.fingerprint) for step in pipeline.steps() if step.is_bound]
+    return ledger.compact(steps, more_than=more_than, whole=whole)
 
 
 def _list_containers(containers: Sequence[Source], pool: Pool, progress: ProgressListener) -> None:
-    """Have workers look into containers, which may be damaged, or made to do damage."""
+    """Let workers list containers, which may be damaged, or made to do damage."""
     if containers:
         progress.begin("list", len(containers))
         pool.do(plan_listing(containers))
@@ -196,15 +208,19 @@ def _record_bad_metadata(
     write_run(ledger.storage, pipeline, leftovers.record(), read_run(ledger.storage).get("last_work"))
 
 
+def _shards_folder(pipeline: Pipeline) -> str:
+    return f"shards/{pipeline.config.general.name}"
+
+
 def _conclude(
-    ledger: Ledger, pipeline: Pipeline, summary: Summary, writer: Any, metrics: Metrics, seconds: float
+    ledger: Ledger, pipeline: Pipeline, summary: Summary, written: Any, metrics: Metrics, seconds: float
 ) -> Result:
-    """Shards, card, report, run.json; a file whose content would not change is left alone."""
-    storage, name = ledger.storage, pipeline.config.general.name
-    folder = f"shards/{name}"
-    written = None
-    if writer is not None:
-        written = writer.write(storage, folder, Selection(ledger, pipeline))
+    """Card, report, run.json; a file whose content would not change is left alone.
+
+    `written` is what the shard writer left, None where it was not asked to.
+    """
+    storage, folder = ledger.storage, _shards_folder(pipeline)
+    if written is not None:
         write_if_changed(storage, f"{folder}/README.md", render_card(pipeline, summary, written))
     before = read_run(storage)
     last_work = last_work_record(metrics, seconds) if metrics.rows.total() else before.get("last_work")

@@ -9,20 +9,16 @@ repeated by Ray as it likes: what it writes must be the same bytes each time.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from curation.errors import EnvironmentFault
+from curation.stage import Spread
+
+__all__ = ["Spread", "in_process", "on_cluster"]
 
 A = TypeVar("A")
 R = TypeVar("R")
-
-
-class Spread(Protocol):
-    """Calls a function for each argument; the results come in the order of the arguments."""
-
-    def __call__(self, function: Callable[[A], R], arguments: Sequence[A]) -> Iterator[R]:
-        """Function and arguments are pickled; a call may be made more than once."""
 
 
 def in_process(function: Callable[[A], R], arguments: Iterable[A]) -> Iterator[R]:

@@ -24,6 +24,8 @@ from curation.records import Source, stable_id
 from curation.storage import open_storage
 from curation.storage.survey import Survey, survey
 
+_SOURCES = r"sources/(unit-|compact/)"
+
 
 @dataclass(frozen=True)
 class FoundFolder:
@@ -162,6 +164,7 @@ def _outputs(names: pa.Array) -> list[str]:
     runs = names.filter(pc.match_substring_regex(names, r"(^|/)run\.json$")).to_pylist()
     if not runs:
         return []
-    units = names.filter(pc.match_substring_regex(names, r"(^|/)sources/unit-[^/]*$")).to_pylist()
-    with_sources = {posixpath.dirname(posixpath.dirname(unit)) for unit in units}
+    # A unit of sources, or many merged.
+    units = names.filter(pc.match_substring_regex(names, rf"(^|/){_SOURCES}[^/]*$")).to_pylist()
+    with_sources = {re.sub(rf"/?{_SOURCES}[^/]*$", "", unit) for unit in units}
     return sorted({posixpath.dirname(run) for run in runs} & with_sources)

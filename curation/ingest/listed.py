@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any, overload
 
 import pyarrow as pa
 
 from curation.ingest.metadata import merged
 from curation.ingest.sidecars import read_sidecars
+from curation.ingest.suffixes import kind_of
 from curation.records import MetadataValue, Source, stable_id
 
 LISTED = pa.schema(
@@ -103,7 +105,7 @@ def _metadata(uri: str, carried: str | None, etag: str | None) -> Mapping[str, M
     if etag is None:
         return json.loads(carried or "{}")  # type: ignore[no-any-return]
     beside = read_sidecars(uri, etag)
-    found = beside
-    for said in json.loads(carried or "[]"):
-        found = merged(found, merged(beside, said))
-    return found
+    said = [merged(beside, values) for values in json.loads(carried or "[]")]
+    if kind_of(uri) is not None or not said:
+        said = [beside, *said]  # it is a source by itself, too
+    return reduce(merged, said)

@@ -41,10 +41,14 @@ class Sidecars:
             self._stems[suffix] = stems_of(own)
             self._labels[suffix] = pc.if_else(is_small, label, None)
 
+        self._are_any = any(map(len, self._rows.values()))
+
     def etags(self, names: pa.Array) -> pa.Array:
         """Of what lies beside each of these files; null where nothing does."""
-        stems = stems_of(names)
         found = pa.nulls(len(names), pa.string())
+        if not self._are_any:
+            return found
+        stems = stems_of(names)
         for suffix in SIDECAR_SUFFIXES:
             line = self._labels[suffix].take(pc.index_in(stems, value_set=self._stems[suffix]))
             found = pc.coalesce(pc.binary_join_element_wise(found, line, "\n"), found, line)
@@ -52,6 +56,8 @@ class Sidecars:
 
     def rows_beside(self, names: pa.Array) -> pa.Array:
         """The rows of the sidecars that lie beside these files."""
+        if not self._are_any:
+            return pa.array([], pa.uint64())
         stems = stems_of(names)
         found = []
         for suffix in SIDECAR_SUFFIXES:

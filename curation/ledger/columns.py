@@ -164,6 +164,22 @@ class RuleEvaluator:
                 among = among & (outcome == KEPT)
         return found
 
+    def asked(self, rule: Rule, among: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
+        """Step key -> for which of these samples the rule comes to the step: bool [N]."""
+        found: dict[str, NDArray[np.bool_]] = {}
+        self._ask(rule, among, found)
+        return found
+
+    def _ask(self, rule: Rule, among: NDArray[np.bool_], found: dict[str, NDArray[np.bool_]]) -> None:
+        if isinstance(rule, Step):
+            found[rule.key] = found.get(rule.key, np.zeros(self.number, np.bool_)) | among
+            return
+        for part in rule.rules:
+            self._ask(part, among, found)
+            outcome = self.decide(part).outcome
+            goes_on = outcome == KEPT if isinstance(rule, AllOf) else (outcome != KEPT) & (outcome != PENDING)
+            among = among & goes_on
+
     def _step(self, step: Step) -> Verdicts:
         rows, code = self.measured[step.key], self.steps[step.key]
         found = Verdicts.kept(self.number)

@@ -112,13 +112,21 @@ class Ledger:
                 pa.table([there.get(f.name, pa.nulls(part.num_rows, f.type)) for f in schema], schema=schema),
             )
 
-    def compact(self, steps: Iterable[tuple[str, str]], more_than: int = 1) -> int:
-        """Merge the unit files of the sources and of these (stage, fingerprint)s where there are more.
+    def compact(self, steps: Iterable[tuple[str, str]], *, more_than: int = 0, whole: bool = True) -> int:
+        """Merge the unit files of the sources and of these (stage, fingerprint)s.
 
-        Only for who holds the output alone. Returns the number of files that were replaced.
+        Only for who holds the output alone; others may read meanwhile.
+
+        Args:
+            steps: The stages.
+            more_than: Stages with so many unit files or fewer are left alone.
+            whole: Merge older merged files, too.
+
+        Returns:
+            How many files were replaced.
         """
-        folders = [self._sources, *(self._step(*step) for step in steps)]
-        return sum(folder.compact() for folder in folders if folder.num_files() > more_than)
+        folders = [self._sources, *(self._step(*step) for step in dict.fromkeys(steps))]
+        return sum(folder.compact(whole=whole) for folder in folders if folder.num_own_files() > more_than)
 
     def commit(
         self,
@@ -135,16 +143,25 @@ class Ledger:
         Raises:
             LedgerError: the unit file is damaged, or never stops changing.
         """
-        new, old = list(rows), set(replaces)
-        files = self._step(stage, fingerprint)
+        by_id: dict[str, Row] = {}
+        for row in rows:
+            by_id.setdefault(row.sample_id, row)
+        table = schemas.rows_to_table(by_id.values(), columns)
+        self.commit_table(stage, fingerprint, unit, table, replaces=replaces)
+
+    def commit_table(
+        self, stage: str, fingerprint: str, unit: int, table: pa.Table, *, replaces: Iterable[str] = ()
+    ) -> None:
+        """`commit` of rows that are a table of `stage_schema`.
+
+        Raises:
+            LedgerError: the unit file is damaged, or never stops changing.
+        """
+        files, old = self._step(stage, fingerprint), pa.array(replaces, pa.string())
         for _ in range(_MAX_CONFLICTS):
-            table, version = files.read_versioned(unit)
-            present = [] if table is None else schemas.table_to_rows(table)
-            merged = {row.sample_id: row for row in present if row.sample_id not in old}
-            for row in new:
-                merged.setdefault(row.sample_id, row)
+            present, version = files.read_versioned(unit)
             try:
-                files.write(unit, schemas.rows_to_table(merged.values(), columns), expect=version)
+                files.write(unit, schemas.merge_rows(present, table, old), expect=version)
             except WriteConflict:
                 continue
             return

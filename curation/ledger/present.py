@@ -131,6 +131,12 @@ def _newest(names: pa.Array, is_current: np.ndarray) -> np.ndarray:
     return stands
 
 
+def listed_uris(storage: Storage) -> list[str]:
+    """The URIs of everything that the last run listed; none where no run has."""
+    listed = _listed(storage)
+    return [] if listed is None else listed["uri"].to_pylist()
+
+
 def _listed(storage: Storage) -> pa.Table | None:
     data = storage.read(PRESENT)
     if data is None:

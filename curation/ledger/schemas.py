@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from fractions import Fraction
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation.errors import ContractError
 from curation.errors.visible import spelled
@@ -16,6 +17,8 @@ from curation.ingest.metadata import metadata_json, spelled_value
 from curation.records import Row, Source
 from curation.stage import Column
 
+_SMALL = 2**31
+"""Every column of numbers takes what is smaller."""
 SOURCES = pa.schema(
     [
         pa.field("source_id", pa.string(), nullable=False),
@@ -87,6 +90,29 @@ def rows_to_table(rows: Iterable[Row], columns: Mapping[str, Column]) -> pa.Tabl
         raise ContractError(f"values do not fit the declared columns: {error}") from error
 
 
+def merge_rows(present: pa.Table | None, new: pa.Table, replaces: pa.Array) -> pa.Table:
+    """The rows that were there and the new ones, sorted by sample id; one that was there stays.
+
+    Args:
+        present: May have other columns than `new`, which decides.
+        new: Of `stage_schema`.
+        replaces: Sample ids whose rows do not stay.
+    """
+    if present is None:
+        return new.sort_by("sample_id")
+    stays = present.filter(pc.invert(pc.is_in(present["sample_id"], value_set=replaces)))
+    columns = [
+        stays[field.name].cast(field.type)
+        if field.name in stays.column_names
+        else pa.nulls(stays.num_rows, field.type)
+        for field in new.schema
+    ]
+    stays = pa.table(columns, schema=new.schema)
+    known = stays["sample_id"].combine_chunks()
+    added = new.filter(pc.invert(pc.is_in(new["sample_id"], value_set=known)))
+    return pa.concat_tables([stays, added]).sort_by("sample_id").combine_chunks()
+
+
 def table_to_rows(table: pa.Table) -> list[Row]:
     """Inverse of `rows_to_table`; columns that were not read are absent from `values`."""
     rows = []
@@ -101,7 +127,7 @@ def table_to_rows(table: pa.Table) -> list[Row]:
 
 def source_record(source: Source) -> dict[str, Any]:
     """The columns of one source."""
-    record = asdict(source)
+    record = {field.name: getattr(source, field.name) for field in fields(source)}
     rate = record.pop("frame_rate")
     record["frame_rate_num"] = rate.numerator if rate else None
     record["frame_rate_den"] = rate.denominator if rate else None
@@ -110,6 +136,21 @@ def source_record(source: Source) -> dict[str, Any]:
     record["carried_etag"] = record.pop("metadata_etag")
     record["status"] = "ok" if source.ok else "failed"
     return record
+
+
+def check_source(source: Source) -> None:
+    """Make sure that the ledger has room for a source's numbers, which a header may have made up.
+
+    Raises:
+        pyarrow.ArrowInvalid, OverflowError: it has none.
+    """
+    rate = source.frame_rate
+    numbers = (
+        *(source.width, source.height, source.rotation, source.num_frames, source.stream_index),
+        *(source.num_discontinuities, rate and rate.numerator, rate and rate.denominator),
+    )
+    if any(number is not None and not -_SMALL < number < _SMALL for number in numbers):
+        sources_to_table([source])
 
 
 def sources_to_table(sources: Sequence[Source]) -> pa.Table:

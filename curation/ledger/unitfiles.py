@@ -13,14 +13,14 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.errors import LedgerError
+from curation.errors import LedgerError, StorageError
 from curation.storage import Listed, Storage, parquet
 from curation.storage.base import ABSENT
 
@@ -142,9 +142,9 @@ class UnitFiles:
         """Where a unit's own file is, or would be."""
         return f"{self._prefix}/{unit_name(unit)}"
 
-    def num_files(self) -> int:
-        """How many files hold the units."""
-        return len(self._own()) + len({file.key for file in self._merged().values()})
+    def num_own_files(self) -> int:
+        """How many units have a file of their own."""
+        return len(self._own())
 
     def read(
         self, unit: int, columns: Collection[str] | None = None, *, without: Collection[str] = ()
@@ -153,6 +153,15 @@ class UnitFiles:
 
         Only the bytes of these columns are read; those of `without` are not.
         """
+        try:
+            return self._read(unit, columns, without)
+        except StorageError:
+            # Its file may have been merged between being found and being opened.
+            return self._read(unit, columns, without)
+
+    def _read(
+        self, unit: int, columns: Collection[str] | None = None, without: Collection[str] = ()
+    ) -> pa.Table | None:
         key = self.key(unit)
         if self._storage.find(key) is not None:
             with self._storage.open(key) as file:
@@ -193,13 +202,28 @@ class UnitFiles:
         """These columns of units, in the order of the units; those that are not there are left out."""
         own, merged = snapshot.own, snapshot.merged
         for compact, together in groupby(units, lambda unit: None if unit in own else merged.get(unit)):
-            if compact is not None:
-                yield from compact.read(self._storage, together, columns, ())
-                continue
-            for unit in together:
-                found = self.read(unit, columns) if unit in own else None
-                if found is not None:
-                    yield unit, found
+            if compact is None:
+                yield from self._read_each((unit for unit in together if unit in own), columns)
+            else:
+                yield from self._read_compact(compact, list(together), columns)
+
+    def _read_compact(
+        self, compact: _Compact, units: Sequence[int], columns: Collection[str]
+    ) -> Iterator[tuple[int, pa.Table]]:
+        num_read = 0
+        try:
+            for found in compact.read(self._storage, units, columns, ()):
+                num_read += 1
+                yield found
+        except StorageError:
+            # The file may have been merged into a newer one since it was listed.
+            yield from self._read_each(units[num_read:], columns)
+
+    def _read_each(self, units: Iterable[int], columns: Collection[str]) -> Iterator[tuple[int, pa.Table]]:
+        for unit in units:
+            found = self.read(unit, columns)
+            if found is not None:
+                yield unit, found
 
     def _merged(self) -> dict[int, _Compact]:
         """Unit -> the newest compact file that holds it."""
@@ -220,27 +244,30 @@ class UnitFiles:
                 raise LedgerError(f"{item.key} is damaged: {error}") from error
         return _Compact(item.key, item.etag, footer, dict(places))
 
-    def compact(self) -> int:
-        """Merge all units into a new generation of compact files, then delete what they replace.
+    def compact(self, *, whole: bool = True) -> int:
+        """Merge units into a new generation of compact files, then delete what they replace.
 
-        Nobody else may write to the folder meanwhile. Returns how many files there were before, and does
-        nothing if that would not change.
+        Nobody else may write to the folder meanwhile; readers may be about.
+
+        Args:
+            whole: Merge older compact files, too; else only the units that have files of their own.
+
+        Returns:
+            How many files were replaced; 0 if no unit has a file of its own, when nothing is done.
         """
-        before = self._storage.list(self._prefix)
-        if not any(_UNIT_FILE.search(item.key) for item in before):
+        before = [item.key for item in self._storage.list(self._prefix)]
+        own = {key: int(match[1]) for key in before if (match := _UNIT_FILE.search(key))}
+        if not own:
             return 0
-        generations = [int(match[1]) for item in before if (match := _COMPACT_FILE.search(item.key))]
-        writer = _CompactWriter(self._storage, f"{self._prefix}/compact", max(generations, default=0) + 1)
-        for unit in self.units():
+        older = {key: int(match[1]) for key in before if (match := _COMPACT_FILE.search(key))}
+        generation = max(older.values(), default=0) + 1
+        writer = _CompactWriter(self._storage, f"{self._prefix}/compact", generation)
+        for unit in self.units() if whole else sorted(own.values()):
             table = self.read(unit)
             if table is not None:
                 writer.add(unit, table)
-        written = writer.finish()
-        replaced = [
-            item.key
-            for item in before
-            if (_UNIT_FILE.search(item.key) or _COMPACT_FILE.search(item.key)) and item.key not in written
-        ]
+        writer.finish()
+        replaced = [*own, *older] if whole else [*own]
         for key in replaced:
             self._storage.delete(key)
         return len(replaced)
@@ -251,7 +278,7 @@ class _CompactWriter:
 
     def __init__(self, storage: Storage, folder: str, generation: int) -> None:
         self._storage, self._folder, self._generation = storage, folder, generation
-        self._keys: list[str] = []
+        self._num_written = 0
         self._held: list[tuple[int, pa.Table]] = []
         self._held_bytes = 0
 
@@ -263,10 +290,9 @@ class _CompactWriter:
         self._held.append((unit, table))
         self._held_bytes += table.nbytes
 
-    def finish(self) -> set[str]:
-        """The keys of all files that were written."""
+    def finish(self) -> None:
+        """Write what is left."""
         self._write()
-        return set(self._keys)
 
     def _write(self) -> None:
         if not self._held:
@@ -280,7 +306,7 @@ class _CompactWriter:
             for _, table in self._held:
                 if table.num_rows:
                     writer.write_table(table.cast(schema), row_group_size=table.num_rows)
-        key = f"{self._folder}/{self._generation:06d}-{len(self._keys):05d}.parquet"
+        key = f"{self._folder}/{self._generation:06d}-{self._num_written:05d}.parquet"
         self._storage.write(key, sink.getvalue())
-        self._keys.append(key)
+        self._num_written += 1
         self._held, self._held_bytes = [], 0

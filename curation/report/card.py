@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -11,6 +12,7 @@ from curation.pipeline import Pipeline
 from curation.pipeline.rules import describe_rule
 from curation.report.funnel import untrained_notice
 from curation.report.summary import Summary
+from curation.stage import Column
 
 
 def render_card(pipeline: Pipeline, summary: Summary, written: Any) -> str:
@@ -49,7 +51,7 @@ def render_card(pipeline: Pipeline, summary: Summary, written: Any) -> str:
         "## Models",
         _models(pipeline),
         "## Columns",
-        _COLUMNS,
+        _columns(written.columns),
         "## Use",
         "```python\nfrom datasets import load_dataset\n"
         "from tokenize_shards.shards.rows import document_of\n\n"
@@ -110,15 +112,6 @@ def _models(pipeline: Pipeline) -> str:
     return "\n".join(lines)
 
 
-_COLUMNS = """| column | means |
-|---|---|
-| sample_id, source_id, source_uri | where the sample comes from |
-| kind, start_s, end_s | image, or the span of a video in seconds |
-| caption, caption_model | text, and who wrote it |
-| meta | the text between caption and vision tokens |
-| codes, grid_t, grid_h, grid_w, fps | little-endian uint16 [T, H, W], each 0..32,767 |
-| task, text_ids, meta_ids | what the document is made of, beside the codes: order, ids of caption and meta |
-| num_tokens | ids of the whole document |
-| aesthetic_score, text_coverage, flow_score | as measured; null where not measured |
-| tokenizer, split | provenance |
-| license, alt_text | as the source brought them; the license is the dataset's where it brought none |"""
+def _columns(columns: Mapping[str, Column]) -> str:
+    lines = ["| column | means |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {column.meaning} |" for name, column in columns.items())])

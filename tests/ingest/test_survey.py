@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -260,6 +261,18 @@ def test_deep_folders_are_read(listed: List, folder: Path) -> None:
     finally:
         (deep / "a.jpg").unlink()
         os.removedirs(deep)
+
+
+def test_many_folders_are_read_at_a_time_and_all_is_there_in_order(folder: Path, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    for _ in range(300):
+        put(folder / "/".join(draw.choices("abc-é", k=draw.randint(1, 6))) / f"{draw.random()}.jpg")
+    (tmp_path / "more").symlink_to(folder)
+    first, second = survey([str(folder), str(tmp_path / "more")], lambda name: True)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert first.files["key"].to_pylist() == sorted(os.fsencode(path.relative_to(folder)) for path in files)
+    assert first.files["size_bytes"].to_pylist() == [1] * 300
+    assert (second.files.num_rows, second.repeated) == (0, {"": str(folder)})
 
 
 def test_hidden_files_in_outputs_are_not_left_over(listed: List, folder: Path) -> None:

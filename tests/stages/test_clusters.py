@@ -155,3 +155,35 @@ def test_embeddings_of_two_models_are_refused():
 def test_no_epsilon_beyond_what_is_recorded():
     with pytest.raises(ValidationError, match="must not be above max_recorded"):
         ClustersConfig(min_semantic_distance=0.6)
+
+
+class Scattered:
+    """Some samples of a table, in any order, as they lie in unit files."""
+
+    def __init__(self, table, places):
+        self.table, self.places = table, places
+
+    def read(self, columns):
+        return self.table.select(columns).take(pa.array(self.places))
+
+
+@pytest.mark.parametrize(("width", "num_clusters"), [(64, 31), (768, 8), (16, 3)])
+def test_division_into_parts_does_not_matter(monkeypatch, width, num_clusters):
+    """Bit for bit, also of samples that are equal and of clusters that are compared apart."""
+    random = np.random.default_rng(5)
+    vectors = grouped(2000, width=width, spread=0.3)[0]
+    vectors[random.integers(0, 2000, 200)] = vectors[random.integers(0, 2000, 200)]
+    table = table_of(vectors)
+    chosen = stage(num_clusters=num_clusters)
+    known = chosen.measure_all(table)
+    monkeypatch.setattr(stages.clusters, "_BUCKET_ROWS", 300)
+    monkeypatch.setattr(stages.clusters, "_PAIRS", 7)
+    for bounds in ([], [1, 8, 700], list(range(100, 2000, 100))):
+        parts = [Scattered(table, places) for places in np.split(random.permutation(2000), bounds)]
+        assert chosen.measure_parts(table.drop_columns(["embedding"]), parts, map).equals(known)
+
+
+def test_of_very_many_equals_each_names_the_first(monkeypatch):
+    monkeypatch.setattr(stages.clusters, "_BLOCK_CELLS", 2000)
+    rows = stage(num_clusters=1).measure_all(table_of(np.tile(unit(np.ones((1, 8))), (300, 1)))).to_pylist()
+    assert {row["semantic_duplicate_of"] for row in rows[1:]} == {"sample00000"}

@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from curation.errors import TokenizeError
-from tokenize_shards.documents.document import DocumentConfig, Draw, build, draw, parse, validate, vision_ids
+from tokenize_shards.documents.document import (
+    DocumentConfig,
+    Draw,
+    build,
+    document_length,
+    draw,
+    parse,
+    validate,
+    vision_ids,
+)
 from tokenize_shards.documents.text import TextTokenizer
 
 # Emu3's own numbers, written out here so that a wrong constant in the code is seen.
@@ -192,6 +201,19 @@ def test_fractions_are_met_and_do_not_depend_on_each_other() -> None:
     assert len(generation) == pytest.approx(3000, abs=110)
     assert sum(not item.has_caption for item in generation) == pytest.approx(300, abs=66)
     assert all(item.has_caption for item in found if item.task == "understanding")
+
+
+@given(data=st.data())
+def test_length_without_building(data: st.DataObject) -> None:
+    """Of one document, and of several at once."""
+    made = data.draw(st.lists(st.tuples(grids, texts, texts), min_size=1, max_size=4))
+    lengths = [len(build(caption, meta, grid)) for grid, caption, meta in made]
+    shapes = np.array([grid.shape for grid, _, _ in made]).T
+    captions, metas = (np.array([len(item[place]) for item in made]) for place in (1, 2))
+    frames, rows, columns = shapes
+    assert document_length(captions, metas, (frames, rows, columns)).tolist() == lengths
+    grid, caption, meta = made[0]
+    assert document_length(len(caption), len(meta), grid.shape) == lengths[0]
 
 
 def test_whole_fractions() -> None:

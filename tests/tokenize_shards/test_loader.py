@@ -16,9 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from curation.errors import ConfigError
-from curation.ledger.selection import Kept
 from curation.storage import open_storage
-from shard_samples import FakeLedger, kept_sample
+from shard_samples import FakeLedger, Kept, kept_sample
 from tokenize_shards.shards.loader import ShardDataset, collate_examples
 from tokenize_shards.shards.rows import document_of
 from tokenize_shards.shards.writer import ShardConfig, ShardWriter
@@ -30,12 +29,9 @@ SETTINGS: dict[str, Any] = {"context": 256, "shuffle_bytes": 12_000}
 class Stripes(FakeLedger):
     """Pictures that can be learned: a row of codes goes on where the caption says, one further each."""
 
-    def codes(self, unit: int) -> dict[str, bytes]:
-        found = {}
-        for item in self.kept(unit):
-            first, shape = int(item.columns["caption"]), (1, item.columns["grid_h"], item.columns["grid_w"])
-            found[item.sample_id] = ((np.arange(np.prod(shape)) + first) % CODES).astype("<u2").tobytes()
-        return found
+    def codes_of(self, item: Kept) -> bytes:
+        first, shape = int(item.columns["caption"]), (1, item.columns["grid_h"], item.columns["grid_w"])
+        return ((np.arange(np.prod(shape)) + first) % CODES).astype("<u2").tobytes()
 
 
 def stripes(number: int) -> Kept:

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from curation.errors import ConfigError
-from curation.ledger.selection import Kept
+from curation.errors import ConfigError, LedgerError, TokenizeError
+from curation.execution.tasks import Spread, in_process, on_cluster
+from curation.stage import Column
 from curation.storage import open_storage
-from shard_samples import FOLDER, FakeLedger, grid_of, kept_sample
+from datasets_media import environment
+from shard_samples import FOLDER, FakeLedger, Kept, grid_of, kept_sample
 from tokenize_shards.documents.document import parse
 from tokenize_shards.documents.text import TextTokenizer
+from tokenize_shards.shards.layout import FileTask
 from tokenize_shards.shards.rows import document_of
+from tokenize_shards.shards.verify import verify
 from tokenize_shards.shards.writer import ShardConfig, ShardWriter, Written
 
 COLUMNS = (  # DESIGN.md, section 11, and what a document is made of
@@ -180,6 +190,152 @@ def test_groups_of_units_follow_each_other_and_each_unit_is_read_once(write: Any
     assert ledger.asked == [0, 1, 2, 3]
 
 
+def test_files_belong_to_runs_of_groups(write: Any, out: Path) -> None:
+    # Groups of one unit of four samples, about 1,540 bytes; two of them fill a file of 2,000.
+    ledger = FakeLedger([kept_sample(number) for number in range(16)], per_unit=4)
+    write(ledger, shuffle_bytes=1, shard_bytes=2000)
+    units = [
+        {int(name.removeprefix("sample-")) // 4 for name in pq.read_table(path)["sample_id"].to_pylist()}
+        for path in sorted(out.glob("*.parquet"))
+    ]
+    # Of each run of 3,080 bytes two files are made, of equal size; no file holds samples of two runs.
+    assert [unit <= {0, 1} for unit in units] == [True, True, False, False]
+    assert [unit <= {2, 3} for unit in units] == [False, False, True, True]
+    one_by_one = [
+        name
+        for path in sorted(out.glob("*.parquet"))
+        for name in pq.read_table(path)["sample_id"].to_pylist()
+    ]
+    write(ledger, shuffle_bytes=1, shard_bytes=100_000)
+    assert [row["sample_id"] for row in rows_of(out)] == one_by_one
+
+
+def both_splits() -> FakeLedger:
+    kept = [kept_sample(number, source_id=f"source-{number // 3}") for number in range(60)]
+    return FakeLedger(kept, per_unit=6)
+
+
+SEVERAL_TASKS: dict[str, Any] = {
+    "shuffle_bytes": 3000,
+    "shard_bytes": 4000,
+    "row_group_bytes": 1500,
+    "validation_fraction": 0.3,
+}
+
+
+def test_who_writes_changes_nothing(tmp_path: Path, small_vocabulary: Path) -> None:
+    """In this process in any order, each task twice, and by one and two workers of a cluster: same bytes."""
+    writer = ShardWriter(ShardConfig(vocabulary=str(small_vocabulary), **SEVERAL_TASKS))
+    tasks: list[FileTask] = []
+
+    def in_odd_order(function: Any, arguments: Any) -> Iterator[Any]:
+        tasks.extend(arguments)
+        for task in reversed(arguments):
+            function(task)  # a worker that was lost, or is slow
+        return iter([function(task) for task in arguments])
+
+    def on_workers(number: int) -> Spread:
+        return lambda function, arguments: on_cluster(function, arguments, limit=number)
+
+    ways: list[Spread] = [in_process, in_odd_order]
+    found = []
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": environment()})
+    try:
+        for number, spread in enumerate([*ways, on_workers(1), on_workers(2)]):
+            writer.write(open_storage(str(tmp_path / str(number))), "", both_splits(), spread)
+            found.append(contents(tmp_path / str(number)))
+    finally:
+        ray.shutdown()
+    assert len(tasks) > 4
+    assert {task.split for task in tasks} == {"train", "validation"}
+    assert found[1:] == found[:1] * 3
+
+
+def test_samples_that_change_meanwhile_are_noticed(write: Any, out: Path) -> None:
+    class Shrinking(FakeLedger):
+        """Once all have been counted, a unit has one less."""
+
+        def kept(self, units: Iterable[int]) -> Iterator[pa.Table]:
+            yield from super().kept(units)
+            self._units[-1] = self._units[-1][:3]
+
+    with pytest.raises(LedgerError, match="changed while"):
+        write(Shrinking([kept_sample(number) for number in range(16)], per_unit=4), shuffle_bytes=1)
+    assert not (out / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("codes", "words"),
+    [
+        (b"\0" * 10, "sample-2: 10 bytes are no grid of 1 x 2 x 3"),
+        (b"", "sample-2: 0 bytes are no grid"),
+        (np.array([1, 2, 3, 4, 5, 40_000], "<u2").tobytes(), "sample-2: code 40000 is beyond the codebook"),
+    ],
+)
+def test_codes_that_are_no_grid_stop_the_run(write: Any, out: Path, codes: bytes, words: str) -> None:
+    class Odd(FakeLedger):
+        def codes_of(self, item: Kept) -> bytes:
+            return codes if item.sample_id == "sample-2" else super().codes_of(item)
+
+    with pytest.raises(TokenizeError, match=words):
+        write(Odd(SIX))
+    assert not (out / "manifest.json").exists()
+
+
+def test_sample_without_codes_stops_the_run(write: Any) -> None:
+    class Lacking(FakeLedger):
+        def codes(self, units: Iterable[int]) -> Iterator[pa.Table]:
+            return (table.slice(1) for table in super().codes(units))
+
+    with pytest.raises(LedgerError, match="sample-0 is kept and has no codes"):
+        write(Lacking(SIX))
+
+
+def test_columns_that_stages_export(write: Any, out: Path) -> None:
+    """They stand behind the scores that all shards have, and take the place of those of the same name."""
+    exported = {
+        "rank": Column(pa.int16(), "A rank.", exported=True),
+        "flow_score": Column(pa.float64(), "Finer.", exported=True),
+    }
+    kept = [kept_sample(number, rank=number, flow_score=0.1) for number in range(3)]
+    written = write(FakeLedger(kept, exported=exported))
+    schema = pq.read_schema(next(out.glob("*.parquet")))
+    assert schema.names == COLUMNS.replace("flow_score", "flow_score rank").split()
+    assert (schema.field("rank").type, schema.field("flow_score").type) == (pa.int16(), pa.float64())
+    assert {row["sample_id"]: (row["rank"], row["flow_score"]) for row in rows_of(out)} == {
+        item.sample_id: (number, 0.1) for number, item in enumerate(kept)
+    }
+    assert list(written.columns) == schema.names
+    assert written.columns["rank"].meaning == "A rank."
+    assert not verify(open_storage(str(out)), "").problems
+
+
+def test_column_with_a_name_of_the_shards_is_refused(small_vocabulary: Path) -> None:
+    writer = ShardWriter(ShardConfig(vocabulary=str(small_vocabulary)))
+    with pytest.raises(ConfigError, match="exports license"):
+        writer.check({"license": Column(pa.string(), "Mine.", exported=True)})
+
+
+def test_recipe_that_measures_no_score_has_their_columns(write: Any, out: Path) -> None:
+    ledger = FakeLedger(SIX)
+    ledger.exported = {}
+    write(ledger)
+    assert pq.read_schema(next(out.glob("*.parquet"))).names == COLUMNS.split()
+    assert {row["aesthetic_score"] for row in rows_of(out)} == {None}
+
+
+def test_manifest_tells_how_much_of_the_codebook_is_used(write: Any, out: Path) -> None:
+    write(SIX, shard_bytes=1200)
+    for shard in json.loads((out / "manifest.json").read_text())["shards"]:
+        codes = pq.read_table(out / shard["name"])["codes"].to_pylist()
+        counts = Counter(itertools.chain.from_iterable(np.frombuffer(code, "<u2").tolist() for code in codes))
+        shares = [number / counts.total() for number in counts.values()]
+        assert shard["codebook_use"]["num_codes"] == counts.total()
+        assert shard["codebook_use"]["used_fraction"] == pytest.approx(len(counts) / 32_768, abs=1e-6)
+        bits = -sum(share * math.log2(share) for share in shares)
+        assert shard["codebook_use"]["entropy_bits"] == pytest.approx(bits, abs=1e-6)
+
+
 def test_unit_larger_than_a_group_and_units_of_nothing(write: Any, out: Path) -> None:
     ledger = FakeLedger([kept_sample(number) for number in range(8)], per_unit=4)
     ledger._units = [[], *ledger._units, []]
@@ -268,7 +424,7 @@ def test_fewer_samples_replace_the_shards_and_nothing_else(write: Any, out: Path
         pytest.param(lambda: ([*SIX[1:], kept_sample(0, caption="another")], {}), id="caption"),
         pytest.param(lambda: ([*SIX[1:], kept_sample(0, license="MIT")], {}), id="license"),
         pytest.param(
-            lambda: ([*SIX[1:], Kept("sample-0", SIX[0].columns, ("captions-1", "tokens-2"))], {}),
+            lambda: ([*SIX[1:], Kept("sample-0", SIX[0].columns, "captions-1 tokens-2")], {}),
             id="other tokens",
         ),
         pytest.param(lambda: (SIX, {"understanding_fraction": 1.0}), id="task"),
@@ -305,10 +461,10 @@ def test_damaged_shard_is_written_again(write: Any, out: Path, damage: str) -> N
 
 
 class BrokenLedger(FakeLedger):
-    def codes(self, unit: int) -> dict[str, bytes]:
-        if unit == 1:
+    def codes(self, units: Iterable[int]) -> Iterator[pa.Table]:
+        if 1 in units:
             raise ConnectionError("the bucket is gone")
-        return super().codes(unit)
+        return super().codes(units)
 
 
 def test_write_that_breaks_off_leaves_no_manifest(write: Any, out: Path) -> None:

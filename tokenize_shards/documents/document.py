@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from string import Formatter
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ from tokenize_shards.vision.tokenizer import TEMPORAL_FACTOR
 Task = Literal["generation", "understanding"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Shape = tuple[int, int, int]
+Size = TypeVar("Size", int, NDArray[np.int64])
 
 
 class DocumentConfig(StageConfig):
@@ -93,14 +94,25 @@ class ReadDocument:
     grid: NDArray[np.uint16]
 
 
+_PLAIN = Draw("generation", has_caption=True)
+
+
 def draw(sample_id: str, seed: int, config: DocumentConfig) -> Draw:
     """What becomes of a sample: a pure function of its id, the seed and the two fractions.
 
     Raising a fraction changes further samples and leaves those that were drawn before as they are.
     """
-    if _chance(seed, "task", sample_id) < config.understanding_fraction:
+    if not config.understanding_fraction and not config.null_caption_fraction:
+        return _PLAIN
+    if _happens(config.understanding_fraction, seed, "task", sample_id):
         return Draw("understanding", has_caption=True)
-    return Draw("generation", _chance(seed, "caption", sample_id) >= config.null_caption_fraction)
+    has_caption = not _happens(config.null_caption_fraction, seed, "caption", sample_id)
+    return Draw("generation", has_caption)
+
+
+def _happens(fraction: float, seed: int, purpose: str, sample_id: str) -> bool:
+    """Whether the sample is among a share of all."""
+    return _chance(seed, purpose, sample_id) < fraction
 
 
 def _chance(seed: int, purpose: str, sample_id: str) -> float:
@@ -133,6 +145,13 @@ def build(
     vision = [[SOV], meta_ids, [SOT], vision_ids(grid), [EOV]]
     parts = [caption_ids, *vision] if task == "generation" else [*vision, caption_ids]
     return np.concatenate([np.asarray(part, np.int32) for part in ([BOS], *parts, [EOS])])
+
+
+def document_length(num_text_ids: Size, num_meta_ids: Size, shape: tuple[Size, Size, Size]) -> Size:
+    """How many ids `build` gives, of one document or of arrays of them; `shape` is that of the grid."""
+    frames, rows, columns = shape
+    markers = 5  # BOS, SOV, SOT, EOV, EOS
+    return markers + num_text_ids + num_meta_ids + frames * (rows * (columns + 1) + 1)
 
 
 def parse(ids: NDArray[np.int32]) -> Document:

@@ -9,13 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
 
 from curation.errors import LedgerError
 from curation.storage import Storage
+
+
+class Digest(Protocol):
+    """A hash of `hashlib`."""
+
+    def update(self, data: Any, /) -> None: ...
+
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "validation")
@@ -26,6 +36,7 @@ class Shard:
     """One Parquet file.
 
     `num_samples` counts documents, `media_s` is the length of their clips in seconds of video.
+    `codebook_use` is that of `tokenize_shards.vision.codebook`, to six digits, where rows are samples.
     """
 
     name: str
@@ -36,6 +47,7 @@ class Shard:
     media_s: float
     size_bytes: int
     sha256: str
+    codebook_use: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +92,30 @@ def digest_ids(ids: Iterable[str]) -> str:
 def add_digests(one: str, other: str) -> str:
     """The digest of two collections together."""
     return f"{(int(one, 16) + int(other, 16)) % 2**256:064x}"
+
+
+def digest_table(digest: Digest, table: pa.Table) -> None:
+    """Feed a table to a digest: equal names and values give an equal digest, however they lie in memory."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        digest.update(f"{name} {column.type} {len(column)}".encode())
+        for data in _canonical(column.combine_chunks()):
+            digest.update(data)
+
+
+def _canonical(column: pa.Array) -> Iterator[Any]:
+    """Buffers that say what a column holds, and nothing of what lies behind nulls or before offsets."""
+    yield np.packbits(column.is_valid().to_numpy(zero_copy_only=False))
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+        column = column.fill_null(b"" if pa.types.is_binary(kind) else "")
+        _, offsets, data = column.buffers()
+        bounds = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+        yield np.diff(bounds)
+        yield np.frombuffer(data or b"", np.uint8)[bounds[0] : bounds[-1]]
+    elif pa.types.is_primitive(kind):
+        yield np.ascontiguousarray(column.fill_null(pa.scalar(0).cast(kind)).to_numpy(zero_copy_only=False))
+    else:
+        yield json.dumps(column.to_pylist(), default=repr).encode()
 
 
 def read_manifest(storage: Storage, folder: str) -> Manifest | None:

@@ -10,38 +10,73 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curation.errors import TokenizeError
+from curation.errors import ConfigError, TokenizeError
+from curation.stage import Column
 from tokenize_shards.documents.document import build
 
-SCHEMA = pa.schema(
-    [
-        ("sample_id", pa.string()),
-        ("source_id", pa.string()),
-        ("source_uri", pa.string()),
-        ("kind", pa.string()),
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),
-        ("split", pa.string()),
-        ("caption", pa.string()),
-        ("meta", pa.string()),
-        ("codes", pa.binary()),
-        ("grid_t", pa.int32()),
-        ("grid_h", pa.int32()),
-        ("grid_w", pa.int32()),
-        ("fps", pa.float32()),
-        ("task", pa.string()),
-        ("text_ids", pa.list_(pa.int32())),
-        ("meta_ids", pa.list_(pa.int32())),
-        ("num_tokens", pa.int32()),
-        ("aesthetic_score", pa.float32()),
-        ("text_coverage", pa.float32()),
-        ("flow_score", pa.float32()),
-        ("caption_model", pa.string()),
-        ("tokenizer", pa.string()),
-        ("license", pa.string()),
-        ("alt_text", pa.string()),
-    ]
-)
+_BEFORE: Mapping[str, Column] = {
+    "sample_id": Column(pa.string(), "A hash of the source and the span."),
+    "source_id": Column(pa.string(), "A hash of the source's URI and version."),
+    "source_uri": Column(pa.string(), "Where the sample comes from."),
+    "kind": Column(pa.string(), "`image` or `clip`."),
+    "start_s": Column(pa.float64(), "Begin of the clip in its source, in seconds; null for an image."),
+    "end_s": Column(pa.float64(), "Its end, likewise."),
+    "split": Column(pa.string(), "`train` or `validation`; a source is in one of them alone."),
+    "caption": Column(pa.string(), "The text."),
+    "meta": Column(pa.string(), "The text between caption and vision tokens."),
+    "codes": Column(pa.binary(), "Little-endian uint16, row-major [grid_t, grid_h, grid_w], each 0..32,767."),
+    "grid_t": Column(pa.int32(), "Frames of the token grid: a quarter of those encoded; 1 for an image."),
+    "grid_h": Column(pa.int32(), "Rows of the token grid: height in pixels / 8."),
+    "grid_w": Column(pa.int32(), "Columns of the token grid: width in pixels / 8."),
+    "fps": Column(pa.float32(), "Frames per second that were encoded; null for an image."),
+    "task": Column(
+        pa.string(), "`generation`: the caption stands before the codes; `understanding`: behind."
+    ),
+    "text_ids": Column(pa.list_(pa.int32()), "Ids of the caption; empty where the document leaves it out."),
+    "meta_ids": Column(pa.list_(pa.int32()), "Ids of `meta`."),
+    "num_tokens": Column(pa.int32(), "Ids of the whole document."),
+}
+_AFTER: Mapping[str, Column] = {
+    "caption_model": Column(pa.string(), "Who wrote the caption."),
+    "tokenizer": Column(pa.string(), "What made the codes: name and revision."),
+    "license": Column(pa.string(), "As the source brought it; the dataset's where it brought none."),
+    "alt_text": Column(pa.string(), "Text that the source brought."),
+}
+_NOT_MEASURED = Column(pa.float32(), "Not measured by this recipe.")
+ALWAYS = ("aesthetic_score", "text_coverage", "flow_score")
+"""Scores that readers of this layout count on: all null where no stage of the recipe exports them."""
+
+
+def shard_columns(exported: Mapping[str, Column]) -> dict[str, Column]:
+    """The columns of a shard, in order: those of its layout, and between them what stages export.
+
+    Raises:
+        ConfigError: a stage exports something under the name of a column of the layout.
+    """
+    taken = exported.keys() & (_BEFORE.keys() | _AFTER.keys())
+    if taken:
+        raise ConfigError(f"a stage exports {min(taken)}, which is a column of the shards themselves")
+    scores = {name: exported.get(name, _NOT_MEASURED) for name in ALWAYS}
+    return {**_BEFORE, **scores, **exported, **_AFTER}
+
+
+def shard_schema(columns: Mapping[str, Column]) -> pa.Schema:
+    """The Arrow schema of `shard_columns`."""
+    return pa.schema([(name, column.type) for name, column in columns.items()])
+
+
+SCHEMA = shard_schema(shard_columns({}))
+"""The columns that every shard has; in between may stand others that stages export."""
+
+
+def follows_layout(schema: pa.Schema) -> bool:
+    """Whether a file has the columns of a shard, in order."""
+    before, after = shard_schema(_BEFORE), shard_schema(_AFTER)
+    fields = list(schema)
+    scores = tuple(schema.names[len(before) : len(before) + len(ALWAYS)])
+    return fields[: len(before)] == list(before) and fields[-len(after) :] == list(after) and scores == ALWAYS
+
+
 PACK_SCHEMA = pa.schema(
     [
         ("sample_ids", pa.list_(pa.string())),

@@ -7,6 +7,7 @@ import io
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.storage import Storage
@@ -25,6 +26,7 @@ class ShardFile:
             self._sink, schema, compression="zstd", use_dictionary=list(dictionary), write_statistics=False
         )
         self._rows: list[dict[str, Any]] = []
+        self._tables: list[pa.Table] = []
         self._num_samples = self._num_tokens = self._num_row_groups = 0
         self._media_s = 0.0
 
@@ -35,11 +37,20 @@ class ShardFile:
         self._num_tokens += row["num_tokens"]
         self._media_s += media_s
 
+    def add_table(self, rows: pa.Table, *, media_s: float) -> None:
+        """Take in rows of samples, which have the file's schema."""
+        self._tables.append(rows)
+        self._num_samples += rows.num_rows
+        self._num_tokens += pc.sum(rows["num_tokens"]).as_py() or 0
+        self._media_s += media_s
+
     def end_row_group(self) -> None:
         """What was added since the last one becomes a row group."""
         if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-            self._rows = []
+            self._tables.append(pa.Table.from_pylist(self._rows, schema=self._schema))
+        if self._tables:
+            self._writer.write_table(pa.concat_tables(self._tables).combine_chunks())
+            self._rows, self._tables = [], []
             self._num_row_groups += 1
 
     def write(self, storage: Storage, folder: str) -> Shard:

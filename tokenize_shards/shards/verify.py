@@ -31,7 +31,7 @@ from tokenize_shards.shards.manifest import (
     key_in,
     read_manifest,
 )
-from tokenize_shards.shards.rows import PACK_SCHEMA, SCHEMA, document_of, grid_of
+from tokenize_shards.shards.rows import PACK_SCHEMA, document_of, follows_layout, grid_of
 
 COMPANIONS = frozenset({MANIFEST, "README.md", "croissant.json", "LICENSE"})
 """Files that may lie beside the shards."""
@@ -73,6 +73,7 @@ def verify(storage: Storage, folder: str, absent: Absent | None = None) -> Verif
     found.problems += _wrong_files(storage, folder, manifest)
     samples: list[list[str]] = []
     sources: list[set[str]] = []
+    schemas: list[pa.Schema] = []
     for shard in manifest.shards:
         data = storage.read(key_in(folder, shard.name))
         if data is None:
@@ -81,9 +82,12 @@ def verify(storage: Storage, folder: str, absent: Absent | None = None) -> Verif
         if contents is not None:
             samples.append(contents.sample_ids)
             sources.append(contents.source_ids)
+            schemas.append(contents.schema)
             found.num_shards += 1
             found.num_samples += shard.num_samples
             found.num_tokens += shard.num_tokens
+    if any(not schema.equals(schemas[0]) for schema in schemas):
+        found.problems.append("the shards have different columns: some are of another recipe")
     # Ids of shards that can't be read would be reported as missing a second time.
     if found.num_shards == len(manifest.shards):
         found.problems += _wrong_samples(manifest, samples)
@@ -109,6 +113,7 @@ def _wrong_files(storage: Storage, folder: str, manifest: Manifest) -> Iterator[
 class _Contents:
     sample_ids: list[str]
     source_ids: set[str]
+    schema: pa.Schema
 
 
 def _read_shard(shard: Shard, data: bytes, context: int | None, problems: list[str]) -> _Contents | None:
@@ -119,7 +124,8 @@ def _read_shard(shard: Shard, data: bytes, context: int | None, problems: list[s
         return None
     try:
         file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
-        if not file.schema_arrow.equals(SCHEMA if context is None else PACK_SCHEMA):
+        schema = file.schema_arrow
+        if not (follows_layout(schema) if context is None else schema.equals(PACK_SCHEMA)):
             problems.append(f"{shard.name} has other columns than this version writes")
             return None
         return _read_rows(shard, file, context, problems)
@@ -153,7 +159,7 @@ def _read_rows(shard: Shard, file: pq.ParquetFile, context: int | None, problems
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         problems.append(f"{shard.name}: {wrong[0]}{more}")
-    return _Contents(sample_ids, source_ids)
+    return _Contents(sample_ids, source_ids, file.schema_arrow)
 
 
 def _wrong_row(row: dict[str, Any], split: str) -> Iterator[str]:

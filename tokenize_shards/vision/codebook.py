@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from curation.errors import TokenizeError
 from tokenize_shards.vision.tokenizer import CODEBOOK_SIZE
@@ -28,19 +29,38 @@ class CodebookUse:
     perplexity: float
 
 
+class CodeCounts:
+    """How often each code of the codebook occurs."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(CODEBOOK_SIZE, np.int64)
+
+    def add(self, codes: NDArray[np.uint16]) -> None:
+        """Count codes of any shape.
+
+        Raises:
+            TokenizeError: a code is beyond the codebook.
+        """
+        found = np.bincount(codes.reshape(-1), minlength=CODEBOOK_SIZE)
+        if len(found) > CODEBOOK_SIZE:
+            raise TokenizeError(f"code {len(found) - 1} is beyond the codebook")
+        self._counts += found
+
+    def use(self) -> CodebookUse:
+        """The use of the codebook; without any code, none of it."""
+        total = int(self._counts.sum())
+        shares = self._counts[self._counts > 0] / max(total, 1)
+        entropy_bits = float(-(shares * np.log2(shares)).sum()) + 0.0
+        return CodebookUse(total, len(shares) / CODEBOOK_SIZE, entropy_bits, 2.0**entropy_bits)
+
+
 def codebook_use(grids: Iterable[bytes]) -> CodebookUse:
-    """Use by grids of little-endian uint16 codes; without any code, none of it.
+    """Use by grids of little-endian uint16 codes.
 
     Raises:
         TokenizeError: a code is beyond the codebook.
     """
-    counts = np.zeros(CODEBOOK_SIZE, np.int64)
+    counts = CodeCounts()
     for codes in grids:
-        found = np.bincount(np.frombuffer(codes, "<u2"), minlength=CODEBOOK_SIZE)
-        if len(found) > CODEBOOK_SIZE:
-            raise TokenizeError(f"code {len(found) - 1} is beyond the codebook")
-        counts += found
-    total = int(counts.sum())
-    shares = counts[counts > 0] / max(total, 1)
-    entropy_bits = float(-(shares * np.log2(shares)).sum()) + 0.0
-    return CodebookUse(total, len(shares) / CODEBOOK_SIZE, entropy_bits, 2.0**entropy_bits)
+        counts.add(np.frombuffer(codes, "<u2"))
+    return counts.use()

@@ -104,6 +104,8 @@ def find_files(
         of_list: For each path, which container names it.
         paths: As the containers spell them.
     """
+    if not len(paths):
+        return pa.nulls(0, pa.int32())
     folders = pa.array(
         [f"{folder}/" if folder else "" for folder in map(posixpath.dirname, lists)], pa.string()
     )

@@ -14,13 +14,17 @@ from tokenize_shards.shards.exports.base import (
     parquet_files,
 )
 from tokenize_shards.shards.manifest import SPLITS, Manifest
-from tokenize_shards.shards.rows import REPEATED, SCHEMA, document_of, grid_of
+from tokenize_shards.shards.rows import REPEATED, document_of, grid_of
 from tokenize_shards.shards.shardfile import ShardFile
 
 _ROWS_IN_GROUP = 1000
-_SCHEMA = SCHEMA.set(
-    SCHEMA.get_field_index("codes"), pa.field("codes", pa.list_(pa.list_(pa.list_(pa.uint16()))))
-).append(pa.field("input_ids", pa.list_(pa.int32())))
+
+
+def _schema(shard: pa.Schema) -> pa.Schema:
+    """That of the shard, whatever stages export, with nested `codes` and with `input_ids`."""
+    nested = pa.field("codes", pa.list_(pa.list_(pa.list_(pa.uint16()))))
+    ids = pa.field("input_ids", pa.list_(pa.int32()))
+    return shard.set(shard.get_field_index("codes"), nested).append(ids)
 
 
 class DatasetsExport(Export[StageConfig]):
@@ -32,7 +36,7 @@ class DatasetsExport(Export[StageConfig]):
             of_split = shards.manifest.of_split(split)
             for number, shard in enumerate(of_split):
                 name = f"{split}-{number:05d}-of-{len(of_split):05d}.parquet"
-                file = ShardFile(name, split, _SCHEMA, REPEATED)
+                file = ShardFile(name, split, _schema(shards.schema(shard)), REPEATED)
                 for index, row in enumerate(shards.rows(shard)):
                     if index % _ROWS_IN_GROUP == _ROWS_IN_GROUP - 1:
                         file.end_row_group()

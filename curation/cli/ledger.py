@@ -1,0 +1,69 @@
+"""`curation compact` and `curation gc`: keep the ledger of an output small and fast to read."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from curation.cli.console import echo
+from curation.cli.options import CONFIG, OUTPUT, OVERRIDES, path_text
+from curation.errors import ConfigError
+
+
+@click.command()
+@CONFIG
+@OVERRIDES
+@OUTPUT
+def compact(path: str, overrides: tuple[str, ...], output: str | None) -> int:
+    """Merge the many small files of each stage into a few large ones, which are read faster."""
+    from curation.config import load_config
+    from curation.execution.run import compact as compact_ledger
+    from curation.execution.run import open_pipeline
+
+    pipeline, ledger = open_pipeline(load_config(path, overrides, output=output))
+    with ledger.storage.exclusive():
+        echo(f"{compact_ledger(pipeline, ledger)} files merged")
+    return 0
+
+
+@click.command()
+@click.option(
+    "--config",
+    "-c",
+    "paths",
+    required=True,
+    multiple=True,
+    type=path_text,
+    metavar="FILE",
+    help="YAML configuration whose rows and shards stay; name every one that is still in use.",
+)
+@OUTPUT
+@click.option("--yes", is_flag=True, help="Remove without asking.")
+def gc(paths: tuple[str, ...], output: str | None, yes: bool) -> int:
+    """Remove rows, listings of containers and shards that no configuration given uses."""
+    from curation.config import load_config
+    from curation.execution.run import open_pipeline
+    from curation.ledger.unused import remove, unused_folders
+
+    opened = [open_pipeline(load_config(path, output=output)) for path in paths]
+    roots = {ledger.storage.root for _, ledger in opened}
+    if len(roots) > 1:
+        raise ConfigError(f"these configurations have different outputs: {', '.join(sorted(roots))}")
+    storage = opened[0][1].storage
+    with storage.exclusive():
+        folders = list(unused_folders(storage, [pipeline for pipeline, _ in opened]))
+        for folder in folders:
+            echo(f"{folder.num_bytes / 1e6:10.1f} MB  {folder.name}")
+        if not folders:
+            echo("nothing is unused")
+            return 0
+        num_bytes = sum(folder.num_bytes for folder in folders)
+        echo(f"{num_bytes / 1e6:10.1f} MB  that {', '.join(paths)} do not use")
+        if not yes and not (sys.stdin.isatty() and click.confirm("Remove it?")):
+            echo("nothing was removed; --yes removes it")
+            return 0
+        for folder in folders:
+            remove(storage, folder)
+        echo("removed")
+    return 0
