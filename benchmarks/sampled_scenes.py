@@ -64,11 +64,13 @@ def _clips() -> Iterator[list[Path]]:
 
 def _is_long(path: Path) -> bool:
     """Whether a file is a whole video of at least `LEAST_S`, with one stream, so that both take the same."""
+    source = _source(path)
+    if not source.ok or (source.duration_s or 0) < LEAST_S:
+        return False
     try:
-        source = _source(path)
         with av.open(str(path), metadata_errors="ignore") as container:
             is_one = len(container.streams.video) == 1
-        return is_one and (source.duration_s or 0) >= LEAST_S and bool(_split(path, SAMPLED))
+        return is_one and bool(_split(path, SAMPLED))
     except SampleError:
         return False
 
