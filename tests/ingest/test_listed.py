@@ -21,10 +21,10 @@ from curation.ingest.listing import list_inputs
 from curation.ingest.locator import locator_of, position_of
 from curation.ingest.metadata import from_sidecar, from_sidecars, merged
 from curation.ledger.present import num_bad_metadata
-from curation.ledger.unit_state import scan_verdicts
 from curation.records import MetadataValue, Source
 from curation.storage.local import LocalStorage
 from datasets_media import Bench, List, config_data, write_photo
+from one_by_one import scan_verdicts
 
 FOLDERS = ("", "a/", "a-b/", "a/b/", "é/")
 STEMS = ("x", "x.y", "A", "é", "z z")
