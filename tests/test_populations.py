@@ -219,7 +219,7 @@ def test_stage_that_breaks_its_contract_stops_the_run(
     whole = {"duplicate_of": [None], "duplicate_distance": [0.5], "is_exact_copy": [True]}
     full = {name: values * number for name, values in whole.items()} | columns
     table = pa.table(columns if "other columns" in words else full)
-    monkeypatch.setattr(DuplicatesStage, "measure_all", lambda self, population: table)
+    monkeypatch.setattr(DuplicatesStage, "measure_parts", lambda self, population, parts, spread: table)
     with pytest.raises(ContractError, match=words):
         run_here(data_for(photos, "images", COPIES))
 

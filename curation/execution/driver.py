@@ -1,8 +1,12 @@
-"""Workers on Ray: who does which unit, and what happens when one dies.
+"""Workers on Ray: which worker does which unit, and what happens when a worker dies.
 
-Ray carries: processes, placement, transport. Decided here: one unit per worker at a time, so that a
-dead worker points at its unit; that unit is then tried source by source, so that the culprit is
-found and the others come through; and a worker that shows no progress is killed like a dead one.
+    with Pool(pipeline, ledger, address, progress) as pool:
+        metrics = pool.do(tasks)
+
+Ray starts processes, places them and moves objects. This module decides the rest. Each worker has one
+unit at a time, so a worker that dies names its unit. The sources of that unit are then tried one by one:
+the one that kills its worker again is failed, the others are measured. A worker without progress is killed,
+and counts as dead.
 """
 
 from __future__ import annotations
@@ -31,9 +35,9 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 FEW_CALLS = 3
-"""So many calls take less time than starting Ray."""
+"""Up to this many calls take less time than starting Ray."""
 CHECK_S = 30.0
-"""How often a busy worker is asked whether it gets on; more often if `stall_timeout_s` is short."""
+"""How often a busy worker is asked for its heartbeat; more often if `stall_timeout_s` is short."""
 
 
 class _Died(Exception):
@@ -60,7 +64,7 @@ class _Call:
 
 
 class Pool:
-    """Workers that are started when the first task comes, each with one unit at a time."""
+    """The workers of a run. They are started with the first task; each does one request at a time."""
 
     def __init__(
         self, pipeline: Pipeline, ledger: Ledger, address: str | None, progress: ProgressListener
@@ -92,7 +96,7 @@ class Pool:
             ray.shutdown()
 
     def use(self, pipeline: Pipeline) -> None:
-        """Work by this pipeline from the next pass on; only the binding of its steps may differ."""
+        """Use this pipeline from the next pass on; only the binding of its steps may differ."""
         self._pipeline = pipeline
         for worker in list(self._idle):
             try:
@@ -102,7 +106,7 @@ class Pool:
                 self._drop_worker(worker)
 
     def do(self, tasks: list[Task]) -> Metrics:
-        """Do all tasks of a pass, retrying those whose worker died."""
+        """Do all tasks of a pass; those whose worker dies are tried again."""
         import ray
 
         waiting = [request for task in reversed(tasks) for request in reversed(requests_of(task))]
@@ -123,9 +127,9 @@ class Pool:
         return metrics
 
     def spread(self, function: Callable[[A], R], arguments: Sequence[A]) -> Iterator[R]:
-        """Independent calls, their results in order, as tasks of the cluster.
+        """Make independent calls as tasks of the cluster, and yield their results in order.
 
-        A few calls of a run on this machine that has not started Ray so far are made here.
+        A few calls are made in this process if the run has not started Ray, which would take longer.
         """
         if not self._num_workers and starts_here(self._address) and len(arguments) <= FEW_CALLS:
             return in_process(function, arguments)
@@ -154,7 +158,7 @@ class Pool:
         return worker
 
     def _worker_gpus(self) -> float:
-        """GPUs of each worker: as many as one of its stages must have whole, or the share that is set."""
+        """GPUs of each worker: the most that one of its stages must have whole, else the configured share."""
         if self._device == "cpu":
             return 0.0
         asked = [step.stage.num_gpus() for step in self._pipeline.steps() if step.stage.uses_gpu]
@@ -168,7 +172,7 @@ class Pool:
         self._actors.remove(worker)
 
     def _collect(self, call: _Call, request: Request) -> Metrics:
-        """The metrics of a request; if its worker died, those of its unit, source by source."""
+        """The metrics of a finished call; if its worker died, the request is tried again source by source."""
         task = request.task
         try:
             metrics: Metrics = _result(call.refs[0])
@@ -197,12 +201,12 @@ class Pool:
             self._segments.add(request, result)
 
     def _again(self, request: Request) -> Metrics:
-        """The metrics of a request whose worker died, made again so that the culprit is found."""
+        """Try a request again whose worker died, so that the culprit is found; its metrics."""
         task = request.task
         if task.phase == "list":
             return self._list_again(task)
-        if task.phase == "probe":
-            return self._probe_one_by_one(task)
+        if task.phase == "probe" or task.sources:
+            return self._read_one_by_one(task)
         return self._segment_again(request) if task.segments else self._one_by_one(task)
 
     def _fresh(self, worker: Any) -> Any:
@@ -225,6 +229,13 @@ class Pool:
         if not self._alone(container.uri, Request(task).start):
             record_unlisted(self._ledger, task, self._pipeline.config.run.max_kills)
         return Metrics()
+
+    def _read_one_by_one(self, task: Task) -> Metrics:
+        """Probe the sources of a task, then filter them where the task does both."""
+        metrics = self._probe_one_by_one(task)
+        if task.phase == "filter":
+            metrics.add(self._one_by_one(replace(task, sources=())))
+        return metrics
 
     def _probe_one_by_one(self, task: Task) -> Metrics:
         metrics, probed = Metrics(), []
@@ -263,12 +274,12 @@ class Pool:
         return self._blame(request.task)
 
     def _uris(self, task: Task) -> dict[str, str]:
-        """Source id -> URI of what a task is about."""
+        """Source id -> URI of the sources of a task."""
         uris = {source.source_id: source.uri for source in self._ledger.sources(task.unit)}
         return {source_id: uris[source_id] for source_id in sorted(task.only or uris.keys() - task.excluded)}
 
     def _blame(self, task: Task) -> Metrics:
-        """The task's only source killed every worker that took it."""
+        """Fail the task's only source, which killed every worker that processed it."""
         (source_id,) = self._uris(task)
         record_poison(self._pipeline, self._ledger, task, source_id, self._pipeline.config.run.max_kills)
         return Metrics()
@@ -300,7 +311,7 @@ class Pool:
         return []
 
     def _kill_silent(self, calls: Iterable[_Call]) -> None:
-        """Kill workers without progress; their task then ends as that of any dead worker."""
+        """Kill workers without progress; their requests then end as those of any dead worker."""
         import ray
 
         limit_s = self._pipeline.config.run.stall_timeout_s
@@ -349,7 +360,7 @@ def _result(ref: Any) -> Any:
 
 
 def _worker_class(num_gpus: float) -> Any:
-    """`UnitWorker` as a Ray actor with a second thread that tells the watchdog how it is getting on."""
+    """`UnitWorker` as a Ray actor, with a second thread that answers the watchdog."""
     import ray
 
     @ray.remote(
@@ -383,7 +394,7 @@ def _worker_class(num_gpus: float) -> Any:
 
         @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
         def silence(self) -> tuple[str, float]:
-            """The source in hand, and seconds since the last progress on it."""
+            """The current source, and the seconds since the last progress on it."""
             heartbeat = self._worker.heartbeat
             return heartbeat.uri, time.monotonic() - heartbeat.progressed_at
 

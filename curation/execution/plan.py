@@ -1,4 +1,4 @@
-"""What is to do: units, required minus present. Never opens media."""
+"""Plans the tasks of each pass: the units in which a required row is missing. Never opens media."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from types import MappingProxyType
 from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from curation.ingest.listed import ListedSources
 from curation.ingest.listing import Listing
 from curation.ledger import Ledger
 from curation.ledger.present import match_names
+from curation.ledger.schemas import sources_to_table
 from curation.ledger.unit_state import NO_RECOMPUTE, PROBE, RecomputePolicy, branch_steps
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.media.decode import SEEKABLE_CODECS
@@ -33,17 +35,17 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Task:
-    """Work on one unit that one worker does in one go.
+    """Work on one unit, done by one worker in one call, or in one call per segment.
 
     Attributes:
         phase: Which pass.
         unit: Number of the unit.
-        sources: For probing, what is read: sources as listed; for listing, one container.
+        sources: What is read for the first time, as listed: for probing, and for filtering a new unit, whose
+            sources are probed in the same go; for listing, one container.
         renewed: For probing: sources that the unit holds and that carry something else now, as listed.
         rewrites: For probing: whether the unit is there already and is written anew.
         steps: Keys of the steps that may be measured.
-        needs: Keys of the steps that it comes to, as far as that is known: those that something waits for,
-            and those after them.
+        needs: Steps that this task may run: the first missing one and all after it.
         recompute: Rows that count as missing.
         only: Work on these source ids alone; None for all of the unit that wait.
         excluded: Source ids of the unit that this task leaves alone: those that are not in the inputs, and
@@ -82,11 +84,13 @@ def plan_probes(
     *,
     limit: int | None = None,
     recompute: RecomputePolicy = NO_RECOMPUTE,
+    filters: Mapping[SourceKind, frozenset[str]] = MappingProxyType({}),
 ) -> list[Task]:
-    """Units for sources that no unit holds yet, and units to write anew: those with sources that have
-    another date, carry something else than before, or failed and are read again.
+    """New units for sources that no unit holds yet, and units to rewrite: those with sources that have
+    another date or other metadata than before, or that failed and are read again.
 
-    At most the first `limit` sources of the listing are read.
+    At most the first `limit` sources of the listing are read. New units of a kind in `filters` go
+    through these steps while they are probed, so that no source is read twice for it.
     """
     known = ledger.sources_table(("uri", "etag", "carried", "carried_etag", "status"))
     matched = _match(known, listing.sources.table, limit)
@@ -104,13 +108,24 @@ def plan_probes(
         of_kind = fresh.take(np.flatnonzero(pc.equal(kinds, kind)))
         for start in range(0, len(of_kind), size):
             group = of_kind[start : start + size]
-            tasks.append(Task("probe", next(free), group, num_sources=len(group)))
+            task = Task("probe", next(free), group, num_sources=len(group))
+            steps = filters.get(kind)
+            tasks.append(replace(task, phase="filter", steps=steps, needs=steps) if steps else task)
     return tasks
+
+
+def filters_of_new(pipeline: Pipeline, steps: Collection[str]) -> dict[SourceKind, frozenset[str]]:
+    """For each kind of source, which of these steps measure new units while these are read."""
+    return {
+        kind: frozenset(step.key for step in branch_steps(branch) if not step.is_dataset_wide)
+        & frozenset(steps)
+        for kind, branch in pipeline.branches.items()
+    }
 
 
 @dataclass(frozen=True)
 class _Matched:
-    """The ledger's sources and the listing, held against each other; places are those in the listing.
+    """The ledger's sources matched with the listing; places are places in the listing.
 
     Attributes:
         place_of: For each known source the place of its file, -1 where it is gone.
@@ -150,7 +165,7 @@ def _match(known: pa.Table, listed: pa.Table, limit: int | None) -> _Matched:
 
 
 def _has_other_metadata(known: pa.Table, listed: pa.Table, places: pa.Array) -> NDArray[np.bool_]:
-    """Whether a source carries something else than it did, or whether that has to be looked at.
+    """Whether a source has other metadata than before, or may have, so that it has to be read.
 
     What is put together from sidecars and lists is compared by its etag, anything else itself.
     """
@@ -166,7 +181,7 @@ def _has_other_metadata(known: pa.Table, listed: pa.Table, places: pa.Array) -> 
 def _rewrites(
     sources: ListedSources, known: pa.Table, matched: _Matched, recompute: RecomputePolicy
 ) -> Iterator[Task]:
-    """The units that are there already and are written anew."""
+    """Tasks that rewrite units."""
     units = known["unit"].to_numpy()
     has_failed = np.asarray(pc.equal(known["status"], "failed"))
     is_recomputed = np.array([recompute.counts_as_missing(PROBE, failed) for failed in (False, True)])[
@@ -246,7 +261,7 @@ class PassPlan:
                 self.tasks.append(replace(task, excluded=excluded, num_sources=num_together))
 
     def _in_segments(self, alone: Task, duration_s: float, *, is_unsplit: bool) -> Iterator[Task]:
-        """Tasks for the segments of a long video, which several workers can look at."""
+        """Tasks for the segments of a long video, which several workers can process."""
         segments = segments_of(duration_s, self._pipeline.config.run.segment_s or math.inf)
         splitter = self._pipeline.branches["video"].splitter
         if not is_unsplit:
@@ -260,7 +275,7 @@ class PassPlan:
 
 
 def _is_long(pipeline: Pipeline, sources: pa.Table) -> NDArray[np.bool_]:
-    """Which sources are worth looking at in segments: bool [N]."""
+    """Which sources are worth processing in segments: bool [N]."""
     segment_s = pipeline.config.run.segment_s
     if segment_s is None or "video" not in pipeline.branches:
         return np.zeros(sources.num_rows, np.bool_)
@@ -270,6 +285,11 @@ def _is_long(pipeline: Pipeline, sources: pa.Table) -> NDArray[np.bool_]:
     is_video = pc.equal(sources["kind"], "video")
     found = pc.and_(pc.and_(is_video, is_seekable), pc.and_not(is_long, has_jumps))
     return np.asarray(found)
+
+
+def is_shared(pipeline: Pipeline, source: Source) -> bool:
+    """Whether a source is worth looking at in segments, by several workers."""
+    return bool(_is_long(pipeline, sources_to_table([source]))[0])
 
 
 def plan_pass(

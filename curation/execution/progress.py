@@ -1,4 +1,4 @@
-"""Tells people how a run gets on: progress bars on a terminal, lines elsewhere."""
+"""Progress of a run for people: bars on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ _LINE_EVERY_S = 10.0
 
 
 class ProgressListener(Protocol):
-    """Is told how a run gets on."""
+    """Progress listener: a run calls it as it works."""
 
     def say(self, message: str) -> None:
-        """Something worth a line."""
+        """Print a line."""
 
     def warn(self, message: str) -> None:
-        """Something that should not be overlooked."""
+        """Print a line that should not be overlooked."""
 
     def begin(self, phase: str, num_sources: int) -> None:
-        """A pass over so many sources begins."""
+        """A pass over `num_sources` begins."""
 
     def advance(self, num_sources: int) -> None:
-        """So many sources are done."""
+        """`num_sources` more are done."""
 
     def end(self) -> None:
-        """The pass is over, or broken off."""
+        """The pass is over, or was stopped."""
 
 
 class ConsoleProgress:
-    """Watches a run on a console."""
+    """Shows the progress of a run on a console."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

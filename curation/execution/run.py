@@ -11,12 +11,10 @@ from typing import Any
 from curation.config import Config
 from curation.errors import ConfigError
 from curation.execution.cluster import check_temp_folder, starts_here
-from curation.execution.dataset_wide import (
-    bind,
-)
+from curation.execution.dataset_wide import bind, filters_behind
 from curation.execution.driver import Pool
 from curation.execution.passes import Passes
-from curation.execution.plan import plan_listing, plan_probes
+from curation.execution.plan import filters_of_new, plan_listing, plan_probes
 from curation.execution.progress import ProgressListener
 from curation.execution.run_record import (
     RUN,
@@ -70,7 +68,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left: the summary, what it measured, and where things are."""
+    """Result of a run: the summary, the metrics of what it measured, and the paths of what it wrote."""
 
     pipeline: Pipeline
     summary: Summary
@@ -84,7 +82,7 @@ class Result:
 
 
 def open_pipeline(config: Config) -> tuple[Pipeline, Ledger]:
-    """The pipeline and the ledger of an output that there is, to read from.
+    """The pipeline and the ledger of an existing output, to read from.
 
     Raises:
         ConfigError: no run has been there, or a model is not the one that the output was begun with.
@@ -99,7 +97,7 @@ def open_pipeline(config: Config) -> tuple[Pipeline, Ledger]:
 
 
 def _open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledger, Any]:
-    """Pipeline, ledger and shard writer, once everything is there that they need.
+    """The pipeline, the ledger and the shard writer, once all that they need has been found.
 
     Raises:
         ConfigError: a model is not the one that the output was begun with, or is named wrongly.
@@ -144,8 +142,15 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             before = read_run(ledger.storage)
             write_run(ledger.storage, pipeline, listing.leftovers.record(), before.get("last_work"))
 
-            probes = plan_probes(ledger, listing, config, limit=options.limit, recompute=options.recompute)
             standing = Standing(ledger, only=options.only, recompute=options.recompute)
+            probes = plan_probes(
+                ledger,
+                listing,
+                config,
+                limit=options.limit,
+                recompute=options.recompute,
+                filters=filters_of_new(pipeline, standing.allowed(filters_behind(pipeline, None))),
+            )
             passes = Passes(ledger, pool, standing, progress)
             pipeline = passes.measure(pipeline, probes)
             _record_bad_metadata(pipeline, ledger, listing.leftovers, progress)
@@ -168,7 +173,7 @@ def compact(pipeline: Pipeline, ledger: Ledger, *, more_than: int = 1, whole: bo
 
 
 def _list_containers(containers: Sequence[Source], pool: Pool, progress: ProgressListener) -> None:
-    """Have workers look into containers, which may be damaged, or made to do damage."""
+    """Let workers list containers, which may be damaged, or made to do damage."""
     if containers:
         progress.begin("list", len(containers))
         pool.do(plan_listing(containers))

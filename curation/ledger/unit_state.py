@@ -108,10 +108,18 @@ class UnitState:
 
 
 def load_unit(
-    ledger: Ledger, pipeline: Pipeline, unit: int, *, recompute: RecomputePolicy = NO_RECOMPUTE
+    ledger: Ledger,
+    pipeline: Pipeline,
+    unit: int,
+    *,
+    recompute: RecomputePolicy = NO_RECOMPUTE,
+    is_new: bool = False,
 ) -> UnitState:
-    """Read a unit from the ledger: all rows but those that `recompute` has made again, no large columns."""
-    state = UnitState(unit, ledger.sources(unit))
+    """Read a unit from the ledger: all rows but those that `recompute` has made again, no large columns.
+
+    Of one that `is_new` there are no sources yet.
+    """
+    state = UnitState(unit, [] if is_new else ledger.sources(unit))
     for step in _distinct(pipeline.steps()):
         for row in ledger.rows(step.name, step.fingerprint, unit, without=step.large_columns):
             if not recompute.counts_as_missing(step.name, not row.ok):

@@ -136,7 +136,7 @@ def look_at(ledger: Ledger, pipeline: Pipeline, wanted: str) -> list[SampleLook]
     Raises:
         ConfigError: nothing has this name, or what has it has no tokens.
     """
-    step = pipeline.step_of("tokens")
+    step = pipeline.producer("codes")
     if step is None:
         raise ConfigError("the configuration has no tokens")
     first: _Leaf | None = None
@@ -212,7 +212,7 @@ def _page(pipeline: Pipeline, looks: list[SampleLook]) -> str:
 
 def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
     """Every shard of this output; none where none were written yet."""
-    step = pipeline.step_of("tokens")
+    step = pipeline.producer("codes")
     folder = f"shards/{pipeline.config.general.name}"
     manifest = ledger.storage.read(f"{folder}/manifest.json")
     if step is None or manifest is None:
@@ -221,7 +221,7 @@ def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
     shards = json.loads(manifest)["shards"]
     per_shard = pipeline.config.run.report_samples
     entries: dict[str, Any] = {}
-    picked: dict[str, list[_Picked]] = {}
+    picked: dict[str, list[_DrawnRow]] = {}
     for shard in shards:
         entry = cached.get(shard["sha256"])
         if entry is None or entry["asked"] != per_shard:
@@ -246,14 +246,14 @@ def _shard_look(name: str, entry: dict[str, Any] | None) -> ShardLook:
 
 
 @dataclass(frozen=True)
-class _Picked:
+class _DrawnRow:
     sample_id: str
     source_id: str
 
 
 def _look_into(
     storage: Storage, folder: str, shard: Mapping[str, Any], number: int
-) -> tuple[dict[str, float], list[_Picked]] | None:
+) -> tuple[dict[str, float], list[_DrawnRow]] | None:
     """How a shard of the manifest uses the codebook, and `number` samples of it; None if it can't be read."""
     key = f"{folder}/{shard['name']}"
     if storage.find(key) is None:
@@ -275,13 +275,13 @@ def _use(shard: pq.ParquetFile) -> dict[str, float]:
     return found
 
 
-def _pick(shard: pq.ParquetFile, number: int) -> list[_Picked]:
+def _pick(shard: pq.ParquetFile, number: int) -> list[_DrawnRow]:
     """A draw that depends on the sample ids alone."""
     if number <= 0:
         return []
     ids = shard.read(["sample_id", "source_id"], use_threads=False).to_pylist()
     drawn = sorted(ids, key=lambda row: stable_id("report", row["sample_id"]))[:number]
-    return [_Picked(**row) for row in drawn]
+    return [_DrawnRow(**row) for row in drawn]
 
 
 def _fill(
@@ -289,7 +289,7 @@ def _fill(
     pipeline: Pipeline,
     step: Step,
     entries: dict[str, dict[str, Any]],
-    picked: dict[str, list[_Picked]],
+    picked: dict[str, list[_DrawnRow]],
 ) -> None:
     """Look at the samples picked of new shards; only their units are read."""
     sources = {one.source_id for ones in picked.values() for one in ones}
