@@ -29,6 +29,7 @@ from curation.records import Outcome, Row
 from curation.stage import Column
 from datasets_media import Bench, config_data
 from one_by_one import scan_verdicts
+from random_ledgers import a_pipeline, random_ledger
 from stages.color import ColorStage
 
 
