@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
@@ -20,10 +20,20 @@ ID_LENGTH = 20
 """Hex digits of an id: 80 bits, so 1e9 samples collide with probability below 1e-6."""
 
 
+_BETWEEN = "\x1f"
+"""Stands between the parts of what is hashed."""
+_WHOLE = f"{_BETWEEN}0{_BETWEEN}0"
+"""Begin and end of an image."""
+
+
 def stable_id(*parts: object) -> str:
     """An id that is a pure function of `parts`: the same on every machine and in every run."""
-    text = "\x1f".join(map(str, parts))
-    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+    return hashlib.sha256(_BETWEEN.join(map(str, parts)).encode()).hexdigest()[:ID_LENGTH]
+
+
+def image_ids(source_ids: Iterable[str]) -> list[str]:
+    """The ids of the one sample of each image source: `stable_id(source_id, 0, 0)`, in half the time."""
+    return [hashlib.sha256((name + _WHOLE).encode()).hexdigest()[:ID_LENGTH] for name in source_ids]
 
 
 class Outcome(StrEnum):
@@ -122,7 +132,8 @@ class Sample:
     @staticmethod
     def of_image(source: Source) -> Sample:
         """The one sample of an image source."""
-        return Sample(sample_id=stable_id(source.source_id, 0, 0), source_id=source.source_id, kind="image")
+        (sample_id,) = image_ids([source.source_id])
+        return Sample(sample_id=sample_id, source_id=source.source_id, kind="image")
 
     @staticmethod
     def of_span(source_id: str, start_s: float, end_s: float, parent_id: str | None = None) -> Sample:

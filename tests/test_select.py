@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from test_columns import Noting
-from test_verdicts import a_pipeline, random_ledger
 
 from curation.errors import ConfigError
 from curation.ingest.metadata import drawn_text
@@ -30,6 +29,7 @@ from curation.records import Outcome, Row
 from curation.stage import Column
 from datasets_media import Bench, config_data
 from one_by_one import scan_verdicts
+from random_ledgers import a_pipeline, random_ledger
 from stages.color import ColorStage
 
 

@@ -16,7 +16,7 @@ from curation.ledger.unit_state import RecomputePolicy, SampleVerdict, SourceVer
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Verdict, describe_rule, passed_by
-from curation.records import Outcome
+from curation.records import Outcome, image_ids, stable_id
 from curation.storage import open_storage
 from one_by_one import scan_verdicts
 from random_ledgers import NUM_UNITS, SOURCES_A_UNIT, a_pipeline, random_ledger
@@ -149,3 +149,8 @@ def test_sources_bring_the_columns_that_were_asked_for(tmp_path: Path) -> None:
     found = dict(zip(*(group.sources[name].to_pylist() for name in ("source_id", "uri")), strict=True))
     assert found.items() <= listed.items()
     assert set(group.sources["unit"].to_pylist()) == {1}
+
+
+def test_ids_of_images_are_those_of_spans_without_length() -> None:
+    names = ["a", "0123456789abcdef0123", "\u4e2d"]
+    assert image_ids(names) == [stable_id(name, 0, 0) for name in names]

@@ -38,7 +38,7 @@ from curation.ledger.schemas import stage_schema
 from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy, branch_steps
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import AllOf, Step, steps_of
-from curation.records import HDR_TRANSFERS, Sample, SourceKind, stable_id
+from curation.records import HDR_TRANSFERS, Sample, SourceKind, image_ids
 from curation.splitter import Splitter
 
 UNITS_AT_A_TIME = 32
@@ -307,7 +307,7 @@ class _Reader:
         self, branch: Branch, sources: pa.Table, places: NDArray[np.int64], rows: Mapping[str, pa.Table]
     ) -> SampleGroup:
         source_ids = sources["source_id"].take(pa.array(places)).to_pylist()
-        sample_id = pa.array([stable_id(source_id, 0, 0) for source_id in source_ids], pa.string())
+        sample_id = pa.array(image_ids(source_ids), pa.string())
         nothing = np.zeros(len(places))
         return self._judged(branch, places, sample_id, nothing, nothing, rows)
 

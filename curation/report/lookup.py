@@ -21,7 +21,7 @@ from curation.ledger.present import absent_sources
 from curation.ledger.unit_state import SampleVerdict, SourceVerdict, load_unit, source_verdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
-from curation.records import ID_LENGTH, Sample, stable_id
+from curation.records import ID_LENGTH, Sample, image_ids
 
 MIN_PREFIX = 6
 """Characters of an id that stand for it, at least."""
@@ -117,7 +117,8 @@ def _candidates(ledger: Ledger, pipeline: Pipeline, wanted: str) -> dict[int, se
         ids = sources["source_id"].filter(_is_named(sources, wanted)).to_pylist()
         if may_be_id:
             images = sources["source_id"].filter(pc.equal(sources["kind"], "image")).to_pylist()
-            ids += [source_id for source_id in images if stable_id(source_id, 0, 0).startswith(wanted)]
+            hits = zip(images, image_ids(images), strict=True)
+            ids += [source_id for source_id, sample_id in hits if sample_id.startswith(wanted)]
         if ids:
             found.setdefault(unit, set()).update(ids)
     if found and len(wanted) == ID_LENGTH:
