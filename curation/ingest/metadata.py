@@ -182,9 +182,23 @@ def _named(problems: Iterable[str]) -> dict[str, MetadataValue]:
 
 def metadata_json(metadata: Mapping[str, MetadataValue]) -> str | None:
     """What came with a source as JSON; null where that is nothing."""
+    return _ENCODER.encode(_spelled(metadata)) if metadata else None
+
+
+def metadata_jsons(several: Iterable[Mapping[str, MetadataValue]]) -> list[str | None]:
+    """`metadata_json` of each, but at once: setting up the encoder takes longer than most have to say."""
+    objects = [_spelled(metadata) for metadata in several]
+    filled = [values for values in objects if values]
+    texts = _ENCODER.encode(filled)[2:-2].split("}, {")
+    if len(texts) != len(filled):  # one of the texts holds what stands between objects
+        return [metadata_json(values) for values in objects]
+    found = iter(texts)
+    return [f"{{{next(found)}}}" if values else None for values in objects]
+
+
+def _spelled(metadata: Mapping[str, MetadataValue]) -> dict[str, MetadataValue]:
     # Spelled out before it becomes JSON, or reading it would bring the halves of surrogates back.
-    kept = {spelled(name): spelled_value(value) for name, value in metadata.items()}
-    return _ENCODER.encode(kept) if kept else None
+    return {spelled(name): spelled_value(value) for name, value in metadata.items()}
 
 
 def spelled_value(value: Any) -> Any:

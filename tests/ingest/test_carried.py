@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from curation.ingest.metadata import drawn_text, from_sidecar, kept, merged
+from curation.ingest.metadata import (
+    drawn_text,
+    from_sidecar,
+    kept,
+    merged,
+    metadata_json,
+    metadata_jsons,
+)
 from curation.ledger.schemas import sources_to_table
 from curation.records import stable_id
 from curation.storage.parquet import to_bytes
@@ -59,6 +66,14 @@ def test_lists_of_texts_are_kept_and_what_is_too_long_is_named() -> None:
     }
     long = kept({"caption": "x" * (2**20 + 1), "n": 1})
     assert long == {"n": 1, "carried_error": "caption: 1048577 characters are too many for one value"}
+
+
+@pytest.mark.parametrize("text", ["plain", "}, {", '"}, {"', "\\", "caf\u00e9 \ud800", ""])
+def test_json_of_many_at_once_is_that_of_each(text: str) -> None:
+    several = [{"a": text, "b": [text, "x"]}, {}, {text: 1.5}, {"z": True, "a": 2**70}, {}]
+    assert metadata_jsons(several) == [metadata_json(one) for one in several]
+    assert metadata_jsons([]) == []
+    assert metadata_jsons([{}]) == [None]
 
 
 def test_texts_that_differ_are_all_kept_and_of_numbers_the_first() -> None:

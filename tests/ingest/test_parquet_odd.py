@@ -6,6 +6,7 @@ import datetime as dt
 import decimal
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -352,6 +353,25 @@ def test_a_long_text_that_all_rows_repeat_takes_bounded_memory(folder: Path, tmp
     assert num_sources == 4900
     assert num_with_text == ((64 << 20) + 16 * path.stat().st_size) // (1_000_000 + len("text"))
     assert grown_bytes < 600 << 20
+
+
+def test_rows_are_listed_column_wise_as_one_by_one(
+    listed: List, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of which most are, with 9,000 rows in groups that no limit divides."""
+    numbers = range(9000)
+    names = [None if number % 7 == 0 else f"{number}.{'mp4' if number % 3 else 'jpg'}" for number in numbers]
+    texts = [None if number % 5 == 0 else f"}}, {{ {number} é" for number in numbers]
+    embedded = [{"bytes": JPEG, "path": name} for name in names]
+    write(folder / "a.parquet", {"image": embedded, "text": texts, "n": numbers}, row_group_size=2500)
+    write(folder / "b.parquet", {"jpg": [JPEG] * 9000, "file_name": names}, row_group_size=4100)
+    write(folder / "c.parquet", {"image": [JPEG] * 9000})
+    monkeypatch.setattr(reader, "MAX_ENTRIES", 8999)
+    column_wise = listed().sources
+    monkeypatch.setattr(reader._Listing, "_is_plain", lambda *_: False)
+    shutil.rmtree(tmp_path / "out/listing")
+    assert listed().sources == column_wise
+    assert len(column_wise) == 3 * 9000  # of each file one that says what is wrong with it
 
 
 def test_a_footer_that_claims_a_billion_rows_is_listed_up_to_the_limit(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 import pyarrow as pa
 
 from curation.errors import EnvironmentFault
-from curation.ingest.metadata import PROBLEM, metadata_json
+from curation.ingest.metadata import PROBLEM, metadata_jsons
 from curation.records import MetadataValue, Source, SourceKind
 from curation.storage import Listed, Storage
 
@@ -85,27 +85,39 @@ class EntryColumns:
             if len(self._entries) == _BATCH_ENTRIES:
                 self._close_batch()
 
+    def add_column_wise(
+        self,
+        parts: Sequence[str],
+        kinds: Sequence[SourceKind],
+        positions: Sequence[int],
+        metadata: Iterable[Mapping[str, MetadataValue]],
+    ) -> None:
+        """Take in media of a container, of whose sizes nothing is known."""
+        self._close_batch()
+        num_rows = len(parts)
+        self._add_batch(parts, kinds, positions, [0] * num_rows, [None] * num_rows, metadata_jsons(metadata))
+        self.num_entries += num_rows
+
     def table(self) -> pa.Table:
         """All of them, in order (`ENTRIES`)."""
         self._close_batch()
         return pa.Table.from_batches(self._batches, ENTRIES)
 
     def _close_batch(self) -> None:
-        rows = [
-            (
-                entry.part,
-                entry.kind,
-                entry.position,
-                entry.size_bytes,
-                entry.path,
-                metadata_json(entry.metadata),
+        entries, self._entries = self._entries, []
+        if entries:
+            self._add_batch(
+                [entry.part for entry in entries],
+                [entry.kind for entry in entries],
+                [entry.position for entry in entries],
+                [entry.size_bytes for entry in entries],
+                [entry.path for entry in entries],
+                metadata_jsons(entry.metadata for entry in entries),
             )
-            for entry in self._entries
-        ]
-        columns = zip(*rows, strict=True) if rows else [[] for _ in ENTRIES]
+
+    def _add_batch(self, *columns: Sequence[Any]) -> None:
         arrays = [pa.array(values, field.type) for values, field in zip(columns, ENTRIES, strict=True)]
         self._batches.append(pa.record_batch(arrays, schema=ENTRIES))
-        self._entries = []
 
 
 @dataclass(frozen=True)

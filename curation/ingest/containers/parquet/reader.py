@@ -8,7 +8,7 @@ begin. A file of web addresses, such as LAION's metadata, holds no media.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,6 +52,8 @@ _MAX_FOOTER_BYTES = 64 << 20
 _MAX_FOOTER_ITEMS = 1_000_000
 """Longest list in a footer: row groups times columns, say."""
 _BEAT_EVERY = 1000
+_ROWS = 4096
+"""Rows of a plain group that are listed at a time."""
 _Media = Sequence[tuple[bool, str | None]]
 """The media in one row: whether each is embedded, and its path."""
 _UNKNOWN: _Media = ((True, None),)
@@ -141,29 +143,70 @@ class _Listing:
     on_progress: Callable[[], None]
     entries: EntryColumns = field(default_factory=EntryColumns)
     num_empty: int = 0
+    error: str | None = None
 
     def inventory(self) -> Inventory:
         """The entries of all rows, up to `MAX_ENTRIES`."""
-        error, row = None, 0
+        num_rows = 0
         for group in range(self.parquet.num_row_groups):
-            for values, media in self._rows(group):
-                if row % _BEAT_EVERY == 0:
-                    self.on_progress()
-                found = list(self._entries(row, values, media))
-                if self.entries.num_entries + len(found) > MAX_ENTRIES:
-                    error = f"it holds more than {MAX_ENTRIES} media; those from row {row} on are not listed"
-                    break
-                self.entries.add(found)
-                self.num_empty += not found
-                row += 1
-            if error is not None:
+            add = self._add_plain if self._is_plain(group) else self._add_rows
+            num_rows += add(group, num_rows)
+            if self.error is not None:
                 break
         left_out = {f"column {printable(name)} ({why})": 1 for name, why in self.layout.left_out.items()}
-        return Inventory(self.entries.table(), self.num_empty, left_out, error=error)
+        return Inventory(self.entries.table(), self.num_empty, left_out, error=self.error)
+
+    def _is_plain(self, group: int) -> bool:
+        """Whether each row of a group is one medium, and all of them are there."""
+        media = self.layout.media
+        return len(media) == 1 and not media[0].is_list and bool(_all_embedded(self.parquet, group, media[0]))
+
+    def _add_plain(self, group: int, first_row: int) -> int:
+        """`_add_rows` of a plain group, column by column: so most files are."""
+        (column,) = self.layout.media
+        names = self._names()
+        cells = [self._cells(group, name) for name in names]
+        media = _media_of(self.parquet, group, column)
+        num_rows: int = self.parquet.metadata.row_group(group).num_rows
+        num_allowed = min(num_rows, MAX_ENTRIES - self.entries.num_entries)
+        for start in range(0, num_allowed, _ROWS):
+            self.on_progress()
+            rows = range(first_row + start, first_row + min(start + _ROWS, num_allowed))
+            values = [dict(zip(names, map(next, cells), strict=True)) for _ in rows]
+            paths = [
+                _path_of(column, found, path) for found, ((_, path),) in zip(values, media, strict=False)
+            ]
+            kinds = [kind_of(path) or column.kind for path in paths]
+            self.entries.add_column_wise([*map(str, rows)], kinds, rows, map(self._metadata, values))
+        if num_allowed < num_rows:
+            self._stop_at(first_row + num_allowed)
+        return num_allowed
+
+    def _add_rows(self, group: int, first_row: int) -> int:
+        """Add the entries of a group; the number of rows that were added."""
+        num_rows = 0
+        for row, (values, media) in enumerate(self._rows(group), first_row):
+            if row % _BEAT_EVERY == 0:
+                self.on_progress()
+            found = list(self._entries(row, values, media))
+            if self.entries.num_entries + len(found) > MAX_ENTRIES:
+                self._stop_at(row)
+                break
+            self.entries.add(found)
+            self.num_empty += not found
+            num_rows += 1
+        return num_rows
+
+    def _stop_at(self, row: int) -> None:
+        self.error = f"it holds more than {MAX_ENTRIES} media; those from row {row} on are not listed"
+
+    def _names(self) -> list[str]:
+        """The columns that are read beside the media."""
+        return [*self.layout.named, *(() if self.budget.is_spent else self.layout.metadata)]
 
     def _rows(self, group: int) -> Iterator[tuple[dict[str, Any], tuple[_Media, ...]]]:
         """The values that are carried and the media of each row."""
-        names = [*self.layout.named, *(() if self.budget.is_spent else self.layout.metadata)]
+        names = self._names()
         columns = [self._cells(group, name) for name in names]
         media = [_media_of(self.parquet, group, column) for column in self.layout.media]
         for _ in range(self.parquet.metadata.row_group(group).num_rows):
@@ -183,8 +226,7 @@ class _Listing:
         for column, found in zip(self.layout.media, media, strict=True):
             part = f"{row}/{printable(column.name)}" if several else f"{row}"
             for index, (is_embedded, path) in enumerate(found):
-                path = values.get(column.path) if path is None and column.path else path
-                path = printable(path) if isinstance(path, str) else ""
+                path = _path_of(column, values, path)
                 yield Entry(
                     f"{part}/{index}" if column.is_list else part,
                     kind_of(path) or column.kind,
@@ -195,6 +237,12 @@ class _Listing:
 
     def _metadata(self, values: dict[str, Any]) -> dict[str, MetadataValue]:
         return self.budget.allowed(kept(values))
+
+
+def _path_of(column: MediaColumn, values: Mapping[str, Any], path: Any) -> str:
+    """What a medium is called, by its own column or another one; "" if it is not."""
+    path = values.get(column.path) if path is None and column.path else path
+    return printable(path) if isinstance(path, str) else ""
 
 
 def _media_of(parquet: pq.ParquetFile, group: int, column: MediaColumn) -> Iterator[_Media]:
