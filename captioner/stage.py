@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from captioner import gate, structure
-from captioner.engines.base import Answer, Engine, Question, Sampling
+from captioner.engines.base import Answer, AnswerSettings, Engine, Question
 from captioner.prompt import Length, drawn_length, load_prompts
 from captioner.settings import CaptionConfig
 from captioner.windows import windows
@@ -141,7 +141,7 @@ class CaptionStage(Stage[CaptionConfig]):
     def setup(self, setup: Setup) -> None:
         config = self.config
         schema = structure.schema() if config.structured else None
-        self.engine.setup(setup, Sampling(config.max_tokens, schema, config.frames_as))
+        self.engine.setup(setup, AnswerSettings(config.max_tokens, schema, config.frames_as))
 
     def measure(
         self, samples: Sequence[Sample], media: Sequence[Media]

@@ -201,17 +201,28 @@ class View:
 
     In space: `short_side` pixels at most (never enlarged), or the sizes that `sizing` gives, by Pillow's
     bicubic filter from one to the next. Neither means the size as decoded.
+
+    A short side is reached by averaging areas; `halved` by a quicker way that is about as sharp, and whose
+    steps all views of a picture share (`curation/media/halvings.py`).
     """
 
     fps: float | None = None
     count: int | None = None
     max_frames: int | None = None
     short_side: int | None = None
+    halved: bool = False
     sizing: Sizing | None = None
 
 
 GRID_FPS = 4.0
 """Frames per second among which a `View(count=...)` chooses; a choice is off by at most 1/8 s."""
+
+
+class Shrinking(Protocol):
+    """Makes one picture smaller; sizes share the work (`curation/media/halvings.py`)."""
+
+    def at_short_side(self, short_side: int) -> NDArray[np.uint8]:
+        """The picture with a short side of so many pixels at most, [H, W, 3] uint8 RGB."""
 
 
 @dataclass(frozen=True)
@@ -222,11 +233,21 @@ class Media:
         source: The file that the sample is from.
         pixels: [T, H, W, 3] uint8 RGB, upright; T = 0 for a stage without a view. Read-only.
         pts_s: [T] float64 presentation times in seconds from the start of the source.
+        halvings: [T] what makes each frame smaller.
     """
 
     source: Source
     pixels: NDArray[np.uint8]
     pts_s: NDArray[np.float64]
+    halvings: Sequence[Shrinking] = field(default=(), repr=False, compare=False)
+
+    def shrunk(self, short_side: int) -> list[NDArray[np.uint8]]:
+        """Each frame with a short side of so many pixels at most, [H, W, 3] uint8 RGB, by halving.
+
+        An image is shrunk from its size as decoded, whatever its view; a frame of a clip from its view.
+        """
+        pairs = zip(self.pixels, self.halvings, strict=True)
+        return [halvings.at_short_side(short_side) for _, halvings in pairs]
 
 
 _HUB_NAME = re.compile(r"^[\w.-]+/(?!.*\.(?:onnx|pth?|safetensors|bin)$)[\w.-]+$")

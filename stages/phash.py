@@ -42,7 +42,8 @@ class PhashStage(Stage[PhashConfig]):
     Config = PhashConfig
 
     def view(self, kind: SampleKind) -> View:
-        return View(count=1 if kind == "image" else NUM_FRAMES, short_side=256)
+        is_image = kind == "image"
+        return View(count=1 if is_image else NUM_FRAMES, short_side=256, halved=is_image)
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
         return [{"phash": b"".join(_phash(frame) for frame in item.pixels)} for item in media]

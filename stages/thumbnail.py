@@ -32,7 +32,7 @@ class ThumbnailStage(Stage[ThumbnailConfig]):
     Config = ThumbnailConfig
 
     def view(self, kind: SampleKind) -> View:
-        return View(count=1, short_side=self.config.short_side)
+        return View(count=1, short_side=self.config.short_side, halved=kind == "image")
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
         from PIL import Image

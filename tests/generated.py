@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from curation.media.decode import decode_video, probe_video
 from curation.media.frame import Frame
+from curation.media.halvings import Halvings
 from curation.media.sampling import Sampling
 from curation.records import Sample, Source
 from curation.splitter import CutFinder, Span
@@ -58,7 +59,8 @@ def a_sample(start_s: float = 0.0, end_s: float = 1.0) -> Sample:
 def media_of(frames: Sequence[Pixels] | Pixels, fps: float = 2.0, **header: Any) -> Media:
     """What a stage gets for a sample with these frames."""
     pixels = np.stack(list(frames))
-    return Media(a_source(**header), pixels, np.arange(len(pixels)) / fps)
+    halvings = [Halvings(frame) for frame in pixels]
+    return Media(a_source(**header), pixels, np.arange(len(pixels)) / fps, halvings)
 
 
 def measured(stage: Stage[Any], *media: Media) -> list[dict[str, Any]]:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from curation.ingest.listed import LISTED, ListedSources
 from curation.ledger import Ledger
+from curation.ledger.present import remember_listing
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
 from curation.records import Row, Sample, Source, stable_id
@@ -134,3 +136,9 @@ def a_value(draw: random.Random, kind: pa.DataType) -> Any:
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return draw.randbytes(2)
     return draw.randrange(5)
+
+
+def list_units(ledger: Ledger, *units: int) -> None:
+    """The last listing had the sources of these units; those of all others are gone."""
+    listed = [{"uri": source.uri, "etag": source.etag} for unit in units for source in ledger.sources(unit)]
+    remember_listing(ledger.storage, ListedSources(pa.Table.from_pylist(listed, schema=LISTED)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from curation.cli.demo import demo_settings
 from curation.media.image import read_image
 from curation.media.resize import resize
 from curation.pipeline.models import resolve_revision
@@ -136,3 +138,10 @@ def test_demo_command_finds_everything_done(demo: Path) -> None:
     before = contents(demo / "demo/output/shards")
     assert "nothing was missing" in curation("demo", cwd=demo)
     assert contents(demo / "demo/output/shards") == before
+
+
+def test_demo_keeps_to_the_folder_that_it_is_given() -> None:
+    here, there = demo_settings("demo"), demo_settings("/some/where")
+    assert json.loads(json.dumps(there).replace('"/some/where/', '"demo/')) == here
+    assert '"demo/' not in json.dumps(there)
+    assert there["videos"]["text"]["detector"] == "/some/where/ch_PP-OCRv4_det_infer.onnx"

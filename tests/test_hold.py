@@ -79,9 +79,9 @@ def test_no_more_pixels_are_alive_than_may_be_held(
     alive, most = 0, 0
     read_image = readers.read_image
 
-    def counting(path: Path, max_pixels: int) -> NDArray[np.uint8]:
+    def counting(path: Path, *settings: Any) -> NDArray[np.uint8]:
         nonlocal alive, most
-        pixels = read_image(path, max_pixels)
+        pixels = read_image(path, *settings)
         alive += pixels.nbytes
         most = max(most, alive)
         weakref.finalize(pixels, forget, pixels.nbytes)

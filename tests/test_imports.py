@@ -185,3 +185,13 @@ def test_every_import_is_declared() -> None:
     names |= {"open_clip": "open_clip_torch"}
     used = set().union(*(tops(path) for path in FILES)) - set(sys.stdlib_module_names) - set(PACKAGES)
     assert not {name for name in used if f'"{names.get(name, name)}' not in declared}
+
+
+def test_no_two_classes_share_a_name() -> None:
+    """Private ones neither: who reads a name should know what is meant."""
+    places: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    assert not {name: found for name, found in places.items() if len(found) > 1}

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from curation.ledger import Ledger
-from curation.ledger.present import remember_listing
 from curation.ledger.unit_state import SourceVerdict, source_verdict
 from curation.pipeline import Pipeline
 from curation.report.lookup import Hit, find, judged_sources
 from one_by_one import scan_verdicts
-from random_ledgers import NUM_UNITS, a_pipeline, random_ledger
+from random_ledgers import NUM_UNITS, a_pipeline, list_units, random_ledger
 
 Said = tuple[int, str, tuple[str, ...], bool]
 
@@ -54,7 +53,7 @@ def test_it_finds_what_a_search_through_everything_finds(tmp_path: Path) -> None
     for seed in range(2):
         ledger = random_ledger(pipeline, tmp_path / str(seed), seed)
         if seed:
-            remember_listing(ledger.storage, [source for unit in (0, 2) for source in ledger.sources(unit)])
+            list_units(ledger, 0, 2)
         known = list(everything(ledger, pipeline))
         windows = [item for _, judged, _ in known for sample in judged.samples for item in sample.windows]
         wanted = [judged.source.uri for _, judged, _ in known[::3]]

@@ -79,7 +79,7 @@ def test_folder_that_is_no_output_is_named_and_left_alone(
             "https://***@host/x: storage of kind",
         ),
         (["stage", "resolutoin", "-c", "TMP/c.yaml"], "did you mean 'resolution'?"),
-        (["label", "ask", "TMP", "--url", "nonsense", "--model", "m"], "url: String should match pattern"),
+        (["label", "ask", "TMP", "--url", "nonsense", "--model", "m"], "url: string should match pattern"),
         (
             ["label", "ask", "TMP", "--url", "http://h", "--model", "m", "--api-key-env", "sk-1"],
             "api_key_env",

@@ -23,12 +23,13 @@ from curation.ledger.selection import (
     exported_columns,
     metadata_texts,
 )
-from curation.ledger.unit_state import SampleVerdict, SourceVerdict, scan_verdicts
+from curation.ledger.unit_state import SampleVerdict, SourceVerdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import decide
 from curation.records import Outcome, Row
 from curation.stage import Column
 from datasets_media import Bench, config_data
+from one_by_one import scan_verdicts
 from stages.color import ColorStage
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from curation.errors import LedgerError
 from curation.ledger import Ledger
-from curation.ledger.present import remember_listing
 from curation.ledger.unit_state import SampleVerdict
 from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
@@ -21,7 +20,7 @@ from curation.records import Outcome, Row, Sample
 from curation.report.summary import MAX_EXAMPLES, MAX_SHOWN, Summary, SummaryBuilder, summarize
 from curation.splitter import Span, span_row
 from one_by_one import scan_verdicts
-from random_ledgers import NUM_UNITS, a_pipeline, random_ledger
+from random_ledgers import NUM_UNITS, a_pipeline, list_units, random_ledger
 
 
 class Count:
@@ -113,7 +112,7 @@ def ledgers(tmp_path: Path) -> Iterator[tuple[Ledger, Pipeline]]:
     for seed in range(10):
         ledger = random_ledger(pipelines[seed % 2], tmp_path / str(seed), seed, contradictions=False)
         if seed % 4 < 2:
-            remember_listing(ledger.storage, [source for unit in range(2) for source in ledger.sources(unit)])
+            list_units(ledger, 0, 1)
         yield ledger, pipelines[seed % 2]
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import ConfigError
 from curation.ingest.metadata import texts_of
 from curation.ledger import Ledger
-from curation.ledger.present import remember_listing
-from curation.ledger.schemas import SOURCES, source_record
+from curation.ledger.schemas import METADATA_COLUMNS, SOURCES, source_record
 from curation.ledger.unit_state import SampleVerdict, SourceVerdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Verdict, describe_rule, passed_by
@@ -24,7 +24,7 @@ from curation.report.flatfile import write_table
 from curation.report.table import FlatTable, flat_table
 from curation.splitter import SOURCE_COLUMNS
 from one_by_one import scan_verdicts
-from random_ledgers import NUM_UNITS, a_pipeline, random_ledger
+from random_ledgers import NUM_UNITS, a_pipeline, list_units, random_ledger
 
 OWN = ["level", "sample_id", "parent_id", "start_s", "end_s", "outcome", "reason", "stage", "kept_by"]
 
@@ -78,7 +78,9 @@ def columns_of(pipeline: Pipeline) -> list[str]:
     measured = [
         name for step in pipeline.steps() for name, column in step.stage.columns.items() if not column.large
     ]
-    return list(dict.fromkeys([*OWN, *(name for name in SOURCES.names if name != "carried"), *measured]))
+    return list(
+        dict.fromkeys([*OWN, *(name for name in SOURCES.names if name not in METADATA_COLUMNS), *measured])
+    )
 
 
 def own_name(name: str, taken: list[str]) -> str:
@@ -105,7 +107,7 @@ def test_it_equals_the_table_made_row_by_row(tmp_path: Path) -> None:
         pipeline = pipelines[seed % 2]
         ledger = random_ledger(pipeline, tmp_path / str(seed), seed)
         if seed % 4 < 2:
-            remember_listing(ledger.storage, [source for unit in (0, 2) for source in ledger.sources(unit)])
+            list_units(ledger, 0, 2)
         rows, names = list(one_by_one(ledger, pipeline)), columns_of(pipeline)
         table = flat_table(ledger, pipeline)
         levels |= set(table["level"].to_pylist()) | set(table["outcome"].to_pylist())
@@ -151,8 +153,11 @@ def test_file_is_written_part_by_part_and_whole_or_not_at_all(tmp_path: Path, la
     with pytest.raises(ConfigError, match="No space left on device"):
         write_table(table.schema, broken(), str(target), layout)
     assert target.read_text() == "before"
-    assert write_table(table.schema, table.parts(), str(target), layout) == len(list(rows(table)))
+    num_rows = len(list(rows(table)))
+    assert write_table(table.schema, table.parts(), str(target), layout) == num_rows
     assert [path.name for path in tmp_path.glob("t.*")] == [target.name]
+    written = pq.read_table(target) if layout == "parquet" else pcsv.read_csv(target)
+    assert (written.num_rows, written.column_names) == (num_rows, table.schema.names)
 
 
 def rows(table: FlatTable) -> Iterator[Any]:

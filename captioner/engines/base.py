@@ -55,7 +55,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class AnswerSettings:
     """What all questions of an engine have in common.
 
     Attributes:
@@ -146,7 +146,7 @@ class Engine(abc.ABC, Generic[S]):
         """Something that must run beside the workers, such as a server; see `Stage.service`."""
         return None
 
-    def setup(self, setup: Setup, sampling: Sampling) -> None:
+    def setup(self, setup: Setup, sampling: AnswerSettings) -> None:
         """Get ready to answer. Runs once, in the worker; heavy imports belong here."""
 
     @abc.abstractmethod

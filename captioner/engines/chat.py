@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
-from captioner.engines.base import Answer, Question, Sampling
+from captioner.engines.base import Answer, AnswerSettings, Question
 from curation.errors import CaptionError, EnvironmentFault
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class ChatClient:
         url: str,
         model: str,
         api_key: str | None,
-        sampling: Sampling,
+        sampling: AnswerSettings,
         *,
         retry: RetryPolicy | None = None,
         concurrency: int = 32,

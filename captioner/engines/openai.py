@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from captioner.engines.base import Answer, Engine, Question, Sampling
+from captioner.engines.base import Answer, AnswerSettings, Engine, Question
 from captioner.engines.chat import ChatClient, RetryPolicy
 from captioner.settings import CaptionConfig
 from curation.config.problems import checked
@@ -25,7 +25,7 @@ class OpenAIEngine(Engine[StageConfig]):
     def check(self) -> None:
         self.require("model", "url")
 
-    def setup(self, setup: Setup, sampling: Sampling) -> None:
+    def setup(self, setup: Setup, sampling: AnswerSettings) -> None:
         config = self.config
         self._client = ChatClient(
             config.url or "",
@@ -51,5 +51,5 @@ def server_engine(url: str, model: str, api_key_env: str, concurrency: int) -> O
     asked = {"engine": "openai", "retry_for_s": _ASKING_RETRY_S, **server}
     config: CaptionConfig = checked(CaptionConfig, "", asked)
     engine = OpenAIEngine(config)
-    engine.setup(Setup("cpu", {}), Sampling(config.max_tokens))
+    engine.setup(Setup("cpu", {}), AnswerSettings(config.max_tokens))
     return engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 
-from captioner.engines.base import ROLE, Answer, Engine, Question, Sampling
+from captioner.engines.base import ROLE, Answer, AnswerSettings, Engine, Question
 from captioner.engines.chat import ChatClient, RetryPolicy
 from captioner.engines.vllm import check_vllm, engine_arguments
 from captioner.server import KEY, URL, ServeConfig, serving
@@ -39,7 +39,7 @@ class ServeEngine(Engine[ServeConfig]):
         model = fetch(self.models()[0], revisions[ROLE])
         return serving(self.config, self.own, engine_arguments(self.config, model))
 
-    def setup(self, setup: Setup, sampling: Sampling) -> None:
+    def setup(self, setup: Setup, sampling: AnswerSettings) -> None:
         config = self.config
         self._client = ChatClient(
             setup.services[URL],

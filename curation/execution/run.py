@@ -11,12 +11,10 @@ from typing import Any
 from curation.config import Config
 from curation.errors import ConfigError
 from curation.execution.cluster import check_temp_folder, starts_here
-from curation.execution.dataset_wide import (
-    bind,
-)
+from curation.execution.dataset_wide import bind, filters_behind
 from curation.execution.driver import Pool
 from curation.execution.passes import Passes
-from curation.execution.plan import plan_listing, plan_probes
+from curation.execution.plan import filters_of_new, plan_listing, plan_probes
 from curation.execution.progress import ProgressListener
 from curation.execution.run_record import (
     RUN,
@@ -144,8 +142,15 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             before = read_run(ledger.storage)
             write_run(ledger.storage, pipeline, listing.leftovers.record(), before.get("last_work"))
 
-            probes = plan_probes(ledger, listing, config, limit=options.limit, recompute=options.recompute)
             standing = Standing(ledger, only=options.only, recompute=options.recompute)
+            probes = plan_probes(
+                ledger,
+                listing,
+                config,
+                limit=options.limit,
+                recompute=options.recompute,
+                filters=filters_of_new(pipeline, standing.allowed(filters_behind(pipeline, None))),
+            )
             passes = Passes(ledger, pool, standing, progress)
             pipeline = passes.measure(pipeline, probes)
             _record_bad_metadata(pipeline, ledger, listing.leftovers, progress)

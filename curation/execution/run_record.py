@@ -44,6 +44,13 @@ def last_work_record(metrics: Metrics, seconds: float) -> dict[str, Any]:
         "decodes_per_frame": round(decoded["filter"] / metrics.frames_held, 3)
         if metrics.frames_held
         else None,
+        "bytes_stored": dict(metrics.bytes_stored),
+        "bytes_read": dict(metrics.bytes_read),
+        "reads_per_byte": {
+            phase: round(metrics.bytes_read[phase] / stored, 3)
+            for phase, stored in metrics.bytes_stored.items()
+            if stored
+        },
     }
 
 

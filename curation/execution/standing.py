@@ -49,7 +49,7 @@ class Standing:
     def tasks(self, pipeline: Pipeline, phase: Phase, steps: Collection[str]) -> list[Task]:
         """What a pass has to do in which only these steps are measured."""
         self._scan(pipeline)
-        return self._tasks[phase, self._allowed(steps)]
+        return self._tasks[phase, self.allowed(steps)]
 
     def summary(self, pipeline: Pipeline) -> Summary:
         """Counts of everything, whatever is to be recomputed.
@@ -61,7 +61,8 @@ class Standing:
             return summarize(self._ledger, pipeline)
         return self._summary.finish()
 
-    def _allowed(self, steps: Collection[str]) -> frozenset[str]:
+    def allowed(self, steps: Collection[str]) -> frozenset[str]:
+        """Those of the steps that may be measured."""
         return frozenset(steps) if self._only is None else self._only & frozenset(steps)
 
     def _scan(self, pipeline: Pipeline) -> None:
@@ -87,7 +88,7 @@ class Standing:
         self._pipeline = pipeline
 
     def _passes(self, pipeline: Pipeline) -> Iterator[Pass]:
-        yield "filter", self._allowed(filters_behind(pipeline, None))
+        yield "filter", self.allowed(filters_behind(pipeline, None))
         for _, step in dataset_steps(pipeline):
-            yield "filter", self._allowed(filters_behind(pipeline, step.key))
-        yield "enrich", self._allowed({step.key for step in pipeline.steps()})
+            yield "filter", self.allowed(filters_behind(pipeline, step.key))
+        yield "enrich", self.allowed({step.key for step in pipeline.steps()})

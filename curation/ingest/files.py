@@ -27,6 +27,10 @@ class FileReader:
     def takes(self, key: str) -> bool:
         return kind_of(key) is not None
 
+    def reads_in_place(self, source: Source) -> bool:
+        """Whether an opened source is read from where it is stored; else it is copied first."""
+        return source.kind != "image" or source.size_bytes > _COPIED_BYTES
+
     @contextmanager
     def opened(self, source: Source) -> Iterator[Path]:
         storage, key = locator_of(source.uri).open_storage()

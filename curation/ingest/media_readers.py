@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from curation.errors import DecodeError, SampleError
 from curation.errors.isolation import isolated
-from curation.ingest.sources import open_source, while_unchanged
+from curation.ingest.sources import ignore, is_in_place, open_source, while_unchanged
 from curation.media.decoder import DecoderSettings, decoder_for
 from curation.media.frame import Frame
+from curation.media.halvings import Halvings
 from curation.media.image import read_image
 from curation.media.resize import resize
 from curation.media.sampling import Sampling
@@ -30,13 +31,23 @@ class ImageReader:
     """Decodes each image at most once, and only when a stage wants pixels."""
 
     def __init__(
-        self, sources: Mapping[str, Source], on_decode: Callable[[str], None], max_pixels: int
+        self,
+        sources: Mapping[str, Source],
+        on_decode: Callable[[str], None],
+        max_pixels: int,
+        opened: Callable[[Source], AbstractContextManager[Path]] = open_source,
+        short_side: int | None = None,
     ) -> None:
-        """`sources` by sample id; `on_decode` is told the URI before each decode."""
+        """`sources` by sample id; `on_decode` is told the URI before each decode, which `opened` opens.
+
+        `short_side` is what JPEGs keep at least when they are decoded; None: all pixels.
+        """
+        self._short_side = short_side
         self._sources = sources
         self._max_pixels = max_pixels
+        self._opened = opened
         self._on_decode = on_decode
-        self._pixels: dict[str, Any] = {}
+        self._halvings: dict[str, Halvings | SampleError] = {}
 
     def media(self, sample: Sample, view: View | None) -> Media:
         """The image at the view's size.
@@ -47,31 +58,38 @@ class ImageReader:
         source = self._sources[sample.sample_id]
         if view is None:
             return without_pixels(source)
-        pixels = self._decoded(sample.sample_id, source)
-        if isinstance(pixels, SampleError):
-            raise pixels
+        halvings = self._decoded(sample.sample_id, source)
+        if isinstance(halvings, SampleError):
+            raise halvings
         with isolated(DecodeError):
-            return Media(source, resize(pixels, view)[np.newaxis], np.zeros(1))
+            pixels = resize(halvings.pixels, view, halvings)
+            return Media(source, pixels[np.newaxis], np.zeros(1), (halvings,))
 
-    def _decoded(self, sample_id: str, source: Source) -> Any:
-        if sample_id not in self._pixels:
+    def _decoded(self, sample_id: str, source: Source) -> Halvings | SampleError:
+        if sample_id not in self._halvings:
             self._on_decode(source.uri)
             try:
-                with open_source(source) as path, isolated(DecodeError):
-                    self._pixels[sample_id] = read_image(path, self._max_pixels)
+                with self._opened(source) as path, isolated(DecodeError):
+                    self._halvings[sample_id] = Halvings(read_image(path, self._max_pixels, self._short_side))
             except SampleError as error:
-                self._pixels[sample_id] = error
-        return self._pixels[sample_id]
+                self._halvings[sample_id] = error
+        return self._halvings[sample_id]
 
 
 class VideoReader:
     """The frames of one source in order; knows afterwards how many there were and when the last one ends."""
 
     def __init__(
-        self, source: Source, decoder: DecoderSettings, on_frame: Callable[[], None], start_s: float = 0.0
+        self,
+        source: Source,
+        decoder: DecoderSettings,
+        on_frame: Callable[[], None],
+        start_s: float = 0.0,
+        on_read: Callable[[int], None] = ignore,
     ) -> None:
-        """Frames well before `start_s` may be left out."""
+        """Frames well before `start_s` may be left out. `on_read` is told how many bytes are fetched."""
         self._source = source
+        self._on_read = on_read
         self._decoder = decoder_for(decoder, source)
         self._on_frame = on_frame
         self._start_s = start_s
@@ -87,7 +105,9 @@ class VideoReader:
         """Whether the caller stopped before the last frame."""
 
     def __iter__(self) -> Iterator[Frame]:
-        with open_source(self._source) as path:
+        with open_source(self._source, self._on_read) as path:
+            if is_in_place(self._source):
+                self._on_read(self._source.size_bytes)
             for frame in self._frames(path, self._start_s, self.sampling):
                 if self._last_s is not None and frame.pts_s > self._last_s:
                     self._interval_s = frame.pts_s - self._last_s

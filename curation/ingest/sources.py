@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -40,9 +40,22 @@ def is_read(key: str) -> bool:
     return _FILES.takes(key) or container_reader(key) is not None
 
 
+def ignore(num_bytes: int) -> None:
+    """Counts nothing."""
+
+
+def is_in_place(source: Source) -> bool:
+    """Whether the source, once opened, is read from where it is stored."""
+    return not locator_of(source.uri).scheme and _FILES.reads_in_place(source)
+
+
 @contextmanager
-def open_source(source: Source) -> Iterator[Path]:
+def open_source(source: Source, on_read: Callable[[int], None] = ignore) -> Iterator[Path]:
     """A source as a file on this machine, while the context lasts: the bytes that were hashed at probing.
+
+    `on_read` is told how many bytes are fetched from where the source is stored: once where it is copied to
+    memory or to a temporary file, and else whenever it is hashed. Decoding one that `is_in_place` fetches
+    it once more.
 
     Raises:
         ProbeError: it is not there any more, or can't be read; when the context is entered.
@@ -53,7 +66,11 @@ def open_source(source: Source) -> Iterator[Path]:
         with isolated(ProbeError), blaming_the_file():
             path = stack.enter_context(_OF_SCHEME[locator_of(source.uri).scheme].opened(source))
             watch = Watch(path, source.content_hash)
-            if source.content_hash is not None and digest_of(path) != source.content_hash:
+            in_place = is_in_place(source)
+            if not in_place:
+                on_read(path.stat().st_size)
+            hashes = source.content_hash is not None
+            if hashes and digest_of(path, on_read if in_place else ignore) != source.content_hash:
                 raise _changed(source)
         try:
             yield path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +17,8 @@ from curation.ingest.metadata import metadata_json, spelled_value
 from curation.records import Row, Source
 from curation.stage import Column
 
+_SMALL = 2**31
+"""Every column of numbers takes what is smaller."""
 SOURCES = pa.schema(
     [
         pa.field("source_id", pa.string(), nullable=False),
@@ -125,7 +127,7 @@ def table_to_rows(table: pa.Table) -> list[Row]:
 
 def source_record(source: Source) -> dict[str, Any]:
     """The columns of one source."""
-    record = asdict(source)
+    record = {field.name: getattr(source, field.name) for field in fields(source)}
     rate = record.pop("frame_rate")
     record["frame_rate_num"] = rate.numerator if rate else None
     record["frame_rate_den"] = rate.denominator if rate else None
@@ -134,6 +136,21 @@ def source_record(source: Source) -> dict[str, Any]:
     record["carried_etag"] = record.pop("metadata_etag")
     record["status"] = "ok" if source.ok else "failed"
     return record
+
+
+def check_source(source: Source) -> None:
+    """Make sure that the ledger has room for a source's numbers, which a header may have made up.
+
+    Raises:
+        pyarrow.ArrowInvalid, OverflowError: it has none.
+    """
+    rate = source.frame_rate
+    numbers = (
+        *(source.width, source.height, source.rotation, source.num_frames, source.stream_index),
+        *(source.num_discontinuities, rate and rate.numerator, rate and rate.denominator),
+    )
+    if any(number is not None and not -_SMALL < number < _SMALL for number in numbers):
+        sources_to_table([source])
 
 
 def sources_to_table(sources: Sequence[Source]) -> pa.Table:

@@ -26,7 +26,7 @@ from curation.ledger.present import absent_sources
 from curation.ledger.unit_state import branch_steps
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
-from curation.pipeline.rules import AllOf, Step
+from curation.pipeline.rules import AllOf, Step, steps_of
 from curation.records import MetadataValue, SourceKind
 from curation.stage import Column
 
@@ -36,10 +36,10 @@ ALT_TEXT_NAMES = ("alt_text", "alt", "caption", "text", "txt")
 texts under that name one is drawn; all licenses are named."""
 
 DOCUMENT_COLUMNS: Mapping[str, Mapping[str, str]] = {
-    "captions": {"caption": "caption", "model": "caption_model"},
-    "tokens": {name: name for name in ("grid_t", "grid_h", "grid_w", "fps")},
+    "caption": {"caption": "caption", "model": "caption_model"},
+    "codes": {name: name for name in ("grid_t", "grid_h", "grid_w", "fps")},
 }
-"""Step key -> column -> what it is called in a shard, of the columns that documents are made of."""
+"""What a step produces -> its column -> what that is called in a shard, of what documents are made of."""
 
 _OF_SOURCE = pa.schema(
     [
@@ -66,29 +66,31 @@ class Selection:
     def __init__(self, ledger: Ledger, pipeline: Pipeline) -> None:
         self._ledger, self._pipeline = ledger, pipeline
         self._absent = absent_sources(ledger)
-        self._ends = {step.key: step for step in pipeline.steps() if step.key in DOCUMENT_COLUMNS}
+        producers = {product: pipeline.producer(product) for product in DOCUMENT_COLUMNS}
+        self._producers = {product: step for product, step in producers.items() if step is not None}
         self.exported = exported_columns(pipeline)
         self._schema = self._fields()
-        ends = [step.fingerprint for step in self._ends.values()]
-        self.made_by = (*ends, self._tokenizer(), pipeline.config.general.license)
+        measured_by = [step.fingerprint for step in self._producers.values()]
+        self.made_by = (*measured_by, self._tokenizer(), pipeline.config.general.license)
 
     def _fields(self) -> pa.Schema:
-        ends = [
+        of_documents = [
             (called, step.stage.columns[name].type)
-            for key, step in self._ends.items()
-            for name, called in DOCUMENT_COLUMNS[key].items()
+            for product, step in self._producers.items()
+            for name, called in DOCUMENT_COLUMNS[product].items()
         ]
-        return pa.schema([*_OF_SOURCE, *ends, *((name, c.type) for name, c in self.exported.items())])
+        exported = [(name, column.type) for name, column in self.exported.items()]
+        return pa.schema([*_OF_SOURCE, *of_documents, *exported])
 
     def units(self) -> list[int]:
         """The units, in order; none where nothing is captioned and tokenized."""
-        return self._ledger.units() if len(self._ends) == len(DOCUMENT_COLUMNS) else []
+        return self._ledger.units() if len(self._producers) == len(DOCUMENT_COLUMNS) else []
 
     def kept(self, units: Iterable[int]) -> Iterator[pa.Table]:
         """The samples of these units, a few units at a time, with their `unit`."""
         besides = {step.key: list(_exported_by(step)) for step in self._pipeline.steps()}
-        for key in self._ends:
-            besides[key] += DOCUMENT_COLUMNS[key]
+        for product, step in self._producers.items():
+            besides[step.key] += DOCUMENT_COLUMNS[product]
         groups = verdict_groups(
             self._ledger,
             self._pipeline,
@@ -121,13 +123,14 @@ class Selection:
 
     def codes(self, units: Iterable[int]) -> Iterator[pa.Table]:
         """`sample_id` and `codes` of whatever was tokenized in these units, a unit at a time."""
-        tokens = self._ends["tokens"]
-        rows = self._ledger.snapshot(tokens.name, tokens.fingerprint)
+        step = self._producers["codes"]
+        rows = self._ledger.snapshot(step.name, step.fingerprint)
         for _, table in rows.scan(units, ["sample_id", "status", "codes"]):
             yield table.filter(pc.equal(table["status"], "ok")).select(["sample_id", "codes"])
 
     def _tokenizer(self) -> str:
-        models = (model for model in self._pipeline.models if model.step == "tokens")
+        step = self._producers.get("codes")
+        models = (model for model in self._pipeline.models if step and model.step == step.key)
         return next((f"{model.name}@{model.revision}" for model in models), "")
 
     def _kept_of(self, group: VerdictGroup, kind: SourceKind) -> pa.Table:
@@ -145,9 +148,9 @@ class Selection:
             "start_s": pa.array(leaves.start_s[places]) if is_clip else pa.nulls(number, pa.float64()),
             "end_s": pa.array(leaves.end_s[places]) if is_clip else pa.nulls(number, pa.float64()),
         }
-        for key in self._ends:
-            rows = group.rows_of(key, found["sample_id"])
-            found |= {called: rows[name] for name, called in DOCUMENT_COLUMNS[key].items()}
+        for product, step in self._producers.items():
+            rows = group.rows_of(step.key, found["sample_id"])
+            found |= {called: rows[name] for name, called in DOCUMENT_COLUMNS[product].items()}
         found |= self._exported_of(group, kind, places, found["sample_id"])
         return pa.table([found[field.name] for field in self._schema], schema=self._schema)
 
@@ -173,8 +176,8 @@ class Selection:
             if _exported_by(step):
                 of_step = pc.if_else(pa.array(asked[step.key][of_sample]), sample_id, None)
                 _take_over(found, group.rows_of(step.key, of_step), _exported_by(step))
-        for key, step in self._ends.items():
-            _take_over(found, group.rows_of(key, leaf_id), _exported_by(step))
+        for step in steps_of(self._pipeline.enrich):
+            _take_over(found, group.rows_of(step.key, leaf_id), _exported_by(step))
         return found
 
 
@@ -195,7 +198,7 @@ def exported_columns(pipeline: Pipeline) -> dict[str, Column]:
 
 
 def _exported_by(step: Step) -> dict[str, Column]:
-    own = DOCUMENT_COLUMNS.get(step.key, {})
+    own = DOCUMENT_COLUMNS.get(step.stage.produces or "", {})
     columns = step.stage.columns.items()
     return {name: column for name, column in columns if column.exported and name not in own}
 

@@ -1,15 +1,14 @@
 """A unit as it stands: its sources, the rows measured so far, and a verdict for each of them.
 
-The planner asks it what is missing, the worker what to do next, the report what became of everything.
+The worker asks it what to do next, `explain` what became of a source; many units are judged by column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from curation.ledger import Ledger
-from curation.ledger.present import Absent, absent_sources
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import KEPT, Rows, Step, Verdict, decide, steps_of
 from curation.records import Outcome, Row, Sample, Source
@@ -78,8 +77,6 @@ class UnitState:
     unit: int
     sources: list[Source]
     rows: dict[str, dict[str, Row]] = field(default_factory=dict)
-    gone: list[Source] = field(default_factory=list)
-    """Sources of the unit that are no longer in the inputs, once they have been told apart."""
 
     def add(self, step: Step, row: Row) -> None:
         """Take in a row that was just measured."""
@@ -116,48 +113,18 @@ def load_unit(
     unit: int,
     *,
     recompute: RecomputePolicy = NO_RECOMPUTE,
-    measured: Mapping[str, Collection[int]] | None = None,
+    is_new: bool = False,
 ) -> UnitState:
-    """Read a unit from the ledger.
+    """Read a unit from the ledger: all rows but those that `recompute` has made again, no large columns.
 
-    `measured` says, by step key, which units have a file at all, and saves the attempt to read it.
+    Of one that `is_new` there are no sources yet.
     """
-    state = UnitState(unit, ledger.sources(unit))
+    state = UnitState(unit, [] if is_new else ledger.sources(unit))
     for step in _distinct(pipeline.steps()):
-        if measured is not None and unit not in measured[step.key]:
-            continue
         for row in ledger.rows(step.name, step.fingerprint, unit, without=step.large_columns):
             if not recompute.counts_as_missing(step.name, not row.ok):
                 state.add(step, row)
     return state
-
-
-def measured_units(ledger: Ledger, pipeline: Pipeline) -> dict[str, frozenset[int]]:
-    """By step key, the units that have rows: one listing per stage."""
-    return {
-        step.key: frozenset(ledger.measured_units(step.name, step.fingerprint)) for step in pipeline.steps()
-    }
-
-
-def scan_verdicts(
-    ledger: Ledger, pipeline: Pipeline, recompute: RecomputePolicy = NO_RECOMPUTE
-) -> Iterator[tuple[UnitState, list[SourceVerdict]]]:
-    """Every unit with its verdicts, one at a time, of the sources that are in the inputs."""
-    measured = measured_units(ledger, pipeline)
-    absent = absent_sources(ledger)
-    for unit in ledger.units():
-        yield present_verdicts(
-            load_unit(ledger, pipeline, unit, recompute=recompute, measured=measured), pipeline, absent
-        )
-
-
-def present_verdicts(
-    state: UnitState, pipeline: Pipeline, absent: Absent
-) -> tuple[UnitState, list[SourceVerdict]]:
-    """A unit without its absent sources, and its verdicts."""
-    state.gone = [source for source in state.sources if source.source_id in absent.gone]
-    state.sources = [source for source in state.sources if source.source_id not in absent]
-    return state, unit_verdicts(pipeline, state)
 
 
 def _distinct(steps: Iterable[Step]) -> Iterator[Step]:

@@ -47,7 +47,7 @@ class Frame:
         self.index = index
         self.coded = coded
         self._render = render
-        self._sizes: dict[tuple[tuple[int, int], Sizing | None], NDArray[np.uint8]] = {}
+        self._sizes: dict[tuple[tuple[int, int], Sizing | None, bool], NDArray[np.uint8]] = {}
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
@@ -59,7 +59,7 @@ class Frame:
 
     def resized(self, view: View) -> NDArray[np.uint8]:
         """`pixels` at the size that the view asks for; views of one size and filter share the work."""
-        key = view_size(view, *self.pixels.shape[:2]), view.sizing
+        key = view_size(view, *self.pixels.shape[:2]), view.sizing, view.halved
         if key not in self._sizes:
             with isolated(DecodeError):
                 self._sizes[key] = resize(self.pixels, view)

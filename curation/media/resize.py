@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from curation.media.halvings import Halvings, shrunk_size
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -20,23 +22,24 @@ def view_size(view: View, height: int, width: int) -> tuple[int, int]:
     """
     if view.sizing is not None:
         return view.sizing.steps(height, width)[-1]
-    if view.short_side is not None and min(height, width) > view.short_side:
-        scale = view.short_side / min(height, width)
-        return max(1, round(height * scale)), max(1, round(width * scale))
-    return height, width
+    return (height, width) if view.short_side is None else shrunk_size(view.short_side, height, width)
 
 
-def resize(pixels: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
+def resize(pixels: NDArray[np.uint8], view: View, halvings: Halvings | None = None) -> NDArray[np.uint8]:
     """`pixels` [H, W, 3] uint8 RGB at the view's size.
 
-    The steps of a `sizing` by Pillow's bicubic filter; a short side by averaging areas.
+    The steps of a `sizing` by Pillow's bicubic filter; a short side by averaging areas, or by halving where
+    the view says so. `halvings` are those of `pixels`, where other views need them, too.
 
     Raises:
         SampleError: the view's `sizing` can't take a picture of this size.
     """
     if view.sizing is not None:
         return _bicubic(pixels, view.sizing.steps(*pixels.shape[:2]))
-    return _averaged(pixels, view_size(view, *pixels.shape[:2]))
+    size = view_size(view, *pixels.shape[:2])
+    if view.halved:
+        return (halvings or Halvings(pixels)).at(size)
+    return _averaged(pixels, size)
 
 
 def _bicubic(pixels: NDArray[np.uint8], sizes: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:

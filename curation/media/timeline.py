@@ -54,7 +54,7 @@ class TimeStamps:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _ClockRun:
     """Packets between two places where the clock falls back.
 
     Attributes:
@@ -81,7 +81,7 @@ class Timeline:
     """
 
     time_base: Fraction
-    runs: tuple[_Run, ...]
+    runs: tuple[_ClockRun, ...]
     joints: tuple[int, ...]
 
     @property
@@ -115,7 +115,7 @@ def timeline_of(stamps: TimeStamps, time_base: Fraction, *, has_own_dts: bool) -
     else:
         firsts = _fall_backs(stamps.shown(), REORDERED_PACKETS)
     longest = round(Fraction(MAX_GAP_S) / time_base)
-    runs: list[_Run] = []
+    runs: list[_ClockRun] = []
     joints: list[int] = []
     end: int | None = None
     for first, times in _by_run(stamps, firsts):
@@ -127,7 +127,7 @@ def timeline_of(stamps: TimeStamps, time_base: Fraction, *, has_own_dts: bool) -
             lasts.append(stretch[-1])
             shifts.append(begin - stretch[0])
             end = stretch[-1] + shifts[-1] + (_usual_step(stretch) or usual)
-        runs.append(_Run(first, tuple(lasts), tuple(shifts)))
+        runs.append(_ClockRun(first, tuple(lasts), tuple(shifts)))
     return Timeline(time_base, tuple(runs), tuple(joints))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from curation.errors import DecodeError
 from curation.errors.isolation import isolated
+from curation.media.halvings import Halvings
 from curation.stage import GRID_FPS, Media, View
 
 if TYPE_CHECKING:
@@ -188,4 +189,5 @@ def _as_media(source: Source, picks: Sequence[_Picked], view: View) -> Media:
         return Media(source, np.empty((0, 0, 0, 3), np.uint8), np.empty(0))
     with isolated(DecodeError):
         pixels = np.stack([pick.pixels for pick in picks])
-    return Media(source, pixels, np.array([pick.pts_s for pick in picks]))
+    halvings = [Halvings(frame) for frame in pixels]
+    return Media(source, pixels, np.array([pick.pts_s for pick in picks]), halvings)

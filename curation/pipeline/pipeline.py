@@ -10,6 +10,7 @@ from typing import Any
 from curation.config import BranchChoice, Config, RuleChoice, StageChoice
 from curation.errors import ConfigError
 from curation.errors.redaction import redact, redact_settings
+from curation.media.halvings import HALVINGS_VERSION
 from curation.media.pictures.render import PIXELS_VERSION
 from curation.pipeline.models import Checklist, check_package, check_reachable, resolve_revision
 from curation.pipeline.rules import AllOf, AnyOf, Rule, Step, steps_of, with_step
@@ -133,7 +134,13 @@ def build_pipeline(
         else {(m["name"], m["asked"], m["role"]): m["revision"] for m in recorded or []}
     )
     checklist = Checklist() if readiness is None else readiness.checklist
-    builder = _Builder(known, checklist, readiness, tone_maps=config.decoder.tone_maps)
+    builder = _Builder(
+        known,
+        checklist,
+        readiness,
+        tone_maps=config.decoder.tone_maps,
+        image_short_side=config.general.image_decode_short_side,
+    )
     branches: dict[SourceKind, Branch] = {}
     if config.images:
         branches["image"] = builder.branch(config.images)
@@ -153,9 +160,11 @@ class _Builder:
         readiness: Readiness | None,
         *,
         tone_maps: bool,
+        image_short_side: int | None,
     ) -> None:
         self._known = known
         self._tone_maps = tone_maps
+        self._image_short_side = image_short_side
         self._readiness = readiness
         self._resolved: dict[ModelRef, str] = {}
         self.checklist = checklist
@@ -201,16 +210,18 @@ class _Builder:
         return Step(choice.key, stage, fingerprint, is_bound=not isinstance(stage, DatasetStage))
 
     def _looked_at(self, choice: StageChoice, stage: Stage[Any], pixels: int | None) -> list[str]:
-        """What the numbers of a stage that sees video depend on besides itself.
+        """What the numbers of a stage that looks at pixels depend on besides itself.
 
         What is added to kept samples is added to images, too, which shall not be measured anew because
         videos change: there, only HDR that is not tone-mapped counts.
         """
-        if choice.key.startswith("images.") or not (
-            isinstance(stage, Splitter) or stage.view("clip") is not None
-        ):
-            return []
-        version = [] if pixels is None else [f"pixels {pixels}"]
+        view = stage.view("image" if choice.key.startswith("images.") else "clip")
+        halved = [f"halvings {HALVINGS_VERSION}"] if view is not None and view.halved else []
+        if choice.key.startswith("images.") and view is not None and self._image_short_side is not None:
+            return [*halved, f"JPEGs decoded to {self._image_short_side}"]
+        if choice.key.startswith("images.") or (view is None and not isinstance(stage, Splitter)):
+            return halved
+        version = halved if pixels is None else [*halved, f"pixels {pixels}"]
         return version if self._tone_maps else [*version, "hdr not tone-mapped"]
 
     def _check_packages(self, key: str, stage: Stage[Any]) -> None:

@@ -78,7 +78,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Example:
+class FoundSample:
     """A sample, or a window of one, and where to find it."""
 
     unit: int
@@ -102,7 +102,7 @@ class Summary:
     gone: Counter[SourceKind] = field(default_factory=Counter)
     """Sources that are no longer in the inputs, which count nowhere else."""
     gone_examples: list[str] = field(default_factory=list)
-    examples: dict[Outcome, list[Example]] = field(default_factory=dict)
+    examples: dict[Outcome, list[FoundSample]] = field(default_factory=dict)
     """The first samples of each outcome."""
 
     def failed_fraction(self) -> float:
@@ -312,7 +312,7 @@ class SummaryBuilder:
             found.sort(key=lambda pair: pair[0])
             source = group.sources.take(pa.array([place for place, _ in found], pa.int64()))
             known = zip(source["unit"].to_pylist(), source["source_id"].to_pylist(), found, strict=True)
-            new = [Example(unit, source_id, sample_id) for unit, source_id, (_, sample_id) in known]
+            new = [FoundSample(unit, source_id, sample_id) for unit, source_id, (_, sample_id) in known]
             if new:
                 self._summary.examples[outcome] = [*shown, *new][:MAX_SHOWN]
 

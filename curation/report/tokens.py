@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import difflib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -37,6 +37,7 @@ from curation.report.funnel import untrained_notice
 from curation.report.html import html_environment
 from curation.report.lookup import Hit, find, is_meant, is_prefix, judged_sources
 from curation.stage import Setup
+from curation.storage import Storage
 
 CACHE = "report/tokens.json"
 MAX_COMPARED = 10_000
@@ -135,7 +136,7 @@ def look_at(ledger: Ledger, pipeline: Pipeline, wanted: str) -> list[SampleLook]
     Raises:
         ConfigError: nothing has this name, or what has it has no tokens.
     """
-    step = pipeline.step_of("tokens")
+    step = pipeline.producer("codes")
     if step is None:
         raise ConfigError("the configuration has no tokens")
     first: _Leaf | None = None
@@ -211,7 +212,7 @@ def _page(pipeline: Pipeline, looks: list[SampleLook]) -> str:
 
 def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
     """Every shard of this output; none where none were written yet."""
-    step = pipeline.step_of("tokens")
+    step = pipeline.producer("codes")
     folder = f"shards/{pipeline.config.general.name}"
     manifest = ledger.storage.read(f"{folder}/manifest.json")
     if step is None or manifest is None:
@@ -220,20 +221,15 @@ def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
     shards = json.loads(manifest)["shards"]
     per_shard = pipeline.config.run.report_samples
     entries: dict[str, Any] = {}
-    picked: dict[str, list[_Picked]] = {}
+    picked: dict[str, list[_DrawnRow]] = {}
     for shard in shards:
         entry = cached.get(shard["sha256"])
         if entry is None or entry["asked"] != per_shard:
-            if ledger.storage.find(f"{folder}/{shard['name']}") is None:
+            room = MAX_SAMPLES - sum(map(len, picked.values()))
+            found = _look_into(ledger.storage, folder, shard, min(per_shard, room))
+            if found is None:
                 continue
-            try:
-                with ledger.storage.open(f"{folder}/{shard['name']}") as data:
-                    file = pq.ParquetFile(data, pre_buffer=False)
-                    # The writer counted, unless it was one of before it did.
-                    use = shard.get("codebook_use") or _use(file)
-                    picked[shard["sha256"]] = _pick(file, per_shard)
-            except pa.ArrowInvalid:
-                continue
+            use, picked[shard["sha256"]] = found
             entry = {"asked": per_shard, "use": use, "samples": []}
         entries[shard["sha256"]] = entry
     _fill(ledger, pipeline, step, entries, picked)
@@ -249,6 +245,28 @@ def _shard_look(name: str, entry: dict[str, Any] | None) -> ShardLook:
     return ShardLook(name, entry["use"], [SampleLook(**sample) for sample in entry["samples"]])
 
 
+@dataclass(frozen=True)
+class _DrawnRow:
+    sample_id: str
+    source_id: str
+
+
+def _look_into(
+    storage: Storage, folder: str, shard: Mapping[str, Any], number: int
+) -> tuple[dict[str, float], list[_DrawnRow]] | None:
+    """How a shard of the manifest uses the codebook, and `number` samples of it; None if it can't be read."""
+    key = f"{folder}/{shard['name']}"
+    if storage.find(key) is None:
+        return None
+    with storage.open(key) as data:
+        try:
+            file = pq.ParquetFile(data, pre_buffer=False)
+            # The writer counted, unless it was one of before it did.
+            return shard.get("codebook_use") or _use(file), _pick(file, number)
+        except pa.ArrowInvalid:
+            return None
+
+
 def _use(shard: pq.ParquetFile) -> dict[str, float]:
     batches = shard.iter_batches(batch_size=64, columns=["codes"])
     found: dict[str, float] = asdict(
@@ -257,19 +275,13 @@ def _use(shard: pq.ParquetFile) -> dict[str, float]:
     return found
 
 
-@dataclass(frozen=True)
-class _Picked:
-    sample_id: str
-    source_id: str
-
-
-def _pick(shard: pq.ParquetFile, number: int) -> list[_Picked]:
+def _pick(shard: pq.ParquetFile, number: int) -> list[_DrawnRow]:
     """A draw that depends on the sample ids alone."""
-    if not number:
+    if number <= 0:
         return []
     ids = shard.read(["sample_id", "source_id"], use_threads=False).to_pylist()
     drawn = sorted(ids, key=lambda row: stable_id("report", row["sample_id"]))[:number]
-    return [_Picked(**row) for row in drawn]
+    return [_DrawnRow(**row) for row in drawn]
 
 
 def _fill(
@@ -277,12 +289,11 @@ def _fill(
     pipeline: Pipeline,
     step: Step,
     entries: dict[str, dict[str, Any]],
-    picked: dict[str, list[_Picked]],
+    picked: dict[str, list[_DrawnRow]],
 ) -> None:
-    """Look at the samples picked of new shards, up to the limit; only their units are read."""
-    wanted = [one for ones in picked.values() for one in ones][:MAX_SAMPLES]
-    sources = {one.source_id for one in wanted}
-    judged = judged_sources(ledger, pipeline, sources) if wanted else ()
+    """Look at the samples picked of new shards; only their units are read."""
+    sources = {one.source_id for ones in picked.values() for one in ones}
+    judged = judged_sources(ledger, pipeline, sources) if sources else ()
     found = {
         leaf.sample.sample_id: _Leaf(unit, source, leaf)
         for unit, source in judged
@@ -293,6 +304,6 @@ def _fill(
         looks = [
             looker.look(found[one.sample_id], max_side_px=REPORT_SIDE_PX)
             for one in ones
-            if one in wanted and one.sample_id in found
+            if one.sample_id in found
         ]
         entries[digest]["samples"] = [asdict(look) for look in looks]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 Stamp = tuple[int, ...]
@@ -30,8 +31,8 @@ def stamp_of(path: Path) -> Stamp:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def digest_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex.
+def digest_of(path: Path, on_read: Callable[[int], None] | None = None) -> str:
+    """The SHA-256 of a file's bytes, in hex; `on_read` is told how many bytes are read for it, if any.
 
     Raises:
         OSError: it can't be read.
@@ -42,6 +43,8 @@ def digest_of(path: Path) -> str:
     is_settled = time.time_ns() - stamp[-1] > _SETTLED_NS
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if on_read is not None:
+        on_read(stamp[2])
     if is_settled and stamp_of(path) == stamp:
         _KNOWN[stamp] = digest
         if len(_KNOWN) > _MAX_KNOWN:

@@ -85,7 +85,7 @@ def survey(roots: Sequence[str], takes: Callable[[str], bool]) -> list[Survey]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _FolderEntry:
     """Something below a root: number of the root, key, the path that leads to it, and its real path."""
 
     root: int
@@ -93,10 +93,10 @@ class _Place:
     path: str
     real: str
 
-    def below(self, name: str) -> _Place:
+    def below(self, name: str) -> _FolderEntry:
         """An entry of this folder that is no link."""
         key = f"{self.key}/{name}" if self.key else name
-        return _Place(self.root, key, f"{self.path}/{name}", f"{self.real.rstrip('/')}/{name}")
+        return _FolderEntry(self.root, key, f"{self.path}/{name}", f"{self.real.rstrip('/')}/{name}")
 
 
 @dataclass
@@ -148,13 +148,13 @@ class _Entries:
     """What lies in one folder."""
 
     files: _Files = field(default_factory=_Files)
-    folders: list[_Place] = field(default_factory=list)
-    links: list[_Place] = field(default_factory=list)
+    folders: list[_FolderEntry] = field(default_factory=list)
+    links: list[_FolderEntry] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     not_files: dict[str, str] = field(default_factory=dict)
 
 
-def _entries_of(folder: _Place) -> _Entries:
+def _entries_of(folder: _FolderEntry) -> _Entries:
     """What lies in a folder.
 
     Raises:
@@ -200,13 +200,13 @@ class _FolderWalk:
         self._files = [_Files() for _ in roots]
         self._read: dict[str, str] = {}
         """Real path of every folder that was read -> the path under which it was."""
-        self._links: deque[_Place] = deque()
+        self._links: deque[_FolderEntry] = deque()
 
     def read_root(self, number: int) -> None:
         """Read a root with all its folders, but for links."""
         folder = self._folders[number]
         if os.path.isdir(folder):  # noqa: PTH112  paths are text here, for speed and for odd bytes
-            self._read_tree(_Place(number, "", folder, self.real_roots[number]))
+            self._read_tree(_FolderEntry(number, "", folder, self.real_roots[number]))
 
     def follow_links(self) -> None:
         """Read what links lead to, links in linked folders included."""
@@ -222,12 +222,12 @@ class _FolderWalk:
             found.files = files.table()
         return self._surveys
 
-    def _named(self, place: _Place) -> str:
+    def _named(self, place: _FolderEntry) -> str:
         """The path of a place as the configuration spells it."""
         root = self._roots[place.root]
         return f"{root.rstrip('/')}/{place.key}" if place.key else root
 
-    def _read_tree(self, top: _Place) -> None:
+    def _read_tree(self, top: _FolderEntry) -> None:
         waiting = [top]
         while waiting:
             some = waiting[-_NUM_FOLDERS:]
@@ -236,7 +236,7 @@ class _FolderWalk:
             for folder, found in zip(first, self._threads.map(_entries_of, first), strict=True):
                 waiting += self._note(folder, found)
 
-    def _is_first(self, folder: _Place) -> bool:
+    def _is_first(self, folder: _FolderEntry) -> bool:
         """Whether a folder has not been read; if it has, that is noted."""
         if folder.real in self._read:
             self._surveys[folder.root].repeated[folder.key] = self._read[folder.real]
@@ -244,7 +244,7 @@ class _FolderWalk:
         self._read[folder.real] = self._named(folder)
         return True
 
-    def _note(self, folder: _Place, entries: _Entries) -> list[_Place]:
+    def _note(self, folder: _FolderEntry, entries: _Entries) -> list[_FolderEntry]:
         """Note what lies in a folder; the folders in it."""
         found = self._surveys[folder.root]
         self._files[folder.root].extend(entries.files)
@@ -253,13 +253,13 @@ class _FolderWalk:
         self._links += entries.links
         return [self._noted(found, inner) for inner in entries.folders]
 
-    def _noted(self, found: Survey, folder: _Place) -> _Place:
+    def _noted(self, found: Survey, folder: _FolderEntry) -> _FolderEntry:
         """The folder, after a word about it if it is called like a file."""
         if self._takes(folder.key):
             found.not_files[folder.key] = "a folder, and read as one"
         return folder
 
-    def _follow(self, link: _Place, own: frozenset[str]) -> None:
+    def _follow(self, link: _FolderEntry, own: frozenset[str]) -> None:
         """Note what a link leads to. `own` are the folders that were read without a link."""
         found, files = self._surveys[link.root], self._files[link.root]
         try:
@@ -272,7 +272,7 @@ class _FolderWalk:
             return
         real = os.path.realpath(link.path)
         if stat.S_ISDIR(status.st_mode):
-            self._follow_folder(self._noted(found, _Place(link.root, link.key, link.path, real)), link)
+            self._follow_folder(self._noted(found, _FolderEntry(link.root, link.key, link.path, real)), link)
         elif not stat.S_ISREG(status.st_mode):
             found.not_files[link.key] = describe_mode(status.st_mode) or "no file"
         else:
@@ -282,7 +282,7 @@ class _FolderWalk:
             else:
                 files.add(link.key, status.st_size, etag_of(status))
 
-    def _follow_folder(self, folder: _Place, link: _Place) -> None:
+    def _follow_folder(self, folder: _FolderEntry, link: _FolderEntry) -> None:
         if f"{link.real}/".startswith(f"{folder.real.rstrip('/')}/"):
             # The link lies in the folder that it leads to: a loop, even where that folder is no input.
             self._surveys[link.root].repeated[link.key] = self._read.get(folder.real, folder.real)

@@ -19,7 +19,7 @@ _ROUNDING_S = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _CutCandidate:
     """What is remembered of a frame that may become a cut.
 
     `number` is its time at the average frame rate, which is how the detectors count: at a variable
@@ -44,9 +44,9 @@ class SpanFinder(CutFinder):
         self._detection = detection
         self._keeps_readings = keeps_frame_metrics
         self.frame_metrics: list[FrameMetrics] = []
-        self._seen: list[_Seen] = []
-        self._cuts: set[_Seen] = set()
-        self._start: _Seen | None = None
+        self._seen: list[_CutCandidate] = []
+        self._cuts: set[_CutCandidate] = set()
+        self._start: _CutCandidate | None = None
 
     @property
     def open_from_s(self) -> float | None:
@@ -73,13 +73,13 @@ class SpanFinder(CutFinder):
             return
         self._note(self._detection.finish())
         yield from self._spans_before(None)
-        end = _Seen(self._seen[-1].index + 1, 0, 0, end_s)
+        end = _CutCandidate(self._seen[-1].index + 1, 0, 0, end_s)
         yield from self._pieces_until(end)
         yield from self._span(self._start, end)
 
     def _see(self, index: int, pts_s: float) -> Any:
         timecode = self._detection.timecode(pts_s)
-        self._seen.append(_Seen(index, timecode.pts, timecode.frame_num, pts_s))
+        self._seen.append(_CutCandidate(index, timecode.pts, timecode.frame_num, pts_s))
         if self._start is None:
             self._start = self._seen[0]
         return timecode
@@ -114,7 +114,7 @@ class SpanFinder(CutFinder):
         if settled:
             yield from self._pieces_until(settled[-1])
 
-    def _pieces_until(self, end: _Seen) -> Iterator[Span]:
+    def _pieces_until(self, end: _CutCandidate) -> Iterator[Span]:
         """Pieces of `max_clip_s` of a scene that is known to go on at least until `end`."""
         longest_s = self._config.max_clip_s
         while longest_s is not None and self._start is not None and end.pts_s - self._start.pts_s > longest_s:
@@ -125,13 +125,13 @@ class SpanFinder(CutFinder):
             yield from self._span(self._start, cut)
             self._start = cut
 
-    def _moved(self, cut: _Seen, frames: int) -> _Seen:
+    def _moved(self, cut: _CutCandidate, frames: int) -> _CutCandidate:
         """The frame so many frames later, as far as there are any."""
         wanted = cut.index + frames
         return min(self._seen, key=lambda seen: abs(seen.index - wanted))
 
     @staticmethod
-    def _span(start: _Seen, end: _Seen) -> Iterator[Span]:
+    def _span(start: _CutCandidate, end: _CutCandidate) -> Iterator[Span]:
         """The span, unless margins left nothing of it."""
         if start.index < end.index:
             yield Span(start_s=start.pts_s, end_s=end.pts_s, start_frame=start.index, end_frame=end.index)

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from captioner.engines.base import Answer, Question, Sampling
+from captioner.engines.base import Answer, AnswerSettings, Question
 from captioner.engines.chat import ChatClient, RetryPolicy
 from captioner.engines.sidecar import SidecarEngine
 from captioner.engines.stand_in import StandInEngine
@@ -38,7 +38,7 @@ def question(frames: NDArray[np.uint8], prompt: str = "What happens?", **more: A
 
 
 def engine(url: str, api_key: str | None = None, **settings: Any) -> ChatClient:
-    sampling = settings.pop("sampling", Sampling(max_tokens=77))
+    sampling = settings.pop("sampling", AnswerSettings(max_tokens=77))
     return ChatClient(url, "some-vlm", api_key, sampling, **{"retry": SWIFT, **settings})
 
 
@@ -133,7 +133,7 @@ class TestServer:
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), frames[0])
 
     def test_gets_a_clip_as_one_video_with_its_rate(self, chat_server: Any) -> None:
-        sampling = Sampling(max_tokens=9, frames_as="video")
+        sampling = AnswerSettings(max_tokens=9, frames_as="video")
         engine(chat_server.url, sampling=sampling).answer([question(plain_frames(12))])
         body = chat_server.asked[0][2]
         video, _ = body["messages"][0]["content"]
@@ -144,7 +144,7 @@ class TestServer:
 
     def test_gets_the_schema_as_the_api_reference_has_it(self, chat_server: Any) -> None:
         schema = {"type": "object", "properties": {"subject": {"type": "string"}}}
-        engine(chat_server.url, sampling=Sampling(max_tokens=9, schema=schema)).answer(
+        engine(chat_server.url, sampling=AnswerSettings(max_tokens=9, schema=schema)).answer(
             [question(plain_frames(1))]
         )
         wanted = chat_server.asked[0][2]["response_format"]
@@ -293,4 +293,6 @@ class TestServer:
 def test_vllm_that_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)  # as if it were not installed, wherever this runs
     with pytest.raises(MissingDependencyError, match=r"pip install 'curation\[caption\]'"):
-        VLLMEngine(CaptionConfig(engine="vllm", model="m")).setup(Setup("cpu", {}), Sampling(max_tokens=1))
+        VLLMEngine(CaptionConfig(engine="vllm", model="m")).setup(
+            Setup("cpu", {}), AnswerSettings(max_tokens=1)
+        )

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from captioner import structure
-from captioner.engines.base import Answer, Question, Sampling
+from captioner.engines.base import Answer, AnswerSettings, Question
 from captioner.engines.chat import ChatClient
 from captioner.engines.vllm import engine_arguments
 from captioner.server import KEY, URL, ServeConfig, serving
@@ -63,7 +63,11 @@ class TestRequests:
 
     def engine(self, service: dict[str, str], model: Path, key: str | None = None, **more: Any) -> ChatClient:
         return ChatClient(
-            service[URL], str(model), key or service[KEY], Sampling(**{"max_tokens": 24, **more}), is_own=True
+            service[URL],
+            str(model),
+            key or service[KEY],
+            AnswerSettings(**{"max_tokens": 24, **more}),
+            is_own=True,
         )
 
     def test_clip_as_images_or_as_one_video(self, service: dict[str, str], tiny_model: Path) -> None:

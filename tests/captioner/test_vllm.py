@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from captioner import structure
-from captioner.engines.base import ROLE, Answer, Question, Sampling
+from captioner.engines.base import ROLE, Answer, AnswerSettings, Question
 from captioner.engines.vllm import VLLMEngine
 from captioner.gate import VERDICTS
 from captioner.settings import CaptionConfig
@@ -59,7 +59,9 @@ def engine_for(model: Path, args: dict[str, Any], **settings: Any) -> VLLMEngine
     max_tokens = 400 if config.structured else NUM_TOKENS
     engine = VLLMEngine(config)
     (ref,) = engine.models()
-    engine.setup(Setup("cpu", {ROLE: resolve_revision(ref)}), Sampling(max_tokens, schema, config.frames_as))
+    engine.setup(
+        Setup("cpu", {ROLE: resolve_revision(ref)}), AnswerSettings(max_tokens, schema, config.frames_as)
+    )
     return engine
 
 

@@ -16,6 +16,7 @@ import pytest
 from pydantic import ValidationError
 
 from curation.execution.worker.measure import isolate
+from curation.media.halvings import Halvings
 from curation.pipeline.models import STAND_IN, resolve_revision
 from curation.records import Sample, Source
 from curation.registry import STAGES
@@ -108,7 +109,7 @@ def media_of(stage: Stage[Any], kind: str, seeds: Sequence[int]) -> tuple[list[S
         pixels, times = frames_for(stage.view(sample.kind), kind, seed)
         pixels.setflags(write=False)
         samples.append(sample)
-        media.append(Media(source, pixels, times))
+        media.append(Media(source, pixels, times, [Halvings(frame) for frame in pixels]))
     return samples, media
 
 

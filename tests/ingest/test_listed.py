@@ -7,7 +7,8 @@ import os
 import pickle
 import posixpath
 import random
-from collections.abc import Iterator, Mapping
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from curation.ingest.listing import list_inputs
 from curation.ingest.locator import locator_of, position_of
 from curation.ingest.metadata import from_sidecar, from_sidecars, merged
 from curation.ledger.present import num_bad_metadata
-from curation.ledger.unit_state import scan_verdicts
 from curation.records import MetadataValue, Source
 from curation.storage.local import LocalStorage
 from datasets_media import Bench, List, config_data, write_photo
+from one_by_one import scan_verdicts
 
 FOLDERS = ("", "a/", "a-b/", "a/b/", "é/")
 STEMS = ("x", "x.y", "A", "é", "z z")
@@ -80,13 +81,30 @@ def one_by_one(folder: Path) -> dict[str, Mapping[str, MetadataValue]]:
 
 
 def beside(folder: Path, keys: list[str], key: str) -> Mapping[str, MetadataValue]:
+    files = sidecars(keys, key)
+    return from_sidecars(
+        {name: from_sidecar(name, (folder / other).read_bytes()) for name, other in files.items()}
+    )
+
+
+def sidecars(keys: list[str], key: str) -> dict[str, str]:
+    """Suffix in lower case -> key; of two the one in lower case, which comes last."""
+    splits = [(*posixpath.splitext(other), other) for other in keys]
     stem = posixpath.splitext(key)[0]
-    suffixes = {posixpath.splitext(other)[1] for other in keys if posixpath.splitext(other)[0] == stem}
-    said = {}
-    for suffix in sorted(suffixes):  # so that lower case comes last
-        if suffix.lower() in (".txt", ".json"):
-            said[suffix.lower()] = from_sidecar(suffix.lower(), (folder / f"{stem}{suffix}").read_bytes())
-    return from_sidecars(said)
+    return {
+        suffix.lower(): other
+        for beside, suffix, other in splits
+        if beside == stem and suffix.lower() in (".txt", ".json")
+    }
+
+
+def left_over(folder: Path, uris: Iterable[str]) -> set[str]:
+    """Keys of what is no source, no list, and lies beside no medium."""
+    keys = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    media = [key for key in keys if key.lower().endswith((".jpg", ".png"))]
+    used = {other for key in media for other in sidecars(keys, key).values()}
+    named = {uri.removeprefix(f"{folder}/") for uri in uris}
+    return {key for key in keys if not key.endswith(("jsonl", "ndjson"))} - used - named
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -94,11 +112,36 @@ def test_the_table_says_what_going_through_the_files_one_by_one_says(
     listed: List, folder: Path, seed: int
 ) -> None:
     filled(folder, seed)
-    sources = list(listed().sources)
+    listing = listed()
+    sources = list(listing.sources)
     expected = one_by_one(folder)
+    assert listing.num_ignored == len(left_over(folder, expected))
     assert {source.uri: dict(source.metadata) for source in sources} == expected
     assert [source.uri for source in sources] == [source.uri for source in sorted(sources, key=place)]
     assert [source.ok for source in sources] == [not source.uri.startswith("lines:") for source in sources]
+
+
+def test_inputs_and_what_lies_in_them_are_in_order_of_place(
+    listed: List, folder: Path, tmp_path: Path
+) -> None:
+    """Wherever the configuration names them; in a tar by where a member begins, that of a hard link too."""
+    for root in ("in", "before"):
+        (tmp_path / root).mkdir(exist_ok=True)
+        for name in ("b.jpg", "a.jpg"):
+            (tmp_path / root / name).write_bytes(b"x")
+        with tarfile.open(tmp_path / root / "t.tar", "w") as archive:
+            for name in ("b.jpg", "a.jpg"):
+                archive.add(tmp_path / root / name, name)
+            link = tarfile.TarInfo("c.jpg")
+            link.type, link.linkname = tarfile.LNKTYPE, "b.jpg"
+            archive.addfile(link)
+        (tmp_path / root / "cut.tar").write_bytes((tmp_path / root / "t.tar").read_bytes()[:1600])
+    sources = list(listed(folder, tmp_path / "before").sources)
+    assert sources == sorted(sources, key=place)
+    names = ["a.jpg", "b.jpg", "cut.tar", "cut.tar#b.jpg", "t.tar#b.jpg", "t.tar#c.jpg", "t.tar#a.jpg"]
+    assert sorted(source.uri.rpartition("/")[2] for source in sources) == sorted(names * 2)
+    tar = [source.uri.rpartition("#")[2] for source in sources if "before/t.tar" in source.uri]
+    assert tar == ["b.jpg", "c.jpg", "a.jpg"]
 
 
 def place(source: Source) -> tuple[str, int]:
@@ -199,8 +242,8 @@ def test_an_empty_inventory_has_the_columns_of_a_full_one() -> None:
 
 @pytest.fixture
 def bench(folder: Path, vocabulary: Path, tmp_path: Path) -> Bench:
-    """Three photos with captions beside them, and one without."""
-    for number, name in enumerate("abcd"):
+    """Three photos with captions beside them, and two without."""
+    for number, name in enumerate("abcde"):
         write_photo(folder / f"{name}.jpg", number)
     for name in "abc":
         (folder / f"{name}.txt").write_text(f"caption of {name}")
@@ -230,7 +273,8 @@ def test_only_what_changed_beside_a_file_is_read_again(bench: Bench, folder: Pat
     (folder / "a.txt").write_text("another caption")
     (folder / "b.txt").unlink()
     (folder / "d.TXT").write_text("new")
-    (folder / "metadata.jsonl").write_text('{"file_name": "c.jpg", "license": "CC0"}\n')
+    terms, number = '{"file_name": "c.jpg", "license": "CC0"}\n', '{"file_name": "e.jpg", "n": 1}\n'
+    (folder / "metadata.jsonl").write_text(terms + number)
     assert read == []
     metrics = bench.run()
     assert metrics.rows.total() == 0
@@ -240,14 +284,15 @@ def test_only_what_changed_beside_a_file_is_read_again(bench: Bench, folder: Pat
         "b.jpg": {},
         "c.jpg": {"caption": "caption of c", "license": "CC0"},
         "d.jpg": {"caption": "new"},
+        "e.jpg": {"n": 1},
     }
     assert bench.tasks("probe") == []
-    (folder / "metadata.jsonl").write_text(
-        '{"file_name": "c.jpg", "license": "CC0"}\n{"file_name": "d.jpg"}\n{"file_name": "a.jpg", "n": 1}\n'
-    )
-    assert renewed(bench) == ["a.jpg", "d.jpg"]
+    (folder / "metadata.jsonl").write_text('{"file_name": "d.jpg"}\n' + terms + number)
+    assert renewed(bench) == ["d.jpg"]
+    (folder / "metadata.jsonl").write_text(terms + number.replace("1", "2"))
+    assert renewed(bench) == ["e.jpg"]
     (folder / "metadata.jsonl").unlink()
-    assert renewed(bench) == ["c.jpg"]
+    assert renewed(bench) == ["c.jpg", "e.jpg"]
 
 
 def test_a_ledger_without_etags_of_sidecars_is_taken_over(bench: Bench) -> None:

@@ -406,3 +406,38 @@ def test_real_16_bit_gray_looks_like_its_8_bit_twin(shared_data):
 def test_a_real_photo_has_the_pixels_of_its_file(shared_data):
     path = shared_data / "image/sk_astronaut.png"
     assert np.array_equal(read_image(path), np.asarray(Image.open(io.BytesIO(path.read_bytes()))))
+
+
+@pytest.mark.parametrize("size", [(640, 480), (641, 479), (2000, 1000), (130, 900), (127, 300)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_is_decoded_as_small_as_its_short_side_may_be(tmp_path, size, orientation):
+    picture = Image.fromarray(texture(*size[::-1], cell=60))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "a.jpg", quality=95, exif=exif)
+    picture.save(tmp_path / "a.png", exif=exif)
+    full, small = read_image(tmp_path / "a.jpg"), read_image(tmp_path / "a.jpg", short_side=128)
+    scale = max(scale for scale in (1, 2, 4, 8) if scale == 1 or min(size) // scale >= 128)
+    # ITU-T T.81 blocks of 8 x 8 come as 8 / scale: sides are rounded up.
+    assert small.shape[:2] == tuple(-(-side // scale) for side in full.shape[:2])
+    height, width = (side // scale * scale for side in full.shape[:2])
+    means = full[:height, :width].reshape(height // scale, scale, width // scale, scale, 3).mean(axis=(1, 3))
+    assert np.abs(small[: means.shape[0], : means.shape[1]] - means).mean() < 2
+    whole = read_image(tmp_path / "a.png", short_side=128)
+    np.testing.assert_array_equal(whole, read_image(tmp_path / "a.png"))
+
+
+def test_cmyk_counts_in_small_jpegs_too(tmp_path):
+    picture = Image.fromarray(texture(512, 512)).convert("CMYK")
+    picture.save(tmp_path / "a.jpg", quality=95)
+    full, small = read_image(tmp_path / "a.jpg"), read_image(tmp_path / "a.jpg", short_side=128)
+    assert small.shape == (128, 128, 3)
+    assert np.abs(small - full.reshape(128, 4, 128, 4, 3).mean(axis=(1, 3))).mean() < 3
+
+
+def test_a_cut_off_jpeg_fails_when_decoded_small_too(tmp_path):
+    Image.fromarray(texture(512, 512)).save(tmp_path / "a.jpg", quality=95)
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[: len(data) // 2])
+    with pytest.raises(DecodeError):
+        read_image(tmp_path / "a.jpg", short_side=64)

@@ -16,6 +16,7 @@ import torch
 
 from curation.errors import ConfigError, StorageError
 from curation.registry import EXPORTS
+from curation.stage import Column
 from curation.storage import open_storage
 from curation.storage.local import LocalStorage
 from datasets_media import contents, curation
@@ -28,7 +29,8 @@ from tokenize_shards.shards.stream import ShardStream
 from tokenize_shards.shards.verify import verify
 from tokenize_shards.shards.writer import ShardConfig, ShardWriter
 
-KEPT = {item.sample_id: item for item in (kept_sample(number) for number in range(40))}
+RANK = {"rank": Column(pa.int16(), "What a stage outside the package exports.", exported=True)}
+KEPT = {item.sample_id: item for item in (kept_sample(number, rank=number) for number in range(40))}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def shards(small_vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """20 images and 20 clips, in shards of both splits."""
     folder = tmp_path_factory.mktemp("shards")
     config = ShardConfig(vocabulary=str(small_vocabulary), shard_bytes=4000, validation_fraction=0.2)
-    ShardWriter(config).write(open_storage(str(folder)), "", FakeLedger(KEPT.values()))
+    ShardWriter(config).write(open_storage(str(folder)), "", FakeLedger(KEPT.values(), exported=RANK))
     return folder
 
 

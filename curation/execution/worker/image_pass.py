@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
+from curation.execution.worker.first_reads import FirstReads
 from curation.execution.worker.measure import KnownRows, Measurer, RowMeasured
 from curation.ingest.media_readers import ImageReader
 from curation.ledger.unit_state import decide_sample
@@ -25,17 +26,22 @@ class ImagePass:
         known: KnownRows,
         on_decode: Callable[[str], None],
         *,
+        reads: FirstReads,
         max_pixels: int,
         max_bytes: int,
+        short_side: int | None = None,
     ) -> None:
         """`known` gives the rows of former runs; `on_decode` gets the URI before each decode.
 
-        Images of more than `max_pixels` fail; at most `max_bytes` are held decoded, or one image.
+        `reads` opens the images, and closes those that it has probed. Images of more than `max_pixels` fail;
+        at most `max_bytes` are held decoded, or one image. JPEGs are decoded as small as leaves `short_side`.
         """
         self._branch = branch
         self._measurer = measurer
         self._known = known
         self._on_decode = on_decode
+        self._reads = reads
+        self._short_side = short_side
         self._max_pixels = max_pixels
         self._max_bytes = max_bytes
 
@@ -47,9 +53,12 @@ class ImagePass:
     def _filter_chunk(self, sources: Sequence[Source]) -> Iterator[RowMeasured]:
         samples = {Sample.of_image(source): source for source in sources}
         by_id = {sample.sample_id: source for sample, source in samples.items()}
-        reader = ImageReader(by_id, self._on_decode, self._max_pixels)
+        opened, short_side = self._reads.opened, self._short_side
+        reader = ImageReader(by_id, self._on_decode, self._max_pixels, opened, short_side)
         decide = partial(decide_sample, self._branch)
         yield from self._measurer.advance(list(samples), self._known, decide, reader.media)
+        for source in sources:
+            self._reads.close(source)
 
 
 def chunks_of(sources: Iterable[Source], max_bytes: int) -> Iterator[list[Source]]:

@@ -44,7 +44,9 @@ class Metrics:
     """What a worker did: rows, failed rows and seconds by step key, and frames decoded by pass.
 
     `frames_held` counts the frames that the sources of the filter pass hold, so that decoded / held
-    says how often each was decoded. `usage` is what the stages say about themselves, by step key.
+    says how often each was decoded. `bytes_stored` counts by pass the bytes of the sources that were
+    opened, and `bytes_read` what was fetched of them, so that read / stored says how often; a long video
+    counts in both once for each part. `usage` is what the stages say about themselves, by step key.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -53,6 +55,8 @@ class Metrics:
     frames_decoded: Counter[str] = field(default_factory=Counter)
     images_decoded: Counter[str] = field(default_factory=Counter)
     frames_held: int = 0
+    bytes_read: Counter[str] = field(default_factory=Counter)
+    bytes_stored: Counter[str] = field(default_factory=Counter)
     usage: dict[str, Counter[str]] = field(default_factory=dict)
 
     def record(self, key: str, *, rows: int = 0, failed: int = 0, seconds: float = 0.0) -> None:
@@ -70,6 +74,8 @@ class Metrics:
         self.frames_decoded.update(other.frames_decoded)
         self.images_decoded.update(other.images_decoded)
         self.frames_held += other.frames_held
+        self.bytes_read.update(other.bytes_read)
+        self.bytes_stored.update(other.bytes_stored)
         for key, used in other.usage.items():
             self.record_usage(key, used)
 

@@ -6,22 +6,25 @@ none, and doing it again meets the same samples in the same batches and gives th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from curation.errors import ContractError, SampleError
-from curation.execution.plan import Task
+from curation.execution.plan import Task, is_shared
 from curation.execution.segments import Segment, SegmentResult
 from curation.execution.worker.enrich_pass import EnrichPass
+from curation.execution.worker.first_reads import FirstReads
 from curation.execution.worker.heartbeat import Heartbeat
 from curation.execution.worker.image_pass import ImagePass
 from curation.execution.worker.measure import KnownRows, Measurer, Metrics, RowMeasured, failed_row
 from curation.execution.worker.unit_rows import UnitRows
 from curation.execution.worker.video_pass import ClipFound, SourceMeasured, VideoEvent, VideoPass
 from curation.ledger import Ledger
-from curation.ledger.unit_state import branch_steps, load_unit, source_verdict, unit_verdicts
+from curation.ledger.unit_state import PROBE, branch_steps, load_unit, source_verdict, unit_verdicts
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step, steps_of
 from curation.records import Sample, Source
@@ -45,11 +48,18 @@ class UnitRun:
         self._task = task
         self._heartbeat = heartbeat
         self.metrics = Metrics()
-        self._rows = UnitRows(load_unit(ledger, pipeline, task.unit, recompute=task.recompute))
+        is_new = bool(task.sources)
+        self._rows = UnitRows(load_unit(ledger, pipeline, task.unit, recompute=task.recompute, is_new=is_new))
+        self._reads = FirstReads(pipeline.config.general.max_pixels, self.metrics, task.phase)
         self._measurer = Measurer(task.steps, ready, self.metrics, heartbeat.renew)
 
     def run(self) -> Metrics:
         """Measure what the task allows and the unit needs, and commit it."""
+        if self._task.sources:
+            self._filter_new()
+            self._ledger.commit_sources(self._task.unit, self._rows.state.sources)
+            self._commit()
+            return self.metrics
         sources = [source for source in self._sources() if source.ok]
         images = [source for source in sources if source.kind == "image"]
         videos = [source for source in sources if source.kind == "video"]
@@ -64,6 +74,7 @@ class UnitRun:
         """Process one segment of the task's only video. Nothing is committed."""
         (source,) = self._sources()
         self._heartbeat.renew(source.uri)
+        self._reads.count_stored(source)
         try:
             return self._video_pass(source).process_segment(segment)
         except SampleError as error:
@@ -88,7 +99,29 @@ class UnitRun:
             if verdict.source.source_id not in task.excluded and verdict.waits_for(task.steps)
         ]
 
-    def _filter(self, images: Sequence[Source], videos: Sequence[Source]) -> None:
+    def _filter_new(self) -> None:
+        """Filter the sources of a new unit, which are all of one kind, as they are probed."""
+        probed = self._read_first()
+        for first in probed:
+            sources = chain([first], probed)
+            self._filter(*((sources, ()) if first.kind == "image" else ((), sources)))
+
+    def _read_first(self) -> Iterator[Source]:
+        """Probe the sources of a new unit one by one; those to be filtered by this task.
+
+        Long videos are left to the pass that follows, which shares them among workers.
+        """
+        for source in self._task.sources:
+            self._heartbeat.renew(source.uri)
+            started = time.perf_counter()
+            probed = self._reads.probe(source)
+            seconds = time.perf_counter() - started
+            self.metrics.record(PROBE, rows=1, failed=int(not probed.ok), seconds=seconds)
+            self._rows.state.sources.append(probed)
+            if probed.ok and not is_shared(self._pipeline, probed):
+                yield probed
+
+    def _filter(self, images: Iterable[Source], videos: Iterable[Source]) -> None:
         if images:
             self._record(self._image_pass().filter(images))
         for source in videos:
@@ -102,11 +135,15 @@ class UnitRun:
             self._measurer,
             self._known(branch_steps(branch)),
             self._count_image,
+            reads=self._reads,
             max_pixels=config.general.max_pixels,
             max_bytes=config.run.max_held_bytes,
+            short_side=config.general.image_decode_short_side,
         )
 
     def _filter_video(self, source: Source) -> Iterator[VideoEvent]:
+        if not self._task.sources:
+            self._reads.count_stored(source)
         splitter = self._splitter()
         clips = self._rows.state.spans_of(source, splitter)
         if clips:
@@ -123,6 +160,7 @@ class UnitRun:
             self._known(branch_steps(branch)),
             decoder=self._pipeline.config.decoder,
             on_frame=self._count_frame,
+            on_read=self._reads.count_read,
         )
 
     def _enrich(self, images: Sequence[Source], videos: Sequence[Source]) -> None:

@@ -25,6 +25,7 @@ from curation.errors.isolation import isolated
 from curation.execution.segments import WHOLE_VIDEO, Segment, SegmentResult, neighbors
 from curation.execution.worker.measure import KnownRows, Measurer, RowMeasured
 from curation.ingest.media_readers import VideoReader, without_pixels
+from curation.ingest.sources import ignore
 from curation.ledger.unit_state import decide_sample
 from curation.media.decoder import DecoderSettings
 from curation.media.frame import Frame
@@ -74,8 +75,12 @@ class VideoPass:
         *,
         decoder: DecoderSettings,
         on_frame: Callable[[], None],
+        on_read: Callable[[int], None] = ignore,
     ) -> None:
-        """`known` gives the rows of former runs; `on_frame` is called after each decoded frame."""
+        """`known` gives the rows of former runs; `on_frame` is called after each decoded frame.
+
+        `on_read` is told how many bytes are fetched of the source.
+        """
         if branch.splitter is None:
             raise ContractError("videos need a splitter")
         self._source = source
@@ -87,6 +92,7 @@ class VideoPass:
         self._new: dict[str, dict[str, Row]] = {}
         self._decoder = decoder
         self._on_frame = on_frame
+        self._on_read = on_read
         self._decide = partial(decide_sample, branch)
 
     def filter(self) -> Iterator[VideoEvent]:
@@ -176,7 +182,8 @@ class VideoPass:
             start_s: Where the frames are needed from, in seconds.
             stage: The splitter that looks at the frames; None where the cuts are known.
         """
-        reader = VideoReader(self._source, self._decoder, self._on_frame, max(0.0, start_s))
+        start_s = max(0.0, start_s)
+        reader = VideoReader(self._source, self._decoder, self._on_frame, start_s, self._on_read)
         steps = [step for step in steps_of(self._branch.rule) if step.key in self._measurer.allowed]
         views = [view for step in steps if (view := step.stage.view("clip")) is not None]
         first_s = reader.first_s() if start_s > 0 else None

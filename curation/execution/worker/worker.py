@@ -5,24 +5,20 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from curation.errors import PoisonSource, ProbeError, SampleError
-from curation.errors.isolation import isolated
+from curation.errors import PoisonSource
 from curation.execution.plan import Task
 from curation.execution.segments import SegmentResult
+from curation.execution.worker.first_reads import FirstReads
 from curation.execution.worker.heartbeat import Heartbeat
 from curation.execution.worker.measure import Metrics, failed_row
 from curation.execution.worker.unit import UnitRun
 from curation.ingest.containers.index import ListingIndex
-from curation.ingest.sources import open_source
 from curation.ledger import Ledger
-from curation.ledger.schemas import sources_to_table
 from curation.ledger.unit_state import PROBE, load_unit, source_verdict
 from curation.ledger.versions import renew_metadata, settle
-from curation.media.probe import failed, probe
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
 from curation.records import Source
@@ -101,7 +97,7 @@ class UnitWorker:
         metrics, sources = Metrics(), []
         for source in task.sources:
             started = time.perf_counter()
-            probed = self.probe(source)
+            probed = self._probed(source, metrics)
             sources.append(probed)
             metrics.record(PROBE, rows=1, failed=int(not probed.ok), seconds=time.perf_counter() - started)
         commit_probed(self._pipeline, self._ledger, task, sources)
@@ -115,17 +111,15 @@ class UnitWorker:
 
     def probe(self, source: Source) -> Source:
         """The source with what its header says, or with the error that reading it met."""
+        return self._probed(source, Metrics())
+
+    def _probed(self, source: Source, metrics: Metrics) -> Source:
         self.heartbeat.renew(source.uri)
         if source.kind == "container":
             return self._index.checked(source, self.heartbeat.renew)
-        fresh = replace(source, error_type=None, error=None, content_hash=None)
-        try:
-            with open_source(fresh) as path:
-                probed = probe(fresh, path, self._pipeline.config.general.max_pixels)
-            with isolated(ProbeError):
-                sources_to_table([probed])  # a header may say numbers that fit no column
-        except SampleError as error:
-            return failed(source, error)
+        reads = FirstReads(self._pipeline.config.general.max_pixels, metrics, "probe")
+        probed = reads.probe(source)
+        reads.close(probed)
         return probed
 
 

@@ -21,7 +21,7 @@ from curation.storage import Storage
 from tokenize_shards.shards.manifest import Manifest, Shard
 
 ShardRow = dict[str, Any]
-"""A row of a shard, by column (`tokenize_shards.shards.rows`, and what stages export)."""
+"""A row of a shard, by column (`tokenize_shards.shards.rows.shard_columns`)."""
 
 
 @dataclass
@@ -42,9 +42,16 @@ class FinishedShards:
     manifest: Manifest
 
     def schema(self, shard: Shard) -> pa.Schema:
-        """The columns of a shard."""
-        with self.storage.open(shard.name) as file:
-            return pq.read_schema(pa.PythonFile(file))
+        """The columns of a shard.
+
+        Raises:
+            StorageError: the file can't be read.
+        """
+        try:
+            with self.storage.open(shard.name) as file:
+                return pq.read_schema(pa.PythonFile(file))
+        except (pa.ArrowException, OSError) as error:
+            raise StorageError(f"{self.folder}/{shard.name} can't be read: {error}") from error
 
     def rows(self, shard: Shard) -> Iterator[ShardRow]:
         """The rows of a shard, a row group in memory at a time.

@@ -20,6 +20,13 @@ from tokenize_shards.shards.shardfile import ShardFile
 _ROWS_IN_GROUP = 1000
 
 
+def _schema(shard: pa.Schema) -> pa.Schema:
+    """That of the shard, whatever stages export, with nested `codes` and with `input_ids`."""
+    nested = pa.field("codes", pa.list_(pa.list_(pa.list_(pa.uint16()))))
+    ids = pa.field("input_ids", pa.list_(pa.int32()))
+    return shard.set(shard.get_field_index("codes"), nested).append(ids)
+
+
 class DatasetsExport(Export[StageConfig]):
     """A Parquet file per shard below `data/`, and a card in whose header `datasets` finds the splits."""
 
@@ -29,7 +36,7 @@ class DatasetsExport(Export[StageConfig]):
             of_split = shards.manifest.of_split(split)
             for number, shard in enumerate(of_split):
                 name = f"{split}-{number:05d}-of-{len(of_split):05d}.parquet"
-                file = ShardFile(name, split, _with_ids(shards.schema(shard)), REPEATED)
+                file = ShardFile(name, split, _schema(shards.schema(shard)), REPEATED)
                 for index, row in enumerate(shards.rows(shard)):
                     if index % _ROWS_IN_GROUP == _ROWS_IN_GROUP - 1:
                         file.end_row_group()
@@ -42,13 +49,6 @@ class DatasetsExport(Export[StageConfig]):
 
     def count(self, target: Storage) -> int:
         return sum(file.metadata.num_rows for file in parquet_files(target))
-
-
-def _with_ids(schema: pa.Schema) -> pa.Schema:
-    """The columns of a shard with nested `codes`, and `input_ids`."""
-    nested = pa.field("codes", pa.list_(pa.list_(pa.list_(pa.uint16()))))
-    ids = pa.field("input_ids", pa.list_(pa.int32()))
-    return schema.set(schema.get_field_index("codes"), nested).append(ids)
 
 
 def _card(manifest: Manifest) -> str:

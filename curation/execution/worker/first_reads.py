@@ -1,0 +1,90 @@
+"""Reads sources for the first time: hashes them, reads their headers, and keeps pictures open to be decoded.
+
+    reads = FirstReads(max_pixels, metrics, "filter")
+    probed = reads.probe(source)
+    with reads.opened(probed) as path:      # the bytes that were hashed, not fetched again
+        ...
+
+`close` ends it for a picture that nobody opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from curation.errors import ProbeError, SampleError
+from curation.errors.isolation import isolated
+from curation.execution.worker.measure import Metrics
+from curation.ingest.sources import is_in_place, open_source
+from curation.ledger.schemas import check_source
+from curation.media.probe import failed, probe
+from curation.records import Source
+
+
+class FirstReads:
+    """Sources of a new unit, each fetched once."""
+
+    def __init__(self, max_pixels: int, metrics: Metrics, phase: str) -> None:
+        """`metrics` counts under `phase` the bytes that are fetched, and those of the sources opened."""
+        self._max_pixels = max_pixels
+        self._metrics = metrics
+        self._phase = phase
+        self._open: dict[str, tuple[Path, ExitStack]] = {}
+
+    def probe(self, source: Source) -> Source:
+        """The source with what its header says, or with the error that reading it met.
+
+        An image that can be used stays open until it is opened or closed.
+        """
+        probed = self._probe(source)
+        self.count_stored(probed)
+        return probed
+
+    def count_read(self, num_bytes: int) -> None:
+        """Count bytes that are fetched from where a source is stored."""
+        self._metrics.bytes_read[self._phase] += num_bytes
+
+    def count_stored(self, source: Source) -> None:
+        """Count the bytes of a source that is opened."""
+        self._metrics.bytes_stored[self._phase] += source.size_bytes
+
+    def _probe(self, source: Source) -> Source:
+        fresh = replace(source, error_type=None, error=None, content_hash=None)
+        try:
+            with ExitStack() as stack:
+                path = stack.enter_context(open_source(fresh, self.count_read))
+                if is_in_place(fresh):
+                    self.count_read(path.stat().st_size)  # to be hashed
+                probed = probe(fresh, path, self._max_pixels)
+                with isolated(ProbeError):
+                    check_source(probed)
+                if probed.ok and probed.kind == "image":
+                    self._open[probed.source_id] = path, stack.pop_all()
+        except SampleError as error:
+            return failed(source, error)
+        return probed
+
+    @contextmanager
+    def opened(self, source: Source) -> Iterator[Path]:
+        """A source as a file, as `open_source` gives it; of a probed image, what was probed. Closed after.
+
+        Raises: as `open_source`.
+        """
+        if source.source_id not in self._open:
+            self.count_stored(source)
+            with open_source(source, self.count_read) as path:
+                yield path
+            return
+        path, stack = self._open.pop(source.source_id)
+        with stack:
+            yield path
+
+    def close(self, source: Source) -> None:
+        """The source will not be opened again."""
+        if source.source_id in self._open:
+            _, stack = self._open.pop(source.source_id)
+            with suppress(SampleError):  # whether it has changed by now matters to nobody
+                stack.close()
