@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import LedgerError
@@ -186,6 +187,8 @@ def test_merging_only_what_is_new_leaves_older_merges_alone(tmp_path: Path) -> N
     before = contents(tmp_path)
     assert ledger.compact([STEP], whole=False) == 2
     assert files(tmp_path) == ["000001-00000.parquet", "000002-00000.parquet"]
+    newest = tmp_path / "ledger" / "text" / "f00d" / "compact" / "000002-00000.parquet"
+    assert pq.read_metadata(newest).num_rows == 3 + 1
     assert contents(tmp_path) == before
     assert {row.sample_id for row in Ledger(ledger.storage).rows(*STEP, 2)} == {"2-0", "2-1", "late"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,14 @@ def lost_object() -> Any:
     owner = Owner.remote()
     (reference,) = ray.get(owner.put.remote())
     ray.kill(owner)
-    return reference
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            ray.get(reference)
+        except ray.exceptions.ObjectLostError:
+            return reference
+        time.sleep(0.1)
+    raise AssertionError("the object outlives its owner")
 
 
 def test_segments_whose_results_are_lost_are_processed_again(

@@ -183,6 +183,33 @@ def test_division_into_parts_does_not_matter(monkeypatch, width, num_clusters):
         assert chosen.measure_parts(table.drop_columns(["embedding"]), parts, map).equals(known)
 
 
+def test_sample_between_two_centers_goes_to_the_same_one_wherever_it_stands():
+    """A product of matrices tells them apart by its last digit, which depends on the place of a row."""
+    random = np.random.default_rng(1)
+    centers = unit(random.normal(size=(31, 768))).astype(np.float32)
+    centers[1] = np.roll(centers[0], 384)
+    half = centers[0, :384] + centers[0, 384:] + 0.02 * random.normal(size=(3000, 384))
+    table = table_of(unit(np.hstack([half, half])))  # as near to the first center as to the second
+    known, _ = stages.clusters._assign(centers, 1, Scattered(table, np.arange(3000)))
+    assert set(known) == {0, 1}
+    order = random.permutation(3000)
+    for places in np.split(order, [1, 5, 900]):
+        found, _ = stages.clusters._assign(centers, 1, Scattered(table, places))
+        assert np.array_equal(found, known[places])
+
+
+def test_equally_near_neighbors_are_named_alike_in_blocks_of_any_size(monkeypatch):
+    """Of samples that are equal, or nearly, the first taken is named: not the one that rounding favors."""
+    random = np.random.default_rng(2)
+    vectors = grouped(900, groups=3, width=768, spread=0.02)[0]
+    vectors[300:600] = vectors[random.integers(0, 300, 300)]
+    table = table_of(vectors)
+    known = stage(num_clusters=3).measure_all(table)
+    for cells in (300, 5_000, 100_000):
+        monkeypatch.setattr(stages.clusters, "_BLOCK_CELLS", cells)
+        assert stage(num_clusters=3).measure_all(table).equals(known)
+
+
 def test_of_very_many_equals_each_names_the_first(monkeypatch):
     monkeypatch.setattr(stages.clusters, "_BLOCK_CELLS", 2000)
     rows = stage(num_clusters=1).measure_all(table_of(np.tile(unit(np.ones((1, 8))), (300, 1)))).to_pylist()
