@@ -135,3 +135,29 @@ def test_run_with_work_merges_what_has_many_files(bench: Bench, tmp_path: Path) 
     before = contents(tmp_path / "run")
     assert "nothing was missing" in curation("run", "-c", config)
     assert contents(tmp_path / "run") == before
+
+
+def test_listings_of_containers_that_are_no_sources_themselves_stay(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A list of files that are sources of their own, and a tar without media."""
+    (tmp_path / "in/metadata.csv").write_text("file_name,text\n0.jpg,a photo\n")
+    with tarfile.open(tmp_path / "in/empty.tar", "w"):
+        pass
+    bench.run()
+    before = contents(tmp_path / "out")
+    assert sum(name.startswith("listing/") for name in before) == 4
+    config = config_of(tmp_path, "used.yaml")
+    assert said_by(capsys, "gc", "-c", config, "--yes")[1] == "nothing is unused\n"
+    (tmp_path / "in/empty.tar").unlink()
+    assert "listing/" in said_by(capsys, "gc", "-c", config, "--yes")[1]
+    assert len(contents(tmp_path / "out")) == len(before) - 1
+
+
+def test_configurations_of_different_inputs_are_refused(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_config(tmp_path / "e.yaml", data_of(tmp_path) | {"input": [str(tmp_path / "elsewhere")]})
+    code, said = said_by(capsys, "gc", "-c", config_of(tmp_path, "c.yaml"), "-c", other, "--yes")
+    assert code == ConfigError.exit_code
+    assert "different inputs" in said

@@ -21,6 +21,7 @@ from curation.pipeline import Pipeline
 from curation.pipeline.rules import Verdict, describe_rule, passed_by
 from curation.records import Outcome, Row
 from curation.report.flatfile import write_table
+from curation.report.metadata_columns import MetadataColumns
 from curation.report.table import FlatTable, flat_table
 from curation.splitter import SOURCE_COLUMNS
 from one_by_one import scan_verdicts
@@ -172,3 +173,12 @@ def test_row_groups_join_small_parts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     footer = pq.read_metadata(tmp_path / "t.parquet")
     assert [footer.row_group(place).num_rows for place in range(footer.num_row_groups)] == [3000] * 3 + [1000]
     assert pq.read_table(tmp_path / "t.parquet").equals(pa.concat_tables(parts))
+
+
+def test_two_names_of_metadata_never_share_a_column() -> None:
+    carried = pa.chunked_array([['{"kind": "mine", "carried_kind": "other"}', None]])
+    columns = MetadataColumns(["kind"])
+    columns.note(carried)
+    found = {name: column.to_pylist() for name, column in columns.columns(carried).items()}
+    assert found == {"carried_kind": ["other", None], "carried_carried_kind": ["mine", None]}
+    assert [field.name for field in columns.fields()] == sorted(found)

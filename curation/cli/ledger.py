@@ -21,8 +21,9 @@ def compact(path: str, overrides: tuple[str, ...], output: str | None) -> int:
     from curation.execution.run import compact as compact_ledger
     from curation.execution.run import open_pipeline
 
-    pipeline, ledger = open_pipeline(load_config(path, overrides, output=output))
-    with ledger.storage.exclusive():
+    config = load_config(path, overrides, output=output)
+    with open_pipeline(config)[1].storage.exclusive():
+        pipeline, ledger = open_pipeline(config)
         echo(f"{compact_ledger(pipeline, ledger)} files merged")
     return 0
 
@@ -46,13 +47,18 @@ def gc(paths: tuple[str, ...], output: str | None, yes: bool) -> int:
     from curation.execution.run import open_pipeline
     from curation.ledger.unused import remove, unused_folders
 
-    opened = [open_pipeline(load_config(path, output=output)) for path in paths]
-    roots = {ledger.storage.root for _, ledger in opened}
+    configs = [load_config(path, output=output) for path in paths]
+    storages = [open_pipeline(config)[1].storage for config in configs]
+    roots = {storage.root for storage in storages}
     if len(roots) > 1:
         raise ConfigError(f"these configurations have different outputs: {', '.join(sorted(roots))}")
-    storage = opened[0][1].storage
+    if len({tuple(config.general.input) for config in configs}) > 1:
+        # What is in the inputs is known of the last run alone, and rows of dataset-wide stages hang on it.
+        raise ConfigError("these configurations read different inputs; give each an output of its own")
+    storage = storages[0]
     with storage.exclusive():
-        folders = list(unused_folders(storage, [pipeline for pipeline, _ in opened]))
+        # Opened again, as a run may have ended meanwhile.
+        folders = list(unused_folders(storage, [open_pipeline(config)[0] for config in configs]))
         for folder in folders:
             echo(f"{folder.num_bytes / 1e6:10.1f} MB  {folder.name}")
         if not folders:

@@ -60,7 +60,7 @@ class Passes:
             return
         with self._services(pipeline, tasks) as services:
             self._progress.begin(phase, sum(task.num_sources for task in tasks))
-            self._standing.changed()
+            self._standing.changed(tasks)
             self.metrics.add(self._pool.do([replace(task, services=services) for task in tasks]))
             self._progress.end()
 

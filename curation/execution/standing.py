@@ -5,7 +5,7 @@ A run with nothing to do scans once; a pass that measured something makes what w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from curation.execution.dataset_wide import dataset_steps, filters_behind
 from curation.execution.plan import PassPlan, Phase, Task
@@ -29,6 +29,7 @@ class Standing:
         self._ledger = ledger
         self._only = only
         self._recompute = recompute
+        self._new: set[int] = set()
         self._pipeline: Pipeline | None = None
         self._tasks: dict[Pass, list[Task]] = {}
         self._summary: SummaryBuilder | None = None
@@ -42,8 +43,12 @@ class Standing:
         """Whether a step may be measured."""
         return self._only is None or key in self._only
 
-    def changed(self) -> None:
-        """Something was measured: what was known is void."""
+    def changed(self, tasks: Iterable[Task] = ()) -> None:
+        """Something was measured, such as these tasks: what was known is void.
+
+        Rows of new units are of this run, so none of them has to be made again.
+        """
+        self._new.update(task.unit for task in tasks if task.phase == "filter" and task.sources)
         self._pipeline = None
 
     def tasks(self, pipeline: Pipeline, phase: Phase, steps: Collection[str]) -> list[Task]:
@@ -68,24 +73,33 @@ class Standing:
     def _scan(self, pipeline: Pipeline) -> None:
         if self._pipeline is pipeline:
             return
-        plans = {
-            (phase, allowed): PassPlan(pipeline, phase, allowed, self._recompute)
-            for phase, allowed in self._passes(pipeline)
-        }
+        self._tasks = {key: [] for key in self._passes(pipeline)}
         summary = SummaryBuilder(pipeline)
-        for group in verdict_groups(
-            self._ledger,
-            pipeline,
-            recompute=self._recompute,
-            source_columns=(*summary.source_columns, *PassPlan.SOURCE_COLUMNS),
-            columns=summary.columns,
-        ):
-            summary.add(group)
-            for plan in plans.values():
-                plan.add(group)
-        self._tasks = {key: plan.tasks for key, plan in plans.items()}
+        for recompute, units in self._units():
+            plans = {key: PassPlan(pipeline, *key, recompute) for key in self._tasks}
+            for group in verdict_groups(
+                self._ledger,
+                pipeline,
+                recompute=recompute,
+                units=units,
+                source_columns=(*summary.source_columns, *PassPlan.SOURCE_COLUMNS),
+                columns=summary.columns,
+            ):
+                summary.add(group)
+                for plan in plans.values():
+                    plan.add(group)
+            for key, plan in plans.items():
+                self._tasks[key] += plan.tasks
         self._summary = summary
         self._pipeline = pipeline
+
+    def _units(self) -> Iterator[tuple[RecomputePolicy, list[int] | None]]:
+        """What counts as missing in which units; None for all of them."""
+        if self._recompute == NO_RECOMPUTE or not self._new:
+            yield self._recompute, None
+            return
+        yield self._recompute, [unit for unit in self._ledger.units() if unit not in self._new]
+        yield NO_RECOMPUTE, sorted(self._new)
 
     def _passes(self, pipeline: Pipeline) -> Iterator[Pass]:
         yield "filter", self.allowed(filters_behind(pipeline, None))

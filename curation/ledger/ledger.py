@@ -11,6 +11,7 @@ many units can share a file.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -97,6 +98,34 @@ class Ledger:
         return (
             None if table is None else table.filter(pc.equal(table["status"], "ok")).drop_columns(["status"])
         )
+
+    def steps(self) -> frozenset[tuple[str, str]]:
+        """Name and fingerprint of all stages that had rows when this was asked first."""
+        return self._known_steps
+
+    @cached_property
+    def _known_steps(self) -> frozenset[tuple[str, str]]:
+        keys = (item.key.split("/") for item in self.storage.list("ledger"))
+        return frozenset((key[1], key[2]) for key in keys if len(key) > 3)
+
+    def remove_rows(self, stage: str, fingerprint: str, unit: int, sample_ids: Collection[str]) -> None:
+        """Take rows out of a unit file, so that they are measured again.
+
+        Raises:
+            LedgerError: the unit file is damaged, or never stops changing.
+        """
+        files, gone = self._step(stage, fingerprint), pa.array(sorted(sample_ids), pa.string())
+        for _ in range(_MAX_CONFLICTS):
+            present, version = files.read_versioned(unit)
+            if present is None:
+                return
+            stays = pc.invert(pc.is_in(present["sample_id"], value_set=gone))
+            try:
+                files.write(unit, present.filter(stays), expect=version)
+            except WriteConflict:
+                continue
+            return
+        raise LedgerError(f"{files.key(unit)} was changed by others {_MAX_CONFLICTS} times in a row")
 
     def snapshot(self, stage: str, fingerprint: str) -> Snapshot:
         """The units that have rows of a stage now, to be scanned by column, failed rows included."""

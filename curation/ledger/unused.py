@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from curation.ingest.locator import Locator, locator_of
+from curation.ingest.containers.index import ListingIndex
+from curation.ingest.locator import Locator, locator_of, plain_uri
 from curation.ledger.present import PRESENT, listed_uris
 from curation.pipeline import Pipeline
 from curation.records import stable_id
@@ -53,10 +54,11 @@ def unused_folders(storage: Storage, pipelines: Collection[Pipeline]) -> Iterato
         pipelines: With their dataset-wide steps bound: rows of another population are not used.
     """
     used = {*_used_folders(pipelines), *_used_listings(storage)}
+    roots = {root for pipeline in pipelines for root in pipeline.config.general.input}
     for top, pattern in _FOLDERS.items():
         found = ((match[0], item) for item in storage.list(top) if (match := pattern.match(item.key)))
         for name, together in groupby(found, lambda pair: pair[0]):
-            if name not in used:
+            if name not in used and not (top == "listing" and _is_of_container(storage, name, roots)):
                 yield UnusedFolder(name, tuple(item for _, item in together))
 
 
@@ -75,6 +77,22 @@ def _used_folders(pipelines: Iterable[Pipeline]) -> Iterator[str]:
             yield f"ledger/{step.name}/{step.fingerprint}"
         if pipeline.config.shards is not None:
             yield f"shards/{pipeline.config.general.name}"
+
+
+def _is_of_container(storage: Storage, key: str, roots: Collection[str]) -> bool:
+    """Whether an object is the listing of a container that is still in one of the inputs.
+
+    It may hold no media, or name files that are sources of their own, so that no source tells of it.
+    """
+    uri = ListingIndex(storage).listed_container(key)
+    if uri is None:
+        return False
+    locator = locator_of(uri)
+    path = plain_uri(locator.path)
+    if not any(path.startswith(f"{plain_uri(root).rstrip('/')}/") for root in roots):
+        return False
+    folder, name = locator.open_storage()
+    return folder.find(name) is not None
 
 
 def _used_listings(storage: Storage) -> Iterator[str]:

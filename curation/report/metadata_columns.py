@@ -41,18 +41,21 @@ class MetadataColumns:
         """See which names and values there are in a column of JSON objects, as the ledger has it."""
         for text in carried.unique().drop_null().to_pylist():
             for name, value in json.loads(text).items():
-                self._kinds.setdefault(self._column(name), set()).add(_kind(value))
+                self._kinds.setdefault(name, set()).add(_kind(value))
 
     def fields(self) -> list[pa.Field]:
         """The columns for all that was noted, sorted by name."""
-        return [pa.field(name, _type(kinds)) for name, kinds in sorted(self._kinds.items())]
+        names = self._names()
+        fields = [pa.field(names[name], _type(kinds)) for name, kinds in self._kinds.items()]
+        return sorted(fields, key=lambda field: field.name)
 
     def columns(self, carried: pa.ChunkedArray) -> dict[str, pa.Array]:
         """These columns of some of the sources, absent where none of them carries anything."""
         if carried.null_count == len(carried):
             return {}
+        names = self._names()
         rows = [
-            {self._column(name): value for name, value in json.loads(text or "{}").items()}
+            {names[name]: value for name, value in json.loads(text or "{}").items()}
             for text in carried.to_pylist()
         ]
         return {
@@ -62,10 +65,15 @@ class MetadataColumns:
             for field in self.fields()
         }
 
-    def _column(self, name: str) -> str:
-        while name in self._taken:
-            name = f"{PREFIX}{name}"
-        return name
+    def _names(self) -> dict[str, str]:
+        """Each name -> its column: the name itself unless that is taken."""
+        found = {name: name for name in self._kinds if name not in self._taken}
+        for name in sorted(self._kinds.keys() - found.keys()):
+            column = name
+            while column in self._taken or column in found.values():
+                column = f"{PREFIX}{column}"
+            found[name] = column
+        return found
 
 
 def _kind(value: MetadataValue) -> str:

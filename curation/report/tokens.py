@@ -147,6 +147,8 @@ def look_at(ledger: Ledger, pipeline: Pipeline, wanted: str) -> list[SampleLook]
         if len(ready) == MAX_SAMPLES:
             break
     if first is None:
+        if any(hit.is_gone for hit in find(ledger, pipeline, wanted)):
+            raise ConfigError(f"{wanted!r} is no longer in the inputs")
         close = difflib.get_close_matches(wanted, _some_names(ledger), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"there is no sample of {wanted!r} in this output{hint}")

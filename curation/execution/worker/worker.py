@@ -14,6 +14,7 @@ from curation.execution.segments import SegmentResult
 from curation.execution.worker.first_reads import FirstReads
 from curation.execution.worker.heartbeat import Heartbeat
 from curation.execution.worker.measure import Metrics, failed_row
+from curation.execution.worker.stale import drop_rows_of_changed
 from curation.execution.worker.unit import UnitRun
 from curation.ingest.containers.index import ListingIndex
 from curation.ledger import Ledger
@@ -130,28 +131,8 @@ def commit_probed(pipeline: Pipeline, ledger: Ledger, task: Task, sources: list[
         return
     settled = settle(renew_metadata(ledger.sources(task.unit), task.renewed), sources)
     # First, so that a run that is killed in between finds the difference again.
-    _drop_rows_of_changed(pipeline, ledger, task.unit, settled)
+    drop_rows_of_changed(pipeline, ledger, task.unit, settled)
     ledger.replace_sources(task.unit, settled)
-
-
-def _drop_rows_of_changed(pipeline: Pipeline, ledger: Ledger, unit: int, settled: list[Source]) -> None:
-    """Take out rows that were made of what came along with a source, where that is another thing now."""
-    steps = [step for step in pipeline.steps() if step.stage.reads_metadata()]
-    if not steps:
-        return
-    now = {source.source_id: source.metadata for source in settled}
-    state = load_unit(ledger, pipeline, unit)
-    changed = [
-        source for source in state.sources if now.get(source.source_id, source.metadata) != source.metadata
-    ]
-    samples = [
-        judged.sample for source in changed for judged in source_verdict(pipeline, state, source).samples
-    ]
-    ids = {part.sample_id for sample in samples for part in (sample, *pipeline.windows(sample))}
-    for step in steps:
-        if ids & set(state.rows.get(step.key, {})):
-            columns = step.stage.columns
-            ledger.commit(step.name, step.fingerprint, unit, [], columns, replaces=ids)
 
 
 def record_unlisted(ledger: Ledger, task: Task, kills: int) -> None:

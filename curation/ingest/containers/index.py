@@ -68,6 +68,7 @@ class ListingIndex:
     def _write(self, container: Source, inventory: Inventory) -> None:
         facts = {
             "version": _VERSION,
+            "uri": container.uri,
             "etag": container.etag,
             "num_ignored": inventory.num_ignored,
             "left_out": inventory.left_out,
@@ -77,6 +78,15 @@ class ListingIndex:
         schema = ENTRIES.with_metadata({_FACTS: json.dumps(facts).encode()})
         batches = inventory.entries.replace_schema_metadata(schema.metadata).to_batches()
         self._output.write(_key(container), parquet.batches_to_bytes(batches, schema))
+
+    def listed_container(self, key: str) -> str | None:
+        """The URI of the container that an object of the index is about; None if it does not tell."""
+        try:
+            with self._output.open(key) as file:
+                facts = json.loads(parquet.schema_of(file, key).metadata[_FACTS])
+        except (LedgerError, KeyError, TypeError, ValueError):
+            return None
+        return facts.get("uri") if isinstance(facts, dict) else None
 
     def _facts(self, container: Source) -> dict[str, Any] | None:
         """What is known of a container as it is now, without its entries."""
