@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -84,6 +85,15 @@ class TestPreview:
         self, finished: tuple[Path, Path, str], arguments: list[str], problem: str
     ) -> None:
         assert problem in curation("preview", *arguments, "-c", finished[0], code=2)
+
+    def test_says_that_a_file_is_gone(self, finished: tuple[Path, Path, str], tmp_path: Path) -> None:
+        config, output, _ = finished
+        private = shutil.copytree(output, tmp_path / "out")
+        listed = pq.read_table(private / "listing/present.parquet")
+        left = listed.filter(pc.invert(pc.ends_with(listed["uri"], "long.mp4")))
+        pq.write_table(left, private / "listing/present.parquet")
+        said = curation("preview", "long.mp4", "-c", config, "--output", private, code=2)
+        assert "'long.mp4' is no longer in the inputs" in said
 
 
 def test_report_shows_codebook_use_and_decoded_samples(
