@@ -56,10 +56,10 @@ def _kept_clips(group: VerdictGroup, samples: SampleGroup, columns: Mapping[str,
     sample_id = samples.sample_id.take(pa.array(kept))
     scores = {name: np.full(len(kept), np.nan) for name in SCORES}
     for key, names in reversed(list(columns.items())):
-        if not names or key not in samples.judge.measured:
+        if not names or key not in samples.evaluator.measured:
             continue
         # Where several steps measure a score, the first one in the rule counts.
-        rows, ok = group.rows_of(key, sample_id), samples.judge.measured[key].ok[kept]
+        rows, ok = group.rows_of(key, sample_id), samples.evaluator.measured[key].ok[kept]
         for name in names:
             measured = rows[name].cast(pa.float64()).to_numpy()
             scores[name] = np.where(ok, measured, scores[name])

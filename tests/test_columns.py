@@ -86,11 +86,11 @@ def name(texts: Sequence[str], code: int) -> str | None:
 def test_columns_agree_with_the_scalar_decision(rule: Rule, samples: list[dict[str, Row]]) -> None:
     labels = Labels()
     keys = [step.key for step in STEPS]
-    judge = RuleEvaluator(
+    evaluator = RuleEvaluator(
         measured(samples, labels), len(samples), {key: code for code, key in enumerate(keys)}, labels
     )
-    verdicts = judge.decide(rule)
-    passed = judge.passed_by(rule)
+    verdicts = evaluator.decide(rule)
+    passed = evaluator.passed_by(rule)
     for place, rows in enumerate(samples):
         said = decide(rule, rows)
         assert OUTCOMES[verdicts.outcome[place]] is said.outcome
@@ -119,9 +119,9 @@ def test_steps_that_a_rule_comes_to_are_those_that_the_scalar_decision_looks_for
 ) -> None:
     labels = Labels()
     codes = {step.key: code for code, step in enumerate(STEPS)}
-    judge = RuleEvaluator(measured(samples, labels), len(samples), codes, labels)
+    evaluator = RuleEvaluator(measured(samples, labels), len(samples), codes, labels)
     among = np.arange(len(samples)) % 3 != 1
-    asked = judge.asked(rule, among)
+    asked = evaluator.asked(rule, among)
     for place, rows in enumerate(samples):
         noting = Noting(rows)
         decide(rule, noting)

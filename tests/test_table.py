@@ -84,8 +84,15 @@ def columns_of(pipeline: Pipeline) -> list[str]:
     )
 
 
-def own_name(name: str, taken: list[str]) -> str:
-    return own_name(f"carried_{name}", taken) if name in taken else name
+def own_names(names: set[str], taken: list[str]) -> dict[str, str]:
+    """Name -> column: a prefix as often as it takes, where the table or another name has it already."""
+    found: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: (name in taken, name)):
+        column = name
+        while column in taken or column in found.values():
+            column = f"carried_{column}"
+        found[name] = column
+    return found
 
 
 def converted(values: list[Any]) -> list[Any]:
@@ -116,7 +123,9 @@ def test_it_equals_the_table_made_row_by_row(tmp_path: Path) -> None:
         for name in names:
             expected = pa.array([row.get(name) for row in rows], table.schema.field(name).type)
             assert table[name].to_pylist() == expected.to_pylist(), name
-        carried = [{own_name(key, names): value for key, value in row[None].items()} for row in rows]  # type: ignore[index]
+        said_of: list[dict[str, Any]] = [row[None] for row in rows]  # type: ignore[index]
+        own = own_names({key for said in said_of for key in said}, names)
+        carried = [{own[key]: value for key, value in said.items()} for said in said_of]
         assert table.column_names[len(names) :] == sorted({name for row in carried for name in row})
         for name in table.column_names[len(names) :]:
             assert table[name].to_pylist() == converted([row.get(name) for row in carried]), name

@@ -1,4 +1,4 @@
-"""Verdicts of whole ledgers, by column, against the scalar judge: random ledgers, equal one by one."""
+"""Verdicts of whole ledgers, by column, against the scalar evaluator: random ledgers, equal one by one."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def by_column(groups: Iterator[VerdictGroup]) -> Iterator[tuple[str, str, Said, 
             yield "source", source_id, said_at(group, group.of_sources, place), ""
         for kind, leaves in group.leaves.items():
             samples = group.samples[kind]
-            passed = samples.judge.passed_by(samples.branch.rule)
+            passed = samples.evaluator.passed_by(samples.branch.rule)
             for place, sample_id in enumerate(leaves.sample_id.to_pylist()):
                 sample = leaves.sample[place]
                 kept_by = ", ".join(describe_rule(part) for _, part, who in passed if who[sample])

@@ -102,14 +102,14 @@ def _take_census(
 
 def _needing(samples: SampleGroup, branch: Branch, step: Step) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which samples need `step` next, whatever it measured before, and which wait for an earlier step."""
-    judge: RuleEvaluator = samples.judge
-    forgotten = judge.measured[step.key].take(np.full(judge.number, -1))
-    judge = replace(judge, measured={**judge.measured, step.key: forgotten})
+    evaluator: RuleEvaluator = samples.evaluator
+    forgotten = evaluator.measured[step.key].take(np.full(evaluator.number, -1))
+    evaluator = replace(evaluator, measured={**evaluator.measured, step.key: forgotten})
     rule = AllOf((branch.splitter, branch.rule)) if branch.splitter else branch.rule
-    needs = judge.decide(rule).needs
+    needs = evaluator.decide(rule).needs
     keys = [other.key for other in branch_steps(branch)]
-    before = [judge.steps[key] for key in keys[: keys.index(step.key)]]
-    return needs == judge.steps[step.key], np.isin(needs, before)
+    before = [evaluator.steps[key] for key in keys[: keys.index(step.key)]]
+    return needs == evaluator.steps[step.key], np.isin(needs, before)
 
 
 def _num_without_samples(group: VerdictGroup, kind: SourceKind) -> int:

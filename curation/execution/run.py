@@ -159,6 +159,7 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             if writer is not None and options.only is None:
                 samples = Selection(ledger, pipeline)
                 written = writer.write(ledger.storage, _shards_folder(pipeline), samples, pool.spread)
+        progress.say("writing card and report")
         seconds = time.monotonic() - started
         result = _conclude(ledger, pipeline, summary, written, passes.metrics, seconds)
         if result.did_work and config.run.compact_files is not None:

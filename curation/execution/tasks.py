@@ -1,6 +1,6 @@
 """Pure functions spread over the cluster: many independent calls, their results in order.
 
-    for result in on_cluster(write_group, groups, limit=4): ...
+    for result in on_cluster(square, [1, 2, 3], limit=4): ...
 
 Unlike the work on media, which `driver` gives to long-lived workers, a call here loads no model and may be
 repeated by Ray as it likes: what it writes must be the same bytes each time.

@@ -89,12 +89,12 @@ def _at(column: NDArray[Any], places: NDArray[np.int64]) -> NDArray[Any]:
 
 @dataclass
 class Verdicts:
-    """How N samples stand; the fields of `decide.Verdict` as columns.
+    """How N samples stand; the fields of `rules.Verdict` as columns.
 
     Attributes:
         outcome: int8 [N], place in `OUTCOMES`.
         reason: int32 [N], label, or `NONE`.
-        step: int16 [N], where a rejected or failed sample ended: place in the judge's steps, or `NONE`.
+        step: int16 [N], where a rejected or failed sample ended: place in the evaluator's steps, or `NONE`.
         needs: int16 [N], what a pending sample waits for, likewise.
     """
 
@@ -211,7 +211,7 @@ class RuleEvaluator:
         return found
 
     def _any(self, rule: AnyOf) -> Verdicts:
-        """As `decide._decide_any`: the first branch that keeps or waits; failed before rejected."""
+        """As `rules._decide_any`: the first branch that keeps or waits; failed before rejected."""
         found = Verdicts.kept(self.number)
         settled = np.zeros(self.number, np.bool_)
         ended = []

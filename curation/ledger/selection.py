@@ -166,9 +166,9 @@ class Selection:
         sample_id = samples.sample_id.take(pa.array(of_sample))
         branch = samples.branch
         rule = AllOf((branch.splitter, branch.rule)) if branch.splitter else branch.rule
-        is_kept = np.zeros(samples.judge.number, np.bool_)
+        is_kept = np.zeros(samples.evaluator.number, np.bool_)
         is_kept[of_sample] = True
-        asked = samples.judge.asked(rule, is_kept)
+        asked = samples.evaluator.asked(rule, is_kept)
         found: dict[str, Any] = {
             name: pa.nulls(len(places), column.type) for name, column in self.exported.items()
         }

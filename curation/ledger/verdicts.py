@@ -3,7 +3,7 @@
     for group in verdict_groups(ledger, pipeline):
         group.sources["outcome"], group.leaves["needs"]
 
-The same verdicts as `judge` gives one by one, which reads whole rows and is for a single unit. Here
+The same verdicts as `source_verdict` gives one by one, which reads whole rows and is for a single unit. Here
 only what decides is read: ids, status, error types, and the columns of thresholds. The planner, the
 summary, the selection of shards and the table stand on this.
 """
@@ -54,8 +54,7 @@ class SampleGroup:
 
     Attributes:
         branch: Their rule.
-        judge: The columns that decided, in the order of the samples.
-        unit: int64 [N].
+        evaluator: The columns that decided, in the order of the samples.
         source: int64 [N], place of each sample's source in the group's sources.
         sample_id: [N] strings.
         start_s, end_s: float64 [N] seconds; 0 for images.
@@ -63,7 +62,7 @@ class SampleGroup:
     """
 
     branch: Branch
-    judge: RuleEvaluator
+    evaluator: RuleEvaluator
     source: NDArray[np.int64]
     sample_id: pa.Array
     start_s: NDArray[np.float64]
@@ -76,7 +75,7 @@ class Leaves:
     """What ends up in a shard or not: samples, or the windows of long kept clips.
 
     Attributes:
-        judge: What captions and tokens measured, in the order of the leaves; of those that the filters
+        evaluator: What captions and tokens measured, in the order of the leaves; of those that the filters
             do not keep it is no verdict.
         source: int64 [M], place of the source in the group's sources.
         sample: int64 [M], place of the sample among those of its kind.
@@ -88,7 +87,7 @@ class Leaves:
     """
 
     kind: SourceKind
-    judge: RuleEvaluator
+    evaluator: RuleEvaluator
     source: NDArray[np.int64]
     sample: NDArray[np.int64]
     sample_id: pa.Array
@@ -157,7 +156,7 @@ class VerdictGroup:
     def of_samples(self, kind: SourceKind) -> Verdicts:
         """A verdict per sample of a kind of source, which sums up those of its windows where it has some."""
         leaves = self.leaves[kind]
-        found = Verdicts.kept(self.samples[kind].judge.number)
+        found = Verdicts.kept(self.samples[kind].evaluator.number)
         _sum_up(found, leaves.sample, leaves.verdicts, self.labels)
         return found
 
@@ -230,7 +229,7 @@ class _Reader:
         columns: Mapping[str, Collection[str]],
         absent: Absent,
     ) -> None:
-        self._pipeline, self._redo = pipeline, recompute
+        self._pipeline, self._recompute = pipeline, recompute
         self._measured = {step.key: ledger.snapshot(step.name, step.fingerprint) for step in pipeline.steps()}
         self._gone = absent.gone_sources["source_id"].combine_chunks()
         self._absent = absent.source_ids
@@ -373,11 +372,11 @@ class _Reader:
         end_s: NDArray[np.float64],
         rows: Mapping[str, pa.Table],
     ) -> SampleGroup:
-        judge = self._rule_judge(branch_steps(branch), sample_id, rows)
+        evaluator = self._evaluator(branch_steps(branch), sample_id, rows)
         rule = AllOf((branch.splitter, branch.rule)) if branch.splitter else branch.rule
-        return SampleGroup(branch, judge, source, sample_id, start_s, end_s, judge.decide(rule))
+        return SampleGroup(branch, evaluator, source, sample_id, start_s, end_s, evaluator.decide(rule))
 
-    def _rule_judge(
+    def _evaluator(
         self, steps: Iterable[Step], sample_id: pa.Array, rows: Mapping[str, pa.Table]
     ) -> RuleEvaluator:
         measured = {step.key: self._measurements(step, sample_id, rows[step.key]) for step in steps}
@@ -401,8 +400,8 @@ class _Reader:
             declared = stage_schema(step.stage.columns)
             return pa.schema([declared.field(name) for name in wanted]).empty_table()
         table = pa.concat_tables(parts).combine_chunks()
-        if step.name in self._redo.stages:
-            stays = _equals(table["status"], "ok") & self._redo.only_failed
+        if step.name in self._recompute.stages:
+            stays = _equals(table["status"], "ok") & self._recompute.only_failed
             table = table.filter(pa.array(stays)).combine_chunks()
         return table
 
@@ -413,7 +412,7 @@ class _Reader:
         kept = np.flatnonzero(samples.verdicts.outcome == KEPT)
         finish = self._pipeline.enrich
         windows = self._windows(kind, samples, sources, kept) if finish.rules else {}
-        stays = np.ones(samples.judge.number, np.bool_)
+        stays = np.ones(samples.evaluator.number, np.bool_)
         stays[list(windows)] = False
         whole = np.flatnonzero(stays)
         parts = [(place, window) for place, found in windows.items() for window in found]
@@ -429,10 +428,10 @@ class _Reader:
         end_s = np.array([*samples.end_s[whole], *(w.end_s for _, w in parts)])[order]
         sample = sample[order]
         verdicts = samples.verdicts.take(sample)
-        judge = self._rule_judge(steps_of(finish), sample_id, rows)
-        verdicts.put(verdicts.outcome == KEPT, judge.decide(finish))
+        evaluator = self._evaluator(steps_of(finish), sample_id, rows)
+        verdicts.put(verdicts.outcome == KEPT, evaluator.decide(finish))
         source = samples.source[sample]
-        return Leaves(kind, judge, source, sample, sample_id, is_window, start_s, end_s, verdicts)
+        return Leaves(kind, evaluator, source, sample, sample_id, is_window, start_s, end_s, verdicts)
 
     def _windows(
         self, kind: SourceKind, samples: SampleGroup, sources: pa.Table, kept: NDArray[np.int64]

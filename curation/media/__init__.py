@@ -1,1 +1,4 @@
-"""Files in, frames out. Only `probe`, `decode` and `image` know a decoder."""
+"""Files in, frames out.
+
+A decoder is known to `decode`, `skipping`, `lookahead`, `decord`, `image` and `pictures` alone.
+"""

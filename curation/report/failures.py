@@ -85,11 +85,11 @@ def _of_leaves(group: VerdictGroup, kind: SourceKind) -> Iterator[pa.Table]:
     samples, leaves = group.samples[kind], group.leaves[kind]
     passed = samples.verdicts.outcome[leaves.sample] == KEPT
     for code, step in enumerate(group.steps):
-        if step.key in samples.judge.measured:
-            measured = samples.judge.measured[step.key].take(leaves.sample)
+        if step.key in samples.evaluator.measured:
+            measured = samples.evaluator.measured[step.key].take(leaves.sample)
             failed = measured.present & ~measured.ok & ~leaves.is_window
-        elif step.key in leaves.judge.measured:
-            measured = leaves.judge.measured[step.key]
+        elif step.key in leaves.evaluator.measured:
+            measured = leaves.evaluator.measured[step.key]
             failed = measured.present & ~measured.ok & passed
         else:
             continue

@@ -239,10 +239,10 @@ class SummaryBuilder:
     def _count_samples(self, group: VerdictGroup, kind: SourceKind) -> None:
         """Count what the steps of the rule say of samples, and what each branch of an `any_of` kept."""
         samples = group.samples[kind]
-        everyone = np.ones(samples.judge.number, np.bool_)
-        for key in samples.judge.measured:
-            self._count_step(group, key, samples.judge, samples.sample_id, everyone)
-        for rule, part, passed in samples.judge.passed_by(samples.branch.rule):
+        everyone = np.ones(samples.evaluator.number, np.bool_)
+        for key in samples.evaluator.measured:
+            self._count_step(group, key, samples.evaluator, samples.sample_id, everyone)
+        for rule, part, passed in samples.evaluator.passed_by(samples.branch.rule):
             counts = self._summary.kept_by[f"{kind}s", describe_rule(rule)]
             counts[describe_rule(part)] += int(passed.sum())
 
@@ -253,8 +253,8 @@ class SummaryBuilder:
             return
         self._seen.add(leaves.sample_id)
         passed = group.samples[kind].verdicts.outcome[leaves.sample] == KEPT
-        for key in leaves.judge.measured:
-            self._count_step(group, key, leaves.judge, leaves.sample_id, passed)
+        for key in leaves.evaluator.measured:
+            self._count_step(group, key, leaves.evaluator, leaves.sample_id, passed)
         sample_kind = _sample_kind(group, kind)
         verdicts = leaves.verdicts
         self._summary.samples.setdefault(sample_kind, Counter()).update(_outcomes(verdicts.outcome))
@@ -267,14 +267,18 @@ class SummaryBuilder:
         self,
         group: VerdictGroup,
         key: str,
-        judge: RuleEvaluator,
+        evaluator: RuleEvaluator,
         sample_id: pa.Array,
         among: NDArray[np.bool_],
     ) -> None:
         """Count what one step says of these samples, those `among` them that have come to it."""
-        step, summary, measured = group.steps[judge.steps[key]], self._summary.steps[key], judge.measured[key]
+        step, summary, measured = (
+            group.steps[evaluator.steps[key]],
+            self._summary.steps[key],
+            evaluator.measured[key],
+        )
         counted = measured.present & among
-        verdicts = judge.decide(step)
+        verdicts = evaluator.decide(step)
         summary.outcomes.update(_outcomes(verdicts.outcome[counted]))
         for reason, number in _tally(verdicts.reason[counted]).items():
             summary.reasons[group.labels.texts[reason]] += number

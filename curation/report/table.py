@@ -214,12 +214,14 @@ class _Part:
 
     def _of_samples(self, kind: SourceKind) -> tuple[Columns, dict[str, Any]]:
         group, samples, leaves = self._group, self._group.samples[kind], self._group.leaves[kind]
-        number = samples.judge.number
+        number = samples.evaluator.number
         whole = np.full(number, -1)
         whole[leaves.sample[~leaves.is_window]] = np.flatnonzero(~leaves.is_window)
         whole[samples.verdicts.outcome != KEPT] = -1
-        finished = {key: measured.take(whole) for key, measured in leaves.judge.measured.items()}
-        columns = self._measured(samples.source, samples.sample_id, {**samples.judge.measured, **finished})
+        finished = {key: measured.take(whole) for key, measured in leaves.evaluator.measured.items()}
+        columns = self._measured(
+            samples.source, samples.sample_id, {**samples.evaluator.measured, **finished}
+        )
         columns |= {
             **_verdict_columns(group, group.of_samples(kind)),
             "level": pa.repeat("sample", number),
@@ -236,7 +238,7 @@ class _Part:
         windows = np.flatnonzero(leaves.is_window)
         sample, source = leaves.sample[windows], leaves.source[windows]
         sample_id = leaves.sample_id.take(pa.array(windows))
-        measured = {key: rows.take(windows) for key, rows in leaves.judge.measured.items()}
+        measured = {key: rows.take(windows) for key, rows in leaves.evaluator.measured.items()}
         columns = self._measured(source, sample_id, measured)
         columns |= {
             **_verdict_columns(group, leaves.verdicts.take(windows)),
@@ -274,9 +276,9 @@ class _Part:
     def _kept_by(self, kind: SourceKind) -> pa.Array:
         """For each sample the branches of `any_of`s that let it through, in words."""
         samples = self._group.samples[kind]
-        codes = np.zeros(samples.judge.number, np.int64)
+        codes = np.zeros(samples.evaluator.number, np.int64)
         words: list[tuple[str, ...]] = [()]
-        for _, part, passed in samples.judge.passed_by(samples.branch.rule):
+        for _, part, passed in samples.evaluator.passed_by(samples.branch.rule):
             found, codes = np.unique(2 * codes + passed, return_inverse=True)
             words = [words[code // 2] + (describe_rule(part),) * int(code % 2) for code in found]
         texts = pa.array([", ".join(parts) or None for parts in words], pa.string())
