@@ -1,4 +1,4 @@
-"""Verdicts of a ledger: growth exponent of CPU seconds from 10,000 to 100,000 images (goal 1.05)."""
+"""A run with nothing to do, listing apart: growth exponent of CPU s from 10,000 to 100,000 images (1.05)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import pyarrow as pa
 
 from benchmarks.measure import high_water_bytes
 from curation.config import parse_config
+from curation.execution.dataset_wide import filters_behind
+from curation.execution.standing import Standing
 from curation.ledger import Ledger, unit_name
 from curation.ledger.columns import OUTCOMES
 from curation.ledger.schemas import SOURCES, stage_schema
@@ -37,7 +39,11 @@ def ratio() -> float:
 
 
 def cost_s(number: int) -> float:
-    """CPU seconds of the verdicts of a synthetic ledger, printed with the scalar walk's for up to 10,000."""
+    """CPU seconds of planner and summary of a synthetic ledger, merged as a run leaves it.
+
+    Prints them per million, those of the verdicts alone before merging, and for up to 10,000 images those of
+    going through the verdicts one by one.
+    """
     with tempfile.TemporaryDirectory() as folder:
         pipeline = build_pipeline(parse_config(config_of(folder)))
         ledger = Ledger(open_storage(folder))
@@ -47,9 +53,17 @@ def cost_s(number: int) -> float:
         for group in verdict_groups(ledger, pipeline):
             for code, times in zip(*np.unique(group.of_sources.outcome, return_counts=True), strict=True):
                 outcomes[OUTCOMES[code].value] += int(times)
+        verdicts = time.process_time() - started
+        ledger.compact([(step.name, step.fingerprint) for step in pipeline.steps()])
+        started = time.process_time()
+        standing = Standing(Ledger(open_storage(folder)))
+        if standing.tasks(pipeline, "filter", filters_behind(pipeline, None)):
+            raise RuntimeError("there should be nothing to do")
+        standing.summary(pipeline)
         cost = time.process_time() - started
         per_million = cost / number * 1e6
         print(f"      {number} images: {per_million:.1f} CPU s per million, {dict(outcomes)}")
+        print(f"      verdicts alone, before merging: {verdicts / number * 1e6:.1f}")
         print(f"      peak {high_water_bytes() / 1e6:.0f} MB")
         if number <= NUMBERS[0]:
             started = time.process_time()
