@@ -83,11 +83,6 @@ def printable(text: str) -> str:
         return text.encode("utf-8", "backslashreplace").decode()
 
 
-def part_etag(container_etag: str, position: int) -> str:
-    """The etag of the part of a container that begins at this byte, or is this row."""
-    return f"{container_etag}@{position}"
-
-
 def position_of(source: Source) -> int:
     """Where in its container a part begins."""
     return int(source.etag.rpartition("@")[2])

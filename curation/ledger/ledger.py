@@ -10,7 +10,7 @@ many units can share a file.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -18,7 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.errors import LedgerError, WriteConflict
-from curation.ledger import schemas
+from curation.ledger.schemas import (
+    SOURCES,
+    merge_rows,
+    rows_to_table,
+    sources_to_table,
+    table_to_rows,
+    table_to_sources,
+)
 from curation.ledger.unitfiles import Snapshot, UnitFiles
 from curation.records import Row, Source
 from curation.stage import Column
@@ -59,7 +66,7 @@ class Ledger:
         table = self._sources.read(unit)
         if table is None:
             raise LedgerError(f"{self.storage.root}/{self._sources.key(unit)} is missing")
-        return schemas.table_to_sources(table)
+        return table_to_sources(table)
 
     def sources_table(self, columns: Sequence[str]) -> pa.Table:
         """These columns of all sources, and `unit`; unit by unit, within a unit from old to new.
@@ -71,13 +78,13 @@ class Ledger:
             part.append_column("unit", pa.array(np.full(part.num_rows, unit)))
             for unit, part in self.scan_sources(columns, self.units())
         ]
-        schema = pa.schema([*(schemas.SOURCES.field(name) for name in columns), ("unit", pa.int64())])
+        schema = pa.schema([*(SOURCES.field(name) for name in columns), ("unit", pa.int64())])
         return pa.concat_tables([schema.empty_table(), *parts])
 
     def commit_sources(self, unit: int, sources: list[Source]) -> None:
         """Write a new unit; the first writer wins, a doubled worker does no harm."""
         try:
-            self._sources.write(unit, schemas.sources_to_table(sources), expect=ABSENT)
+            self._sources.write(unit, sources_to_table(sources), expect=ABSENT)
         except WriteConflict:
             present = {source.source_id for source in self.sources(unit)}
             if present != {source.source_id for source in sources}:
@@ -85,12 +92,12 @@ class Ledger:
 
     def replace_sources(self, unit: int, sources: list[Source]) -> None:
         """Overwrite a unit: sources were probed again, changed their date, or carry something else."""
-        self._sources.write(unit, schemas.sources_to_table(sources))
+        self._sources.write(unit, sources_to_table(sources))
 
     def rows(self, stage: str, fingerprint: str, unit: int, *, without: Collection[str] = ()) -> list[Row]:
         """Every row of a stage in a unit, failed ones included, without some columns."""
         table = self._step(stage, fingerprint).read(unit, without=without)
-        return [] if table is None else schemas.table_to_rows(table)
+        return [] if table is None else table_to_rows(table)
 
     def columns(self, stage: str, fingerprint: str, unit: int, names: Sequence[str]) -> pa.Table | None:
         """`sample_id` and these columns of the rows that did not fail; None where the unit has none."""
@@ -99,33 +106,26 @@ class Ledger:
             None if table is None else table.filter(pc.equal(table["status"], "ok")).drop_columns(["status"])
         )
 
-    def steps(self) -> frozenset[tuple[str, str]]:
-        """Name and fingerprint of all stages that had rows when this was asked first."""
-        return self._known_steps
-
     @cached_property
-    def _known_steps(self) -> frozenset[tuple[str, str]]:
+    def known_steps(self) -> frozenset[tuple[str, str]]:
+        """Name and fingerprint of all stages that had rows when this was asked first."""
         keys = (item.key.split("/") for item in self.storage.list("ledger"))
         return frozenset((key[1], key[2]) for key in keys if len(key) > 3)
 
-    def remove_rows(self, stage: str, fingerprint: str, unit: int, sample_ids: Collection[str]) -> None:
+    def remove_rows(self, stage: str, fingerprint: str, unit: int, sample_ids: Iterable[str]) -> None:
         """Take rows out of a unit file, so that they are measured again.
 
         Raises:
             LedgerError: the unit file is damaged, or never stops changing.
         """
-        files, gone = self._step(stage, fingerprint), pa.array(sorted(sample_ids), pa.string())
-        for _ in range(_MAX_CONFLICTS):
-            present, version = files.read_versioned(unit)
+        gone = pa.array(sample_ids, pa.string())
+
+        def without(present: pa.Table | None) -> pa.Table | None:
             if present is None:
-                return
-            stays = pc.invert(pc.is_in(present["sample_id"], value_set=gone))
-            try:
-                files.write(unit, present.filter(stays), expect=version)
-            except WriteConflict:
-                continue
-            return
-        raise LedgerError(f"{files.key(unit)} was changed by others {_MAX_CONFLICTS} times in a row")
+                return None
+            return present.filter(pc.invert(pc.is_in(present["sample_id"], value_set=gone)))
+
+        self._rewrite(stage, fingerprint, unit, without)
 
     def snapshot(self, stage: str, fingerprint: str) -> Snapshot:
         """The units that have rows of a stage now, to be scanned by column, failed rows included."""
@@ -133,7 +133,7 @@ class Ledger:
 
     def scan_sources(self, columns: Sequence[str], units: Iterable[int]) -> Iterator[tuple[int, pa.Table]]:
         """These columns of the sources, unit by unit; null where a file was written before they were."""
-        schema = pa.schema([schemas.SOURCES.field(name) for name in columns])
+        schema = pa.schema([SOURCES.field(name) for name in columns])
         for unit, part in self._sources.snapshot().scan(units, columns):
             there = {name: part[name] for name in part.column_names}
             yield (
@@ -175,7 +175,7 @@ class Ledger:
         by_id: dict[str, Row] = {}
         for row in rows:
             by_id.setdefault(row.sample_id, row)
-        table = schemas.rows_to_table(by_id.values(), columns)
+        table = rows_to_table(by_id.values(), columns)
         self.commit_table(stage, fingerprint, unit, table, replaces=replaces)
 
     def commit_table(
@@ -186,11 +186,29 @@ class Ledger:
         Raises:
             LedgerError: the unit file is damaged, or never stops changing.
         """
-        files, old = self._step(stage, fingerprint), pa.array(replaces, pa.string())
+        old = pa.array(replaces, pa.string())
+        self._rewrite(stage, fingerprint, unit, lambda present: merge_rows(present, table, old))
+
+    def _rewrite(
+        self,
+        stage: str,
+        fingerprint: str,
+        unit: int,
+        change: Callable[[pa.Table | None], pa.Table | None],
+    ) -> None:
+        """Replace the version of a unit file that was read; once more where another one came first.
+
+        `change` gets the rows that are there, None where there is no file, and gives those to write, or None
+        for nothing.
+        """
+        files = self._step(stage, fingerprint)
         for _ in range(_MAX_CONFLICTS):
             present, version = files.read_versioned(unit)
+            table = change(present)
+            if table is None:
+                return
             try:
-                files.write(unit, schemas.merge_rows(present, table, old), expect=version)
+                files.write(unit, table, expect=version)
             except WriteConflict:
                 continue
             return

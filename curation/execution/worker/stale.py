@@ -46,7 +46,7 @@ def _readers(pipeline: Pipeline, ledger: Ledger) -> Iterator[tuple[str, str]]:
     """Name and fingerprint of every stage whose rows may depend on what came along with their sources."""
     known = {(step.name, step.fingerprint): step.stage.reads_metadata() for step in pipeline.steps()}
     yield from (step for step, reads in known.items() if reads)
-    for name, fingerprint in ledger.steps() - known.keys():
+    for name, fingerprint in ledger.known_steps - known.keys():
         found = _class_of(pipeline, name)
         if found is not None and found.reads_metadata is not Stage.reads_metadata:
             yield name, fingerprint
@@ -59,7 +59,7 @@ def _samples_of(
     ids = {source.source_id for source in sources}
     yield from (Sample.of_image(source) for source in sources if source.kind == "image")
     own = {(step.name, step.fingerprint) for step in pipeline.steps()}
-    for name, fingerprint in ledger.steps() | own:
+    for name, fingerprint in ledger.known_steps | own:
         found = _class_of(pipeline, name)
         if found is None or not issubclass(found, Splitter):
             continue
