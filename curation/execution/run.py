@@ -137,8 +137,9 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             _list_containers(unlisted_containers(config, found, retry_failed=retry_failed), pool, progress)
             listing = list_inputs(config, found)
             remember_listing(ledger.storage, listing.sources)
-            listing.leftovers.num_bad_metadata = num_bad_metadata(ledger)
-            _announce(pipeline, listing, absent_sources(ledger).gone, progress)
+            absent = absent_sources(ledger)
+            listing.leftovers.num_bad_metadata = num_bad_metadata(ledger, absent)
+            _announce(pipeline, listing, absent.gone, progress)
             before = read_run(ledger.storage)
             write_run(ledger.storage, pipeline, listing.leftovers.record(), before.get("last_work"))
 
@@ -153,7 +154,8 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             )
             passes = Passes(ledger, pool, standing, progress)
             pipeline = passes.measure(pipeline, probes)
-            _record_bad_metadata(pipeline, ledger, listing.leftovers, progress)
+            if probes:
+                _record_bad_metadata(pipeline, ledger, listing.leftovers, progress)
             summary, written = standing.summary(pipeline), None
             # A single stage leaves later ones pending; shards made then would lose samples.
             if writer is not None and options.only is None:

@@ -99,11 +99,17 @@ def absent_sources(ledger: Ledger) -> Absent:
     return Absent(gone.select(_GONE.names), replaced["source_id"])
 
 
-def num_bad_metadata(ledger: Ledger) -> int:
-    """How many sources in the inputs came with something that could not be kept."""
+def num_bad_metadata(ledger: Ledger, absent: Absent | None = None) -> int:
+    """How many sources in the inputs came with something that could not be kept.
+
+    Who knows the absent sources already says so: to find them, all sources are read.
+    """
     known = ledger.sources_table(("source_id", "carried"))
     bad = known.filter(pc.match_substring(known["carried"], f'"{PROBLEM}":'))["source_id"]
-    return len(bad) - pc.sum(pc.is_in(bad, absent_sources(ledger).source_ids)).as_py() if len(bad) else 0
+    if not len(bad):
+        return 0
+    absent = absent_sources(ledger) if absent is None else absent
+    return len(bad) - int(pc.sum(pc.is_in(bad, absent.source_ids)).as_py())
 
 
 def absent_beside(shards: str) -> Absent:

@@ -18,18 +18,16 @@ from curation.splitter import Splitter
 from curation.stage import Stage
 
 
-def drop_rows_of_changed(pipeline: Pipeline, ledger: Ledger, unit: int, settled: Sequence[Source]) -> None:
-    """Take out rows of a unit's sources that carry something else in `settled` than in the ledger.
+def drop_rows_of_changed(
+    pipeline: Pipeline, ledger: Ledger, unit: int, known: Sequence[Source], settled: Sequence[Source]
+) -> None:
+    """Take out rows of a unit's sources that carry something else in `settled` than in `known`.
 
     Of a stage with other settings than this pipeline's nobody can tell whether its rows depend on what came
     along, so they go if any settings of that stage do.
     """
     now = {source.source_id: source.metadata for source in settled}
-    changed = [
-        source
-        for source in ledger.sources(unit)
-        if now.get(source.source_id, source.metadata) != source.metadata
-    ]
+    changed = [source for source in known if now.get(source.source_id, source.metadata) != source.metadata]
     readers = list(_readers(pipeline, ledger)) if changed else []
     if not readers:
         return

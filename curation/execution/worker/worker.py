@@ -129,9 +129,10 @@ def commit_probed(pipeline: Pipeline, ledger: Ledger, task: Task, sources: list[
     if not task.rewrites:
         ledger.commit_sources(task.unit, sources)
         return
-    settled = settle(renew_metadata(ledger.sources(task.unit), task.renewed), sources)
+    known = ledger.sources(task.unit)
+    settled = settle(renew_metadata(known, task.renewed), sources)
     # First, so that a run that is killed in between finds the difference again.
-    drop_rows_of_changed(pipeline, ledger, task.unit, settled)
+    drop_rows_of_changed(pipeline, ledger, task.unit, known, settled)
     ledger.replace_sources(task.unit, settled)
 
 
