@@ -16,8 +16,8 @@ def _shards_folder(folder: str | None, path: str | None, output: str | None) -> 
     from curation.storage import open_storage
 
     if path is not None and folder is None:
-        general = ConfigFile(path, output=output).load().general
-        folder = f"{general.output}/shards/{general.name}"
+        config = ConfigFile(path, output=output).load()
+        folder = f"{config.general.output}/{config.shards_folder}"
     elif folder is None or path is not None:
         raise ConfigError("name either a folder of shards or, with --config, the configuration of their run")
     names = [item.key for item in open_storage(folder).list("")]

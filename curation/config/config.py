@@ -111,6 +111,11 @@ class Config:
     resolved: Mapping[str, Any]
 
     @property
+    def shards_folder(self) -> str:
+        """Where the shards lie, below the output."""
+        return f"shards/{self.general.name}"
+
+    @property
     def decoder(self) -> DecoderSettings:
         """How videos are decoded."""
         return DecoderSettings(self.run.decoder, self.general.hdr != "flag", self.general.max_pixels)

@@ -160,7 +160,7 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             # A single stage leaves later ones pending; shards made then would lose samples.
             if writer is not None and options.only is None:
                 samples = Selection(ledger, pipeline)
-                written = writer.write(ledger.storage, _shards_folder(pipeline), samples, pool.spread)
+                written = writer.write(ledger.storage, config.shards_folder, samples, pool.spread)
         progress.say("writing card and report")
         seconds = time.monotonic() - started
         result = _conclude(ledger, pipeline, summary, written, passes.metrics, seconds)
@@ -211,10 +211,6 @@ def _record_bad_metadata(
     write_run(ledger.storage, pipeline, leftovers.record(), read_run(ledger.storage).get("last_work"))
 
 
-def _shards_folder(pipeline: Pipeline) -> str:
-    return f"shards/{pipeline.config.general.name}"
-
-
 def _conclude(
     ledger: Ledger, pipeline: Pipeline, summary: Summary, written: Any, metrics: Metrics, seconds: float
 ) -> Result:
@@ -222,7 +218,7 @@ def _conclude(
 
     `written` is what the shard writer left, None where it was not asked to.
     """
-    storage, folder = ledger.storage, _shards_folder(pipeline)
+    storage, folder = ledger.storage, pipeline.config.shards_folder
     if written is not None:
         write_if_changed(storage, f"{folder}/README.md", render_card(pipeline, summary, written))
     before = read_run(storage)

@@ -76,7 +76,7 @@ def _used_folders(pipelines: Iterable[Pipeline]) -> Iterator[str]:
         for step in pipeline.steps():
             yield f"ledger/{step.name}/{step.fingerprint}"
         if pipeline.config.shards is not None:
-            yield f"shards/{pipeline.config.general.name}"
+            yield pipeline.config.shards_folder
 
 
 def _is_of_container(storage: Storage, key: str, roots: Collection[str]) -> bool:

@@ -227,7 +227,7 @@ def _page(pipeline: Pipeline, looks: list[SampleLook]) -> str:
 def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
     """Every shard of this output; none where none were written yet."""
     step = pipeline.producer("codes")
-    folder = f"shards/{pipeline.config.general.name}"
+    folder = pipeline.config.shards_folder
     manifest = ledger.storage.read(f"{folder}/manifest.json")
     if step is None or manifest is None:
         return []
