@@ -20,7 +20,7 @@ from captioner.windows import windows
 from curation.errors import CaptionError, SampleError
 from curation.records import Sample, SampleKind, stable_id
 from curation.registry import ENGINES
-from curation.stage import Column, Media, ModelRef, Setup, Stage, View
+from curation.stage import Column, Media, ModelRef, Resources, Setup, Stage, View
 
 _MAX_KEPT_CHARS = 2000
 """Of the last answer, in the error of a sample that got no caption."""
@@ -79,7 +79,6 @@ class CaptionStage(Stage[CaptionConfig]):
         "num_output_tokens",
     )
     batch_size = 256
-    uses_gpu = True
     Config = CaptionConfig
 
     def __init__(self, config: CaptionConfig) -> None:
@@ -129,8 +128,8 @@ class CaptionStage(Stage[CaptionConfig]):
             section["engine_version"] = self.engine.version
         return {**super().measure_settings(), "prompts": self._prompts.digest, **section}
 
-    def num_gpus(self) -> int:
-        return self.engine.num_gpus()
+    def resources(self) -> Resources:
+        return self.engine.resources()
 
     def service(self, revisions: Mapping[str, str]) -> AbstractContextManager[Mapping[str, str]] | None:
         return self.engine.service(revisions)

@@ -292,6 +292,25 @@ class Setup:
     services: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Where a stage is measured. By default in the worker that decodes, on one CPU.
+
+    Attributes:
+        gpu: Whether it is faster on a GPU. Where there is one, it is measured in model workers, which have a
+            part of a card.
+        whole_gpus: GPUs that each of its model workers has for itself.
+        apart: Whether it is measured in model workers also where there is no GPU, because its model is too
+            large to be loaded by every worker that decodes.
+        group: Stages of a pass that name the same group share its model workers.
+    """
+
+    gpu: bool = False
+    whole_gpus: int = 0
+    apart: bool = False
+    group: str = "models"
+
+
 C = TypeVar("C", bound=StageConfig)
 
 
@@ -307,7 +326,6 @@ class Stage(abc.ABC, Generic[C]):
             for what stands in `filters`, and for splitters.
         columns: what `measure` gives for every sample, by name.
         batch_size: samples per `measure` call, at most.
-        uses_gpu: whether `measure` runs faster on a GPU and should be given one.
         counted_columns: what `counts` reads of the rows; it is asked where that is not empty.
     """
 
@@ -317,7 +335,6 @@ class Stage(abc.ABC, Generic[C]):
     produces: ClassVar[str | None] = None
     columns: ClassVar[Mapping[str, Column]]
     batch_size: ClassVar[int] = 16
-    uses_gpu: ClassVar[bool] = False
     counted_columns: ClassVar[Sequence[str]] = ()
     Config: ClassVar[type[StageConfig]]
 
@@ -340,9 +357,9 @@ class Stage(abc.ABC, Generic[C]):
         """Installed packages that the numbers come from, by their names on PyPI, for run.json."""
         return ()
 
-    def num_gpus(self) -> int | None:
-        """Whole GPUs that a worker needs for it; None: the share of one that the settings give."""
-        return None
+    def resources(self) -> Resources:
+        """Where it is measured."""
+        return Resources()
 
     def service(self, revisions: Mapping[str, str]) -> AbstractContextManager[Mapping[str, str]] | None:
         """Something that must run beside the workers while this stage measures, such as a server.
@@ -358,6 +375,17 @@ class Stage(abc.ABC, Generic[C]):
     def expand(self, sample: Sample) -> Sequence[Sample]:
         """The parts of a kept sample that this stage measures one by one; by default the sample itself."""
         return (sample,)
+
+    def prepare(self, media: Media) -> Media:
+        """What `measure` gets of a sample, from the pixels of its view; by default these as they are.
+
+        Runs in the worker that decodes, so that a model's own resizing is spread over its CPUs, and only
+        small pictures travel to a model worker. It must not depend on `setup`.
+
+        Raises:
+            SampleError: the sample cannot be measured.
+        """
+        return media
 
     @abc.abstractmethod
     def measure(

@@ -20,7 +20,18 @@ from pydantic import Field, model_validator
 from curation.errors import ConfigError, UnsupportedMediaError
 from curation.pipeline.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind, Source
-from curation.stage import Column, KeepMin, Location, Media, ModelRef, Setup, Stage, StageConfig, View
+from curation.stage import (
+    Column,
+    KeepMin,
+    Location,
+    Media,
+    ModelRef,
+    Resources,
+    Setup,
+    Stage,
+    StageConfig,
+    View,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -85,13 +96,15 @@ class AestheticStage(Stage[AestheticConfig]):
             large=True,
         ),
     }
-    uses_gpu = True
     Config = AestheticConfig
 
     def view(self, kind: SampleKind) -> View | None:
         if self.config.from_column is not None:
             return None
         return View() if kind == "image" else View(count=self.config.num_frames, short_side=256)
+
+    def resources(self) -> Resources:
+        return Resources(gpu=bool(self.models()))
 
     def models(self) -> Sequence[ModelRef]:
         config = self.config

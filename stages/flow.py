@@ -22,6 +22,7 @@ from curation.stage import (
     Location,
     Media,
     ModelRef,
+    Resources,
     Setup,
     Stage,
     StageConfig,
@@ -71,11 +72,13 @@ class FlowStage(Stage[FlowConfig]):
             exported=True,
         ),
     }
-    uses_gpu = True
     Config = FlowConfig
 
     def view(self, kind: SampleKind) -> View:
         return View(fps=self.config.fps, short_side=self.config.short_side)
+
+    def resources(self) -> Resources:
+        return Resources(gpu=self.config.method != "dis")
 
     def models(self) -> Sequence[ModelRef]:
         name, digest = self.config.weights, self.config.weights_sha256

@@ -20,7 +20,18 @@ from curation.errors import ConfigError, UnsupportedMediaError
 from curation.ingest.metadata import drawn_text
 from curation.pipeline.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind, Source
-from curation.stage import Column, KeepMin, Location, Media, ModelRef, Setup, Stage, StageConfig, View
+from curation.stage import (
+    Column,
+    KeepMin,
+    Location,
+    Media,
+    ModelRef,
+    Resources,
+    Setup,
+    Stage,
+    StageConfig,
+    View,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -60,11 +71,13 @@ class HpsStage(Stage[HpsConfig]):
             exported=True,
         ),
     }
-    uses_gpu = True
     Config = HpsConfig
 
     def view(self, kind: SampleKind) -> View:
         return View() if kind == "image" else View(count=self.config.num_frames, short_side=256)
+
+    def resources(self) -> Resources:
+        return Resources(gpu=bool(self.models()))
 
     def models(self) -> Sequence[ModelRef]:
         config = self.config

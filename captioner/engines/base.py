@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from captioner.settings import CaptionConfig
 from curation.errors import CaptionError
 from curation.records import MetadataValue, SampleKind
-from curation.stage import ModelRef, Setup, StageConfig
+from curation.stage import ModelRef, Resources, Setup, StageConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,9 +133,9 @@ class Engine(abc.ABC, Generic[S]):
         """Installed packages that the captions come from; run.json names their versions."""
         return ()
 
-    def num_gpus(self) -> int:
-        """Whole GPUs that a worker needs for it; 0 where it asks a server."""
-        return 0
+    def resources(self) -> Resources:
+        """Where it answers; by default in the worker that decodes, as one that asks a server."""
+        return Resources()
 
     @classmethod
     def placement_settings(cls) -> set[str]:

@@ -12,7 +12,7 @@ from captioner.engines.base import ROLE, Answer, AnswerSettings, Engine, Questio
 from captioner.settings import CaptionConfig
 from curation.errors import CaptionError, MissingDependencyError, WorkerError
 from curation.pipeline.models import fetch
-from curation.stage import ModelRef, Setup, StageConfig
+from curation.stage import ModelRef, Resources, Setup, StageConfig
 
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 """vLLM reports its use over the network unless told not to."""
@@ -57,8 +57,8 @@ class VLLMEngine(Engine[StageConfig]):
     def distributions(self) -> Sequence[str]:
         return ("torch", "transformers", "vllm")
 
-    def num_gpus(self) -> int:
-        return self.config.tensor_parallel_size
+    def resources(self) -> Resources:
+        return Resources(gpu=True, whole_gpus=self.config.tensor_parallel_size, apart=True, group="captions")
 
     def setup(self, setup: Setup, sampling: AnswerSettings) -> None:
         """Load the model.

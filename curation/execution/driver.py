@@ -161,9 +161,9 @@ class Pool:
         """GPUs of each worker: the most that one of its stages must have whole, else the configured share."""
         if self._device == "cpu":
             return 0.0
-        asked = [step.stage.num_gpus() for step in self._pipeline.steps() if step.stage.uses_gpu]
+        asked = [step.stage.resources() for step in self._pipeline.steps()]
         share = self._pipeline.config.run.gpus_per_worker
-        return max([share if number is None else float(number) for number in asked], default=0.0)
+        return max([float(found.whole_gpus) or share for found in asked if found.gpu], default=0.0)
 
     def _drop_worker(self, worker: Any) -> None:
         import ray

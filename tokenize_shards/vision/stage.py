@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from curation.pipeline.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind
-from curation.stage import Column, Location, Media, ModelRef, Setup, Stage, StageConfig, View
+from curation.stage import Column, Location, Media, ModelRef, Resources, Setup, Stage, StageConfig, View
 from tokenize_shards.vision.sizes import Emu3Sizes
 from tokenize_shards.vision.tokenizer import (
     TEMPORAL_FACTOR,
@@ -97,7 +97,6 @@ class TokenStage(Stage[TokenConfig]):
         "fps": Column(pa.float32(), "Frames per second that were encoded; null for an image.", exported=True),
     }
     batch_size = 4
-    uses_gpu = True
     Config = TokenConfig
 
     def view(self, kind: SampleKind) -> View:
@@ -105,6 +104,9 @@ class TokenStage(Stage[TokenConfig]):
         if kind == "image":
             return image
         return replace(image, fps=self.config.fps, max_frames=self.config.max_frames)
+
+    def resources(self) -> Resources:
+        return Resources(gpu=True)
 
     def models(self) -> Sequence[ModelRef]:
         is_stand_in = self.config.weights == STAND_IN

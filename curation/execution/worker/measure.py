@@ -172,7 +172,8 @@ def _media(stage: Stage[Any], sample: Sample, media_of: MediaOf) -> Media:
         raise UnsupportedMediaError(
             f"{sample.duration_s:.3f} s are too short to hold a frame of this stage's view"
         )
-    return media
+    with isolated(MeasureError):
+        return stage.prepare(media)
 
 
 def failed_row(sample_id: str, error: SampleError) -> Row:
