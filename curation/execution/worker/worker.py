@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from curation.errors import PoisonSource
+from curation.execution.loading import load_stage
 from curation.execution.plan import Task
 from curation.execution.segments import SegmentResult
 from curation.execution.worker.first_reads import FirstReads
@@ -78,11 +79,14 @@ class UnitWorker:
         return UnitRun(self._pipeline, self._ledger, task, self._stage, self.heartbeat)
 
     def _stage(self, step: Step) -> Stage[Any]:
-        """The step's stage with its weights loaded; loaded once per pass."""
+        """The step's stage with its weights loaded; loaded once per pass.
+
+        Raises: as `load_stage`; nothing that concerns a source.
+        """
         if step.key not in self._ready:
             services = self._services.get(step.key, {})
-            step.stage.setup(Setup(self._device, self._pipeline.revisions(step), services))
-            self._ready[step.key] = step.stage
+            setup = Setup(self._device, self._pipeline.revisions(step), services)
+            self._ready[step.key] = load_stage(step, setup)
             self.heartbeat.renew()
         return self._ready[step.key]
 
