@@ -158,7 +158,7 @@ def test_arguments_become_flags() -> None:
         "limit_mm_per_prompt": {"image": 1},
     }
     command = server_command(
-        config, config.own(ServeConfig), {**arguments, "enable_prefix_caching": False}, 8123
+        config, config.own(ServeConfig), {**arguments, "enable_prefix_caching": False}, "127.0.0.1", 8123
     )
     assert command[:5] == ["/env/python", "-m", "vllm.entrypoints.cli.main", "serve", "/weights"]
     flags = command[5:]
@@ -176,5 +176,5 @@ def test_arguments_become_flags() -> None:
 
 def test_value_is_never_taken_for_an_argument() -> None:
     config = CaptionConfig(engine="serve", model="org/vlm", dtype="--trust-remote-code")
-    command = server_command(config, ServeConfig(), {"model": "/weights", "dtype": config.dtype}, 8123)
+    command = server_command(config, ServeConfig(), {"model": "/weights", "dtype": config.dtype}, "::1", 8123)
     assert "--dtype=--trust-remote-code" in command
