@@ -141,6 +141,20 @@ class Pool:
         while len(self._actors) < min(self._num_workers, num_tasks):
             self._idle.append(self._new_worker())
 
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Where models run, once connected."""
+        return self._device
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the cluster is this machine alone, because the run starts it."""
+        return starts_here(self._address)
+
+    def connect(self) -> None:
+        """Join the cluster, or start it, if that has not been done."""
+        self._connect()
+
     def _connect(self) -> None:
         if not self._num_workers:
             self._owns_ray = connect(self._address, self._pipeline.config.run.workers)

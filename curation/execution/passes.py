@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 
 from curation.execution.dataset_wide import bind_step, dataset_steps, filters_behind, measure_step
 from curation.execution.driver import Pool
+from curation.execution.placement import groups_of
 from curation.execution.plan import Phase, Task
 from curation.execution.population import Population
 from curation.execution.progress import ProgressListener
+from curation.execution.services import running, services_of
 from curation.execution.standing import Standing
 from curation.execution.worker.measure import Metrics
 from curation.ledger import Ledger
@@ -88,11 +90,13 @@ class Passes:
     ) -> Iterator[Mapping[str, Mapping[str, str]]]:
         """Start what must run beside these tasks' stages; step key -> what it says. Stopped in any case."""
         needed = frozenset().union(*(task.needs for task in tasks))
-        with ExitStack() as stack:
-            found = {}
-            for step in pipeline.steps():
-                service = step.stage.service(pipeline.revisions(step)) if step.key in needed else None
-                if service is not None:
-                    self._progress.say(f"starting what {step.key} needs")
-                    found[step.key] = stack.enter_context(service)
+        steps = [step for step in pipeline.steps() if step.key in needed]
+        services = services_of(pipeline, steps)
+        if not services:
+            yield {}
+            return
+        self._pool.connect()
+        self._progress.say(f"starting what {', '.join(item.key for item in services)} needs")
+        groups = groups_of(step.stage for step in steps)
+        with running(services, groups, self._pool.device, is_local=self._pool.is_local) as found:
             yield found
