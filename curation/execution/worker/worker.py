@@ -81,9 +81,9 @@ class UnitWorker:
         """The step's stage with its weights loaded; loaded once per pass."""
         if step.key not in self._ready:
             services = self._services.get(step.key, {})
-            step.stage.setup(Setup(self._device, self._pipeline.revisions(step), services))
+            with self.heartbeat.load(step.key):
+                step.stage.setup(Setup(self._device, self._pipeline.revisions(step), services))
             self._ready[step.key] = step.stage
-            self.heartbeat.renew()
         return self._ready[step.key]
 
     def _list(self, task: Task) -> Metrics:
