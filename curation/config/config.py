@@ -85,7 +85,9 @@ class RunSettings(StageConfig):
     """Videos longer than this many seconds are filtered in segments of at most this length, by several
     workers at once."""
     stall_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
-    """Seconds without progress after which a worker is killed and its source blamed."""
+    """Seconds without progress on a source after which its worker is killed, and the source blamed."""
+    start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that a worker gets to start, and a stage to load models; if none ever does, the run ends."""
     compact_files: Annotated[int, Field(ge=1)] | None = 256
     """A run with work ends by merging the unit files of each stage that has more than this many into a few
     large ones, which are read faster; null leaves that to `curation compact`."""
