@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
@@ -15,7 +16,7 @@ from curation.ingest.containers.tars import TarReader
 from curation.media.frame import Frame
 from curation.records import Sample, Source
 from curation.splitter import CutFinder, Span
-from curation.stage import Media
+from curation.stage import Media, Setup
 from stages.color import ColorStage
 from stages.scenes.splitter import ScenesSplitter
 from tokenize_shards.vision.stage import TokenStage
@@ -152,3 +153,40 @@ class _Asserting(CutFinder):
 
     def finish(self, end_s: float) -> Iterable[Span]:
         return self._finder.finish(end_s)
+
+
+def _note_process() -> None:
+    with Path(os.environ[CALLS]).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+
+
+class LoadingColor(ColorStage):
+    """Loads its model for ever; notes its process."""
+
+    name = "loading_color"
+
+    def setup(self, setup: Setup) -> None:
+        _note_process()
+        time.sleep(3600)
+
+
+class SleepingColor(ColorStage):
+    """Never comes back; notes its process."""
+
+    name = "sleeping_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        _note_process()
+        time.sleep(3600)
+        return []
+
+
+class LockedColor(ColorStage):
+    """Never comes back from C code that keeps Python's lock, so that no thread of its process goes on."""
+
+    name = "locked_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        _note_process()
+        ctypes.PyDLL(None).sleep(3600)
+        return []

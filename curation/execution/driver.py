@@ -18,7 +18,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from curation.errors import PoisonSource, WorkerError
-from curation.execution.cluster import choose_device, cluster_cpus, connect, num_gpu_places, starts_here
+from curation.execution.cluster import (
+    Connection,
+    choose_device,
+    cluster_cpus,
+    connect,
+    num_gpu_places,
+    starts_here,
+)
 from curation.execution.plan import Task
 from curation.execution.requests import PendingSegments, Request, requests_of
 from curation.execution.segments import SegmentResult
@@ -77,7 +84,7 @@ class Pool:
         self._num_workers = 0
         self._device: Literal["cpu", "cuda"] = "cpu"
         self._gpus_per_worker = 0.0
-        self._owns_ray = False
+        self._connection: Connection | None = None
         self._actors: list[Any] = []
         self._segments = PendingSegments()
 
@@ -86,14 +93,13 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         """Stop the workers at once: what they had not committed is done again by the next run."""
-        if not self._actors and not self._owns_ray:
+        if self._connection is None:
             return
         import ray
 
         for actor in self._actors:
             ray.kill(actor)
-        if self._owns_ray:
-            ray.shutdown()
+        self._connection.close()
 
     def use(self, pipeline: Pipeline) -> None:
         """Use this pipeline from the next pass on; only the binding of its steps may differ."""
@@ -143,7 +149,7 @@ class Pool:
 
     def _connect(self) -> None:
         if not self._num_workers:
-            self._owns_ray = connect(self._address, self._pipeline.config.run.workers)
+            self._connection = connect(self._address, self._pipeline.config.run.workers)
             self._device = choose_device(self._pipeline.config.general.device)
             self._gpus_per_worker = self._worker_gpus()
             self._num_workers = min(
