@@ -24,6 +24,9 @@ from curation.cli.stopping import StopSignals
 from curation.errors import CurationError
 from curation.errors.redaction import redact
 
+NO_ANSWER = 130
+"""A question was answered by the end of the input."""
+
 
 class _Group(click.Group):
     """Suggests a command for a misspelt one."""
@@ -84,6 +87,8 @@ def _run_command(args: Sequence[str] | None) -> int:
         code = cli.main(args=args, prog_name="curation", standalone_mode=False)
     except click.exceptions.Exit as finished:
         code = finished.exit_code
+    except click.Abort:
+        code = NO_ANSWER
     except click.ClickException as error:
         said = io.StringIO()
         error.show(said)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,9 +52,9 @@ class Run:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
-    def end(self, number: int) -> str:
-        """Send the signal; what the run said. Fails if anything outlives it."""
-        self.family = descendants(self.process.pid)
+    def end(self, number: int, workers: Sequence[int] = ()) -> str:
+        """Send the signal; what the run said. Fails if anything outlives it, `workers` elsewhere included."""
+        self.family = descendants(self.process.pid) | frozenset(workers)
         assert self.family
         began = time.monotonic()
         self.process.send_signal(number)
@@ -100,9 +102,7 @@ def start(media: Path, vocabulary: Path, tmp_path: Path) -> Iterator[Starts]:
 
     yield started
     for run in runs:
-        for pid in {run.process.pid, *run.family, *descendants(run.process.pid)}:
-            if lives(pid):
-                os.kill(pid, signal.SIGKILL)
+        kill({run.process.pid, *run.family, *descendants(run.process.pid)})
         run.process.communicate()
         shutil.rmtree(run.temp, ignore_errors=True)
 
@@ -113,6 +113,12 @@ def lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def command_line(pid: int) -> str:
@@ -178,3 +184,45 @@ def test_while_shards_are_written(start: Starts, tmp_path: Path, number: int) ->
     run = start()
     run.wait_for(lambda: list((tmp_path / "out/shards").rglob("*")))
     run.end(number)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a Ray cluster that was there before the run."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    temp = tempfile.mkdtemp(prefix="c", dir="/tmp")
+    options = [
+        "--head",
+        "--block",
+        "--num-cpus=2",
+        "--port=0",
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+    ]
+    head = subprocess.Popen(
+        [Path(sys.executable).parent / "ray", "start", "--num-cpus=2", f"--temp-dir={temp}", *options],
+        env=environment() | {CALLS: str(tmp_path / "noted")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = Path(temp, "ray_current_cluster")
+    try:
+        deadline = time.monotonic() + 120
+        while not address.exists():
+            assert head.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield address.read_text().strip()
+        assert head.poll() is None  # the run leaves it alone
+    finally:
+        kill({head.pid, *descendants(head.pid)})
+        head.wait()
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_workers_on_a_cluster_end_with_their_run(start: Starts, cluster: str, number: int) -> None:
+    run = start("locked_color", RAY_ADDRESS=cluster)
+    run.wait_for(lambda: run.noted.exists() and run.noted.read_text().endswith("\n"))
+    run.end(number, [int(pid) for pid in run.noted.read_text().split()])
