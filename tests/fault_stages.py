@@ -208,3 +208,40 @@ class UnloadableColor(ColorStage):
 
     def setup(self, setup: Setup) -> None:
         SETUP_TROUBLES[os.environ[UNLOADABLE]]()
+
+
+def _note_process() -> None:
+    with Path(os.environ[CALLS]).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+
+
+class LoadingColor(ColorStage):
+    """Loads its model for ever; notes its process."""
+
+    name = "loading_color"
+
+    def setup(self, setup: Setup) -> None:
+        _note_process()
+        time.sleep(3600)
+
+
+class SleepingColor(ColorStage):
+    """Never comes back; notes its process."""
+
+    name = "sleeping_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        _note_process()
+        time.sleep(3600)
+        return []
+
+
+class LockedColor(ColorStage):
+    """Never comes back from C code that keeps Python's lock, so that no thread of its process goes on."""
+
+    name = "locked_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        _note_process()
+        ctypes.PyDLL(None).sleep(3600)
+        return []

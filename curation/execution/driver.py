@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from curation.errors import PoisonSource, WorkerError
-from curation.execution.cluster import choose_device, cluster_cpus, connect, starts_here
+from curation.execution.cluster import Connection, choose_device, cluster_cpus, connect, starts_here
 from curation.execution.models.client import ModelRoutes, RemoteModels
 from curation.execution.models.pools import ModelWorkers, NoModelWorkers
 from curation.execution.plan import Task
@@ -79,7 +79,7 @@ class Pool:
         self._idle: list[Any] = []
         self._num_workers = 0
         self._device: Literal["cpu", "cuda"] = "cpu"
-        self._owns_ray = False
+        self._connection: Connection | None = None
         self._actors: list[Any] = []
         self._segments = PendingSegments()
 
@@ -88,14 +88,13 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         """Stop the workers at once: what they had not committed is done again by the next run."""
-        if not self._actors and not self._owns_ray:
+        if self._connection is None:
             return
         import ray
 
         for actor in self._actors:
             ray.kill(actor)
-        if self._owns_ray:
-            ray.shutdown()
+        self._connection.close()
 
     def use(self, pipeline: Pipeline) -> None:
         """Use this pipeline from the next pass on; only the binding of its steps may differ."""
@@ -166,7 +165,7 @@ class Pool:
 
     def _connect(self) -> None:
         if not self._num_workers:
-            self._owns_ray = connect(self._address, self._pipeline.config.run.workers)
+            self._connection = connect(self._address, self._pipeline.config.run.workers)
             self._device = choose_device(self._pipeline.config.general.device)
             self._num_workers = max(1, self._pipeline.config.run.workers or cluster_cpus())
 
