@@ -21,7 +21,7 @@ from curation.ingest.containers.reader import Container, Inventory
 from curation.ingest.containers.tars import TarReader
 from curation.media.frame import Frame
 from curation.records import Sample, Source
-from curation.splitter import CutFinder, Span
+from curation.splitter import CutFinder, Infer, Span
 from curation.stage import Media, Setup
 from stages.color import ColorStage
 from stages.scenes.splitter import ScenesSplitter
@@ -175,8 +175,10 @@ class NotingCaptions(CaptionStage):
 class AssertingScenes(ScenesSplitter):
     """Asserts something of the frames of one file, as PySceneDetect does when times run backwards."""
 
-    def start(self, source: Source, *, keeps_frame_metrics: bool = False) -> CutFinder:
-        finder = super().start(source, keeps_frame_metrics=keeps_frame_metrics)
+    def start(
+        self, source: Source, *, keeps_frame_metrics: bool = False, infer: Infer | None = None
+    ) -> CutFinder:
+        finder = super().start(source, keeps_frame_metrics=keeps_frame_metrics, infer=infer)
         return _Asserting(finder) if "b.mp4" in source.uri else finder
 
 

@@ -57,6 +57,7 @@ OWNERS = {
     "vllm": {"captioner/engines/vllm.py"},
     "httpx2": {"captioner/engines/chat.py", "captioner/server.py"},
     "torch": {
+        "curation/pipeline/precision.py",
         "stages/aesthetic.py",
         "stages/flow.py",
         "stages/hps.py",
