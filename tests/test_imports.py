@@ -24,6 +24,8 @@ OWNERS = {
             "results",
             "services",
             "tasks",
+            "own_ray",
+            "models/actor",
             "models/client",
             "models/pools",
         )

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from curation.errors import DeviceMemoryFault
+from curation.errors import ContractError, DeviceMemoryFault, MeasureError
+from curation.errors.isolation import isolated
 from curation.execution.loading import load_stage
 from curation.execution.models.device_memory import DeviceMemory, device_memory, release_memory
 from curation.execution.worker.heartbeat import Heartbeat
 from curation.execution.worker.measure import ModelAnswer, measure_rows
 from curation.pipeline import Pipeline
 from curation.records import Row, Sample
+from curation.splitter import Splitter
 from curation.stage import Media, Setup
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass
@@ -86,22 +92,46 @@ class ModelWorker:
             DeviceMemoryFault: a sample alone does not fit into what is free of the GPU.
             CurationError: anything that does not concern one sample alone.
         """
-        started = time.perf_counter()
-        self.use.idle_s += started - self._free_since
         stage = self._steps[key].stage
         rows: list[Row] = []
-        try:
+        with self._busy() as started:
             while len(rows) < len(samples):
                 size = self._largest_batch.get(key, len(samples))
                 part = slice(len(rows), len(rows) + size)
                 self.heartbeat.renew(media[part][0].source.uri)
                 rows += self._measure_part(key, samples[part], media[part])
+        self.use.num_samples += len(samples)
+        self.use.num_bytes += sum(item.pixels.nbytes for item in media)
+        return ModelAnswer(rows, time.perf_counter() - started, dict(stage.usage()))
+
+    def infer(self, key: str, uri: str, batch: NDArray[Any]) -> NDArray[Any]:
+        """What a splitter's model makes of a batch from the source at `uri`.
+
+        Raises:
+            DeviceMemoryFault: it does not fit into what is free of the GPU.
+            MeasureError: the splitter raised something that it does not declare.
+        """
+        stage = self._steps[key].stage
+        if not isinstance(stage, Splitter):
+            raise ContractError(f"{stage.name} is no splitter")
+        with self._busy(), isolated(MeasureError):
+            self.heartbeat.renew(uri)
+            self.use.num_bytes += batch.nbytes
+            return stage.infer(batch)
+
+    @contextmanager
+    def _busy(self) -> Iterator[float]:
+        """Count a call, and the time before it and in it; the time at its begin."""
+        started = time.perf_counter()
+        self.use.idle_s += started - self._free_since
+        try:
+            yield started
         finally:
             self._free_since = time.perf_counter()
             self.heartbeat.renew("")
-        seconds = self._free_since - started
-        self._count(media, seconds)
-        return ModelAnswer(rows, seconds, dict(stage.usage()))
+            self.use.busy_s += self._free_since - started
+            self.use.num_calls += 1
+            self.use.memory = device_memory()
 
     def _measure_part(self, key: str, samples: Sequence[Sample], media: Sequence[Media]) -> list[Row]:
         """The rows of samples; none if they did not fit, so that fewer are to be tried."""
@@ -116,11 +146,3 @@ class ModelWorker:
                 ) from fault
             self._largest_batch[key] = self.use.smallest_batch = len(samples) // 2
             return []
-
-    def _count(self, media: Sequence[Media], seconds: float) -> None:
-        use = self.use
-        use.busy_s += seconds
-        use.num_calls += 1
-        use.num_samples += len(media)
-        use.num_bytes += sum(item.pixels.nbytes for item in media)
-        use.memory = device_memory()
