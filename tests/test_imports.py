@@ -14,7 +14,19 @@ from datasets_media import ROOT
 PACKAGES = ("curation", "stages", "captioner", "tokenize_shards")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 OWNERS = {
-    "ray": {f"curation/execution/{name}.py" for name in ("cluster", "driver", "tasks")},
+    "ray": {
+        f"curation/execution/{name}.py"
+        for name in (
+            "cluster",
+            "cluster_watch",
+            "crew",
+            "decode_worker",
+            "driver",
+            "processes",
+            "results",
+            "tasks",
+        )
+    },
     "av": {
         "curation/media/decode.py",
         "curation/media/pictures/filters.py",

@@ -20,12 +20,19 @@ class Died(Exception):
     """The process that was called is gone. The message says why.
 
     Attributes:
-        with_node: Whether its node went down, so that nothing the process did is to blame.
+        with_node: Whether its node went down.
+        while_loading: Whether it was killed for loading models for too long.
     """
 
-    def __init__(self, why: str, *, with_node: bool = False) -> None:
+    def __init__(self, why: str, *, with_node: bool = False, while_loading: bool = False) -> None:
         super().__init__(why)
         self.with_node = with_node
+        self.while_loading = while_loading
+
+    @property
+    def is_innocent(self) -> bool:
+        """Whether nothing that the process worked on is to blame."""
+        return self.with_node or self.while_loading
 
 
 class Lost(Exception):

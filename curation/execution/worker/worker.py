@@ -38,11 +38,16 @@ class UnitWorker:
         self._ready: dict[str, Stage[Any]] = {}
         self._phase = ""
         self._services: Mapping[str, Mapping[str, str]] = {}
+        self._routes: Mapping[str, Any] = {}
         self.heartbeat = Heartbeat()
 
     def use(self, pipeline: Pipeline) -> None:
         """Work by this pipeline from now on; stages that are set up stay so."""
         self._pipeline = pipeline
+
+    def route(self, routes: Mapping[str, Any]) -> None:
+        """Reach the model workers in this way from now on."""
+        self._routes = routes
 
     def work(self, task: Task) -> Metrics:
         """Do a task and commit what came out.
