@@ -22,9 +22,13 @@ OWNERS = {
             "crew",
             "decode_worker",
             "driver",
+            "placement",
             "processes",
             "results",
+            "services",
             "tasks",
+            "models/client",
+            "models/pools",
         )
     },
     "av": {

@@ -15,7 +15,7 @@ Nothing here waits for longer than a moment.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from curation.config.config import RunSettings
@@ -49,7 +49,7 @@ class DecodeWorker:
         self.is_measured = True
         """Whether its memory was measured since the last request."""
 
-    def start(self, request: Request, routes: Mapping[str, Any]) -> None:
+    def start(self, request: Request, routes: Any) -> None:
         """Make a call for a request."""
         self.request, self.is_measured = request, False
         self._call(request.start(self.process.actor, routes))

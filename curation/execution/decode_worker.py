@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from curation.execution.models.client import ModelRoutes, RemoteModels
 from curation.execution.plan import Task
 from curation.execution.processes import WATCHED
 from curation.execution.segments import SegmentResult
@@ -17,34 +18,31 @@ if TYPE_CHECKING:
     from curation.pipeline import Pipeline
 
 
-def start_decode_worker(pipeline: Pipeline, device: Literal["cpu", "cuda"], *, num_gpus: float) -> Any:
-    """Start one. It takes one CPU.
-
-    Of its calls, those that may use model workers are told first where these are (`routes`).
-    """
+def start_decode_worker(pipeline: Pipeline) -> Any:
+    """Start one; the actor. It takes one CPU, and is there once it answers."""
     import ray
 
-    @ray.remote(num_cpus=1, num_gpus=num_gpus, **WATCHED)
+    @ray.remote(num_cpus=1, num_gpus=0, **WATCHED)
     class Worker:
-        def __init__(self, pipeline: Pipeline, device: Literal["cpu", "cuda"]) -> None:
-            self._worker = UnitWorker(pipeline, device)
+        def __init__(self, pipeline: Pipeline) -> None:
+            self._worker = UnitWorker(pipeline)
 
         def use(self, pipeline: Pipeline) -> None:
             self._worker.use(pipeline)
 
-        def work(self, routes: Mapping[str, Any], task: Task) -> Metrics:
-            self._worker.route(routes)
+        def work(self, task: Task, routes: ModelRoutes) -> Metrics:
+            self._worker.ask(partial(RemoteModels, routes))
             return self._worker.work(task)
 
         @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
         def process_segment(
-            self, routes: Mapping[str, Any], task: Task, number: int
+            self, task: Task, routes: ModelRoutes, number: int
         ) -> tuple[Metrics, SegmentResult]:
-            self._worker.route(routes)
+            self._worker.ask(partial(RemoteModels, routes))
             return self._worker.process_segment(task, number)
 
-        def merge(self, routes: Mapping[str, Any], task: Task, *results: SegmentResult) -> Metrics:
-            self._worker.route(routes)
+        def merge(self, task: Task, routes: ModelRoutes, *results: SegmentResult) -> Metrics:
+            self._worker.ask(partial(RemoteModels, routes))
             return self._worker.merge(task, results)
 
         def probe(self, source: Source) -> Source:
@@ -58,4 +56,4 @@ def start_decode_worker(pipeline: Pipeline, device: Literal["cpu", "cuda"], *, n
             return self._worker.heartbeat.beat()
 
     worker_class: Any = Worker
-    return worker_class.remote(pipeline, device)
+    return worker_class.remote(pipeline)

@@ -10,16 +10,16 @@ without a limit: a worker has limits of its own, and what Ray itself does not an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, Self
 
 from curation.errors import DeviceMemoryFault, WorkerError
 from curation.execution.books import LedgerBooks
-from curation.execution.cluster import choose_device, cluster_cpus, connect, num_gpu_places, starts_here
+from curation.execution.cluster import choose_device, cluster_cpus, connect, starts_here
 from curation.execution.cluster_watch import ClusterWatch
 from curation.execution.crew import Crew, DecodeWorker
 from curation.execution.decode_worker import start_decode_worker
+from curation.execution.models.pools import ModelWorkers, NoModelWorkers
 from curation.execution.plan import Task
 from curation.execution.results import Died, Lost
 from curation.execution.schedule import Schedule
@@ -35,37 +35,6 @@ FEW_CALLS = 3
 """Up to this many calls take less time than starting Ray."""
 
 
-class Models(Protocol):
-    """The model workers of a pass, as the driver sees them."""
-
-    def routes(self) -> Mapping[str, Any]:
-        """How a decode worker reaches them; it is sent along with each call."""
-
-    def check(self) -> None:
-        """Look after them, each round of the loop. Raises EnvironmentFault: they can't be kept running."""
-
-    def relieve(self, fault: DeviceMemoryFault) -> bool:
-        """Free memory of a GPU; False if that is not possible, so that the fault ends the run."""
-
-
-class NoModels:
-    """A pass whose decode workers measure everything themselves."""
-
-    def routes(self) -> Mapping[str, Any]:
-        """None."""
-        return MappingProxyType({})
-
-    def check(self) -> None:
-        """There is nothing to look after."""
-
-    def relieve(self, _: DeviceMemoryFault) -> bool:
-        """There is nothing to free."""
-        return False
-
-
-NO_MODELS = NoModels()
-
-
 class Pool:
     """The workers of a run. They are started with the first task; each does one request at a time."""
 
@@ -78,10 +47,9 @@ class Pool:
         self._progress = progress
         self._num_workers = 0
         self._device: Literal["cpu", "cuda"] = "cpu"
-        self._gpus_per_worker = 0.0
         self._owns_ray = False
         self._watch: ClusterWatch | None = None
-        self._crew = Crew(pipeline.config.run, self._start_actor, progress, self._check_cluster_now)
+        self._crew = Crew(pipeline.config.run, start_decode_worker, progress, self._check_cluster_now)
 
     def __enter__(self) -> Self:
         return self
@@ -94,18 +62,43 @@ class Pool:
 
             ray.shutdown()
 
+    @property
+    def num_workers(self) -> int:
+        """Decode workers, once connected."""
+        return self._num_workers
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Where models run, once connected."""
+        return self._device
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the cluster is this machine alone, because the run starts it."""
+        return starts_here(self._address)
+
+    def connect(self) -> None:
+        """Join the cluster, or start it, if that has not been done."""
+        if not self._num_workers:
+            settings = self._pipeline.config
+            self._owns_ray = connect(self._address, settings.run.workers)
+            self._watch = ClusterWatch()
+            self._device = choose_device(settings.general.device)
+            self._num_workers = max(1, settings.run.workers or cluster_cpus())
+
     def use(self, pipeline: Pipeline) -> None:
         """Use this pipeline from the next pass on; only the binding of its steps may differ."""
         self._pipeline = pipeline
 
-    def do(self, tasks: Sequence[Task], models: Models = NO_MODELS) -> Metrics:
+    def do(self, tasks: Sequence[Task], models: ModelWorkers | None = None) -> Metrics:
         """Do all tasks of a pass.
 
         Raises:
             EnvironmentFault: workers can't be kept running, or the cluster does not answer.
             CurationError: what a worker raised that concerns no sample.
         """
-        self._connect()
+        self.connect()
+        models = models or NoModelWorkers()
         settings = self._pipeline.config.run
         books = LedgerBooks(self._pipeline, self._ledger)
         schedule = Schedule(tasks, books, settings.max_kills, self._progress)
@@ -127,7 +120,7 @@ class Pool:
         """
         if not self._num_workers and starts_here(self._address) and len(arguments) <= FEW_CALLS:
             return in_process(function, arguments)
-        self._connect()
+        self.connect()
         return on_cluster(
             function,
             arguments,
@@ -136,7 +129,7 @@ class Pool:
             timeout_s=self._pipeline.config.run.stall_timeout_s,
         )
 
-    def _collect(self, worker: DecodeWorker, schedule: Schedule, models: Models) -> None:
+    def _collect(self, worker: DecodeWorker, schedule: Schedule, models: ModelWorkers) -> None:
         """Take what came of a request."""
         request, results = worker.request, worker.references[1:]
         if request is None:
@@ -151,27 +144,16 @@ class Pool:
         except Lost:
             schedule.lost(request)
         except WorkerError as error:
-            schedule.died(request, str(error))
+            if error.is_blameless:
+                schedule.put_back(request)
+            else:
+                schedule.died(request, str(error))
         except DeviceMemoryFault as fault:
             if not models.relieve(fault):
                 raise
             schedule.put_back(request)
         else:
             schedule.done(request, value, *results)
-
-    def _connect(self) -> None:
-        if not self._num_workers:
-            self._owns_ray = connect(self._address, self._pipeline.config.run.workers)
-            self._watch = ClusterWatch()
-            self._device = choose_device(self._pipeline.config.general.device)
-            self._gpus_per_worker = self._worker_gpus()
-            self._num_workers = min(
-                self._pipeline.config.run.workers or cluster_cpus(), num_gpu_places(self._gpus_per_worker)
-            )
-            self._num_workers = max(1, self._num_workers)
-
-    def _start_actor(self, pipeline: Pipeline) -> Any:
-        return start_decode_worker(pipeline, self._device, num_gpus=self._gpus_per_worker)
 
     def _check_cluster(self) -> None:
         if self._watch is not None:
@@ -180,11 +162,3 @@ class Pool:
     def _check_cluster_now(self) -> None:
         if self._watch is not None:
             self._watch.check_now()
-
-    def _worker_gpus(self) -> float:
-        """GPUs of each worker: the most that one of its stages must have whole, else the configured share."""
-        if self._device == "cpu":
-            return 0.0
-        asked = [step.stage.resources() for step in self._pipeline.steps()]
-        share = self._pipeline.config.run.gpus_per_worker
-        return max([float(found.whole_gpus) or share for found in asked if found.gpu], default=0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,16 +54,19 @@ class Request:
         """Whether it is about segments of a long video, be it one of them or all that are to be merged."""
         return self.segment is not None or bool(self.results)
 
-    def start(self, worker: Any, routes: Mapping[str, Any]) -> list[Any]:
-        """Call the worker: the reference to what it returns, and to the result if it processes a segment."""
+    def start(self, worker: Any, routes: Any) -> list[Any]:
+        """Call the worker: the reference to what it returns, and to the result if it processes a segment.
+
+        `routes` says which model workers it can ask.
+        """
         if self.probes is not None:
             return [worker.probe.remote(self.probes)]
         if self.results:
-            return [worker.merge.remote(routes, self.task, *self.results)]
+            return [worker.merge.remote(self.task, routes, *self.results)]
         if self.segment is not None:
-            metrics, result = worker.process_segment.remote(routes, self.task, self.segment)
+            metrics, result = worker.process_segment.remote(self.task, routes, self.segment)
             return [metrics, result]
-        return [worker.work.remote(routes, self.task)]
+        return [worker.work.remote(self.task, routes)]
 
 
 def requests_of(task: Task) -> list[Request]:

@@ -1,9 +1,11 @@
 """What came of a call through Ray: its value, what it raised, or that its process is gone.
 
-try:
-    value = result_of(reference)
-except Died as died:
-    ...                     # str(died) says why, in plain words
+    try:
+        value = result_of(reference)
+    except Died as died:
+        ...                     # str(died) says why, in plain words
+
+Every way in which Ray says that a process has ended is known here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ def result_of(reference: Any) -> Any:
 
 
 def explained(error: Any) -> Died | Lost | EnvironmentFault:
-    """What an error of Ray itself means. Every way in which a process can end is here."""
+    """What an error of Ray itself means."""
     from ray import exceptions
 
     if isinstance(error, exceptions.OutOfMemoryError):
