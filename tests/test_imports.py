@@ -18,6 +18,9 @@ OWNERS = {
         f"curation/execution/{name}.py"
         for name in (
             "cluster",
+            "cluster_watch",
+            "crew",
+            "decode_worker",
             "driver",
             "placement",
             "processes",
