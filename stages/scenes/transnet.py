@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.pipeline.precision import Precision, computing
+from curation.pipeline.precision import computing
+from stages.scenes.settings import TRANSNET_PRECISION
 
 if TYPE_CHECKING:
     from curation.splitter import Infer
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 WINDOW, STEP, CONTEXT = 100, 50, 25
 """Frames of a window, those in its middle that it decides about, and those on either side of them."""
 WIDTH_PX, HEIGHT_PX = 48, 27
-PRECISION: Precision = "tf32"
 WINDOWS_ELSEWHERE = 8
 """Windows of a call that goes to another process: 425 frames are undecided until it comes back."""
 
@@ -101,7 +101,7 @@ class TransNet:
         # On a CPU several at once are no faster, and a chance must not depend on other windows.
         at_once = len(windows) if self._device == "cuda" else 1
         found = []
-        with computing(PRECISION, self._device):
+        with computing(TRANSNET_PRECISION, self._device):
             for part in torch.split(torch.from_numpy(np.array(windows)), at_once):
                 chances, _ = self._model.predict_raw(part.to(self._device))
                 found.append(chances[..., 0].float().cpu().numpy())
