@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fault_stages import SETUP_TROUBLES, UNLOADABLE, UnloadableColor
 
-from curation.errors import EnvironmentFault
-from datasets_media import Bench, contents, curation, write_config
+from curation.errors import EnvironmentFault, ProbeError, StorageError
+from curation.execution.worker.worker import UnitWorker
+from curation.ingest import reach
+from curation.ingest.listing import list_inputs
+from curation.ingest.reach import watch_inputs
+from curation.ingest.sources import open_source
+from curation.records import Source
+from datasets_media import Bench, contents, curation, write_config, write_photo, write_video
 
 
 def color_only(folder: Path, output: Path, stage: str = "color", **run: Any) -> dict[str, Any]:
@@ -57,3 +70,160 @@ def test_worker_that_cannot_set_up_a_stage_ends_the_run_at_once(
     assert "EnvironmentFault: images.unloadable_color can't be set up: " in said
     assert "Traceback" not in said
     assert not said_of_sources(tmp_path / "out")
+
+
+# An input that is away
+
+NAMES = {"a.jpg", "b.mp4", "c.tar#0.jpg", "d.parquet#0", "e.jpg"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An input with a source of every kind in `disk`; a.jpg has a caption beside it, a list names e.jpg."""
+    folder = tmp_path / "in/disk"
+    folder.mkdir(parents=True)
+    for seed, name in enumerate(("a.jpg", "e.jpg")):
+        write_photo(folder / name, seed)
+    write_video(folder / "b.mp4", [(12, 1)])
+    (folder / "a.txt").write_text("a caption")
+    (folder / "metadata.jsonl").write_text('{"file_name": "e.jpg", "title": "from a list"}\n')
+    with tarfile.open(folder / "c.tar", "w") as archive:
+        archive.add(folder / "a.jpg", "0.jpg")
+    pq.write_table(pa.table({"image": [(folder / "e.jpg").read_bytes()]}), folder / "d.parquet")
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits for an input that is away are short."""
+    monkeypatch.setattr(reach, "_WAITS_S", (0.05, 0.05))
+
+
+def unmount(folder: Path, *, leaves_folder: bool) -> None:
+    """Take a folder away, as a mount that drops out; an empty folder stays in its place, or none."""
+    folder.rename(f"{folder}.away")
+    if leaves_folder:
+        folder.mkdir()
+
+
+def mount(folder: Path) -> None:
+    """Bring a folder back."""
+    if folder.exists():
+        folder.rmdir()
+    Path(f"{folder}.away").rename(folder)
+
+
+PHASES = ("list", "probe", "filter", "enrich")
+
+
+def until(bench: Bench, phase: str) -> tuple[UnitWorker, list[Any]]:
+    """Work up to a phase; a worker, and the tasks of that phase."""
+    worker = UnitWorker(bench.pipeline, "cpu")
+    for earlier in PHASES[: PHASES.index(phase)]:
+        for task in bench.tasks(earlier):
+            worker.work(task)
+    return worker, bench.tasks(phase)
+
+
+def captioned(folder: Path, tmp_path: Path) -> Bench:
+    enriched = {"stand_ins": "allow", "captions": {"engine": "stand-in"}}
+    return Bench(color_only(folder, tmp_path / "out") | enriched)
+
+
+@pytest.mark.parametrize(("away", "leaves_folder"), [("in", False), ("in", True), ("in/disk", True)], ids=str)
+@pytest.mark.parametrize("phase", PHASES)
+def test_input_that_stays_away_stops_the_run_and_no_source_is_blamed(
+    folder: Path, tmp_path: Path, impatient: None, phase: str, away: str, leaves_folder: bool
+) -> None:
+    write_photo(folder / "other.jpg", 5)  # of another disk
+    bench = captioned(folder, tmp_path)
+    worker, tasks = until(bench, phase)
+    assert tasks
+    before = contents(tmp_path / "out")
+    unmount(tmp_path / away, leaves_folder=leaves_folder)
+    for task in tasks:
+        with pytest.raises(StorageError, match="is away") as caught:
+            worker.work(task)
+        assert caught.value.exit_code == 3
+    assert contents(tmp_path / "out") == before
+    mount(tmp_path / away)
+    bench.run()
+    assert bench.outcomes() == dict.fromkeys({*NAMES, "other.jpg"}, "kept")
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_input_that_is_away_for_a_moment_is_waited_for(folder: Path, tmp_path: Path, phase: str) -> None:
+    bench = captioned(folder, tmp_path)
+    worker, tasks = until(bench, phase)
+    for task in tasks:
+        unmount(folder, leaves_folder=True)
+        back = threading.Timer(0.7, mount, [folder])
+        back.start()
+        worker.work(task)
+        back.join()
+    bench.run()
+    assert bench.outcomes() == dict.fromkeys(NAMES, "kept")
+    sources = [source for unit in bench.ledger.units() for source in bench.ledger.sources(unit)]
+    metadata = {source.uri.rpartition("/")[2]: source.metadata for source in sources if source.metadata}
+    assert metadata == {"a.jpg": {"caption": "a caption"}, "e.jpg": {"title": "from a list"}}
+
+
+def listed(bench: Bench) -> dict[str, Source]:
+    return {source.uri.rpartition("/")[2]: source for source in list_inputs(bench.config).sources}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+@pytest.mark.parametrize("with_its_folder", [False, True])
+def test_source_that_has_gone_alone_fails_alone(
+    folder: Path, tmp_path: Path, name: str, with_its_folder: bool
+) -> None:
+    if with_its_folder:
+        write_photo(folder / "other.jpg", 5)
+    bench = captioned(folder, tmp_path)
+    watch_inputs(bench.config.general.input)
+    source = listed(bench)[name]
+    if with_its_folder:
+        (folder / "disk").rename(tmp_path / "removed")
+    else:
+        (folder / "disk" / name.partition("#")[0]).unlink()
+    with pytest.raises(ProbeError, match=r"No such file|not there any more"), open_source(source):
+        pass
+
+
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """As a user who may read what all may."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+@pytest.fixture
+def open_folder(folder: Path) -> Path:
+    """The input, reachable for everybody."""
+    for above in (folder, *folder.parents):
+        if str(above) not in ("/", "/tmp"):
+            above.chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_permission_that_one_file_lacks_is_its_own_and_one_that_all_lack_is_the_machines(
+    open_folder: Path, tmp_path: Path, impatient: None, name: str
+) -> None:
+    bench = captioned(open_folder, tmp_path)
+    watch_inputs(bench.config.general.input)
+    source = listed(bench)[name]
+    path = open_folder / "disk" / name.partition("#")[0]
+    path.chmod(0)
+    with without_rights(), pytest.raises(ProbeError, match="Permission denied"), open_source(source):
+        pass
+    for other in (open_folder / "disk").iterdir():
+        other.chmod(0)
+    with without_rights(), pytest.raises(StorageError, match="is away"), open_source(source):
+        pass
