@@ -232,7 +232,7 @@ class Media:
         source: The file that the sample is from.
         pixels: [T, H, W, 3] uint8 RGB, upright; T = 0 for a stage without a view. Read-only.
         pts_s: [T] float64 presentation times in seconds from the start of the source.
-        halvings: [T] what makes each frame smaller.
+        halvings: [T] what makes each frame smaller. Model workers get none: `prepare` is the place for it.
     """
 
     source: Source

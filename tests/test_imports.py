@@ -15,7 +15,18 @@ PACKAGES = ("curation", "stages", "captioner", "tokenize_shards")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 OWNERS = {
     "ray": {
-        f"curation/execution/{name}.py" for name in ("cluster", "driver", "placement", "services", "tasks")
+        f"curation/execution/{name}.py"
+        for name in (
+            "cluster",
+            "driver",
+            "placement",
+            "processes",
+            "results",
+            "services",
+            "tasks",
+            "models/client",
+            "models/pools",
+        )
     },
     "av": {
         "curation/media/decode.py",
