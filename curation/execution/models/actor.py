@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from curation.stage import Media
 
 
-def model_actor() -> Any:
-    """The class; making it imports Ray."""
+def model_actor(concurrency: int) -> Any:
+    """The class, for so many calls at a time; making it imports Ray."""
     import ray
 
-    @ray.remote(max_restarts=0, concurrency_groups={"watch": 1, "measure": 1})
+    @ray.remote(max_restarts=0, concurrency_groups={"watch": 1, "measure": concurrency})
     class ModelActor:
         def __init__(
             self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -49,7 +50,10 @@ class ModelUse:
 
 
 class ModelWorker:
-    """Holds the stages of some steps, and measures one call after the other, each by itself."""
+    """Holds the stages of some steps, and measures calls, each by itself.
+
+    Several threads may call at once where `Resources.concurrency` allows it.
+    """
 
     def __init__(
         self,
@@ -66,7 +70,9 @@ class ModelWorker:
         self._services = services
         self._place = place
         self._largest_batch: dict[str, int] = {}
-        self._free_since = 0.0
+        self._lock = threading.Lock()
+        self._num_busy = 0
+        self._changed_at = 0.0
         self.use = ModelUse()
         self.heartbeat = Heartbeat()
 
@@ -81,8 +87,8 @@ class ModelWorker:
             services = self._services.get(step.key, {})
             with self.heartbeat.load(step.key):
                 load_stage(step, Setup(self._device, self._pipeline.revisions(step), services, **self._place))
-        self._free_since = time.perf_counter()
-        self.use.load_s = self._free_since - started
+        self._changed_at = time.perf_counter()
+        self.use.load_s = self._changed_at - started
         self.use.memory = device_memory()
 
     def measure(self, key: str, samples: Sequence[Sample], media: Sequence[Media]) -> ModelAnswer:
@@ -122,16 +128,27 @@ class ModelWorker:
     @contextmanager
     def _busy(self) -> Iterator[float]:
         """Count a call, and the time before it and in it; the time at its begin."""
-        started = time.perf_counter()
-        self.use.idle_s += started - self._free_since
+        started = self._settle(1)
         try:
             yield started
         finally:
-            self._free_since = time.perf_counter()
-            self.heartbeat.renew("")
-            self.use.busy_s += self._free_since - started
+            self._settle(-1)
             self.use.num_calls += 1
             self.use.memory = device_memory()
+
+    def _settle(self, change: int) -> float:
+        """Count the time since the last change as busy or idle; `change` more calls are under way now."""
+        with self._lock:
+            now = time.perf_counter()
+            if self._num_busy:
+                self.use.busy_s += now - self._changed_at
+            else:
+                self.use.idle_s += now - self._changed_at
+            self._changed_at = now
+            self._num_busy += change
+            if not self._num_busy:
+                self.heartbeat.renew("")
+        return now
 
     def _measure_part(self, key: str, samples: Sequence[Sample], media: Sequence[Media]) -> list[Row]:
         """The rows of samples; none if they did not fit, so that fewer are to be tried."""

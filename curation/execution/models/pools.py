@@ -175,7 +175,7 @@ class ModelPools:
     def _add(self, group: ModelGroup, seat: Seat, placement: Placement, *, is_second: bool = False) -> None:
         settings = self._pipeline.config.run
         actor = (
-            model_actor()
+            model_actor(group.resources.concurrency)
             .options(**seat.options)
             .remote(self._pipeline, group.keys, self._device, self._services, placement)
         )
