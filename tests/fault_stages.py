@@ -21,7 +21,7 @@ from curation.ingest.containers.reader import Container, Inventory
 from curation.ingest.containers.tars import TarReader
 from curation.media.frame import Frame
 from curation.records import Sample, Source
-from curation.splitter import CutFinder, Span
+from curation.splitter import CutFinder, Infer, Span
 from curation.stage import Media, Setup
 from stages.color import ColorStage
 from stages.scenes.splitter import ScenesSplitter
@@ -177,8 +177,10 @@ class NotingCaptions(CaptionStage):
 class AssertingScenes(ScenesSplitter):
     """Asserts something of the frames of one file, as PySceneDetect does when times run backwards."""
 
-    def start(self, source: Source, *, keeps_frame_metrics: bool = False) -> CutFinder:
-        finder = super().start(source, keeps_frame_metrics=keeps_frame_metrics)
+    def start(
+        self, source: Source, *, keeps_frame_metrics: bool = False, infer: Infer | None = None
+    ) -> CutFinder:
+        finder = super().start(source, keeps_frame_metrics=keeps_frame_metrics, infer=infer)
         return _Asserting(finder) if "b.mp4" in source.uri else finder
 
 
@@ -256,3 +258,40 @@ class UnmountingColor(ColorStage):
         if folder and any("a.jpg" in item.source.uri for item in media):
             Path(folder).rename(f"{folder}.away")
         return super().measure(samples, media)
+
+
+def _note_process() -> None:
+    with Path(os.environ[CALLS]).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+
+
+class LoadingColor(ColorStage):
+    """Loads its model for ever; notes its process."""
+
+    name = "loading_color"
+
+    def setup(self, setup: Setup) -> None:
+        _note_process()
+        time.sleep(3600)
+
+
+class SleepingColor(ColorStage):
+    """Never comes back; notes its process."""
+
+    name = "sleeping_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        _note_process()
+        time.sleep(3600)
+        return []
+
+
+class LockedColor(ColorStage):
+    """Never comes back from C code that keeps Python's lock, so that no thread of its process goes on."""
+
+    name = "locked_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        _note_process()
+        ctypes.PyDLL(None).sleep(3600)
+        return []

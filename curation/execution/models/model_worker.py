@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from curation.errors import DeviceMemoryFault
+from curation.errors import ContractError, DeviceMemoryFault, MeasureError
+from curation.errors.isolation import isolated
 from curation.execution.loading import load_stage
 from curation.execution.models.device_memory import DeviceMemory, device_memory, release_memory
 from curation.execution.worker.heartbeat import Heartbeat
 from curation.execution.worker.measure import ModelAnswer, measure_rows
 from curation.pipeline import Pipeline
 from curation.records import Row, Sample
+from curation.splitter import Splitter
 from curation.stage import Media, Setup
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass
@@ -43,7 +50,10 @@ class ModelUse:
 
 
 class ModelWorker:
-    """Holds the stages of some steps, and measures one call after the other, each by itself."""
+    """Holds the stages of some steps, and measures calls, each by itself.
+
+    Several threads may call at once where `Resources.concurrency` allows it.
+    """
 
     def __init__(
         self,
@@ -60,7 +70,9 @@ class ModelWorker:
         self._services = services
         self._place = place
         self._largest_batch: dict[str, int] = {}
-        self._free_since = 0.0
+        self._lock = threading.Lock()
+        self._num_busy = 0
+        self._changed_at = 0.0
         self.use = ModelUse()
         self.heartbeat = Heartbeat()
 
@@ -75,8 +87,8 @@ class ModelWorker:
             services = self._services.get(step.key, {})
             with self.heartbeat.load(step.key):
                 load_stage(step, Setup(self._device, self._pipeline.revisions(step), services, **self._place))
-        self._free_since = time.perf_counter()
-        self.use.load_s = self._free_since - started
+        self._changed_at = time.perf_counter()
+        self.use.load_s = self._changed_at - started
         self.use.memory = device_memory()
 
     def measure(self, key: str, samples: Sequence[Sample], media: Sequence[Media]) -> ModelAnswer:
@@ -86,22 +98,57 @@ class ModelWorker:
             DeviceMemoryFault: a sample alone does not fit into what is free of the GPU.
             CurationError: anything that does not concern one sample alone.
         """
-        started = time.perf_counter()
-        self.use.idle_s += started - self._free_since
         stage = self._steps[key].stage
         rows: list[Row] = []
-        try:
+        with self._busy() as started:
             while len(rows) < len(samples):
                 size = self._largest_batch.get(key, len(samples))
                 part = slice(len(rows), len(rows) + size)
                 self.heartbeat.renew(media[part][0].source.uri)
                 rows += self._measure_part(key, samples[part], media[part])
+        self.use.num_samples += len(samples)
+        self.use.num_bytes += sum(item.pixels.nbytes for item in media)
+        return ModelAnswer(rows, time.perf_counter() - started, dict(stage.usage()))
+
+    def infer(self, key: str, uri: str, batch: NDArray[Any]) -> NDArray[Any]:
+        """What a splitter's model makes of a batch from the source at `uri`.
+
+        Raises:
+            DeviceMemoryFault: it does not fit into what is free of the GPU.
+            MeasureError: the splitter raised something that it does not declare.
+        """
+        stage = self._steps[key].stage
+        if not isinstance(stage, Splitter):
+            raise ContractError(f"{stage.name} is no splitter")
+        with self._busy(), isolated(MeasureError):
+            self.heartbeat.renew(uri)
+            self.use.num_bytes += batch.nbytes
+            return stage.infer(batch)
+
+    @contextmanager
+    def _busy(self) -> Iterator[float]:
+        """Count a call, and the time before it and in it; the time at its begin."""
+        started = self._settle(1)
+        try:
+            yield started
         finally:
-            self._free_since = time.perf_counter()
-            self.heartbeat.renew("")
-        seconds = self._free_since - started
-        self._count(media, seconds)
-        return ModelAnswer(rows, seconds, dict(stage.usage()))
+            self._settle(-1)
+            self.use.num_calls += 1
+            self.use.memory = device_memory()
+
+    def _settle(self, change: int) -> float:
+        """Count the time since the last change as busy or idle; `change` more calls are under way now."""
+        with self._lock:
+            now = time.perf_counter()
+            if self._num_busy:
+                self.use.busy_s += now - self._changed_at
+            else:
+                self.use.idle_s += now - self._changed_at
+            self._changed_at = now
+            self._num_busy += change
+            if not self._num_busy:
+                self.heartbeat.renew("")
+        return now
 
     def _measure_part(self, key: str, samples: Sequence[Sample], media: Sequence[Media]) -> list[Row]:
         """The rows of samples; none if they did not fit, so that fewer are to be tried."""
@@ -116,11 +163,3 @@ class ModelWorker:
                 ) from fault
             self._largest_batch[key] = self.use.smallest_batch = len(samples) // 2
             return []
-
-    def _count(self, media: Sequence[Media], seconds: float) -> None:
-        use = self.use
-        use.busy_s += seconds
-        use.num_calls += 1
-        use.num_samples += len(media)
-        use.num_bytes += sum(item.pixels.nbytes for item in media)
-        use.memory = device_memory()
