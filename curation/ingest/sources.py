@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from curation.errors import ChangedError, ProbeError, SampleError
-from curation.errors.isolation import isolated
+from curation.errors.isolation import isolated, may_be_storage
 from curation.ingest.containers.manifests import ManifestReader
 from curation.ingest.containers.parquet.reader import ParquetReader
 from curation.ingest.containers.reader import ContainerReader, Reader
@@ -20,6 +20,8 @@ from curation.records import Source
 from curation.storage.digest import Watch, digest_of
 
 T = TypeVar("T")
+
+_BLOCK_BYTES = 1 << 24
 
 _FILES = FileReader()
 _CONTAINERS: tuple[ContainerReader, ...] = (TarReader(), ParquetReader(), ManifestReader())
@@ -83,9 +85,18 @@ def open_source(
         except SampleError as error:
             if not _is_unchanged(watch):
                 raise _changed(source) from error
+            if in_place and may_be_storage(error.__cause__):
+                _read_through(path)
             raise
         if not _is_unchanged(watch):
             raise _changed(source)
+
+
+def _read_through(path: Path) -> None:
+    """Raises StorageError: the file can't be read to its end, so that it is not the file that is damaged."""
+    with isolated(ProbeError), path.open("rb", buffering=0) as file:
+        while file.read(_BLOCK_BYTES):
+            pass
 
 
 def _is_unchanged(watch: Watch) -> bool:

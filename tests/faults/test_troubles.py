@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
+import subprocess
 import tarfile
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fault_stages import SETUP_TROUBLES, UNLOADABLE, UnloadableColor
+import yaml
+from fault_stages import (
+    INPUT,
+    SETUP_TROUBLES,
+    TROUBLE,
+    UNLOADABLE,
+    TroubledColor,
+    UnloadableColor,
+    UnmountingColor,
+)
 
 from curation.errors import EnvironmentFault, ProbeError, StorageError
 from curation.execution.worker.worker import UnitWorker
@@ -23,6 +36,7 @@ from curation.ingest.reach import watch_inputs
 from curation.ingest.sources import open_source
 from curation.records import Source
 from datasets_media import Bench, contents, curation, write_config, write_photo, write_video
+from stages.color import ColorStage
 
 
 def color_only(folder: Path, output: Path, stage: str = "color", **run: Any) -> dict[str, Any]:
@@ -67,7 +81,9 @@ def test_worker_that_cannot_set_up_a_stage_ends_the_run_at_once(
     monkeypatch.setenv(UNLOADABLE, trouble)
     config = write_config(tmp_path / "c.yaml", color_only(media, tmp_path / "out", UnloadableColor.__name__))
     said = curation("run", "-c", config, code=3)
-    assert "EnvironmentFault: images.unloadable_color can't be set up: " in said
+    assert re.search(
+        r"(EnvironmentFault|MissingDependencyError): images.unloadable_color can't be set up: ", said
+    )
     assert "Traceback" not in said
     assert not said_of_sources(tmp_path / "out")
 
@@ -118,7 +134,7 @@ PHASES = ("list", "probe", "filter", "enrich")
 
 def until(bench: Bench, phase: str) -> tuple[UnitWorker, list[Any]]:
     """Work up to a phase; a worker, and the tasks of that phase."""
-    worker = UnitWorker(bench.pipeline, "cpu")
+    worker = UnitWorker(bench.pipeline)
     for earlier in PHASES[: PHASES.index(phase)]:
         for task in bench.tasks(earlier):
             worker.work(task)
@@ -227,3 +243,134 @@ def test_permission_that_one_file_lacks_is_its_own_and_one_that_all_lack_is_the_
         other.chmod(0)
     with without_rights(), pytest.raises(StorageError, match="is away"), open_source(source):
         pass
+
+
+# No room
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 2 MB, where this user may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        yield folder
+        return
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@contextmanager
+def filled(folder: Path) -> Iterator[None]:
+    """No room on a small disk. Who can't have one is refused files of more than 64 bytes instead."""
+    filler, limits = folder / "filler", resource.getrlimit(resource.RLIMIT_FSIZE)
+    if os.geteuid() == 0:
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(b"\0" * 512):
+                pass
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        filler.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("phase", ["probe", "filter", "enrich"])
+def test_full_folder_for_temporary_files_stops_the_run_and_no_source_is_blamed(
+    folder: Path, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    for name in ("a.jpg", "e.jpg", "b.mp4", "metadata.jsonl", "a.txt"):
+        (folder / "disk" / name).unlink()  # what is left is copied to be opened
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    bench = captioned(folder, tmp_path)
+    worker, tasks = until(bench, phase)
+    before = contents(tmp_path / "out")
+    with filled(small_disk):
+        for task in tasks:
+            with pytest.raises(StorageError, match=r"No space left|File too large"):
+                worker.work(task)
+    assert contents(tmp_path / "out") == before
+    bench.run()
+    assert bench.outcomes() == {"c.tar#0.jpg": "kept", "d.parquet#0": "kept"}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_full_output_stops_the_run_and_the_next_one_goes_on(
+    folder: Path, small_disk: Path, phase: str
+) -> None:
+    bench = captioned(folder, small_disk)
+    worker, tasks = until(bench, phase)
+    before = contents(small_disk / "out")
+    with filled(small_disk):
+        for task in tasks:
+            with pytest.raises(StorageError, match=r"No space left|File too large"):
+                worker.work(task)
+        assert contents(small_disk / "out") == before
+    bench.run()
+    assert bench.outcomes() == dict.fromkeys(NAMES, "kept")
+
+
+# A worker that meets a trouble
+
+
+def troubled(folder: Path, tmp_path: Path, stage: type[ColorStage]) -> Path:
+    """A configuration with one stage, one worker and one picture a unit, a.jpg before e.jpg."""
+    for name in ("b.mp4", "c.tar", "d.parquet"):
+        (folder / "disk" / name).unlink()
+    data = color_only(folder, tmp_path / "out", stage.__name__, unit_images=1)
+    return write_config(tmp_path / "c.yaml", data)
+
+
+def stopped_by_a_trouble(config: Path, tmp_path: Path, error: str) -> None:
+    """A run ends at e.jpg, with what was measured before and nothing else."""
+    said = curation("run", "-c", config, code=3)
+    assert error in said
+    assert "Traceback" not in said
+    left = said_of_sources(tmp_path / "out")
+    assert [Path(name).name for name in left] == ["unit-000000.parquet"] * 2
+    assert "nothing was missing" not in curation("status", "-c", config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trouble", "error"),
+    [
+        ("GPU lost", "EnvironmentFault: the GPU: AcceleratorError: CUDA error: unspecified launch failure"),
+        ("disk full", "StorageError: No space left on device"),
+        ("package damaged", "MissingDependencyError: ImportError: "),
+    ],
+)
+def test_trouble_in_a_worker_stops_the_run_and_the_next_one_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str, error: str
+) -> None:
+    config = troubled(folder, tmp_path, TroubledColor)
+    with monkeypatch.context() as patch:
+        patch.setenv(TROUBLE, trouble)
+        stopped_by_a_trouble(config, tmp_path, error)
+    measured = contents(tmp_path / "out")
+    curation("run", "-c", config)
+    after = contents(tmp_path / "out")
+    assert [
+        name
+        for name in said_of_sources(tmp_path / "out")
+        if "000000" in name and after[name] != measured[name]
+    ] == []
+    assert Bench(yaml.safe_load(config.read_text())).outcomes() == {"a.jpg": "kept", "e.jpg": "kept"}
+
+
+@pytest.mark.slow
+def test_input_that_goes_away_during_a_run_stops_it_and_the_next_one_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = troubled(folder, tmp_path, UnmountingColor)
+    with monkeypatch.context() as patch:
+        patch.setenv(INPUT, str(folder))
+        stopped_by_a_trouble(config, tmp_path, f"StorageError: input {folder} is away")
+    mount(folder)
+    curation("run", "-c", config)
+    assert Bench(yaml.safe_load(config.read_text())).outcomes() == {"a.jpg": "kept", "e.jpg": "kept"}
