@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from curation.errors import DeviceMemoryFault, EnvironmentFault
+from curation.errors import DeviceMemoryFault, EnvironmentFault, WorkerError
 from curation.execution.models.client import RETIRED, STARTED, ModelRoute, ModelRoutes
 from curation.execution.models.groups import CARD_SHARE, ModelGroup
 from curation.execution.models.model_worker import ModelUse, ModelWorker
@@ -177,8 +177,10 @@ class ModelPools:
 
     def _add(self, group: ModelGroup, seat: Seat, placement: Placement, *, is_second: bool = False) -> None:
         settings = self._pipeline.config.run
+        # Once one has died, calls go one by one, so that only the one that kills a worker is blamed.
+        num_calls = 1 if self._deaths.get(group.name) else group.resources.concurrency
         actor = (
-            _actor_class()
+            _actor_class(num_calls)
             .options(**seat.options)
             .remote(self._pipeline, group.keys, self._device, self._services, placement)
         )
@@ -203,12 +205,13 @@ class ModelPools:
             return
         try:
             process.finish()
-        except Died as died:
+        except (Died, WorkerError) as died:
+            process.kill(str(died))  # one whose model is broken still lives, and holds its GPU
             self._replace(member, died)
         else:
             self._remove(member)  # it has retired
 
-    def _replace(self, member: _WatchedWorker, died: Died) -> None:
+    def _replace(self, member: _WatchedWorker, died: Died | WorkerError) -> None:
         self._remove(member)
         if member.is_retired:
             return
@@ -237,7 +240,7 @@ class ModelPools:
         process = member.process
         ray.wait(process.references, timeout=max(0.0, give_up_at - time.monotonic()))
         if process.is_done:
-            with suppress(Died, EnvironmentFault):
+            with suppress(Died, EnvironmentFault, WorkerError):
                 member.use = process.finish()
         self._count(member)
         process.kill("the pass is over")
@@ -319,11 +322,11 @@ def _memory_fraction(member: _WatchedWorker) -> float | None:
     return memory.peak_bytes / memory.total_bytes
 
 
-def _actor_class() -> Any:
-    """`ModelWorker` as a Ray actor: one thread measures, one answers the watchdog."""
+def _actor_class(num_calls: int) -> Any:
+    """`ModelWorker` as a Ray actor: so many threads measure, one answers the watchdog."""
     import ray
 
-    @ray.remote(max_restarts=0, concurrency_groups={"watch": 1, "measure": 1})
+    @ray.remote(max_restarts=0, concurrency_groups={"watch": 1, "measure": num_calls})
     class ModelActor:
         def __init__(
             self,
@@ -342,19 +345,17 @@ def _actor_class() -> Any:
                 in_placement_group=bool(placement.bundles),
             )
             self._is_loaded = threading.Event()
-            self._is_over = threading.Event()
 
         def work(self) -> ModelUse:
-            """Load the models, and stay until `end` or `retire` says otherwise."""
+            """Load the models, and stay until `end` or `retire` says otherwise, or a model is broken."""
             self._worker.load()
             self._is_loaded.set()
-            self._is_over.wait()
-            return self._worker.use
+            return self._worker.stay()
 
         @ray.method(concurrency_group="measure", num_returns="streaming")  # type: ignore[untyped-decorator]
         def measure(self, key: str, batch: tuple[Sequence[Sample], Sequence[Media]]) -> Any:
             self._is_loaded.wait()
-            if self._is_over.is_set():
+            if self._worker.is_over:
                 yield RETIRED
                 return
             yield STARTED
@@ -363,11 +364,11 @@ def _actor_class() -> Any:
         @ray.method(concurrency_group="measure")  # type: ignore[untyped-decorator]
         def retire(self) -> None:
             """Answer no further calls. Those that came before this have been answered."""
-            self._is_over.set()
+            self._worker.end()
 
         @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
         def end(self) -> None:
-            self._is_over.set()
+            self._worker.end()
 
         @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
         def beat(self) -> Beat:
