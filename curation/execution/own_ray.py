@@ -48,15 +48,12 @@ class OwnRay:
         self._supervisor = _supervise(self._folder)
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "num_cpus": num_cpus}
         start = partial(ray.init, "local", include_dashboard=False, _temp_dir=self._folder, **options)
-        try:
+        with contextlib.ExitStack() as unless_started:
+            unless_started.callback(self.end)
+            unless_started.callback(ray.shutdown)
             with _marked(self._folder), _lean_node():
                 own_signals(start)
-        except BaseException:
-            try:
-                ray.shutdown()
-            finally:
-                self.end()
-            raise
+            unless_started.pop_all()
 
     def end(self) -> None:
         """End every process that is left, and remove Ray's folder. May be called again."""

@@ -9,7 +9,7 @@
         value = process.finish()            # raises Died, or what the call raised
     why = process.complaint()               # such as "no progress on a.mp4 for 1805 s"
     if why:
-        process.kill(why)                   # the call then ends with Died(why)
+        process.kill(why)                   # the call has then ended, with Died(why)
 
 The actor is made with the options `WATCHED`, and answers in the concurrency group "watch", beside its work:
 
@@ -62,7 +62,7 @@ class WorkerProcess:
         self._answered_s = 0.0
         self._query: Any = actor.beat.remote()
         self._asked_s = 0.0
-        self._killed_because: str | None = None
+        self._death: Died | None = None
 
     @property
     def is_starting(self) -> bool:
@@ -76,7 +76,7 @@ class WorkerProcess:
 
     def is_ready(self) -> bool:
         """Whether it can be called now: it is idle and has just answered. An idle one is asked if needed."""
-        if self.is_starting or self.is_busy or self._killed_because is not None:
+        if self.is_starting or self.is_busy or self._death is not None:
             return False
         is_fresh = self._clock.now_s - self._answered_s <= FRESH_S
         if not is_fresh:
@@ -85,10 +85,11 @@ class WorkerProcess:
 
     @property
     def is_done(self) -> bool:
-        """Whether the call has ended, in whatever way."""
+        """Whether the call has ended, in whatever way; nobody waits for a process that was killed."""
         import ray
 
-        return bool(self._call) and bool(ray.wait([self._call[0]], timeout=0)[0])
+        has_ended = self._death is not None or (self._call and ray.wait([self._call[0]], timeout=0)[0])
+        return self.is_busy and bool(has_ended)
 
     @property
     def references(self) -> list[Any]:
@@ -111,10 +112,9 @@ class WorkerProcess:
             Exception: what the call raised.
         """
         reference, self._call = self._call[0], ()
-        try:
-            value = result_of(reference)
-        except Died as died:
-            raise self._death(died) from died
+        if self._death is not None:
+            raise self._death
+        value = result_of(reference)
         self._answered_s = self._clock.now_s
         return value
 
@@ -126,13 +126,15 @@ class WorkerProcess:
         """
         import ray
 
+        if self._death is not None and not self._call:
+            raise self._death
         if self._query is not None and ray.wait([self._query], timeout=0)[0]:
             answer, self._query = self._query, None
             try:
                 self.beat = result_of(answer)
-            except Died as died:
+            except Died:
                 if not self._call:
-                    raise self._death(died) from died
+                    raise
                 return
             self._has_started = True
             self._answered_s = self._clock.now_s
@@ -141,41 +143,37 @@ class WorkerProcess:
 
     def complaint(self) -> str | None:
         """Why the process should be killed; None if nothing is wrong."""
-        if self._killed_because is not None:
+        if self._death is not None:
             return None
         now_s = self._clock.now_s
         if self.is_starting:
             return f"not started after {now_s:.0f} s" if now_s > self._start_timeout_s else None
         unanswered_s = now_s - self._asked_s if self._query is not None else 0.0
-        if unanswered_s > self._limit_s:
-            return f"no answer for {unanswered_s:.0f} s{self._doing(' while on ')}"
+        patience_s = self._stall_timeout_s if self._call else min(IDLE_ANSWER_S, self._stall_timeout_s)
+        if unanswered_s > patience_s:
+            return f"no answer for {unanswered_s:.0f} s{self._doing(', last seen on ')}"
         silent_s = min(self.beat.silent_s, now_s - self._called_s)
-        if self._call and silent_s > self._limit_s:
+        if self._call and silent_s > (self._start_timeout_s if self._is_loading else self._stall_timeout_s):
             return f"no progress{self._doing(' on ')} for {silent_s:.0f} s"
         return None
 
-    @property
-    def is_loading(self) -> bool:
-        """Whether it is busy with what no source is to blame for: imports, models, the ledger."""
-        return bool(self._call) and (bool(self.beat.loading) or not self.beat.uri)
-
     def kill(self, why: str) -> None:
-        """End the process at once; whatever waits for it ends with `Died(why)`.
+        """End the process at once. Its call ends with `Died(why)`; of an idle one `look` raises that.
 
         Ray passes this on to the process's node, which sends SIGKILL after some seconds to a process that
         does not go by itself: it is stopped, or some library holds Python's lock.
         """
         import ray
 
-        self._killed_because = why
+        # A process that does not answer may be at something else than it last said.
+        has_answered = self._clock.now_s - self._answered_s <= self._stall_timeout_s
+        self._death = Died(why, while_loading=has_answered and self._is_loading)
         ray.kill(self.actor)
 
     @property
-    def _limit_s(self) -> float:
-        """How long it may be silent in what it does now."""
-        if not self._call:
-            return min(IDLE_ANSWER_S, self._stall_timeout_s)
-        return self._start_timeout_s if self.is_loading else self._stall_timeout_s
+    def _is_loading(self) -> bool:
+        """Whether it is busy with what no source is to blame for: imports, models, the ledger."""
+        return self.is_busy and (bool(self.beat.loading) or not self.beat.uri)
 
     def _doing(self, before: str) -> str:
         """What a busy process is at, behind `before`."""
@@ -186,10 +184,6 @@ class WorkerProcess:
         if self._query is None:
             self._query = self.actor.beat.remote()
             self._asked_s = self._clock.now_s
-
-    def _death(self, died: Died) -> Died:
-        """Why it died: what it was killed for, where we did it."""
-        return died if self._killed_because is None else Died(self._killed_because)
 
 
 class _Clock:

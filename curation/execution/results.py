@@ -1,9 +1,11 @@
 """What came of a call through Ray: its value, what it raised, or that its process is gone.
 
-try:
-    value = result_of(reference)
-except Died as died:
-    ...                     # str(died) says why, in plain words
+    try:
+        value = result_of(reference)
+    except Died as died:
+        ...                     # str(died) says why, in plain words
+
+Every way in which Ray says that a process has ended is known here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -20,12 +22,19 @@ class Died(Exception):
     """The process that was called is gone. The message says why.
 
     Attributes:
-        with_node: Whether its node went down, so that nothing the process did is to blame.
+        with_node: Whether its node went down.
+        while_loading: Whether it was killed for loading models for too long.
     """
 
-    def __init__(self, why: str, *, with_node: bool = False) -> None:
+    def __init__(self, why: str, *, with_node: bool = False, while_loading: bool = False) -> None:
         super().__init__(why)
         self.with_node = with_node
+        self.while_loading = while_loading
+
+    @property
+    def is_innocent(self) -> bool:
+        """Whether nothing that the process worked on is to blame."""
+        return self.with_node or self.while_loading
 
 
 class Lost(Exception):
@@ -54,7 +63,7 @@ def result_of(reference: Any) -> Any:
 
 
 def explained(error: Any) -> Died | Lost | EnvironmentFault:
-    """What an error of Ray itself means. Every way in which a process can end is here."""
+    """What an error of Ray itself means."""
     from ray import exceptions
 
     if isinstance(error, exceptions.OutOfMemoryError):

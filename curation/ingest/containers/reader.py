@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from curation.errors import EnvironmentFault
 from curation.ingest.metadata import PROBLEM, metadata_jsons
+from curation.ingest.reach import InputStorage
 from curation.records import MetadataValue, Source, SourceKind
-from curation.storage import Listed, Storage
+from curation.storage import Listed
 
 MAX_ENTRIES = 1_000_000
 """Media that one container may hold; those behind are not listed, and the container has failed."""
@@ -39,13 +40,13 @@ _BATCH_ENTRIES = 4096
 
 @dataclass(frozen=True)
 class Container:
-    """A container as it was found: the storage that it lies in, and what the listing said of it.
+    """A container as it was found: the folder that it lies in, and what the listing said of it.
 
     Attributes:
         path: As it stands in URIs.
     """
 
-    storage: Storage
+    storage: InputStorage
     path: str
     item: Listed
 
