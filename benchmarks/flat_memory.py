@@ -56,7 +56,7 @@ def _filter(seconds: int) -> None:
         )
         pipeline = build_pipeline(config)
         ledger = Ledger(open_storage(config.general.output))
-        worker = UnitWorker(pipeline, "cpu")
+        worker = UnitWorker(pipeline)
         for task in plan_probes(ledger, list_inputs(config), config):
             worker.work(task)
         for task in plan_pass(ledger, pipeline, "filter", {step.key for step in pipeline.steps()}):

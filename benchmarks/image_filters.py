@@ -117,7 +117,7 @@ def _run(folder: str, filters: Sequence[str], short_side: int | None = None) -> 
             }
         )
         pipeline, ledger = build_pipeline(config), Ledger(open_storage(output))
-        worker = UnitWorker(pipeline, "cpu")
+        worker = UnitWorker(pipeline)
         steps = {step.key for step in pipeline.steps()}
         for task in plan_probes(ledger, list_inputs(config), config, filters=filters_of_new(pipeline, steps)):
             worker.work(task)

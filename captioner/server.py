@@ -6,13 +6,14 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from pydantic import Field
 from captioner import supervisor
 from captioner.settings import CaptionConfig
 from curation.errors import EnvironmentFault
-from curation.stage import Location, StageConfig
+from curation.stage import Location, Resources, Setup, StageConfig
 
 URL, KEY = "captions_url", "captions_key"
 """What workers are told, in `Setup.services`."""
@@ -30,57 +31,99 @@ POLL_S = 0.5
 _LOG_BYTES = 2**16
 STOP_S = supervisor.GRACE_S + 15
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+_THREADS = "OMP_NUM_THREADS"
 
 
 class ServeConfig(StageConfig):
     """The server that a run starts, watches and stops."""
 
     python: Location | None = None
-    """The Python that has vLLM, such as .venv-caption/bin/python; by default the one that runs this."""
-    host: str = "127.0.0.1"
-    """Address to listen on. On a cluster, this machine's address that workers on other nodes can reach."""
+    """The Python that has vLLM, such as .venv-caption/bin/python, on every node where the server may run; by
+    default the one that runs this."""
+    host: str | None = None
+    """Address to listen on, if it is not to be loopback, or on a cluster the address of the server's node."""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Port to listen on; 0 takes a free one."""
     start_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds for loading the model."""
     max_restarts: Annotated[int, Field(ge=0)] = 5
-    """A server that ended by itself this many times in a run is not started again."""
+    """A server that ended by itself this many times is not started again; nor is one whose node was lost."""
     environment: dict[str, str] = Field(default_factory=dict)
-    """Environment variables for the server, such as CUDA_VISIBLE_DEVICES. They go to run.json, but for
-    what is named like a secret."""
+    """Environment variables for the server. They go to run.json, but for what is named like a secret."""
 
 
-@contextlib.contextmanager
-def serving(
-    config: CaptionConfig, serve: ServeConfig, arguments: Mapping[str, Any]
-) -> Iterator[dict[str, str]]:
-    """Run a server that answers as `config.model`; yields its URL and key.
+class CaptionServer:
+    """A server that answers as `config.model`, as a service of the core (`curation.stage.Service`).
 
-    Raises:
-        EnvironmentFault: it does not start.
+    Attributes:
+        max_restarts: See `ServeConfig`; so often too it is moved when its node or its process was lost.
     """
-    key = secrets.token_urlsafe(24)
-    host, port = serve.host, serve.port or _free_port(serve.host)
-    command = server_command(config, serve, arguments, port)
-    environment = {**_ENVIRONMENT, **os.environ, **serve.environment, "VLLM_API_KEY": key}
-    server = ModelServer(command, environment, f"http://{_in_url(host)}:{port}", serve.max_restarts)
-    try:
+
+    def __init__(
+        self, config: CaptionConfig, serve: ServeConfig, arguments: Callable[[Setup], Mapping[str, Any]]
+    ) -> None:
+        """`arguments` are those of vLLM's engine, on the node where it is to run."""
+        # Where it will run, another folder may be the current one.
+        python = None if serve.python is None else str(Path(serve.python).absolute())
+        self._config = config
+        self._serve = serve.model_copy(update={"python": python})
+        self._arguments = arguments
+        self._key = secrets.token_urlsafe(24)  # stays when the server moves
+        self._keeps_threads = _THREADS in os.environ
+        self._server: ModelServer | None = None
+        self._is_stopped = False
+        self.max_restarts = serve.max_restarts
+        self.start_timeout_s = serve.start_timeout_s
+
+    def resources(self) -> Resources:
+        return Resources(
+            gpu=True, whole_gpus=self._config.tensor_parallel_size, group="captions", max_workers=1
+        )
+
+    def start(self, setup: Setup, host: str) -> dict[str, str]:
+        """The server's URL and key, once it answers.
+
+        Raises:
+            EnvironmentFault: it does not start.
+        """
+        serve = self._serve
+        address = serve.host or host
+        port = serve.port or _free_port(address)
+        command = server_command(self._config, serve, self._arguments(setup), address, port)
+        if shutil.which(command[0]) is None:
+            raise EnvironmentFault(
+                f"captions.serve.python: there is no {command[0]} on {socket.gethostname()}"
+            )
+        url = f"http://{_in_url(address)}:{port}"
+        server = self._server = ModelServer(command, self._environment(), url, serve.max_restarts)
+        if self._is_stopped:
+            server.stop()
         server.start(serve.start_timeout_s)
-        yield {URL: f"{server.url}/v1", KEY: key}
-    finally:
-        server.stop()
+        return {URL: f"{url}/v1", KEY: self._key}
+
+    def stop(self) -> None:
+        self._is_stopped = True
+        if self._server is not None:
+            self._server.stop()
+
+    def _environment(self) -> dict[str, str]:
+        """The node's, but for the number of threads that Ray sets for its own workers."""
+        inherited = dict(os.environ)
+        if not self._keeps_threads:
+            inherited.pop(_THREADS, None)
+        return {**_ENVIRONMENT, **inherited, **self._serve.environment, "VLLM_API_KEY": self._key}
 
 
 def server_command(
-    config: CaptionConfig, serve: ServeConfig, arguments: Mapping[str, Any], port: int
+    config: CaptionConfig, serve: ServeConfig, arguments: Mapping[str, Any], host: str, port: int
 ) -> list[str]:
     """The command line of vLLM's server with the engine's arguments."""
-    python = Path(serve.python).absolute() if serve.python else sys.executable
-    given = dict(arguments) | {"served_model_name": config.model, "host": serve.host, "port": port}
+    given = dict(arguments) | {"served_model_name": config.model, "host": host, "port": port}
     model = str(given.pop("model"))
     if config.frames_as == "video":
         given["trust_request_mm_kwargs"] = True  # requests tell the frames' rate
-    command = [str(python), "-m", "vllm.entrypoints.cli.main", "serve", model, "--disable-uvicorn-access-log"]
+    python = serve.python or sys.executable
+    command = [python, "-m", "vllm.entrypoints.cli.main", "serve", model, "--disable-uvicorn-access-log"]
     return [*command, *(_flag(name.replace("_", "-"), value) for name, value in given.items())]
 
 
@@ -110,12 +153,17 @@ class ModelServer:
         """Start, and wait until it answers.
 
         Raises:
-            EnvironmentFault: it ended, or did not answer in time; the message has the end of its log.
+            EnvironmentFault: it ended, or did not answer in time; the message has the end of its log. Or
+                it was stopped meanwhile.
         """
-        self._process = self._spawn()
+        process = self._process = self._spawn()
         give_up_at = time.monotonic() + timeout_s
         while not self._is_healthy():
-            if self._process.poll() is not None:
+            has_ended = process.poll() is not None
+            if self._stopping.is_set():
+                _end(process)
+                raise EnvironmentFault("the caption server was stopped while it started")
+            if has_ended:
                 raise EnvironmentFault(f"the caption server ended while it started:\n{self._log_end()}")
             if time.monotonic() > give_up_at:
                 raise EnvironmentFault(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +19,7 @@ from captioner.windows import windows
 from curation.errors import CaptionError, SampleError
 from curation.records import Sample, SampleKind, stable_id
 from curation.registry import ENGINES
-from curation.stage import Column, Media, ModelRef, Resources, Setup, Stage, View
+from curation.stage import Column, Media, ModelRef, Resources, Service, Setup, Stage, View
 
 _MAX_KEPT_CHARS = 2000
 """Of the last answer, in the error of a sample that got no caption."""
@@ -131,8 +130,8 @@ class CaptionStage(Stage[CaptionConfig]):
     def resources(self) -> Resources:
         return self.engine.resources()
 
-    def service(self, revisions: Mapping[str, str]) -> AbstractContextManager[Mapping[str, str]] | None:
-        return self.engine.service(revisions)
+    def service(self) -> Service | None:
+        return self.engine.service()
 
     def reads_metadata(self) -> bool:
         return self.engine.reads_metadata

@@ -15,7 +15,6 @@ import abc
 import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -233,7 +232,7 @@ class Media:
         source: The file that the sample is from.
         pixels: [T, H, W, 3] uint8 RGB, upright; T = 0 for a stage without a view. Read-only.
         pts_s: [T] float64 presentation times in seconds from the start of the source.
-        halvings: [T] what makes each frame smaller.
+        halvings: [T] what makes each frame smaller. Model workers get none: `prepare` is the place for it.
     """
 
     source: Source
@@ -284,12 +283,18 @@ class Setup:
     Attributes:
         device: "cpu" or "cuda".
         revisions: role -> commit or sha256, as resolved when the run was planned.
-        services: What the stage's own `service` said, where it has one.
+        services: What the stage's own `service` said, where it has one. A service may move to another node:
+            who gets no answer looks here again. Empty while it is starting again.
+        gpu_fraction: Part of its cards' memory that the worker may fill, above 0 and at most 1.
+        in_placement_group: Whether its cards belong to a Ray placement group, one to a bundle, instead of to
+            the worker itself: a model on more cards than a node has, or one that shares them.
     """
 
     device: Literal["cpu", "cuda"]
     revisions: Mapping[str, str]
     services: Mapping[str, str] = field(default_factory=dict)
+    gpu_fraction: float = 1.0
+    in_placement_group: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,12 +308,45 @@ class Resources:
         apart: Whether it is measured in model workers also where there is no GPU, because its model is too
             large to be loaded by every worker that decodes.
         group: Stages of a pass that name the same group share its model workers.
+        max_workers: Most model workers of its group. By default as many as the GPUs have room for, and one
+            where there is no GPU.
     """
 
     gpu: bool = False
     whole_gpus: int = 0
     apart: bool = False
     group: str = "models"
+    max_workers: int | None = None
+
+
+class Service(Protocol):
+    """Something that must run beside the workers while a stage measures, such as a server.
+
+    Built by the driver: cheap, and picklable until it is started. The core starts it in a process of its own,
+    on a node that has its `resources`; when that process or its node is lost, on another one.
+
+    Attributes:
+        max_restarts: How often it is started again when its process was lost.
+        start_timeout_s: Seconds that starting may take.
+    """
+
+    max_restarts: int
+    start_timeout_s: float
+
+    def resources(self) -> Resources:
+        """What it needs of its node; one process has `whole_gpus`."""
+
+    def start(self, setup: Setup, host: str) -> Mapping[str, str]:
+        """Start, wait until it is ready, and say what the stage's `setup` is to find in `services`.
+
+        `host` is the address of its node that the workers reach.
+
+        Raises:
+            EnvironmentFault: it does not start; the message says why.
+        """
+
+    def stop(self) -> None:
+        """End it and everything that it started, also while it is starting. May be called again."""
 
 
 C = TypeVar("C", bound=StageConfig)
@@ -361,11 +399,10 @@ class Stage(abc.ABC, Generic[C]):
         """Where it is measured."""
         return Resources()
 
-    def service(self, revisions: Mapping[str, str]) -> AbstractContextManager[Mapping[str, str]] | None:
+    def service(self) -> Service | None:
         """Something that must run beside the workers while this stage measures, such as a server.
 
-        The driver enters it before a pass that needs it, and leaves it whatever happens. What it yields
-        is handed to `setup` of the workers. `revisions` are those of the stage's models.
+        The core starts it before a pass that needs it, and stops it whatever happens.
         """
         return None
 

@@ -151,7 +151,7 @@ class Bench:
 
     def run(self, recompute: RecomputePolicy | None = None) -> Metrics:
         metrics = Metrics()
-        worker = UnitWorker(self.pipeline, "cpu")
+        worker = UnitWorker(self.pipeline)
         for phase in ("list", "probe", "filter", "enrich"):
             for task in self.tasks(phase, recompute):
                 metrics.add(worker.work(task))

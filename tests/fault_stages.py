@@ -2,26 +2,73 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib
 import os
 import signal
+import struct
+import sys
+import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any, ClassVar
 
 from captioner.stage import CaptionStage
+from curation.errors import DecodeError, WorkerError
 from curation.ingest.containers.reader import Container, Inventory
 from curation.ingest.containers.tars import TarReader
 from curation.media.frame import Frame
 from curation.records import Sample, Source
 from curation.splitter import CutFinder, Span
-from curation.stage import Media
+from curation.stage import Media, Setup
 from stages.color import ColorStage
 from stages.scenes.splitter import ScenesSplitter
 from tokenize_shards.vision.stage import TokenStage
 
 CALLS = "CURATION_TEST_CALLS"
 """Environment variable: the file that calls are noted in, one sample id a line."""
+UNLOADABLE = "CURATION_TEST_UNLOADABLE"
+"""Environment variable: what is wrong with `UnloadableColor`."""
+
+
+def _load_damaged_weights() -> None:
+    from safetensors import safe_open
+
+    with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+        file.write(struct.pack("<Q", 8) + b"no JSON." + bytes(64))
+        file.flush()
+        safe_open(file.name, framework="numpy")
+
+
+def _import_damaged_library() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / f"no_library{EXTENSION_SUFFIXES[0]}").write_text("not what the loader expects")
+        sys.path.insert(0, folder)
+        try:
+            importlib.import_module("no_library")
+        finally:
+            sys.path.remove(folder)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+SETUP_TROUBLES: Mapping[str, Callable[[], Any]] = {
+    "missing file": lambda: Path("/nowhere/weights.pt").read_bytes(),
+    "damaged weights": _load_damaged_weights,
+    "missing package": lambda: importlib.import_module("no_such_package"),
+    "damaged library": _import_damaged_library,
+    "missing library": lambda: ctypes.CDLL("libnosuchthing.so.1"),
+    "no memory": lambda: bytearray(1 << 62),
+    "assertion": lambda: _raise(AssertionError("a kernel is missing")),
+    "sys.exit": lambda: sys.exit("no license"),
+    "sample's error": lambda: _raise(DecodeError("the reference picture can't be decoded")),
+    "worker's error": lambda: _raise(WorkerError("the engine died")),
+}
+"""What a stage's `setup` may meet, each as it really happens."""
 
 
 class CountingColor(ColorStage):
@@ -152,3 +199,12 @@ class _Asserting(CutFinder):
 
     def finish(self, end_s: float) -> Iterable[Span]:
         return self._finder.finish(end_s)
+
+
+class UnloadableColor(ColorStage):
+    """Can't be set up: `UNLOADABLE` names what is wrong, one of `SETUP_TROUBLES`."""
+
+    name = "unloadable_color"
+
+    def setup(self, setup: Setup) -> None:
+        SETUP_TROUBLES[os.environ[UNLOADABLE]]()

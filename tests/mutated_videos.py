@@ -149,7 +149,7 @@ class Line:
             },
         }
         self._bench = Bench(data)
-        self._worker = UnitWorker(self._bench.pipeline, "cpu")
+        self._worker = UnitWorker(self._bench.pipeline)
         self._steps = frozenset(step.key for step in self._bench.pipeline.steps())
         self._unit = 0
 

@@ -97,7 +97,7 @@ def bench(folder: Path, vocabulary: Path, tmp_path: Path) -> Bench:
 
 
 def work(bench: Bench, *phases: str, recompute: RecomputePolicy | None = None) -> None:
-    worker = UnitWorker(bench.pipeline, "cpu")
+    worker = UnitWorker(bench.pipeline)
     for phase in phases:
         for task in bench.tasks(phase, recompute):
             worker.work(task)

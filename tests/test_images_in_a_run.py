@@ -103,7 +103,7 @@ def filtered_at_once(bench: Bench) -> Metrics:
     """New units are filtered as they are read, as a run does it."""
     tasks = new_tasks(bench)
     assert {task.phase for task in tasks} == {"filter"}
-    worker, metrics = UnitWorker(bench.pipeline, "cpu"), Metrics()
+    worker, metrics = UnitWorker(bench.pipeline), Metrics()
     for task in tasks:
         metrics.add(worker.work(task))
     assert bench.tasks("filter") == []
@@ -245,7 +245,7 @@ def test_new_videos_are_filtered_as_they_are_read_but_for_long_ones(
         assert len(list(Path("/proc/self/fd").iterdir())) <= num_handles
         return
     for task in new_tasks(at_once):
-        UnitWorker(at_once.pipeline, "cpu").work(task)
+        UnitWorker(at_once.pipeline).work(task)
     (left,) = at_once.tasks("filter")
     assert left.segments
     assert left.only == {at_once.ledger.sources(0)[-1].source_id}

@@ -14,7 +14,20 @@ from datasets_media import ROOT
 PACKAGES = ("curation", "stages", "captioner", "tokenize_shards")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 OWNERS = {
-    "ray": {f"curation/execution/{name}.py" for name in ("cluster", "driver", "tasks")},
+    "ray": {
+        f"curation/execution/{name}.py"
+        for name in (
+            "cluster",
+            "driver",
+            "placement",
+            "processes",
+            "results",
+            "services",
+            "tasks",
+            "models/client",
+            "models/pools",
+        )
+    },
     "av": {
         "curation/media/decode.py",
         "curation/media/pictures/filters.py",

@@ -281,7 +281,7 @@ def no_more_files(spare: int) -> Iterator[None]:
 )
 def test_no_handles_left_is_no_sources_fault(bench: Bench, name: str, spare: int) -> None:
     """Whoever opens the file when there are none left: we, Pillow or FFmpeg."""
-    worker = UnitWorker(bench.pipeline, "cpu")
+    worker = UnitWorker(bench.pipeline)
     kind = kind_of(name)
     assert kind is not None
     path = f"{bench.config.general.input[0]}/{name}"

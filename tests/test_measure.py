@@ -152,16 +152,6 @@ def test_what_this_machine_lacks_is_nobodys_fault(error: Exception, raised: type
         isolate(Answer({"b": error}), SAMPLES, pixels)
 
 
-def test_batch_that_a_gpu_has_no_room_for_is_measured_one_by_one() -> None:
-    class Large(Answer):
-        def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
-            if len(samples) > 1:
-                raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-            return super().measure(samples, media)
-
-    assert [row.ok for row in isolate(Large({}), SAMPLES, pixels)] == [True] * 4
-
-
 def test_broken_engine_is_nobodys_fault() -> None:
     with pytest.raises(WorkerError):
         isolate(Answer({"b": WorkerError("server gone")}), SAMPLES, pixels)

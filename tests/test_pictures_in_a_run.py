@@ -63,7 +63,7 @@ def test_segments_of_a_video_put_their_sizes_together(tmp_path: Path) -> None:
     for segment_s in (None, 8.0):
         run = {"segment_s": segment_s, "max_failed_fraction": 1.0}
         bench = Bench(data_of(folder, tmp_path / f"out{segment_s}", run=run))
-        worker = UnitWorker(bench.pipeline, "cpu")
+        worker = UnitWorker(bench.pipeline)
         for task in bench.tasks("probe"):
             worker.work(task)
         for task in bench.tasks("filter"):

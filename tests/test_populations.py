@@ -41,7 +41,7 @@ def run_here(
     recompute = recompute or RecomputePolicy()
     config, pipeline = built(data)
     ledger, metrics = Ledger(open_storage(config.general.output)), Metrics()
-    worker = UnitWorker(pipeline, "cpu")
+    worker = UnitWorker(pipeline)
 
     def work(tasks: Any) -> None:
         for task in tasks:

@@ -179,7 +179,7 @@ def test_secrets_are_in_no_file_of_the_output(media: Path, vocabulary: Path, tmp
     bench = Bench(data)
     for phase in ("probe", "filter"):
         for task in bench.tasks(phase):
-            UnitWorker(bench.pipeline, "cpu").work(task)
+            UnitWorker(bench.pipeline).work(task)
     record = write_run(bench.ledger.storage, bench.pipeline, None, None)
     write_report(bench.pipeline, bench.ledger)
     written = contents(tmp_path / "out")

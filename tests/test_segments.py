@@ -37,7 +37,7 @@ def long_video(tmp_path: Path) -> Bench:
         "run": {"workers": 2, "segment_s": 5.0},
     }
     bench = Bench(data)
-    worker = UnitWorker(bench.pipeline, "cpu")
+    worker = UnitWorker(bench.pipeline)
     for task in bench.tasks("probe"):
         worker.work(task)
     return bench

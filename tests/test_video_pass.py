@@ -53,7 +53,7 @@ class Run(Bench):
         self.metrics_by_task: list[Metrics] = []
 
     def all(self, *, backwards: bool = False) -> Run:
-        worker = UnitWorker(self.pipeline, "cpu")
+        worker = UnitWorker(self.pipeline)
         for task in self.tasks("probe"):
             worker.work(task)
         for phase in ("filter", "enrich"):
@@ -253,7 +253,7 @@ def test_neighbors_are_joined_over_short_gaps() -> None:
 
 def test_merging_needs_the_end(folder: Path, tmp_path: Path) -> None:
     run = Run(data_of(folder, tmp_path / "out", 10.0))
-    worker = UnitWorker(run.pipeline, "cpu")
+    worker = UnitWorker(run.pipeline)
     for task in run.tasks("probe"):
         worker.work(task)
     (task,) = run.tasks("filter")

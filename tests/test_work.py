@@ -194,7 +194,7 @@ def test_lost_unit_files_are_measured_again_to_the_same_rows(copy: dict[str, Any
 
 def test_failed_rows_are_tried_again_only_when_asked(own: tuple[Bench, Path]) -> None:
     bench, folder = own
-    worker = UnitWorker(bench.pipeline, "cpu")
+    worker = UnitWorker(bench.pipeline)
     for task in bench.tasks("probe"):
         worker.work(task)
     away = (folder / "photo0.jpg").rename(folder.parent / "away.jpg")
@@ -240,7 +240,7 @@ def test_new_files_get_units_of_their_own(own: tuple[Bench, Path]) -> None:
 def test_lost_units_get_their_old_numbers(data: dict[str, Any]) -> None:
     bench = Bench(data)
     planned = bench.tasks("probe")
-    worker = UnitWorker(bench.pipeline, "cpu")
+    worker = UnitWorker(bench.pipeline)
     for task in planned[1::2]:
         worker.work(task)
     assert bench.tasks("probe") == planned[0::2]
@@ -248,7 +248,7 @@ def test_lost_units_get_their_old_numbers(data: dict[str, Any]) -> None:
 
 def test_files_that_vanish_fail_and_the_others_come_through(own: tuple[Bench, Path]) -> None:
     bench, folder = own
-    worker = UnitWorker(bench.pipeline, "cpu")
+    worker = UnitWorker(bench.pipeline)
     for task in bench.tasks("probe"):
         worker.work(task)
     (folder / "long.mp4").unlink()
@@ -265,7 +265,7 @@ def test_files_that_vanish_fail_and_the_others_come_through(own: tuple[Bench, Pa
 
 def test_poisonous_source_fails_where_it_waits(data: dict[str, Any]) -> None:
     bench = Bench(data)
-    worker = UnitWorker(bench.pipeline, "cpu")
+    worker = UnitWorker(bench.pipeline)
     for task in bench.tasks("probe"):
         worker.work(task)
     for task in bench.tasks("filter"):

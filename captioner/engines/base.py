@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from captioner.settings import CaptionConfig
 from curation.errors import CaptionError
 from curation.records import MetadataValue, SampleKind
-from curation.stage import ModelRef, Resources, Setup, StageConfig
+from curation.stage import ModelRef, Resources, Service, Setup, StageConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,7 +141,7 @@ class Engine(abc.ABC, Generic[S]):
         """Those of its own settings that say where and how fast, not what: they don't change the captions."""
         return set()
 
-    def service(self, revisions: Mapping[str, str]) -> AbstractContextManager[Mapping[str, str]] | None:
+    def service(self) -> Service | None:
         """Something that must run beside the workers, such as a server; see `Stage.service`."""
         return None
 

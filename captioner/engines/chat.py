@@ -7,7 +7,7 @@ import io
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ class ChatClient:
 
     def __init__(
         self,
-        url: str,
+        url: str | Callable[[], str | None],
         model: str,
         api_key: str | None,
         sampling: AnswerSettings,
@@ -70,8 +70,11 @@ class ChatClient:
         image_format: str = "jpeg",
         is_own: bool = False,
     ) -> None:
-        """`is_own`: the server was started by this run, so no proxy stands between."""
-        self._url = f"{url.rstrip('/')}/chat/completions"
+        """`url` may be a function, for a server that moves: it is called again when the server is away, and
+        gives None while there is no server. `is_own`: the run started it, so no proxy stands between.
+        """
+        self._locate = (lambda: url) if isinstance(url, str) else url
+        self._url = self._found()
         self._model = model
         self._sampling = sampling
         self._retry = retry or RetryPolicy()
@@ -130,15 +133,25 @@ class ChatClient:
                 # Jitter is no cryptography.
                 wait_s = max(pause_s * random.uniform(0.5, 1.5), again.pause_s)
                 if now + wait_s > give_up_at or self._stopped.wait(wait_s):
+                    where = self._url or "the caption server"
                     raise EnvironmentFault(
-                        f"no answer from {self._url} for {retry.total_s:g} s: {again}; what was "
+                        f"no answer from {where} for {retry.total_s:g} s: {again}; what was "
                         "captioned is kept, and the same command goes on from there"
                     ) from again
                 pause_s = min(2 * pause_s, retry.longest_pause_s)
+                self._url = self._found()
+
+    def _found(self) -> str | None:
+        """Where questions are to be sent now."""
+        url = self._locate()
+        return None if url is None else f"{url.rstrip('/')}/chat/completions"
 
     def _ask(self, client: httpx2.Client, body: dict[str, Any]) -> Answer:
+        url = self._url
+        if url is None:
+            raise _Again("it is starting again")
         try:
-            response = client.post(self._url, json=body)
+            response = client.post(url, json=body)
         except (httpx2.ConnectError, httpx2.TimeoutException) as error:
             raise _Again(str(error) or type(error).__name__) from error
         except httpx2.TransportError as error:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
 
 from captioner.engines.base import ROLE, Answer, AnswerSettings, Engine, Question
 from captioner.engines.chat import ChatClient, RetryPolicy
 from captioner.engines.vllm import check_vllm, engine_arguments
-from captioner.server import KEY, URL, ServeConfig, serving
+from captioner.server import KEY, URL, CaptionServer, ServeConfig
 from curation.errors import CaptionError
 from curation.pipeline.models import fetch
 from curation.stage import ModelRef, Setup
@@ -35,14 +36,17 @@ class ServeEngine(Engine[ServeConfig]):
     def placement_settings(cls) -> set[str]:
         return set(ServeConfig.model_fields)
 
-    def service(self, revisions: Mapping[str, str]) -> AbstractContextManager[Mapping[str, str]]:
-        model = fetch(self.models()[0], revisions[ROLE])
-        return serving(self.config, self.own, engine_arguments(self.config, model))
+    def service(self) -> CaptionServer:
+        return CaptionServer(self.config, self.own, self.arguments)
+
+    def arguments(self, setup: Setup) -> dict[str, Any]:
+        """Those of vLLM's server on the node where it is to run, which gets the model's files there."""
+        return engine_arguments(self.config, fetch(self.models()[0], setup.revisions[ROLE]), setup)
 
     def setup(self, setup: Setup, sampling: AnswerSettings) -> None:
         config = self.config
         self._client = ChatClient(
-            setup.services[URL],
+            partial(setup.services.get, URL),
             config.model,
             setup.services[KEY],
             sampling,

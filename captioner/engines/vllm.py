@@ -1,11 +1,13 @@
-"""vLLM in this process, and the arguments that it and its server share."""
+"""vLLM in model workers, and the arguments that it and its server share."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from captioner.engine_args import check_engine_args
 from captioner.engines.base import ROLE, Answer, AnswerSettings, Engine, Question
@@ -16,10 +18,24 @@ from curation.stage import ModelRef, Resources, Setup, StageConfig
 
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 """vLLM reports its use over the network unless told not to."""
+_MEMORY_FRACTION = 0.92
+"""Part of a card that vLLM fills by default (`CacheConfig.gpu_memory_utilization` of vLLM 0.32)."""
 
 
-def engine_arguments(config: CaptionConfig, model: Path) -> dict[str, Any]:
-    """Arguments of vLLM's engine, for `vllm.LLM` and for the server alike."""
+class VLLMConfig(StageConfig):
+    """What only vLLM in model workers has to know."""
+
+    num_engines: Annotated[int, Field(ge=1)] | None = None
+    """Engines at most, each with `tensor_parallel_size` GPUs of its own. By default as many as the cluster's
+    GPUs have room for, less a card for other models of the pass, such as the tokenizer's; 1 without a GPU."""
+
+
+def engine_arguments(config: CaptionConfig, model: Path, setup: Setup) -> dict[str, Any]:
+    """Arguments of vLLM's engine, for `vllm.LLM` and for the server alike, where `setup` says they run."""
+    return _model_arguments(config, model) | _device_arguments(config, setup) | config.engine_args
+
+
+def _model_arguments(config: CaptionConfig, model: Path) -> dict[str, Any]:
     is_video = config.frames_as == "video"
     arguments: dict[str, Any] = {
         "model": str(model),
@@ -39,11 +55,26 @@ def engine_arguments(config: CaptionConfig, model: Path) -> dict[str, Any]:
     if config.structured:
         # Without this a model may fill its tokens with line breaks, which JSON allows anywhere.
         arguments["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
-    return arguments | config.engine_args
+    return arguments
 
 
-class VLLMEngine(Engine[StageConfig]):
+def _device_arguments(config: CaptionConfig, setup: Setup) -> dict[str, Any]:
+    if setup.device == "cpu":
+        return {}
+    arguments: dict[str, Any] = {}
+    if setup.gpu_fraction < 1:
+        arguments["gpu_memory_utilization"] = round(_MEMORY_FRACTION * setup.gpu_fraction, 3)
+    if config.tensor_parallel_size > 1:
+        # Named, because vLLM by itself counts the cards that this process sees before it looks for a
+        # placement group, in which a worker has none itself.
+        arguments["distributed_executor_backend"] = "ray" if setup.in_placement_group else "mp"
+    return arguments
+
+
+class VLLMEngine(Engine[VLLMConfig]):
     """Hands every question of a batch to vLLM at once, which makes its own batches of them."""
+
+    Config = VLLMConfig
 
     def check(self) -> None:
         check_vllm(self)
@@ -58,7 +89,17 @@ class VLLMEngine(Engine[StageConfig]):
         return ("torch", "transformers", "vllm")
 
     def resources(self) -> Resources:
-        return Resources(gpu=True, whole_gpus=self.config.tensor_parallel_size, apart=True, group="captions")
+        return Resources(
+            gpu=True,
+            whole_gpus=self.config.tensor_parallel_size,
+            apart=True,
+            group="captions",
+            max_workers=self.own.num_engines,
+        )
+
+    @classmethod
+    def placement_settings(cls) -> set[str]:
+        return set(VLLMConfig.model_fields)
 
     def setup(self, setup: Setup, sampling: AnswerSettings) -> None:
         """Load the model.
@@ -66,9 +107,10 @@ class VLLMEngine(Engine[StageConfig]):
         Raises:
             MissingDependencyError: vLLM is not installed.
         """
-        start = _llm_class(setup.device)
+        _prepare_environment(setup)
+        start = _llm_class()
         model = fetch(self.models()[0], setup.revisions[ROLE])
-        self.llm: Any = start(**engine_arguments(self.config, model))
+        self.llm: Any = start(**engine_arguments(self.config, model, setup))
         self._sampling = sampling
 
     def answer(self, questions: Sequence[Question]) -> list[Answer | CaptionError]:
@@ -134,12 +176,22 @@ def check_vllm(engine: Engine[Any]) -> None:
     check_engine_args(engine.config.engine_args)
 
 
-def _llm_class(device: Literal["cpu", "cuda"]) -> Any:
+def _prepare_environment(setup: Setup) -> None:
+    """Set this process's variables; vLLM reads them when it is imported."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if device == "cpu":
+    if setup.device == "cpu":
         # One process instead of three. With a GPU, the engine's own process keeps it busy meanwhile.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    if setup.in_placement_group:
+        # The part of a card that each process of the model takes of its bundle.
+        os.environ["VLLM_RAY_PER_WORKER_GPUS"] = f"{setup.gpu_fraction:g}"
+        # Ray hides all cards from a worker that has none itself; vLLM asks for their kind.
+        if not os.environ.get("CUDA_VISIBLE_DEVICES"):
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+
+
+def _llm_class() -> Any:
     try:
         from vllm import LLM
     except ImportError as error:

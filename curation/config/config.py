@@ -63,9 +63,10 @@ class RunSettings(StageConfig):
     """How a run is carried out; nothing here changes a number."""
 
     workers: Annotated[int, Field(ge=1)] | None = None
-    """Worker processes; by default one per CPU of the cluster."""
-    gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = 0.25
-    """Share of a GPU that each worker takes where models run on GPUs."""
+    """Processes that read, decode and measure on a CPU; by default one per CPU of the cluster."""
+    model_workers: Annotated[int, Field(ge=1)] | None = None
+    """Processes that hold the models which want a GPU. By default as many as GPUs have room for, and none
+    where there is no GPU: every worker then holds the models itself. A number holds on any machine."""
     unit_images: Annotated[int, Field(ge=1)] = 256
     """Images in a unit: what is committed, and done again after a crash, together."""
     unit_videos: Annotated[int, Field(ge=1)] = 8
@@ -85,7 +86,9 @@ class RunSettings(StageConfig):
     """Videos longer than this many seconds are filtered in segments of at most this length, by several
     workers at once."""
     stall_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
-    """Seconds without progress after which a worker is killed and its source blamed."""
+    """Seconds without progress on a source after which its worker is killed, and the source blamed."""
+    start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that a worker gets to start, and a stage to load models; if none ever does, the run ends."""
     compact_files: Annotated[int, Field(ge=1)] | None = 256
     """A run with work ends by merging the unit files of each stage that has more than this many into a few
     large ones, which are read faster; null leaves that to `curation compact`."""

@@ -69,7 +69,15 @@ class WriteConflict(StorageError):
 
 
 class WorkerError(CurationError):
-    """A worker is in no state to go on; its unit is retried elsewhere."""
+    """A worker is in no state to go on; its unit is retried elsewhere.
+
+    Attributes:
+        is_blameless: Whether the unit can't be the cause, as when it had not been begun.
+    """
+
+    def __init__(self, message: str = "", *, is_blameless: bool = False) -> None:
+        super().__init__(message)
+        self.is_blameless = is_blameless
 
 
 class SampleError(CurationError):

@@ -62,7 +62,7 @@ def isolated(kind: type[CurationError]) -> Iterator[None]:
         raise kind(described(error)) from error
 
 
-def described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     """Type and message of an exception that nobody foresaw, on one line."""
     message = " ".join(str(error).split())
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

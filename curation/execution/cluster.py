@@ -87,22 +87,6 @@ def cluster_cpus() -> int:
     return int(ray.cluster_resources().get("CPU", 1))
 
 
-def num_gpu_places(gpus_per_worker: float) -> int:
-    """Workers that the cluster's GPUs have room for; more would wait for a place for ever.
-
-    Raises:
-        EnvironmentFault: there is room for none.
-    """
-    import ray
-
-    if gpus_per_worker == 0:
-        return sys.maxsize
-    num_gpus = ray.cluster_resources().get("GPU", 0)
-    if num_gpus < gpus_per_worker:
-        raise EnvironmentFault(f"a worker needs {gpus_per_worker:g} GPUs, and Ray sees {num_gpus:g}")
-    return int(num_gpus / gpus_per_worker)
-
-
 def choose_device(asked: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
     """Raises EnvironmentFault: a GPU was asked for and the cluster has none."""
     import ray

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.errors import ContractError, UnsupportedMediaError
+from curation.execution.loading import load_stage
 from curation.execution.population import Inputs, Population
 from curation.execution.tasks import in_process
 from curation.execution.worker.measure import Metrics
@@ -156,7 +157,7 @@ def measure_step(
         return metrics
     started = time.perf_counter()
     stage = _dataset_stage(step)
-    stage.setup(Setup("cpu", pipeline.revisions(step)))
+    load_stage(step, Setup("cpu", pipeline.revisions(step)))
     inputs = Inputs(ledger, _providers(_branch_of(pipeline, step), step), population)
     lacking = inputs.lacking(stage.inputs(), spread)
     places = np.flatnonzero(pc.is_null(lacking).to_numpy(zero_copy_only=False))

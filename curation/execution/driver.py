@@ -15,10 +15,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from curation.errors import PoisonSource, WorkerError
-from curation.execution.cluster import choose_device, cluster_cpus, connect, num_gpu_places, starts_here
+from curation.execution.cluster import choose_device, cluster_cpus, connect, starts_here
+from curation.execution.models.client import ModelRoutes, RemoteModels
+from curation.execution.models.pools import ModelWorkers, NoModelWorkers
 from curation.execution.plan import Task
 from curation.execution.requests import PendingSegments, Request, requests_of
 from curation.execution.segments import SegmentResult
@@ -76,7 +79,6 @@ class Pool:
         self._idle: list[Any] = []
         self._num_workers = 0
         self._device: Literal["cpu", "cuda"] = "cpu"
-        self._gpus_per_worker = 0.0
         self._owns_ray = False
         self._actors: list[Any] = []
         self._segments = PendingSegments()
@@ -105,23 +107,30 @@ class Pool:
                 self._idle.remove(worker)
                 self._drop_worker(worker)
 
-    def do(self, tasks: list[Task]) -> Metrics:
+    @property
+    def num_workers(self) -> int:
+        """Decode workers, once connected."""
+        return self._num_workers
+
+    def do(self, tasks: list[Task], models: ModelWorkers | None = None) -> Metrics:
         """Do all tasks of a pass; those whose worker dies are tried again."""
         import ray
 
         waiting = [request for task in reversed(tasks) for request in reversed(requests_of(task))]
         self._start(len(waiting))
+        self._models = models = models or NoModelWorkers()
         metrics, self._segments = Metrics(), PendingSegments()
         busy: dict[Any, tuple[_Call, Request]] = {}
         while waiting or busy:
             while waiting and self._idle:
                 worker, request = self._idle.pop(), waiting.pop()
-                call = _Call(worker, request.start(worker))
+                call = _Call(worker, request.start(worker, models.routes()))
                 busy[call.refs[0]] = call, request
             done, _ = ray.wait(list(busy), timeout=POLL_S)
             for ref in done:
                 metrics.add(self._collect(*busy.pop(ref)))
             self._kill_silent(call for call, _ in busy.values())
+            models.check()
             waiting += self._segments.next_requests()
             waiting = [request for request in waiting if self._segments.wants(request)]
         return metrics
@@ -141,29 +150,30 @@ class Pool:
         while len(self._actors) < min(self._num_workers, num_tasks):
             self._idle.append(self._new_worker())
 
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Where models run, once connected."""
+        return self._device
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the cluster is this machine alone, because the run starts it."""
+        return starts_here(self._address)
+
+    def connect(self) -> None:
+        """Join the cluster, or start it, if that has not been done."""
+        self._connect()
+
     def _connect(self) -> None:
         if not self._num_workers:
             self._owns_ray = connect(self._address, self._pipeline.config.run.workers)
             self._device = choose_device(self._pipeline.config.general.device)
-            self._gpus_per_worker = self._worker_gpus()
-            self._num_workers = min(
-                self._pipeline.config.run.workers or cluster_cpus(), num_gpu_places(self._gpus_per_worker)
-            )
-            self._num_workers = max(1, self._num_workers)
+            self._num_workers = max(1, self._pipeline.config.run.workers or cluster_cpus())
 
     def _new_worker(self) -> Any:
-        actor = _worker_class(self._gpus_per_worker)
-        worker = actor.remote(self._pipeline, self._device)
+        worker = _worker_class().remote(self._pipeline)
         self._actors.append(worker)
         return worker
-
-    def _worker_gpus(self) -> float:
-        """GPUs of each worker: the most that one of its stages must have whole, else the configured share."""
-        if self._device == "cpu":
-            return 0.0
-        asked = [step.stage.resources() for step in self._pipeline.steps()]
-        share = self._pipeline.config.run.gpus_per_worker
-        return max([float(found.whole_gpus) or share for found in asked if found.gpu], default=0.0)
 
     def _drop_worker(self, worker: Any) -> None:
         import ray
@@ -284,7 +294,7 @@ class Pool:
         record_poison(self._pipeline, self._ledger, task, source_id, self._pipeline.config.run.max_kills)
         return Metrics()
 
-    def _alone(self, uri: str, start: Callable[[Any], list[Any]]) -> list[Any]:
+    def _alone(self, uri: str, start: Callable[[Any, ModelRoutes], list[Any]]) -> list[Any]:
         """Make a call that concerns one source, until it succeeds or has killed `max_kills` workers.
 
         Returns:
@@ -297,9 +307,10 @@ class Pool:
 
         for _ in range(self._pipeline.config.run.max_kills):
             worker = self._idle.pop() if self._idle else self._new_worker()
-            call = _Call(worker, start(worker))
+            call = _Call(worker, start(worker, self._models.routes()))
             while not ray.wait(call.refs[:1], timeout=POLL_S)[0]:
                 self._kill_silent([call])
+                self._models.check()
             try:
                 _result(call.refs[0])
             except _Died as died:
@@ -333,8 +344,8 @@ class Pool:
                 ray.kill(call.worker)
 
 
-def _probing(source: Source) -> Callable[[Any], list[Any]]:
-    return lambda worker: [worker.probe.remote(source)]
+def _probing(source: Source) -> Callable[[Any, ModelRoutes], list[Any]]:
+    return lambda worker, _: [worker.probe.remote(source)]
 
 
 def _result(ref: Any) -> Any:
@@ -359,31 +370,36 @@ def _result(ref: Any) -> Any:
         raise _Died(type(error).__name__) from error
 
 
-def _worker_class(num_gpus: float) -> Any:
+def _worker_class() -> Any:
     """`UnitWorker` as a Ray actor, with a second thread that answers the watchdog."""
     import ray
 
     @ray.remote(
         num_cpus=1,
-        num_gpus=num_gpus,
+        num_gpus=0,
         max_restarts=0,
         concurrency_groups={"watch": 1},
     )
     class Worker:
-        def __init__(self, pipeline: Pipeline, device: Literal["cpu", "cuda"]) -> None:
-            self._worker = UnitWorker(pipeline, device)
+        def __init__(self, pipeline: Pipeline) -> None:
+            self._worker = UnitWorker(pipeline)
 
         def use(self, pipeline: Pipeline) -> None:
             self._worker.use(pipeline)
 
-        def work(self, task: Task) -> Metrics:
+        def work(self, task: Task, routes: ModelRoutes) -> Metrics:
+            self._worker.ask(partial(RemoteModels, routes))
             return self._worker.work(task)
 
         @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
-        def process_segment(self, task: Task, number: int) -> tuple[Metrics, SegmentResult]:
+        def process_segment(
+            self, task: Task, routes: ModelRoutes, number: int
+        ) -> tuple[Metrics, SegmentResult]:
+            self._worker.ask(partial(RemoteModels, routes))
             return self._worker.process_segment(task, number)
 
-        def merge(self, task: Task, *results: SegmentResult) -> Metrics:
+        def merge(self, task: Task, routes: ModelRoutes, *results: SegmentResult) -> Metrics:
+            self._worker.ask(partial(RemoteModels, routes))
             return self._worker.merge(task, results)
 
         def probe(self, source: Source) -> Source:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 
 from curation.execution.dataset_wide import bind_step, dataset_steps, filters_behind, measure_step
 from curation.execution.driver import Pool
+from curation.execution.models.groups import model_groups, place_models
+from curation.execution.models.pools import ModelPools, bytes_in_flight
+from curation.execution.placement import nodes
 from curation.execution.plan import Phase, Task
 from curation.execution.population import Population
 from curation.execution.progress import ProgressListener
+from curation.execution.services import running, services_of
 from curation.execution.standing import Standing
-from curation.execution.worker.measure import Metrics
+from curation.execution.worker.measure import DECODE, Metrics
 from curation.ledger import Ledger
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
@@ -58,11 +63,23 @@ class Passes:
     def _do(self, pipeline: Pipeline, phase: Phase, tasks: Sequence[Task]) -> None:
         if not tasks:
             return
-        with self._services(pipeline, tasks) as services:
+        started = time.monotonic()
+        with self._beside(pipeline, tasks) as (services, models):
             self._progress.begin(phase, sum(task.num_sources for task in tasks))
             self._standing.changed(tasks)
-            self.metrics.add(self._pool.do([replace(task, services=services) for task in tasks]))
+            metrics = self._pool.do([replace(task, services=services) for task in tasks], models)
             self._progress.end()
+        self._count_pools(phase, metrics, models, time.monotonic() - started)
+        self.metrics.add(metrics)
+
+    def _count_pools(self, phase: Phase, metrics: Metrics, models: ModelPools, seconds: float) -> None:
+        """Complete what is known of the workers, and name them by their pass too."""
+        for name, pool in models.metrics.items():
+            metrics.pool(name).add(pool)
+        decode = metrics.pool(DECODE)
+        decode.num_workers = self._pool.num_workers
+        decode.idle_s = max(0.0, decode.num_workers * seconds - decode.busy_s)
+        metrics.pools = {f"{phase}: {name}": pool for name, pool in metrics.pools.items()}
 
     def _measure_together(self, pipeline: Pipeline, step: Step, population: Population) -> None:
         """A dataset-wide step, once everything before it has been measured."""
@@ -83,16 +100,30 @@ class Passes:
         self.metrics.add(metrics)
 
     @contextmanager
-    def _services(
+    def _beside(
         self, pipeline: Pipeline, tasks: Sequence[Task]
-    ) -> Iterator[Mapping[str, Mapping[str, str]]]:
-        """Start what must run beside these tasks' stages; step key -> what it says. Stopped in any case."""
+    ) -> Iterator[tuple[Mapping[str, Mapping[str, str]], ModelPools]]:
+        """Start what these tasks' stages need beside the decode workers; it is stopped in any case.
+
+        That is, by step key, what services say, and the model workers.
+        """
+        self._pool.connect()
+        device = self._pool.device
         needed = frozenset().union(*(task.needs for task in tasks))
-        with ExitStack() as stack:
-            found = {}
-            for step in pipeline.steps():
-                service = step.stage.service(pipeline.revisions(step)) if step.key in needed else None
-                if service is not None:
-                    self._progress.say(f"starting what {step.key} needs")
-                    found[step.key] = stack.enter_context(service)
-            yield found
+        services = services_of(pipeline, [step for step in pipeline.steps() if step.key in needed])
+        groups = model_groups(pipeline, needed, device)
+        cards = nodes() if device == "cuda" else []
+        others = {item.key: item.service.resources() for item in services}
+        placements = place_models(groups, others, cards, pipeline.config.run.model_workers)
+        if services:
+            self._progress.say(f"starting what {', '.join(item.key for item in services)} needs")
+        settings = pipeline.config.run
+        max_bytes = bytes_in_flight(settings.max_held_bytes, self._pool.num_workers) if groups else 0
+        together = {group.name: group.resources for group in groups}
+        with (
+            running(services, together, device, is_local=self._pool.is_local) as said,
+            ModelPools(
+                pipeline, placements, said, self._progress, device=device, max_bytes=max_bytes
+            ) as models,
+        ):
+            yield said, models

@@ -22,14 +22,17 @@ class Request:
     segment: int | None = None
     results: tuple[Any, ...] = ()
 
-    def start(self, worker: Any) -> list[Any]:
-        """Call the worker: the reference to its metrics, and to the result if it processes a segment."""
+    def start(self, worker: Any, routes: Any) -> list[Any]:
+        """Call the worker: the reference to its metrics, and to the result if it processes a segment.
+
+        `routes` says which model workers it can ask.
+        """
         if self.results:
-            return [worker.merge.remote(self.task, *self.results)]
+            return [worker.merge.remote(self.task, routes, *self.results)]
         if self.segment is not None:
-            metrics, result = worker.process_segment.remote(self.task, self.segment)
+            metrics, result = worker.process_segment.remote(self.task, routes, self.segment)
             return [metrics, result]
-        return [worker.work.remote(self.task)]
+        return [worker.work.remote(self.task, routes)]
 
 
 def requests_of(task: Task) -> list[Request]:

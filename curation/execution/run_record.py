@@ -39,6 +39,10 @@ def last_work_record(metrics: Metrics, seconds: float) -> dict[str, Any]:
             for key in keys
             if metrics.rows[key]
         ],
+        "pools": [
+            {"pool": name, **{key: round(value, 3) for key, value in asdict(pool).items()}}
+            for name, pool in metrics.pools.items()
+        ],
         "frames_decoded": decoded.total(),
         "images_decoded": metrics.images_decoded.total(),
         "decodes_per_frame": round(decoded["filter"] / metrics.frames_held, 3)

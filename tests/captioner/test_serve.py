@@ -20,9 +20,10 @@ from captioner import structure
 from captioner.engines.base import Answer, AnswerSettings, Question
 from captioner.engines.chat import ChatClient
 from captioner.engines.vllm import engine_arguments
-from captioner.server import KEY, URL, ServeConfig, serving
+from captioner.server import KEY, URL, CaptionServer, ServeConfig
 from captioner.settings import CaptionConfig
 from curation.errors import CaptionError, EnvironmentFault
+from curation.stage import Setup
 from datasets_media import TESTS, command, config_data, curation, environment, write_config
 
 pytestmark = pytest.mark.slow
@@ -52,10 +53,14 @@ def service(tiny_model: Path, engine_args: dict[str, Any], vllm_python: Path) ->
     serve = {"python": str(vllm_python), "environment": OFFLINE}
     settings = captions(tiny_model, engine_args, frames_as="video", structured=True, serve=serve)
     config = CaptionConfig(engine="serve", **settings)
-    arguments = engine_arguments(config, tiny_model)
-    arguments["limit_mm_per_prompt"] = {"image": 12, "video": 1}
-    with serving(config, config.own(ServeConfig), arguments) as service:
-        yield service
+
+    def arguments(setup: Setup) -> dict[str, Any]:
+        limits = {"image": 12, "video": 1}
+        return engine_arguments(config, tiny_model, setup) | {"limit_mm_per_prompt": limits}
+
+    server = CaptionServer(config, config.own(ServeConfig), arguments)
+    yield server.start(Setup("cpu", {}), "127.0.0.1")
+    server.stop()
 
 
 class TestRequests:

@@ -158,7 +158,7 @@ def test_arguments_become_flags() -> None:
         "limit_mm_per_prompt": {"image": 1},
     }
     command = server_command(
-        config, config.own(ServeConfig), {**arguments, "enable_prefix_caching": False}, 8123
+        config, config.own(ServeConfig), {**arguments, "enable_prefix_caching": False}, "127.0.0.1", 8123
     )
     assert command[:5] == ["/env/python", "-m", "vllm.entrypoints.cli.main", "serve", "/weights"]
     flags = command[5:]
@@ -176,5 +176,30 @@ def test_arguments_become_flags() -> None:
 
 def test_value_is_never_taken_for_an_argument() -> None:
     config = CaptionConfig(engine="serve", model="org/vlm", dtype="--trust-remote-code")
-    command = server_command(config, ServeConfig(), {"model": "/weights", "dtype": config.dtype}, 8123)
+    command = server_command(config, ServeConfig(), {"model": "/weights", "dtype": config.dtype}, "::1", 8123)
     assert "--dtype=--trust-remote-code" in command
+
+
+@pytest.mark.slow
+def test_server_does_not_outlive_an_actor_that_ray_kills() -> None:
+    """Ray kills the direct children of an actor too, so these can no longer end what they started."""
+    import ray
+
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        actor = ray.remote(num_cpus=1)(Starter).remote()
+        running = pids(ray.get(actor.url.remote(), timeout=60))
+        assert len(running) == 2
+        ray.kill(actor)
+        assert eventually(lambda: not any(lives(pid) for pid in running))
+    finally:
+        ray.shutdown()
+
+
+class Starter:
+    def __init__(self) -> None:
+        self._server = started()
+
+    def url(self) -> str:
+        return self._server.url

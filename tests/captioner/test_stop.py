@@ -1,23 +1,28 @@
-"""A run that is stopped, or fails, ends its caption server. A small HTTP server is in vLLM's place."""
+"""A run ends its caption server, however it ends itself, and does without a server's process that is lost.
+
+A small HTTP server is in vLLM's place.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
-from datasets_media import command, config_data, environment, write_config
+from datasets_media import command, config_data, curation, environment, write_config
 
 pytestmark = pytest.mark.slow
 
 SERVER = f"""#!{sys.executable}
-import http.server, os, pathlib, sys, time
+import http.server, json, os, pathlib, sys, time
 place = pathlib.Path(os.environ["SERVER_PLACE"])
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -26,6 +31,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         (place / "asked").touch()
         if (place / "forbid").exists():
             self.send_response(403); self.send_header("Content-Length", "0"); self.end_headers()
+        elif (place / "answer").exists():
+            message = {{"content": "A red ball rolls slowly over the wooden floor of a quiet room."}}
+            choice = {{"message": message, "finish_reason": "stop"}}
+            body = json.dumps({{"choices": [choice]}}).encode()
+            self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()
+            self.wfile.write(body)
         else:
             time.sleep(600)
     def log_message(self, *args): pass
@@ -33,7 +44,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 port = next(int(arg.partition("=")[2]) for arg in sys.argv if arg.startswith("--port="))
 http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
-"""Healthy, but never answers a question; or refuses it, if there is a file `forbid`."""
+"""Healthy, but answers questions only if there is a file `answer`, and refuses them if there is `forbid`."""
 
 
 @pytest.fixture
@@ -91,3 +102,45 @@ def test_server_ends_with_a_run_that_fails(config: Path, tmp_path: Path) -> None
     assert done.returncode == 3
     assert "the caption server refuses everything: 403" in done.stderr
     assert not lives(int((tmp_path / "pid").read_text()))
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_lost_actor_takes_its_server_along_and_the_run_goes_on_with_a_new_one(
+    config: Path, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        command("run", "-c", config),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for(tmp_path / "asked", process)
+    first = int((tmp_path / "pid").read_text())
+    actor = parent(parent(parent(first)))  # beyond the two processes of the supervisor
+    assert "ServiceActor" in Path(f"/proc/{actor}/cmdline").read_text()
+    (tmp_path / "answer").touch()
+    os.kill(actor, signal.SIGKILL)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    second = int((tmp_path / "pid").read_text())
+    assert second != first
+    assert not lives(first)
+    assert not lives(second)
+    curation("table", "-c", config, "--to", tmp_path / "table.parquet")
+    rows = pq.read_table(tmp_path / "table.parquet").to_pylist()
+    captions = [row["caption"] for row in rows if row["caption"]]
+    assert len(captions) == 3  # the images
+    assert all(caption.startswith("A red ball") for caption in captions)
+
+
+def test_python_that_the_node_lacks_is_named(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "python").unlink()
+    done = subprocess.run(
+        command("run", "-c", config), env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert f"there is no {tmp_path / 'python'} on {socket.gethostname()}" in " ".join(done.stderr.split())

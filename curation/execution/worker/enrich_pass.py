@@ -12,6 +12,7 @@ from curation.errors import SampleError
 from curation.execution.segments import neighbors
 from curation.execution.worker.frame_buffer import FrameBuffer, Pixels
 from curation.execution.worker.measure import KnownRows, Measurer, RowMeasured
+from curation.execution.worker.overlap import MAX_CALLS, Overlap
 from curation.ingest.media_readers import ImageReader, VideoReader
 from curation.media.decoder import DecoderSettings
 from curation.media.views import SpanCollector
@@ -27,6 +28,7 @@ class EnrichPass:
         self,
         rule: AllOf,
         measurer: Measurer,
+        overlap: Overlap,
         known: KnownRows,
         decoder: DecoderSettings,
         *,
@@ -42,12 +44,15 @@ class EnrichPass:
         self._rule = rule
         self._steps = [step for step in steps_of(rule) if step.key in measurer.allowed]
         self._measurer = measurer
+        self._overlap = overlap
         self._known = known
         self._decoder = decoder
         self._on_image = on_image
         self._on_frame = on_frame
-        self._max_bytes = max_bytes
-        self._buffer = FrameBuffer(max_bytes)
+        # With two calls out, the frames of three buffers are held.
+        is_remote = bool(measurer.remote & {step.key for step in self._steps})
+        self._max_bytes = max_bytes // (1 + MAX_CALLS) if is_remote else max_bytes
+        self._buffer = FrameBuffer(self._max_bytes)
 
     def add_image(self, source: Source, samples: Iterable[Sample]) -> Iterator[RowMeasured]:
         """Decode an image for the samples of it that need something."""
@@ -69,10 +74,15 @@ class EnrichPass:
                     break
             yield from self._add_windows(source, collector.finish(), collector)
 
-    def flush(self) -> Iterator[RowMeasured]:
-        """Measure what is held."""
+    def finish(self) -> Iterator[RowMeasured]:
+        """Measure all that is held, to the end."""
+        yield from self._flush()
+        yield from self._overlap.finish()
+
+    def _flush(self) -> Iterator[RowMeasured]:
         held, self._buffer = self._buffer, FrameBuffer(self._max_bytes)
-        yield from self._measurer.advance(held.samples, self._known, partial(decide, self._rule), held.media)
+        decided = partial(decide, self._rule)
+        yield from self._overlap.run(self._measurer.advance(held.samples, self._known, decided, held.media))
 
     def _pixels(self, reader: ImageReader, sample: Sample) -> Pixels:
         pixels: dict[View, Media | SampleError] = {}
@@ -94,7 +104,7 @@ class EnrichPass:
     def _add(self, source: Source, sample: Sample, pixels: Pixels) -> Iterator[RowMeasured]:
         self._buffer.add(source, sample, pixels)
         if self._buffer.is_full:
-            yield from self.flush()
+            yield from self._flush()
 
     def _views(self, sample: Sample) -> list[View]:
         """The views of the steps that still have to measure a sample."""

@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from curation.execution.worker.first_reads import FirstReads
-from curation.execution.worker.measure import KnownRows, Measurer, RowMeasured
+from curation.execution.worker.measure import KnownRows, Measurer, Measuring, RowMeasured
+from curation.execution.worker.overlap import MAX_CALLS, Overlap
 from curation.ingest.media_readers import ImageReader
-from curation.ledger.unit_state import decide_sample
+from curation.ledger.unit_state import branch_steps, decide_sample
 from curation.pipeline import Branch
 from curation.records import Sample, Source
 
 CHUNK_IMAGES = 16
 """Images that are held decoded at the same time, at most."""
+REMOTE_CHUNK_IMAGES = 64
+"""The same where model workers measure some of it, which are quick with large batches only."""
 
 
 class ImagePass:
@@ -23,6 +26,7 @@ class ImagePass:
         self,
         branch: Branch,
         measurer: Measurer,
+        overlap: Overlap,
         known: KnownRows,
         on_decode: Callable[[str], None],
         *,
@@ -38,6 +42,7 @@ class ImagePass:
         """
         self._branch = branch
         self._measurer = measurer
+        self._overlap = overlap
         self._known = known
         self._on_decode = on_decode
         self._reads = reads
@@ -47,10 +52,14 @@ class ImagePass:
 
     def filter(self, sources: Iterable[Source]) -> Iterator[RowMeasured]:
         """Measure what the images need, chunk by chunk."""
-        for chunk in chunks_of(sources, self._max_bytes):
-            yield from self._filter_chunk(chunk)
+        is_remote = bool(self._measurer.remote & {step.key for step in branch_steps(self._branch)})
+        # With two calls out, the images of three chunks are held.
+        size, share = (REMOTE_CHUNK_IMAGES, 1 + MAX_CALLS) if is_remote else (CHUNK_IMAGES, 1)
+        for chunk in chunks_of(sources, self._max_bytes // share, size):
+            yield from self._overlap.run(self._filter_chunk(chunk))
+        yield from self._overlap.finish()
 
-    def _filter_chunk(self, sources: Sequence[Source]) -> Iterator[RowMeasured]:
+    def _filter_chunk(self, sources: Sequence[Source]) -> Measuring:
         samples = {Sample.of_image(source): source for source in sources}
         by_id = {sample.sample_id: source for sample, source in samples.items()}
         opened, short_side = self._reads.opened, self._short_side
@@ -61,13 +70,15 @@ class ImagePass:
             self._reads.close(source)
 
 
-def chunks_of(sources: Iterable[Source], max_bytes: int) -> Iterator[list[Source]]:
+def chunks_of(
+    sources: Iterable[Source], max_bytes: int, max_images: int = CHUNK_IMAGES
+) -> Iterator[list[Source]]:
     """Images in order, in chunks that take up to `max_bytes` decoded; a larger one is alone."""
     chunk: list[Source] = []
     num_bytes = 0
     for source in sources:
         size_bytes = 3 * (source.width or 0) * (source.height or 0)
-        if chunk and (len(chunk) == CHUNK_IMAGES or num_bytes + size_bytes > max_bytes):
+        if chunk and (len(chunk) == max_images or num_bytes + size_bytes > max_bytes):
             yield chunk
             chunk, num_bytes = [], 0
         chunk.append(source)

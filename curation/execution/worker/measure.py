@@ -1,19 +1,22 @@
-"""Measures samples: the next missing step of each, in batches; a sample that fails, fails alone."""
+"""Measures samples: the next missing step of each, in batches; a sample that fails, fails alone.
+
+Most stages are measured here. One that has model workers is not: `Measurer.advance` yields a `ModelCall`, and
+goes on when it is sent the rows (`overlap.py` carries it there and back).
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from curation.errors import (
     ContractError,
-    DeviceMemoryFault,
     MeasureError,
     SampleError,
     UnsupportedMediaError,
@@ -39,6 +42,84 @@ class RowMeasured:
     row: Row
 
 
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """What a model worker is asked: one batch of one step.
+
+    Attributes:
+        samples: At most `batch_size` of them, all from one unit.
+        media: What `Stage.prepare` made of each.
+    """
+
+    step: Step
+    samples: Sequence[Sample]
+    media: Sequence[Media]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the pixels."""
+        return sum(item.pixels.nbytes for item in self.media)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAnswer:
+    """What a model worker answers.
+
+    Attributes:
+        rows: One per sample, in order.
+        seconds: What measuring took.
+        usage: What `Stage.usage` said.
+    """
+
+    rows: Sequence[Row]
+    seconds: float
+    usage: Mapping[str, float] = field(default_factory=dict)
+
+
+Measuring: TypeAlias = Generator[RowMeasured | ModelCall, ModelAnswer | None, None]
+"""Yields rows, and calls to be answered by `send`."""
+
+
+DECODE = "decode"
+"""Name of the decode workers among the pools."""
+
+
+@dataclass
+class PoolMetrics:
+    """What the workers of one kind did in a pass.
+
+    Attributes:
+        num_workers: How many there were, at most.
+        load_s: Seconds for imports and weights, of all of them.
+        busy_s: Seconds in which they worked, of all of them.
+        idle_s: Seconds in which they had nothing to do.
+        waited_s: Seconds in which decode workers waited for them.
+        num_calls: Calls that they answered.
+        num_samples: Samples in these calls.
+        bytes_sent: Bytes of pixels that were sent to them.
+        most_bytes_out: The most that one decode worker had sent them at a time without an answer.
+        peak_memory_bytes: The most that one of them held of a GPU.
+    """
+
+    num_workers: int = 0
+    load_s: float = 0.0
+    busy_s: float = 0.0
+    idle_s: float = 0.0
+    waited_s: float = 0.0
+    num_calls: int = 0
+    num_samples: int = 0
+    bytes_sent: int = 0
+    most_bytes_out: int = 0
+    peak_memory_bytes: int = 0
+
+    def add(self, other: PoolMetrics) -> None:
+        """Sum up; of what is a maximum, take the larger."""
+        for item in fields(self):
+            mine, theirs = getattr(self, item.name), getattr(other, item.name)
+            is_most = item.name in ("num_workers", "most_bytes_out", "peak_memory_bytes")
+            setattr(self, item.name, max(mine, theirs) if is_most else mine + theirs)
+
+
 @dataclass
 class Metrics:
     """What a worker did: rows, failed rows and seconds by step key, and frames decoded by pass.
@@ -46,7 +127,8 @@ class Metrics:
     `frames_held` counts the frames that the sources of the filter pass hold, so that decoded / held
     says how often each was decoded. `bytes_stored` counts by pass the bytes of the sources that were
     opened, and `bytes_read` what was fetched of them, so that read / stored says how often; a long video
-    counts in both once for each part. `usage` is what the stages say about themselves, by step key.
+    counts in both once for each part. `usage` is what the stages say about themselves, by step key, and
+    `pools` what the model workers did, by group.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -58,6 +140,11 @@ class Metrics:
     bytes_read: Counter[str] = field(default_factory=Counter)
     bytes_stored: Counter[str] = field(default_factory=Counter)
     usage: dict[str, Counter[str]] = field(default_factory=dict)
+    pools: dict[str, PoolMetrics] = field(default_factory=dict)
+
+    def pool(self, name: str) -> PoolMetrics:
+        """The metrics of a kind of workers."""
+        return self.pools.setdefault(name, PoolMetrics())
 
     def record(self, key: str, *, rows: int = 0, failed: int = 0, seconds: float = 0.0) -> None:
         """Count rows of a step, and the time they took."""
@@ -78,6 +165,8 @@ class Metrics:
         self.bytes_stored.update(other.bytes_stored)
         for key, used in other.usage.items():
             self.record_usage(key, used)
+        for name, pool in other.pools.items():
+            self.pool(name).add(pool)
 
     def record_usage(self, key: str, used: Mapping[str, float]) -> None:
         """Sum up what a stage says that measuring took."""
@@ -94,6 +183,7 @@ class Measurer:
         allowed: Keys of the steps that may be measured.
         ready: Gives a step's stage with its weights loaded.
         metrics: Counts rows and the time they took.
+        remote: Keys of the steps that model workers measure.
     """
 
     def __init__(
@@ -102,11 +192,14 @@ class Measurer:
         ready: Callable[[Step], Stage[Any]],
         metrics: Metrics,
         on_progress: Callable[[], None],
+        *,
+        remote: Iterable[str] = (),
     ) -> None:
         """`on_progress` is called after each batch."""
         self.allowed = frozenset(allowed)
         self.ready = ready
         self.metrics = metrics
+        self.remote = frozenset(remote)
         self._on_progress = on_progress
 
     def advance(
@@ -115,7 +208,7 @@ class Measurer:
         known: KnownRows,
         decide: Callable[[Rows], Verdict],
         media_of: MediaOf,
-    ) -> Iterator[RowMeasured]:
+    ) -> Measuring:
         """Measure what the samples need, until nothing is needed or what is needed is not allowed."""
         rows = {sample.sample_id: dict(known(sample)) for sample in samples}
         while True:
@@ -128,41 +221,96 @@ class Measurer:
                 return
             step, group = next(iter(waiting.items()))
             for batch in in_groups(group, step.stage.batch_size):
-                for row in self._measure(step, batch, media_of):
+                for row in (yield from self._measure(step, batch, media_of)):
                     rows[row.sample_id][step.key] = row
                     yield RowMeasured(step, row)
 
-    def _measure(self, step: Step, batch: Sequence[Sample], media_of: MediaOf) -> Iterator[Row]:
-        stage = self.ready(step)
-        started = time.perf_counter()
-        rows = isolate(stage, batch, media_of)
-        seconds = (time.perf_counter() - started) / len(rows)
-        self.metrics.record_usage(step.key, stage.usage())
+    def _measure(
+        self, step: Step, batch: Sequence[Sample], media_of: MediaOf
+    ) -> Generator[ModelCall, ModelAnswer | None, Sequence[Row]]:
+        if step.key not in self.remote:
+            stage = self.ready(step)
+            started = time.perf_counter()
+            rows = isolate(stage, batch, media_of)
+            answer = ModelAnswer(rows, time.perf_counter() - started, stage.usage())
+        else:
+            answer = yield from _asked(step, batch, media_of)
+        self.metrics.record_usage(step.key, answer.usage)
         self._on_progress()
-        for row in rows:
+        seconds = answer.seconds / len(answer.rows)
+        for row in answer.rows:
             self.metrics.record(step.key, rows=1, failed=int(not row.ok), seconds=seconds)
-            yield Row(row.sample_id, row.values, row.error_type, row.error, seconds)
+        return [replace(row, seconds=seconds) for row in answer.rows]
+
+
+def _asked(
+    step: Step, batch: Sequence[Sample], media_of: MediaOf
+) -> Generator[ModelCall, ModelAnswer | None, ModelAnswer]:
+    """Have a model worker measure what could be prepared of a batch."""
+    started = time.perf_counter()
+    prepared = _prepared(step.stage, batch, media_of)
+    answer, seconds = None, time.perf_counter() - started
+    if any(isinstance(item, Media) for item in prepared):
+        answer = yield ModelCall(step, *_measurable(batch, prepared))
+        if answer is None:
+            raise ContractError(f"a call of {step.key} was not answered")
+    if answer is None:
+        return ModelAnswer(_in_place(prepared, ()), seconds)
+    return replace(answer, rows=_in_place(prepared, answer.rows), seconds=seconds + answer.seconds)
 
 
 def isolate(stage: Stage[Any], batch: Sequence[Sample], media_of: MediaOf) -> list[Row]:
+    """One row per sample, of which one that can't be measured fails alone.
+
+    Raises:
+        ContractError: the stage breaks its own declaration.
+        CurationError: anything else that is not about one sample.
+    """
+    prepared = _prepared(stage, batch, media_of)
+    samples, media = _measurable(batch, prepared)
+    return _in_place(prepared, measure_rows(stage, samples, media) if samples else ())
+
+
+def measure_rows(stage: Stage[Any], samples: Sequence[Sample], media: Sequence[Media]) -> list[Row]:
     """One row per sample. A batch that raises is repeated one by one, so that only the culprit fails.
 
     Raises:
         ContractError: the stage breaks its own declaration.
-        DeviceMemoryFault: one sample alone does not fit into the GPU.
+        DeviceMemoryFault: the batch does not fit into the GPU.
         CurationError: anything else that is not about one sample.
     """
     try:
-        media = [_media(stage, sample, media_of) for sample in batch]
         with isolated(MeasureError):
-            measured = stage.measure(batch, media)
-    except (SampleError, DeviceMemoryFault) as error:
-        if len(batch) > 1:
-            return [row for sample in batch for row in isolate(stage, [sample], media_of)]
-        if isinstance(error, DeviceMemoryFault):
-            raise
-        return [failed_row(batch[0].sample_id, error)]
-    return _checked(stage, batch, measured)
+            measured = stage.measure(samples, media)
+    except SampleError as error:
+        if len(samples) == 1:
+            return [failed_row(samples[0].sample_id, error)]
+        pairs = zip(samples, media, strict=True)
+        return [row for sample, item in pairs for row in measure_rows(stage, [sample], [item])]
+    return _checked(stage, samples, measured)
+
+
+def _prepared(stage: Stage[Any], batch: Sequence[Sample], media_of: MediaOf) -> list[Media | Row]:
+    """What the stage gets of each sample; the failed row of one that has no media."""
+    found: list[Media | Row] = []
+    for sample in batch:
+        try:
+            found.append(_media(stage, sample, media_of))
+        except SampleError as error:
+            found.append(failed_row(sample.sample_id, error))
+    return found
+
+
+def _measurable(batch: Sequence[Sample], prepared: Sequence[Media | Row]) -> tuple[list[Sample], list[Media]]:
+    pairs = zip(batch, prepared, strict=True)
+    there = [(sample, item) for sample, item in pairs if isinstance(item, Media)]
+    return [sample for sample, _ in there], [item for _, item in there]
+
+
+def _in_place(prepared: Sequence[Media | Row], measured: Sequence[Row]) -> list[Row]:
+    """The rows of a batch in order: the measured ones where there was something to measure."""
+    rows = iter(measured)
+    return [item if isinstance(item, Row) else next(rows) for item in prepared]
 
 
 def _media(stage: Stage[Any], sample: Sample, media_of: MediaOf) -> Media:

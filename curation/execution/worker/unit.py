@@ -21,6 +21,7 @@ from curation.execution.worker.first_reads import FirstReads
 from curation.execution.worker.heartbeat import Heartbeat
 from curation.execution.worker.image_pass import ImagePass
 from curation.execution.worker.measure import KnownRows, Measurer, Metrics, RowMeasured, failed_row
+from curation.execution.worker.overlap import ModelClient, Overlap
 from curation.execution.worker.unit_rows import UnitRows
 from curation.execution.worker.video_pass import ClipFound, SourceMeasured, VideoEvent, VideoPass
 from curation.ledger import Ledger
@@ -41,8 +42,9 @@ class UnitRun:
         task: Task,
         ready: Callable[[Step], Stage[Any]],
         heartbeat: Heartbeat,
+        connect: Callable[[Metrics], ModelClient],
     ) -> None:
-        """`ready` gives a step's stage with its weights loaded."""
+        """`ready` gives a step's stage with its weights loaded; `connect` the way to the model workers."""
         self._pipeline = pipeline
         self._ledger = ledger
         self._task = task
@@ -51,7 +53,9 @@ class UnitRun:
         is_new = bool(task.sources)
         self._rows = UnitRows(load_unit(ledger, pipeline, task.unit, recompute=task.recompute, is_new=is_new))
         self._reads = FirstReads(pipeline.config.general.max_pixels, self.metrics, task.phase)
-        self._measurer = Measurer(task.steps, ready, self.metrics, heartbeat.renew)
+        self._models = connect(self.metrics)
+        remote = self._models.steps
+        self._measurer = Measurer(task.steps, ready, self.metrics, heartbeat.renew, remote=remote)
 
     def run(self) -> Metrics:
         """Measure what the task allows and the unit needs, and commit it."""
@@ -136,6 +140,7 @@ class UnitRun:
         return ImagePass(
             branch,
             self._measurer,
+            Overlap(self._models),
             self._known(branch_steps(branch)),
             self._count_image,
             reads=self._reads,
@@ -160,6 +165,7 @@ class UnitRun:
             source,
             branch,
             self._measurer,
+            Overlap(self._models),
             self._known(branch_steps(branch)),
             decoder=self._pipeline.config.decoder,
             on_frame=self._count_frame,
@@ -170,6 +176,7 @@ class UnitRun:
         enrich = EnrichPass(
             self._pipeline.enrich,
             self._measurer,
+            Overlap(self._models),
             self._known(list(steps_of(self._pipeline.enrich))),
             self._pipeline.config.decoder,
             on_image=self._count_image,
@@ -179,9 +186,9 @@ class UnitRun:
         for source in images:
             self._record(enrich.add_image(source, self._waiting(source)))
         for source in videos:
-            with self._failing(source, before=enrich.flush):
+            with self._failing(source, before=enrich.finish):
                 self._record(enrich.add_video(source, self._waiting(source)))
-        self._record(enrich.flush())
+        self._record(enrich.finish())
 
     def _waiting(self, source: Source) -> list[Sample]:
         """The samples of a source that need a step of this task next, of the task's segment."""

@@ -25,7 +25,8 @@ from typing import Any
 from curation.errors import ContractError, DecodeError, MeasureError
 from curation.errors.isolation import isolated
 from curation.execution.segments import WHOLE_VIDEO, Segment, SegmentResult, neighbors
-from curation.execution.worker.measure import KnownRows, Measurer, RowMeasured
+from curation.execution.worker.measure import KnownRows, Measurer, Measuring, RowMeasured
+from curation.execution.worker.overlap import Overlap
 from curation.ingest.media_readers import VideoReader, without_pixels
 from curation.ingest.sources import open_source
 from curation.ledger.unit_state import decide_sample
@@ -41,6 +42,8 @@ from curation.stage import GRID_FPS, Media, View
 
 CHUNK_CLIPS = 8
 """Finished clips of a video that are measured together."""
+REMOTE_CHUNK_CLIPS = 24
+"""The same where model workers measure some of it: three frames of each make a batch that suits a GPU."""
 RUN_UP_S = 4.0
 """Read before a segment, beyond what its frame metrics need: its first cuts are then mostly the true ones."""
 OVERRUN_S = 2.0
@@ -73,6 +76,7 @@ class VideoPass:
         source: Source,
         branch: Branch,
         measurer: Measurer,
+        overlap: Overlap,
         known: KnownRows,
         *,
         decoder: DecoderSettings,
@@ -89,6 +93,7 @@ class VideoPass:
         self._branch = branch
         self._splitter = branch.splitter
         self._measurer = measurer
+        self._overlap = overlap
         self._metrics = measurer.metrics
         self._known = known
         self._new: dict[str, dict[str, Row]] = {}
@@ -96,6 +101,8 @@ class VideoPass:
         self._on_frame = on_frame
         self._opened = opened
         self._decide = partial(decide_sample, branch)
+        is_remote = bool(measurer.remote & {step.key for step in steps_of(branch.rule)})
+        self._chunk_clips = REMOTE_CHUNK_CLIPS if is_remote else CHUNK_CLIPS
 
     def filter(self) -> Iterator[VideoEvent]:
         """Split the whole video, and measure its clips.
@@ -220,29 +227,37 @@ class VideoPass:
         self, reader: VideoReader, finder: CutFinder, collector: GridCollector, segment: Segment
     ) -> Iterator[VideoEvent]:
         """Let the frames pass by; measure the clips of the segment when they are complete."""
-        media_of = partial(_media_at, self._source, collector)
         is_new = not isinstance(finder, _KnownSpans)
-        clips: list[Sample] = []
-        for span in self._spans(reader, finder, collector, clips, segment):
+        # Chunks of clips whose frames are still needed; the last one is being filled.
+        held: list[list[Sample]] = [[]]
+        for span in self._spans(reader, finder, collector, held, segment):
             if not segment.holds(span.start_s):
                 continue
-            clips.append(_clip_at(self._source, span))
+            held[-1].append(_clip_at(self._source, span))
             if is_new:
                 yield self._add_clip(span)
-            if len(clips) == CHUNK_CLIPS:
-                yield from self._measurer.advance(clips, self._rows_of, self._decide, media_of)
-                clips.clear()
+            if len(held[-1]) == self._chunk_clips:
+                yield from self._overlap.run(self._measure_chunk(held, collector))
+        yield from self._overlap.run(self._measure_chunk(held, collector))
+        yield from self._overlap.finish()
+
+    def _measure_chunk(self, held: list[list[Sample]], collector: GridCollector) -> Measuring:
+        """Measure the last chunk, which is held until that has been done."""
+        clips = held[-1]
+        held.append([])
+        media_of = partial(_media_at, self._source, collector)
         yield from self._measurer.advance(clips, self._rows_of, self._decide, media_of)
+        held[:] = [chunk for chunk in held if chunk is not clips]
 
     def _spans(
         self,
         reader: VideoReader,
         finder: CutFinder,
         collector: GridCollector,
-        waiting: Sequence[Sample],
+        held: Sequence[Sequence[Sample]],
         segment: Segment,
     ) -> Iterator[Span]:
-        """Decode once; yield each span when the collector holds all of its frames."""
+        """Decode once; yield each span when the collector holds all of its frames; keep those of `held`."""
         for frame in reader:
             collector.push(frame)
             started = time.perf_counter()
@@ -251,7 +266,7 @@ class VideoPass:
             self._metrics.record(self._splitter.key, seconds=time.perf_counter() - started)
             yield from spans
             open_from_s = finder.open_from_s
-            oldest_s = waiting[0].start_s if waiting else open_from_s
+            oldest_s = next((clips[0].start_s for clips in held if clips), open_from_s)
             collector.forget_before(math.inf if oldest_s is None else oldest_s)
             is_behind = frame.pts_s >= segment.end_s + OVERRUN_S
             if open_from_s is None or (is_behind and not segment.holds(open_from_s)):

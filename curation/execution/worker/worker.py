@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from curation.errors import PoisonSource
+from curation.execution.loading import load_stage
 from curation.execution.plan import Task
 from curation.execution.segments import SegmentResult
 from curation.execution.worker.first_reads import FirstReads
 from curation.execution.worker.heartbeat import Heartbeat
-from curation.execution.worker.measure import Metrics, failed_row
+from curation.execution.worker.measure import DECODE, Metrics, PoolMetrics, failed_row
+from curation.execution.worker.overlap import ModelClient, NoModelClient
 from curation.execution.worker.stale import drop_rows_of_changed
 from curation.execution.worker.unit import UnitRun
 from curation.ingest.containers.index import ListingIndex
@@ -30,9 +32,9 @@ from curation.storage import open_storage
 class UnitWorker:
     """Works on units, keeping the stages of a pass set up from one unit to the next."""
 
-    def __init__(self, pipeline: Pipeline, device: Literal["cpu", "cuda"]) -> None:
+    def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._device = device
+        self._connect: Callable[[Metrics], ModelClient] = NoModelClient
         self._ledger = Ledger(open_storage(pipeline.config.general.output))
         self._index = ListingIndex(self._ledger.storage)
         self._ready: dict[str, Stage[Any]] = {}
@@ -44,46 +46,58 @@ class UnitWorker:
         """Work by this pipeline from now on; stages that are set up stay so."""
         self._pipeline = pipeline
 
+    def ask(self, connect: Callable[[Metrics, Callable[[], None]], ModelClient]) -> None:
+        """Have model workers measure their steps from now on.
+
+        `connect` gives the way to them. It counts in the metrics what is sent and waited for, and renews the
+        heartbeat while it waits: a model worker that hangs is found by itself.
+        """
+        self._connect = lambda metrics: connect(metrics, self.heartbeat.renew)
+
     def work(self, task: Task) -> Metrics:
         """Do a task and commit what came out.
 
         Raises:
             CurationError: nothing that concerns one sample alone; those end as failed rows.
         """
-        self._enter(task)
+        started = self._enter(task)
         if task.phase == "list":
-            return self._list(task)
-        return self._probe(task) if task.phase == "probe" else self._unit(task).run()
+            return _timed(self._list(task), started)
+        return _timed(self._probe(task) if task.phase == "probe" else self._unit(task).run(), started)
 
     def process_segment(self, task: Task, number: int) -> tuple[Metrics, SegmentResult]:
         """Process one of the task's segments; nothing is committed."""
-        self._enter(task)
-        unit = self._unit(task)
+        started, unit = self._enter(task), self._unit(task)
         result = unit.process_segment(task.segments[number])
-        return unit.metrics, result
+        return _timed(unit.metrics, started), result
 
     def merge(self, task: Task, results: Sequence[SegmentResult]) -> Metrics:
         """Merge the task's segments, measure what is still missing, and commit."""
-        self._enter(task)
-        return self._unit(task).merge(results)
+        started = self._enter(task)
+        return _timed(self._unit(task).merge(results), started)
 
-    def _enter(self, task: Task) -> None:
+    def _enter(self, task: Task) -> float:
+        """Begin with a task; the time."""
         if task.phase != self._phase:
             self._ready.clear()
             self._phase = task.phase
         self._services = task.services
         self.heartbeat.renew("")
+        return time.perf_counter()
 
     def _unit(self, task: Task) -> UnitRun:
-        return UnitRun(self._pipeline, self._ledger, task, self._stage, self.heartbeat)
+        return UnitRun(self._pipeline, self._ledger, task, self._stage, self.heartbeat, self._connect)
 
     def _stage(self, step: Step) -> Stage[Any]:
-        """The step's stage with its weights loaded; loaded once per pass."""
+        """The step's stage with its weights loaded; loaded once per pass.
+
+        Raises: as `load_stage`; nothing that concerns a source.
+        """
         if step.key not in self._ready:
             services = self._services.get(step.key, {})
-            step.stage.setup(Setup(self._device, self._pipeline.revisions(step), services))
-            self._ready[step.key] = step.stage
-            self.heartbeat.renew()
+            setup = Setup("cpu", self._pipeline.revisions(step), services)
+            with self.heartbeat.load(step.key):
+                self._ready[step.key] = load_stage(step, setup)
         return self._ready[step.key]
 
     def _list(self, task: Task) -> Metrics:
@@ -122,6 +136,12 @@ class UnitWorker:
         probed = reads.probe(source)
         reads.close(probed)
         return probed
+
+
+def _timed(metrics: Metrics, started: float) -> Metrics:
+    """What one call measured, with the time that it took."""
+    metrics.pool(DECODE).add(PoolMetrics(busy_s=time.perf_counter() - started, num_calls=1))
+    return metrics
 
 
 def commit_probed(pipeline: Pipeline, ledger: Ledger, task: Task, sources: list[Source]) -> None:

@@ -1,0 +1,165 @@
+"""A decode worker's way to the model workers: sends a batch by reference, and waits for its rows later."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from curation.errors import WorkerError
+from curation.execution.worker.measure import Metrics, ModelAnswer, ModelCall
+
+POLL_S = 0.5
+"""How often a decode worker that waits says that it is alive."""
+STARTED, RETIRED = "started", "retired"
+"""What a model worker says first: that it measures now, or that it measures no more."""
+
+
+@dataclass(frozen=True)
+class ModelRoute:
+    """One model worker.
+
+    Attributes:
+        actor: Its handle.
+        group: The group of stages that it holds.
+        node_id: Where it runs; empty while it starts.
+    """
+
+    actor: Any
+    group: str
+    node_id: str = ""
+
+
+@dataclass(frozen=True)
+class ModelRoutes:
+    """Which model workers a decode worker can ask.
+
+    Attributes:
+        by_step: Step key -> those that hold its stage.
+        max_bytes: Bytes of pixels that one decode worker may have sent and not got rows for.
+    """
+
+    by_step: Mapping[str, Sequence[ModelRoute]] = field(default_factory=dict)
+    max_bytes: int = 0
+
+
+class RemoteModels:
+    """The model workers, as one decode worker sees them."""
+
+    def __init__(self, routes: ModelRoutes, metrics: Metrics, alive: Callable[[], None]) -> None:
+        """`metrics` counts what is sent and waited for; `alive` is called now and then while waiting."""
+        self._routes = routes
+        self._metrics = metrics
+        self._alive = alive
+        self._unanswered: list[_SentCall] = []
+
+    @property
+    def steps(self) -> Collection[str]:
+        """Keys of the steps that they measure."""
+        return self._routes.by_step.keys()
+
+    @property
+    def max_bytes(self) -> int:
+        """Bytes that the unanswered calls may hold together."""
+        return self._routes.max_bytes
+
+    def submit(self, call: ModelCall) -> Callable[[], ModelAnswer]:
+        """Send a call to a model worker, one on this node if there is one."""
+        sent = _SentCall(call, self._near(call.step.key), self._choose)
+        self._unanswered.append(sent)
+        pools = self._metrics.pool(sent.route.group)
+        pools.bytes_sent += call.num_bytes
+        held = sum(item.call.num_bytes for item in self._unanswered)
+        pools.most_bytes_out = max(pools.most_bytes_out, held)
+        return lambda: self._answer(sent)
+
+    def _answer(self, sent: _SentCall) -> ModelAnswer:
+        started = time.perf_counter()
+        try:
+            return sent.answer(self._alive)
+        finally:
+            self._unanswered.remove(sent)
+            self._metrics.pool(sent.route.group).waited_s += time.perf_counter() - started
+
+    def _near(self, key: str) -> list[ModelRoute]:
+        import ray
+
+        here = ray.get_runtime_context().get_node_id()
+        routes = list(self._routes.by_step[key])
+        return [route for route in routes if route.node_id == here] or routes
+
+    def _choose(self, routes: Sequence[ModelRoute]) -> ModelRoute:
+        """The one that this worker has sent the fewest calls to; of several, not the same for all workers."""
+        import ray
+
+        own = int(ray.get_runtime_context().get_worker_id()[:8], 16)
+        busy = [sent.route.actor for sent in self._unanswered]
+        turned = [routes[(own + place) % len(routes)] for place in range(len(routes))]
+        return min(turned, key=lambda route: busy.count(route.actor))
+
+
+class _SentCall:
+    """A call that a model worker has not answered yet.
+
+    Attributes:
+        route: The model worker that was asked.
+    """
+
+    def __init__(
+        self,
+        call: ModelCall,
+        routes: Sequence[ModelRoute],
+        choose: Callable[[Sequence[ModelRoute]], ModelRoute],
+    ) -> None:
+        import ray
+
+        self.call = call
+        self._left = list(routes)
+        self._choose = choose
+        # Without what makes frames smaller: a stage that wants that does it in `prepare`.
+        media = [replace(item, halvings=()) for item in call.media]
+        self._batch = ray.put((list(call.samples), media))
+        self._send()
+
+    def _send(self) -> None:
+        self.route = self._choose(self._left)
+        self._left.remove(self.route)
+        self._items = self.route.actor.measure.remote(self.call.step.key, self._batch)
+
+    def answer(self, alive: Callable[[], None]) -> ModelAnswer:
+        """Wait for the rows.
+
+        A model worker that dies or retires before it has begun with this call harms nobody: another is asked.
+
+        Raises:
+            WorkerError: a model worker died over this call, or none is left to be asked.
+            CurationError: what measuring raised.
+        """
+        import ray
+
+        while True:
+            has_started = False
+            try:
+                has_started = self._next(alive) == STARTED
+                if has_started:
+                    answer: ModelAnswer = self._next(alive)
+                    return answer
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from error
+            except ray.exceptions.RayError as error:
+                if has_started:
+                    raise WorkerError(
+                        f"the model worker of {self.call.step.key} died ({type(error).__name__})"
+                    ) from error
+            if not self._left:
+                raise WorkerError(f"no model worker of {self.call.step.key} is left", is_blameless=True)
+            self._send()
+
+    def _next(self, alive: Callable[[], None]) -> Any:
+        import ray
+
+        while not ray.wait([self._items], timeout=POLL_S)[0]:
+            alive()
+        alive()
+        return ray.get(next(self._items))

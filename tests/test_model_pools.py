@@ -1,0 +1,174 @@
+"""The model workers of a pass on a real Ray: who is asked, who is blamed, what is left behind."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from curation.cli.console import console
+from curation.errors import DeviceMemoryFault, EnvironmentFault, WorkerError
+from curation.execution.models.client import RemoteModels
+from curation.execution.models.groups import model_groups
+from curation.execution.models.pools import ModelPools
+from curation.execution.placement import Placement
+from curation.execution.progress import ConsoleProgress
+from curation.execution.worker.measure import Metrics, ModelCall
+from curation.pipeline import Pipeline
+from curation.records import Sample, Source
+from curation.stage import Media
+from datasets_media import ROOT, TESTS, built
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    import ray
+
+    places = os.pathsep.join(map(str, (ROOT, TESTS)))
+    environment = {"env_vars": {"PYTHONPATH": places}}
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env=environment,
+        object_store_memory=200_000_000,
+    )
+    yield
+    ray.shutdown()
+
+
+def pipeline_of(tmp_path: Path, stage: str, **run: Any) -> Pipeline:
+    name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in stage).lstrip("_")
+    data = {
+        "name": "pools",
+        "input": [str(tmp_path)],
+        "output": str(tmp_path / "out"),
+        "images": {"filters": [name]},
+        "stages": {name: f"model_stages:{stage}"},
+        "run": {"model_workers": 1, **run},
+    }
+    return built(data)[1]
+
+
+def pools_of(pipeline: Pipeline, number: int = 1) -> ModelPools:
+    keys = {step.key for step in pipeline.steps()}
+    groups = model_groups(pipeline, keys, "cpu")
+    placements = {group: Placement(number) for group in groups}
+    progress = ConsoleProgress(console())
+    return ModelPools(pipeline, placements, {}, progress, device="cpu", max_bytes=10**8)
+
+
+def call_of(pipeline: Pipeline, *names: str) -> ModelCall:
+    """One gray picture per name."""
+    (step,) = pipeline.steps()
+    samples, media = [], []
+    for name in names:
+        source = Source(source_id=name, uri=f"{name}.jpg", kind="image", size_bytes=1, etag="e")
+        samples.append(Sample.of_image(source))
+        media.append(Media(source, np.full((1, 40, 60, 3), 128, np.uint8), np.zeros(1)))
+    return ModelCall(step, samples, media)
+
+
+def asking(pools: ModelPools, metrics: Metrics | None = None) -> RemoteModels:
+    return RemoteModels(pools.routes(), metrics or Metrics(), pools.check)
+
+
+def test_answers_are_those_of_the_stage_itself(ray_here: None, tmp_path: Path) -> None:
+    pipeline, metrics = pipeline_of(tmp_path, "CrampedColor"), Metrics()
+    with pools_of(pipeline, 2) as pools:
+        models = asking(pools, metrics)
+        answers = [models.submit(call_of(pipeline, "a", "b")), models.submit(call_of(pipeline, "c"))]
+        rows = [row for answer in answers for row in answer().rows]
+    assert [row.values["colorfulness"] for row in rows] == [0.0] * 3
+    assert [row.values["mean_luma"] for row in rows] == pytest.approx([128.0] * 3)
+    assert metrics.pool("models").bytes_sent == 3 * 40 * 60 * 3 == metrics.pool("models").most_bytes_out
+    used = pools.metrics["models"]
+    assert (used.num_workers, used.num_calls, used.num_samples) == (2, 2, 3)
+
+
+def test_worker_that_dies_over_a_call_is_replaced_and_only_that_call_fails(
+    ray_here: None, tmp_path: Path
+) -> None:
+    pipeline = pipeline_of(tmp_path, "DeadlyModelColor")
+    with pools_of(pipeline) as pools:
+        models = asking(pools)
+        deadly, queued = models.submit(call_of(pipeline, "photo1")), models.submit(call_of(pipeline, "b"))
+        with pytest.raises(WorkerError, match=r"died") as caught:
+            deadly()
+        assert not caught.value.is_blameless
+        with pytest.raises(WorkerError) as caught:
+            queued()
+        assert caught.value.is_blameless
+        again = until_routed(pools, pipeline)
+        (row,) = again.submit(call_of(pipeline, "b"))().rows
+        assert row.ok
+
+
+def until_routed(pools: ModelPools, pipeline: Pipeline) -> RemoteModels:
+    """The routes once a dead worker has been noticed."""
+    before = pools.routes()
+    deadline = time.monotonic() + 60
+    while pools.routes() == before:
+        assert time.monotonic() < deadline
+        pools.check()
+        time.sleep(0.1)
+    return asking(pools)
+
+
+def test_model_that_cannot_load_stops_the_run(ray_here: None, tmp_path: Path) -> None:
+    pipeline = pipeline_of(tmp_path, "BrokenModelColor")
+    with (
+        pytest.raises(EnvironmentFault, match="weights are missing"),
+        pools_of(pipeline) as pools,
+    ):
+        asking(pools).submit(call_of(pipeline, "a"))()
+
+
+def test_worker_that_dies_while_it_loads_is_given_up_after_a_while(ray_here: None, tmp_path: Path) -> None:
+    pipeline = pipeline_of(tmp_path, "DeadlyLoadingColor")
+    with pools_of(pipeline) as pools, pytest.raises(EnvironmentFault, match="died 3 times before"):
+        look_for_ever(pools)
+
+
+def look_for_ever(pools: ModelPools) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        pools.check()
+        time.sleep(0.2)
+
+
+def test_silent_worker_is_ended(ray_here: None, tmp_path: Path) -> None:
+    pipeline = pipeline_of(tmp_path, "HangingModelColor", stall_timeout_s=2.0)
+    with pools_of(pipeline) as pools:
+        answer = asking(pools).submit(call_of(pipeline, "photo1"))
+        with pytest.raises(WorkerError, match="died"):
+            answer()
+
+
+def test_too_little_memory_is_told_as_such(ray_here: None, tmp_path: Path) -> None:
+    pipeline = pipeline_of(tmp_path, "TooLargeColor")
+    with (
+        pools_of(pipeline) as pools,
+        pytest.raises(DeviceMemoryFault, match="one sample of 1x40x60x3") as caught,
+    ):
+        asking(pools).submit(call_of(pipeline, "a"))()
+    assert not pools.relieve(caught.value)  # it is alone on its card
+
+
+def test_nothing_is_left_of_a_pass(ray_here: None, tmp_path: Path) -> None:
+    pipeline = pipeline_of(tmp_path, "PidColor")
+    with pools_of(pipeline, 2) as pools:
+        models = asking(pools)
+        rows = [models.submit(call_of(pipeline, name))().rows[0] for name in "abcd"]
+        pids = {int(row.values["mean_luma"]) for row in rows}
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline

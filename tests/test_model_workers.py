@@ -1,0 +1,40 @@
+"""Whole runs with model workers: the same shards as without, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datasets_media import config_data, contents, curation, write_config
+
+pytestmark = pytest.mark.slow
+
+
+def run_with(media: Path, vocabulary: Path, folder: Path, **run: Any) -> Path:
+    data = config_data(media, folder / "out", vocabulary)
+    data["videos"]["filters"] = ["flow", "aesthetic", "color"]
+    data["videos"]["aesthetic"] = data["images"]["aesthetic"] | {"min_score": 0.0}
+    data["run"] |= {"max_held_bytes": 3_000_000, **run}
+    folder.mkdir()
+    curation("run", "-c", write_config(folder / "c.yaml", data))
+    return folder / "out"
+
+
+def test_shards_are_those_of_a_run_without_model_workers(
+    media: Path, vocabulary: Path, tmp_path: Path
+) -> None:
+    fused = run_with(media, vocabulary, tmp_path / "fused")
+    apart = run_with(media, vocabulary, tmp_path / "apart", model_workers=2)
+    assert contents(apart / "shards") == contents(fused / "shards")
+    pools = {
+        pool["pool"]: pool for pool in json.loads((apart / "run.json").read_text())["last_work"]["pools"]
+    }
+    assert pools.keys() == {"filter: decode", "filter: models", "enrich: decode", "enrich: models"}
+    tokens = pools["enrich: models"]
+    assert tokens["num_workers"] == 2
+    assert tokens["num_samples"] == 7  # three images and four windows
+    assert 0 < tokens["most_bytes_out"] <= tokens["bytes_sent"]
+    assert "most in flight" in (apart / "report/index.html").read_text()
