@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from curation.errors import WorkerError
 from curation.media.halvings import Halvings
 from curation.records import Sample
 from curation.stage import Media, Resources, Setup
@@ -114,3 +116,34 @@ class PidColor(ModelColor):
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
         return [row | {"mean_luma": float(os.getpid())} for row in super().measure(samples, media)]
+
+
+class GivesUpColor(ModelColor):
+    """Its model is broken for good by one file, while its process lives on."""
+
+    name = "gives_up_color"
+    is_broken: ClassVar[bool] = False
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        if self.is_broken or any("photo1" in item.source.uri for item in media):
+            type(self).is_broken = True
+            raise WorkerError("the engine died")
+        return super().measure(samples, media)
+
+
+class TogetherColor(ModelColor):
+    """Measures nothing before three calls are there at once."""
+
+    name = "together_color"
+
+    def resources(self) -> Resources:
+        return Resources(gpu=True, concurrency=3)
+
+    def setup(self, setup: Setup) -> None:
+        super().setup(setup)
+        self._all = threading.Barrier(3)
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        self._all.wait(60)
+        time.sleep(0.5)
+        return super().measure(samples, media)

@@ -135,6 +135,33 @@ def until_routed(pools: ModelPools, pipeline: Pipeline) -> RemoteModels:
     return asking(pools)
 
 
+def test_worker_whose_model_breaks_is_replaced(ray_here: None, tmp_path: Path) -> None:
+    pipeline = pipeline_of(tmp_path, "GivesUpColor")
+    with pools_of(pipeline) as pools:
+        models = asking(pools)
+        with pytest.raises(WorkerError, match="the engine died"):
+            models.submit(call_of(pipeline, "photo1"))()
+        with pytest.raises(WorkerError) as caught:
+            models.submit(call_of(pipeline, "b"))()
+        assert caught.value.is_blameless
+        (row,) = until_routed(pools, pipeline).submit(call_of(pipeline, "b"))().rows
+        assert row.ok
+
+
+def test_calls_that_a_stage_takes_at_once_are_measured_at_once(ray_here: None, tmp_path: Path) -> None:
+    pipeline = pipeline_of(tmp_path, "TogetherColor")
+    started = time.monotonic()
+    with pools_of(pipeline) as pools:
+        models = asking(pools)
+        answers = [models.submit(call_of(pipeline, name)) for name in ("a", "b", "c")]
+        assert [row.ok for answer in answers for row in answer().rows] == [True] * 3
+        seconds = time.monotonic() - started
+    used = pools.metrics["models"]
+    assert used.num_calls == 3
+    # Each takes half a second; together no more than the time that passed, unlike three one after another.
+    assert 0.5 <= used.busy_s < min(1.5, seconds)
+
+
 def test_model_that_cannot_load_stops_the_run(ray_here: None, tmp_path: Path) -> None:
     pipeline = pipeline_of(tmp_path, "BrokenModelColor")
     with (

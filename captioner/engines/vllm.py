@@ -22,6 +22,9 @@ from curation.stage import ModelRef, Resources, Setup, StageConfig
 
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 """vLLM reports its use over the network unless told not to."""
+CONCURRENCY = 8
+"""Requests that an engine has at once. One holds few questions, 13 of twelve frames at the default sizes,
+because decode workers bound the bytes that they hold; an engine answers a hundred in hardly more time."""
 _MEMORY_FRACTION = 0.92
 """Part of a card that vLLM fills by default (`CacheConfig.gpu_memory_utilization` of vLLM 0.32)."""
 
@@ -99,7 +102,7 @@ class VLLMEngine(Engine[VLLMConfig]):
             apart=True,
             group="captions",
             max_workers=self.own.num_engines,
-            concurrency=2,
+            concurrency=CONCURRENCY,
         )
 
     @classmethod

@@ -44,14 +44,12 @@ def model_actor(concurrency: int) -> Any:
                 in_placement_group=bool(placement.bundles),
             )
             self._is_loaded = threading.Event()
-            self._is_over = threading.Event()
 
         def work(self) -> ModelUse:
-            """Load the models, and stay until `end`."""
+            """Load the models, and stay until `end`, or until a model is broken."""
             self._worker.load()
             self._is_loaded.set()
-            self._is_over.wait()
-            return self._worker.use
+            return self._worker.stay()
 
         @ray.method(concurrency_group="measure", num_returns="streaming")  # type: ignore[untyped-decorator]
         def measure(self, key: str, batch: tuple[Sequence[Sample], Sequence[Media]]) -> Iterator[Any]:
@@ -64,7 +62,7 @@ def model_actor(concurrency: int) -> Any:
         def _answer(self, work: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
             """Say that the call is begun, so that it is known which one a death is due to, and do it."""
             self._is_loaded.wait()
-            if self._is_over.is_set():
+            if self._worker.is_over:
                 yield RETIRED
             else:
                 yield STARTED
@@ -73,7 +71,7 @@ def model_actor(concurrency: int) -> Any:
         @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
         def end(self) -> None:
             """Answer no further calls. In the group of the calls: once those before this are answered."""
-            self._is_over.set()
+            self._worker.end()
 
         @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
         def beat(self) -> Beat:

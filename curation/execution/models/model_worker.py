@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from curation.errors import ContractError, DeviceMemoryFault, MeasureError
+from curation.errors import ContractError, DeviceMemoryFault, MeasureError, WorkerError
 from curation.errors.isolation import isolated
 from curation.execution.loading import load_stage
 from curation.execution.models.device_memory import DeviceMemory, device_memory, release_memory
@@ -50,10 +51,7 @@ class ModelUse:
 
 
 class ModelWorker:
-    """Holds the stages of some steps, and measures calls, each by itself.
-
-    Several threads may call at once where `Resources.concurrency` allows it.
-    """
+    """Holds the stages of some steps, and measures each call by itself, in the thread that makes it."""
 
     def __init__(
         self,
@@ -71,8 +69,9 @@ class ModelWorker:
         self._place = place
         self._largest_batch: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._num_busy = 0
-        self._changed_at = 0.0
+        self._over: Future[None] = Future()
+        self._num_calls_now = 0
+        self._busy_since = self._free_since = 0.0
         self.use = ModelUse()
         self.heartbeat = Heartbeat()
 
@@ -87,27 +86,50 @@ class ModelWorker:
             services = self._services.get(step.key, {})
             with self.heartbeat.load(step.key):
                 load_stage(step, Setup(self._device, self._pipeline.revisions(step), services, **self._place))
-        self._changed_at = time.perf_counter()
-        self.use.load_s = self._changed_at - started
+        self._free_since = time.perf_counter()
+        self.use.load_s = self._free_since - started
         self.use.memory = device_memory()
+
+    def stay(self) -> ModelUse:
+        """Wait until `end` is called; what was done until then.
+
+        Raises:
+            WorkerError: a model is broken, so that measuring goes on in another process only.
+        """
+        self._over.result()
+        return self.use
+
+    def end(self, broken: WorkerError | None = None) -> None:
+        """Let `stay` return, or raise why this worker is broken. Once is enough."""
+        with self._lock:
+            if not self._over.done():
+                self._over.set_exception(broken) if broken else self._over.set_result(None)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no further call is to be measured."""
+        return self._over.done()
 
     def measure(self, key: str, samples: Sequence[Sample], media: Sequence[Media]) -> ModelAnswer:
         """Measure one batch of a step.
 
         Raises:
             DeviceMemoryFault: a sample alone does not fit into what is free of the GPU.
+            WorkerError: a model is broken, and this worker is over.
             CurationError: anything that does not concern one sample alone.
         """
+        started = time.perf_counter()
         stage = self._steps[key].stage
         rows: list[Row] = []
-        with self._busy() as started:
+        with self._busy():
             while len(rows) < len(samples):
                 size = self._largest_batch.get(key, len(samples))
                 part = slice(len(rows), len(rows) + size)
                 self.heartbeat.renew(media[part][0].source.uri)
                 rows += self._measure_part(key, samples[part], media[part])
-        self.use.num_samples += len(samples)
-        self.use.num_bytes += sum(item.pixels.nbytes for item in media)
+        with self._lock:
+            self.use.num_samples += len(samples)
+            self.use.num_bytes += sum(item.pixels.nbytes for item in media)
         return ModelAnswer(rows, time.perf_counter() - started, dict(stage.usage()))
 
     def infer(self, key: str, uri: str, batch: NDArray[Any]) -> NDArray[Any]:
@@ -126,29 +148,27 @@ class ModelWorker:
             return stage.infer(batch)
 
     @contextmanager
-    def _busy(self) -> Iterator[float]:
-        """Count a call, and the time before it and in it; the time at its begin."""
-        started = self._settle(1)
-        try:
-            yield started
-        finally:
-            self._settle(-1)
-            self.use.num_calls += 1
-            self.use.memory = device_memory()
-
-    def _settle(self, change: int) -> float:
-        """Count the time since the last change as busy or idle; `change` more calls are under way now."""
+    def _busy(self) -> Iterator[None]:
+        """Around a call; time in which several are worked on counts once."""
         with self._lock:
-            now = time.perf_counter()
-            if self._num_busy:
-                self.use.busy_s += now - self._changed_at
-            else:
-                self.use.idle_s += now - self._changed_at
-            self._changed_at = now
-            self._num_busy += change
-            if not self._num_busy:
-                self.heartbeat.renew("")
-        return now
+            if self._num_calls_now == 0:
+                self._busy_since = time.perf_counter()
+                self.use.idle_s += self._busy_since - self._free_since
+            self._num_calls_now += 1
+        try:
+            yield
+        except WorkerError as error:
+            self.end(error)
+            raise
+        finally:
+            with self._lock:
+                self._num_calls_now -= 1
+                self.use.num_calls += 1
+                self.use.memory = device_memory()
+                self.heartbeat.renew(None if self._num_calls_now else "")
+                if self._num_calls_now == 0:
+                    self._free_since = time.perf_counter()
+                    self.use.busy_s += self._free_since - self._busy_since
 
     def _measure_part(self, key: str, samples: Sequence[Sample], media: Sequence[Media]) -> list[Row]:
         """The rows of samples; none if they did not fit, so that fewer are to be tried."""

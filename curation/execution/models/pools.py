@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from curation.errors import DeviceMemoryFault, EnvironmentFault
+from curation.errors import DeviceMemoryFault, EnvironmentFault, WorkerError
 from curation.execution.models.actor import model_actor
 from curation.execution.models.client import ModelRoute, ModelRoutes
 from curation.execution.models.groups import CARD_SHARE, ModelGroup
@@ -174,8 +174,10 @@ class ModelPools:
 
     def _add(self, group: ModelGroup, seat: Seat, placement: Placement, *, is_second: bool = False) -> None:
         settings = self._pipeline.config.run
+        # Once one has died, calls go one by one, so that only the one that kills a worker is blamed.
+        num_calls = 1 if self._deaths.get(group.name) else group.resources.concurrency
         actor = (
-            model_actor(group.resources.concurrency)
+            model_actor(num_calls)
             .options(**seat.options)
             .remote(self._pipeline, group.keys, self._device, self._services, placement)
         )
@@ -200,12 +202,13 @@ class ModelPools:
             return
         try:
             process.finish()
-        except Died as died:
+        except (Died, WorkerError) as died:
+            process.kill(str(died))  # one whose model is broken still lives, and holds its GPU
             self._replace(member, died)
         else:
             self._remove(member)  # it has retired
 
-    def _replace(self, member: _WatchedWorker, died: Died) -> None:
+    def _replace(self, member: _WatchedWorker, died: Died | WorkerError) -> None:
         self._remove(member)
         if member.is_retired:
             return
@@ -234,7 +237,7 @@ class ModelPools:
         process = member.process
         ray.wait(process.references, timeout=max(0.0, give_up_at - time.monotonic()))
         if process.is_done:
-            with suppress(Died, EnvironmentFault):
+            with suppress(Died, EnvironmentFault, WorkerError):
                 member.use = process.finish()
         self._count(member)
         process.kill("the pass is over")
