@@ -66,6 +66,21 @@ class DeadlyModelColor(ModelColor):
         return super().measure(samples, media)
 
 
+class LostContextColor(ModelColor):
+    """A kernel goes wrong over one file, after which CUDA refuses everything in that process."""
+
+    name = "lost_context_color"
+    is_lost = False
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        import torch
+
+        self.is_lost |= any("photo1" in item.source.uri for item in media)
+        if self.is_lost:
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+        return super().measure(samples, media)
+
+
 class HangingModelColor(ModelColor):
     """Never comes back from one file."""
 

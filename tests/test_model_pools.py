@@ -112,6 +112,18 @@ def test_worker_that_dies_over_a_call_is_replaced_and_only_that_call_fails(
         assert row.ok
 
 
+def test_worker_whose_gpu_is_lost_to_it_is_replaced_and_the_call_is_told_why(
+    ray_here: None, tmp_path: Path
+) -> None:
+    pipeline = pipeline_of(tmp_path, "LostContextColor")
+    with pools_of(pipeline) as pools:
+        with pytest.raises(WorkerError, match="device-side assert") as caught:
+            asking(pools).submit(call_of(pipeline, "photo1"))()
+        assert not caught.value.is_blameless
+        (row,) = until_routed(pools, pipeline).submit(call_of(pipeline, "b"))().rows
+        assert row.ok
+
+
 def until_routed(pools: ModelPools, pipeline: Pipeline) -> RemoteModels:
     """The routes once a dead worker has been noticed."""
     before = pools.routes()

@@ -292,7 +292,7 @@ def test_full_folder_for_temporary_files_stops_the_run_and_no_source_is_blamed(
     before = contents(tmp_path / "out")
     with filled(small_disk):
         for task in tasks:
-            with pytest.raises(StorageError, match=r"No space left|File too large"):
+            with pytest.raises(StorageError, match=f"^{small_disk}: (No space left|File too large)"):
                 worker.work(task)
     assert contents(tmp_path / "out") == before
     bench.run()
@@ -374,3 +374,11 @@ def test_input_that_goes_away_during_a_run_stops_it_and_the_next_one_goes_on(
     mount(folder)
     curation("run", "-c", config)
     assert Bench(yaml.safe_load(config.read_text())).outcomes() == {"a.jpg": "kept", "e.jpg": "kept"}
+
+
+def test_input_that_may_not_be_entered_is_the_machines(open_folder: Path, tmp_path: Path) -> None:
+    """Before, it was taken for an input in which there is nothing: an error of the configuration."""
+    bench = captioned(open_folder, tmp_path)
+    open_folder.parent.chmod(0o700)
+    with without_rights(), pytest.raises(StorageError, match=f"{open_folder}: Permission denied"):
+        list_inputs(bench.config)

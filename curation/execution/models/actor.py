@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from curation.errors import WorkerError
 from curation.execution.models.client import RETIRED, STARTED
 from curation.execution.models.model_worker import ModelUse, ModelWorker
 from curation.execution.placement import Placement
@@ -64,7 +66,7 @@ def model_actor(concurrency: int) -> Any:
                 yield RETIRED
             else:
                 yield STARTED
-                yield work(*arguments)
+                yield from _answers(work, *arguments)
 
         @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
         def end(self) -> None:
@@ -82,3 +84,12 @@ def model_actor(concurrency: int) -> Any:
             return self._worker.use, ray.get_runtime_context().get_node_id()
 
     return ModelActor
+
+
+def _answers(work: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+    """What a call gives. If the GPU or the engine is lost to this process, it says so and ends."""
+    try:
+        yield work(*arguments)
+    except WorkerError as error:
+        yield error
+        os._exit(1)  # so that another process takes its place

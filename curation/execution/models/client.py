@@ -154,7 +154,7 @@ class _SentCall:
         A model worker that dies or retires before it has begun with this call harms nobody: another is asked.
 
         Raises:
-            WorkerError: a model worker died over this call, or none is left to be asked.
+            WorkerError: a model worker died over this call, or can't go on, or none is left to be asked.
             CurationError: what measuring raised.
         """
         import ray
@@ -164,7 +164,10 @@ class _SentCall:
             try:
                 has_started = self._next(alive) == STARTED
                 if has_started:
-                    return self._next(alive)
+                    answer = self._next(alive)
+                    if isinstance(answer, WorkerError):
+                        raise answer
+                    return answer
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from error
             except ray.exceptions.RayError as error:
