@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import ray
 
 from curation.errors import StorageError
 from curation.execution.cluster import connect
@@ -20,9 +19,9 @@ from datasets_media import ROOT, TESTS
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{TESTS}")  # for the functions below
-    connect(None, 2)
+    connection = connect(None, 2)
     yield
-    ray.shutdown()
+    connection.close()
 
 
 def _square(number: int) -> int:

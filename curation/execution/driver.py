@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from curation.errors import DeviceMemoryFault, WorkerError
 from curation.execution.books import LedgerBooks
-from curation.execution.cluster import choose_device, cluster_cpus, connect, starts_here
+from curation.execution.cluster import Connection, choose_device, cluster_cpus, connect, starts_here
 from curation.execution.cluster_watch import ClusterWatch
 from curation.execution.crew import Crew, DecodeWorker
 from curation.execution.decode_worker import start_decode_worker
@@ -47,7 +47,7 @@ class Pool:
         self._progress = progress
         self._num_workers = 0
         self._device: Literal["cpu", "cuda"] = "cpu"
-        self._owns_ray = False
+        self._connection: Connection | None = None
         self._watch: ClusterWatch | None = None
         self._crew = Crew(pipeline.config.run, start_decode_worker, progress, self._check_cluster_now)
 
@@ -57,10 +57,8 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         """Stop the workers at once: what they had not committed is done again by the next run."""
         self._crew.kill_all()
-        if self._owns_ray:
-            import ray
-
-            ray.shutdown()
+        if self._connection is not None:
+            self._connection.close()
 
     @property
     def num_workers(self) -> int:
@@ -81,7 +79,7 @@ class Pool:
         """Join the cluster, or start it, if that has not been done."""
         if not self._num_workers:
             settings = self._pipeline.config
-            self._owns_ray = connect(self._address, settings.run.workers)
+            self._connection = connect(self._address, settings.run.workers)
             self._watch = ClusterWatch()
             self._device = choose_device(settings.general.device)
             self._num_workers = max(1, settings.run.workers or cluster_cpus())

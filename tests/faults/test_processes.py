@@ -63,9 +63,9 @@ class Sleeper:
 def one_node() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT}:{TESTS}:{TESTS / 'faults'}")  # for the class above
-        connect(None, 2)
+        connection = connect(None, 2)
         yield
-        ray.shutdown()
+        connection.close()
 
 
 def watched(actor: Any, *, start_timeout_s: float = 60.0, stall_timeout_s: float = 60.0) -> WorkerProcess:

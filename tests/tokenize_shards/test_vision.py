@@ -238,22 +238,6 @@ def test_batch_equals_singles_to_the_bit(stand_in: Emu3Tokenizer, count: int) ->
         np.testing.assert_array_equal(grid, stand_in.encode([frames])[0])
 
 
-def test_calls_have_the_same_shape_in_whatever_batch(
-    stand_in: Emu3Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # What holds batches equal to singles where kernels depend on shapes, as on a GPU with its four frames.
-    seen: list[tuple[int, ...]] = []
-    spatial = stand_in._spatial
-    monkeypatch.setattr(stand_in, "_frames_per_call", 4)
-    monkeypatch.setattr(
-        stand_in, "_spatial", lambda pixels: (seen.append(tuple(pixels.shape)), spatial(pixels))[1]
-    )
-    for batch in ([noise(8, 16, 24)], [noise(8, 16, 24)] * 3, [noise(1, 16, 24)] * 5):
-        seen.clear()
-        stand_in.encode(batch)
-        assert set(seen) == {(min(4, len(batch[0])), 3, 16, 24)}
-
-
 def test_empty_batch(stand_in: Emu3Tokenizer) -> None:
     assert stand_in.encode([]) == []
 

@@ -11,8 +11,8 @@ import torch
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from tokenize_shards.vision.emu3 import Emu3Tokenizer
+from tokenize_shards.vision.layers.winograd import WinogradConv, speed_up
 from tokenize_shards.vision.tokenizer import load_tokenizer
-from tokenize_shards.vision.winograd import WinogradConv, speed_up
 
 
 @pytest.mark.parametrize(

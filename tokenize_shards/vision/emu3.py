@@ -7,8 +7,7 @@ once, and distances are looked at in small blocks; the codes are the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -16,41 +15,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenize_shards.vision.arithmetic import check_precision, computing
 from tokenize_shards.vision.checkpoint import load_model
+from tokenize_shards.vision.spatial import ON_CPU, ON_GPU, Calls, SpatialEncoder, fit_to_gpu
 from tokenize_shards.vision.tokenizer import TEMPORAL_FACTOR, Precision, check_batch
 
 if TYPE_CHECKING:
     import torch
 
-SEARCH_ROWS = 64
-"""Vectors whose distances to all codes are held at a time: 8 MB, which a processor's cache can hold."""
-
 
 class Emu3Tokenizer:
     """An `Emu3VQVAE` of transformers, in evaluation."""
 
-    def __init__(self, model: Any, device: str, precision: Precision = "fp32") -> None:
+    def __init__(self, model: Any, device: str, precision: Precision = "fp32", calls: Calls = ON_CPU) -> None:
         self.model = model.eval().to(device)
         self._device = device
-        self._precision = precision
-        # A call's shape, and with it the kernels that compute it, depends on the item alone, never on
-        # its neighbors: one frame of an image, or a group of four of a clip, which fill a GPU.
-        self._frames_per_call = TEMPORAL_FACTOR if device == "cuda" else 1
+        self._search_rows = calls.search_rows
+        self._spatial = SpatialEncoder(self.model.encoder, device, precision, calls)
 
     def encode(self, batch: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint16]]:
         import torch
 
         check_batch(batch)
-        with torch.inference_mode(), _ieee_convolutions():
+        with torch.inference_mode():
             # Nothing waits for the device before the last item is under way.
-            codes = [self._nearest(self._temporal(self._latents(frames))) for frames in batch]
+            codes = [self._codes(latents) for latents in self._spatial.latents(batch)]
             return [grid.to(torch.int32).cpu().numpy().astype(np.uint16) for grid in codes]
 
     def decode(self, grid: NDArray[np.uint16], *, is_image: bool) -> NDArray[np.uint8]:
         import torch
 
         codes = torch.from_numpy(grid.astype(np.int64)).to(self._device)
-        with torch.inference_mode(), _ieee_convolutions():
+        with torch.inference_mode(), computing("fp32", self._device):
             # transformers takes three dimensions for an image: a batch of grids [H', W'].
             values = self.model.decode(codes if is_image else codes[None])
             values = values if is_image else values[0]
@@ -58,31 +54,11 @@ class Emu3Tokenizer:
             frames: NDArray[np.uint8] = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return frames
 
-    def _latents(self, frames: NDArray[np.uint8]) -> torch.Tensor:
-        """[T, C, H/8, W/8] float32, before time is looked at; of an image its own four times over."""
-        import torch
-
-        pixels = torch.from_numpy(np.array(frames))
-        if self._device == "cuda":
-            pixels = pixels.pin_memory().to(self._device, non_blocking=True)
-        # Contiguous, or the frames' layout, channels last, would go on: in it torch's group norm sums up to a
-        # thousand times less exactly on a CPU, which changes codes.
-        pixels = pixels.permute(0, 3, 1, 2).contiguous()
-        with torch.autocast(self._device, torch.bfloat16, enabled=self._precision == "bf16"):
-            latents = torch.cat(
-                [self._spatial(part) for part in torch.split(pixels, self._frames_per_call)]
-            ).float()
-        return latents if len(latents) > 1 else latents.expand(TEMPORAL_FACTOR, -1, -1, -1)
-
-    def _spatial(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[N, C, H/8, W/8] latents of [N, 3, H, W] uint8 frames, each by itself."""
-        import torch
-
-        encoder = self.model.encoder
-        hidden = encoder.conv_in((pixels.float() / 255 - 0.5) / 0.5)
-        hidden = encoder.norm_out(encoder.middle_block(encoder.down_block(hidden)))
-        latents: torch.Tensor = encoder.conv_out(hidden * torch.sigmoid(hidden))
-        return latents
+    def _codes(self, latents: torch.Tensor) -> torch.Tensor:
+        """[T/4, H/8, W/8], of [T, C, H/8, W/8] latents; an image has its own four times over."""
+        with computing("fp32", self._device):
+            several = latents if len(latents) > 1 else latents.expand(TEMPORAL_FACTOR, -1, -1, -1)
+            return self._nearest(self._temporal(several))
 
     def _temporal(self, latents: torch.Tensor) -> torch.Tensor:
         """[T/4, H/8, W/8, 4] vectors to be quantized, of [T, C, H/8, W/8] latents."""
@@ -105,35 +81,39 @@ class Emu3Tokenizer:
         codebook = self.model.quantize.embedding.weight
         doubled, norms = 2 * codebook.T, (codebook**2).sum(dim=1)
         found = []
-        for part in torch.split(vectors.reshape(-1, vectors.shape[-1]), SEARCH_ROWS):
+        for part in torch.split(vectors.reshape(-1, vectors.shape[-1]), self._search_rows):
             distances = (part**2).sum(dim=1, keepdim=True) + norms
             distances -= part @ doubled
             found.append(distances.argmin(dim=1))
         return torch.cat(found).reshape(vectors.shape[:-1])
 
 
-@contextmanager
-def _ieee_convolutions() -> Iterator[None]:
-    """Float32 that is float32: cuDNN rounds to TF32 unless told not to."""
-    import torch
-
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
-
-
 def load_emu3(folder: Path | None, device: str, precision: Precision, *, decodes: bool) -> Emu3Tokenizer:
     """The tokenizer from a folder in transformers' or in BAAI's format; without one, the stand-in.
 
     Raises:
-        ConfigError: its codebook is not Emu3's, or weights are missing.
+        ConfigError: its codebook is not Emu3's, weights are missing, or the device lacks the precision.
+        MissingDependencyError: there is no C compiler, which a GPU's kernels are built with.
     """
+    check_precision(precision, device)
     model = stand_in_model() if folder is None else load_model(folder, decodes=decodes)
-    if device == "cpu" and precision == "fp32":
-        from tokenize_shards.vision.winograd import speed_up
+    if device == "cuda":
+        return gpu_tokenizer(model, device, precision, ON_GPU)
+    if precision == "fp32":
+        from tokenize_shards.vision.layers.winograd import speed_up
 
         speed_up(model)
         _work_in_place(model.encoder)
     return Emu3Tokenizer(model, device, precision)
+
+
+def gpu_tokenizer(model: Any, device: str, precision: Precision, calls: Calls) -> Emu3Tokenizer:
+    """The tokenizer with what it does on a GPU; the model's layers are replaced in place.
+
+    The same lines run on a CPU, which computes in float32 what TF32 would be.
+    """
+    fit_to_gpu(model, precision)
+    return Emu3Tokenizer(model, device, precision, calls)
 
 
 def _work_in_place(encoder: torch.nn.Module) -> None:

@@ -20,8 +20,8 @@ SPATIAL_FACTOR = 8
 TEMPORAL_FACTOR = 4
 CODEBOOK_SIZE = 32_768
 
-Precision = Literal["fp32", "bf16"]
-"""Of the encoder; nearest codes are searched in float32 always."""
+Precision = Literal["fp32", "tf32x3", "tf32", "bf16"]
+"""Of the encoder; nearest codes are searched in float32 always. The two TF32 ones are a GPU's."""
 
 TOKENIZERS = {"emu3": "tokenize_shards.vision.emu3:load_emu3"}
 """Kind -> what loads it."""

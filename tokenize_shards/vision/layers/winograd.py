@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
+from tokenize_shards.vision.layers.substitute import substitute
+
 MIN_CHANNELS = 128
 """With fewer, moving numbers about costs what the multiplications save."""
 MAX_WEIGHTS = 512 * 512
@@ -129,10 +131,10 @@ def _inverse(lines: torch.Tensor, out: torch.Tensor) -> None:
 
 def speed_up(model: torch.nn.Module) -> None:
     """Replace a model's 3 x 3 convolutions of many channels, in place; their own weights are let go."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, torch.nn.Conv2d) and _fits(child):
-                setattr(parent, name, WinogradConv(child))
+    substitute(
+        model,
+        lambda layer: WinogradConv(layer) if isinstance(layer, torch.nn.Conv2d) and _fits(layer) else None,
+    )
 
 
 def _fits(convolution: torch.nn.Conv2d) -> bool:
