@@ -1,8 +1,9 @@
 """What this project does on a GPU, on whatever card is here: python -m benchmarks.gpu [--tiny]
 
-Prints card and versions, then a table of the vision tokenizer: speed, memory and exactness of each precision
-beside transformers', and beside the goals. A few minutes; docs/decisions.md holds what it said. `--tiny` runs
-the same lines on a CPU in seconds, to see that they run; its figures mean nothing.
+Prints card and versions, then two tables. Of the filters' models: speed, memory and exactness by batch size
+and precision. Of the vision tokenizer: the same of each precision, beside transformers' and the goals. A few
+minutes; docs/decisions.md holds what it said. `--tiny` runs the same lines on a CPU, to see that they run:
+its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterable
 import torch
 import transformers
 
+from benchmarks import gpu_stages
 from benchmarks.gpu_encoder import GOAL_PEAK_GB, GOALS, Measured, full_scale, run, tiny_scale
 
 
@@ -28,7 +30,11 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("no CUDA device here; --tiny runs on a CPU")
     for line in machine(device):
         print(line)
-    print(f"\n## Vision tokenizer{' (tiny: the figures mean nothing)' if tiny else ''}\n")
+    remark = " (tiny: the figures mean nothing)" if tiny else ""
+    print(f"\n## Filters{remark}\n")
+    for line in gpu_stages.lines(device, tiny=tiny):
+        print(line, flush=True)
+    print(f"\n## Vision tokenizer{remark}\n")
     for line in encoder_table(run(device, tiny_scale() if tiny else full_scale()), with_goals=not tiny):
         print(line, flush=True)
 
