@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
-from benchmarks.gpu import encoder_table, goal, main
-from benchmarks.gpu_encoder import Measured, count_flops, full_scale
+from benchmarks.gpu import main
+from benchmarks.gpu_encoder import Measured, count_flops, full_scale, goal, table
 
 
 @pytest.mark.slow
@@ -55,6 +55,6 @@ def test_goals_are_of_our_clips(path: str, kind: str, rate: float, peak_gb: floa
 
 
 def test_a_path_without_memory_has_its_row() -> None:
-    *_, row = encoder_table(["transformers: no memory on the card"], with_goals=True)
+    *_, row = table(["transformers: no memory on the card"], with_goals=True)
     assert row.count("|") == 9
     assert full_scale().sizes[0] == (512, 512)  # what goals are of
