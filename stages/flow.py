@@ -86,7 +86,7 @@ class FlowStage(Stage[FlowConfig]):
         if name is None:
             return ()
         is_stand_in = name == STAND_IN
-        precision = stated(_RAFT_PRECISION)
+        precision = stated(RAFT_PRECISION)
         return (ModelRef("raft", name, sha256=digest, stand_in=is_stand_in, precision=precision),)
 
     def distributions(self) -> Sequence[str]:
@@ -95,11 +95,11 @@ class FlowStage(Stage[FlowConfig]):
     def setup(self, setup: Setup) -> None:
         self._flow: _Flow
         if self.config.method == "dis":
-            self._flow = _DisFlow()
+            self._flow = DisFlow()
             return
         (ref,) = self.models()
         path = None if ref.stand_in else fetch(ref, setup.revisions["raft"])
-        self._flow = _RaftFlow(self.config.method, path, setup.device)
+        self._flow = RaftFlow(self.config.method, path, setup.device)
 
     def measure(
         self, samples: Sequence[Sample], media: Sequence[Media]
@@ -119,7 +119,7 @@ class _Flow(Protocol):
         """Of each clip, [T, H, W, 3]: mean lengths in pixels of the flow vectors of neighboring frames."""
 
 
-class _DisFlow:
+class DisFlow:
     """OpenCV's DIS optical flow."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class _DisFlow:
         return [float(np.hypot(flow[..., 0], flow[..., 1]).mean()) for flow in vectors]
 
 
-_RAFT_PRECISION: Precision = "tf32"
+RAFT_PRECISION: Precision = "tf32"
 """6e-4 off IEEE's lengths, relative, on an H200."""
 _PAIRS_AT_ONCE = 32
 """Frame pairs in a GPU's batch: on an H200 308 a second (large) and 610 (small); in eights 250 and 294."""
@@ -146,10 +146,19 @@ _CORRELATIONS_BYTES = 1 << 30
 """What a batch may take for the correlations of all places of one frame with all of the other."""
 
 
-class _RaftFlow:
+class RaftFlow:
     """torchvision's RAFT; one pair at a time on a CPU, where batches are no faster."""
 
-    def __init__(self, method: str, weights: Path | None, device: str) -> None:
+    def __init__(
+        self,
+        method: str,
+        weights: Path | None,
+        device: str,
+        *,
+        precision: Precision = RAFT_PRECISION,
+        batch_size: int | None = None,
+    ) -> None:
+        """`batch_size` is how many pairs are looked at together; None: what suits device and frames."""
         import torch
         from torchvision.models import optical_flow
 
@@ -166,7 +175,8 @@ class _RaftFlow:
                 raise ConfigError(f"{weights} holds no weights of torchvision's {method}") from error
         self._model = model.eval().to(device)
         self._device = device
-        self._at_once = pairs_at_once if device == "cuda" else _one_pair
+        self._precision = precision
+        self._batch_size = batch_size or (None if device == "cuda" else 1)
 
     def lengths(self, clips: Sequence[NDArray[np.uint8]]) -> list[list[float]]:
         found = [[0.0] * (len(frames) - 1) for frames in clips]
@@ -183,7 +193,7 @@ class _RaftFlow:
             pairs = by_size.setdefault(frames.shape[1:3], [])
             pairs += [(clip, at) for at in range(len(frames) - 1)]
         for (height, width), pairs in by_size.items():
-            at_once = self._at_once(height, width)
+            at_once = self._batch_size or pairs_at_once(height, width)
             yield from (pairs[start : start + at_once] for start in range(0, len(pairs), at_once))
 
     def _mean_lengths(self, earlier: NDArray[np.uint8], later: NDArray[np.uint8]) -> list[float]:
@@ -191,7 +201,7 @@ class _RaftFlow:
         import torch
 
         height, width = earlier.shape[1:3]
-        with computing(_RAFT_PRECISION, self._device):
+        with computing(self._precision, self._device):
             flow = self._model(self._on_device(earlier), self._on_device(later))[-1]
             lengths = torch.linalg.vector_norm(flow[..., :height, :width].float(), dim=1)
             means: list[float] = lengths.mean(dim=(1, 2)).tolist()
@@ -216,10 +226,6 @@ def pairs_at_once(height: int, width: int) -> int:
     places = -(-height // 8) * -(-width // 8)
     bytes_per_pair = 4 * places**2 * 85 // 64
     return max(1, min(_PAIRS_AT_ONCE, _CORRELATIONS_BYTES // bytes_per_pair))
-
-
-def _one_pair(height: int, width: int) -> int:
-    return 1
 
 
 def _padded(pixels: torch.Tensor) -> torch.Tensor:

@@ -295,3 +295,65 @@ class LockedColor(ColorStage):
         _note_process()
         ctypes.PyDLL(None).sleep(3600)
         return []
+
+
+def _is_culprit(media: Sequence[Media]) -> bool:
+    return any("photo1" in item.source.uri for item in media)
+
+
+class LockingColor(ColorStage):
+    """Keeps Python's lock for ever over one file, as a library that was written badly."""
+
+    name = "locking_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        if _is_culprit(media):
+            ctypes.PyDLL(None).sleep(3600)
+        return super().measure(samples, media)
+
+
+class StoppingColor(ColorStage):
+    """Stops its process over one file."""
+
+    name = "stopping_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        if _is_culprit(media):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().measure(samples, media)
+
+
+class NotingColor(ColorStage):
+    """Takes its time, notes when it began with which file, and dies over one."""
+
+    name = "noting_color"
+    batch_size = 1
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        with Path(os.environ[CALLS]).open("a") as file:
+            file.writelines(f"{Path(item.source.uri).name}\n" for item in media)
+        if _is_culprit(media):
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.2)
+        return super().measure(samples, media)
+
+
+class HungColor(ColorStage):
+    """Notes that it has come to a file, and never comes back."""
+
+    name = "hung_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        Path(os.environ[CALLS]).write_text("here")
+        time.sleep(3600)
+        return super().measure(samples, media)
+
+
+class SlowlyUnpickledColor(ColorStage):
+    """Takes its time to arrive in a worker, which is starting meanwhile."""
+
+    name = "slowly_unpickled_color"
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        time.sleep(60)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from curation.errors import WorkerError
@@ -147,3 +148,30 @@ class TogetherColor(ModelColor):
         self._all.wait(60)
         time.sleep(0.5)
         return super().measure(samples, media)
+
+
+class SlowlyLoadedColor(ModelColor):
+    """Writes down when it has been loaded, which takes a while."""
+
+    name = "slowly_loaded_color"
+    group: ClassVar[str] = "slow"
+    load_s: ClassVar[float] = 2.0
+
+    def resources(self) -> Resources:
+        return Resources(gpu=True, group=self.group)
+
+    def setup(self, setup: Setup) -> None:
+        super().setup(setup)
+        with Path(setup.services["written_to"]).open("a") as file:
+            file.write(f"{self.group} begins\n")
+            file.flush()
+            time.sleep(self.load_s)
+            file.write(f"{self.group} ends\n")
+
+
+class QuicklyLoadedColor(SlowlyLoadedColor):
+    """The same at once, in another group."""
+
+    name = "quickly_loaded_color"
+    group = "quick"
+    load_s = 0.0

@@ -202,6 +202,38 @@ def test_too_little_memory_is_told_as_such(ray_here: None, tmp_path: Path) -> No
     assert not pools.relieve(caught.value)  # it is alone on its card
 
 
+def test_model_that_shares_its_cards_is_loaded_before_others_take_their_part(
+    ray_here: None, tmp_path: Path
+) -> None:
+    stages = {
+        "quickly_loaded_color": "model_stages:QuicklyLoadedColor",
+        "slowly_loaded_color": "model_stages:SlowlyLoadedColor",
+    }
+    data = {
+        "name": "pools",
+        "input": [str(tmp_path)],
+        "output": str(tmp_path / "out"),
+        "images": {"filters": list(stages)},
+        "stages": stages,
+        "run": {"model_workers": 1},
+    }
+    pipeline = built(data)[1]
+    keys = {step.key for step in pipeline.steps()}
+    services = {key: {"written_to": str(tmp_path / "loaded")} for key in keys}
+    placements = {
+        group: Placement(1, gpu_fraction=0.75 if group.name == "slow" else 1.0)
+        for group in model_groups(pipeline, keys, "cpu")
+    }
+    assert [group.name for group in placements] == ["quick", "slow"]
+    progress = ConsoleProgress(console())
+    with ModelPools(pipeline, placements, services, progress, device="cpu", max_bytes=10**8):
+        deadline = time.monotonic() + 60
+        while "quick ends" not in (tmp_path / "loaded").read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+    said = (tmp_path / "loaded").read_text().splitlines()
+    assert said == ["slow begins", "slow ends", "quick begins", "quick ends"]
+
+
 def test_nothing_is_left_of_a_pass(ray_here: None, tmp_path: Path) -> None:
     pipeline = pipeline_of(tmp_path, "PidColor")
     with pools_of(pipeline, 2) as pools:

@@ -87,11 +87,17 @@ class Crew:
         self._workers: list[DecodeWorker] = []
         self._num_failed_starts = 0
 
-    def __len__(self) -> int:
-        return len(self._workers)
+    @property
+    def num_to_risk(self) -> int:
+        """How many workers may have something at a time that may kill them: half of those that have started.
+
+        So the others go on even while one that was killed is replaced; an only worker has no others.
+        """
+        num_started = sum(not worker.process.is_starting for worker in self._workers)
+        return num_started if len(self._workers) == 1 else num_started // 2
 
     def fill(self, number: int, pipeline: Pipeline) -> None:
-        """Start workers until there are so many, or were."""
+        """Start workers until there are so many."""
         settings = self._settings
         while len(self._workers) < number:
             process = WorkerProcess(

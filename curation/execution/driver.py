@@ -105,7 +105,7 @@ class Pool:
             models.check()
             self._crew.fill(min(self._num_workers, schedule.num_open), self._pipeline)
             while schedule.has_next and (worker := self._crew.next_ready(self._pipeline)):
-                worker.start(schedule.take(len(self._crew)), models.routes())
+                worker.start(schedule.take(self._crew.num_to_risk), models.routes())
             self._crew.wait()
             for worker in self._crew.ended():
                 self._collect(worker, schedule, models)

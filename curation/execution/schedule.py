@@ -2,7 +2,8 @@
 
     schedule = Schedule(tasks, books, max_kills, progress)
     while not schedule.is_over:
-        request = schedule.take(num_workers)        # None: wait for one that is under way
+        if schedule.has_next:
+            request = schedule.take(num_to_risk=2)
         schedule.done(request, value, result)       # or .died(request, why), or .put_back(request)
 
 A worker that dies names its unit, not the culprit. The unit's sources therefore become suspects: each is
@@ -75,13 +76,13 @@ class Schedule:
         """Whether everything has been done."""
         return self.num_open == 0
 
-    def take(self, num_workers: int) -> Request:
+    def take(self, num_to_risk: int) -> Request:
         """The next request, which counts as under way from now on; only if `has_next`.
 
-        Suspects come first, but at most every second worker is put at risk while there is other work.
+        Suspects come first, but while there is other work only `num_to_risk` workers have one at a time.
         """
-        may_risk = self._num_suspects_running < max(1, num_workers // 2)
-        queue = self._suspects if self._suspects and (may_risk or not self._waiting) else self._waiting
+        may_risk = self._num_suspects_running < num_to_risk or not self._waiting
+        queue = self._suspects if self._suspects and may_risk else self._waiting
         request = queue.popleft()
         self._num_running += 1
         self._num_suspects_running += request.retry is not None

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.pipeline.precision import computing
+from curation.pipeline.precision import Precision, computing
 from stages.scenes.settings import TRANSNET_PRECISION
 
 if TYPE_CHECKING:
@@ -90,8 +90,9 @@ class TransNetDetector:
 class TransNet:
     """The network with the weights of its package."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, precision: Precision = TRANSNET_PRECISION) -> None:
         self._device = device
+        self._precision = precision
         self._model = _loaded(device)
 
     def chances(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -101,7 +102,7 @@ class TransNet:
         # On a CPU several at once are no faster, and a chance must not depend on other windows.
         at_once = len(windows) if self._device == "cuda" else 1
         found = []
-        with computing(TRANSNET_PRECISION, self._device):
+        with computing(self._precision, self._device):
             for part in torch.split(torch.from_numpy(np.array(windows)), at_once):
                 chances, _ = self._model.predict_raw(part.to(self._device))
                 found.append(chances[..., 0].float().cpu().numpy())

@@ -14,7 +14,7 @@ from curation.media.resize import resize
 from curation.pipeline.models import resolve_revision
 from curation.stage import Setup, View
 from generated import a_sample, expected, measured, media_of, moving_square, no_models, raises, texture
-from stages.flow import FlowConfig, FlowStage, pairs_at_once
+from stages.flow import FlowConfig, FlowStage, RaftFlow, pairs_at_once
 
 SIDE = 256
 SCENE = texture(SIDE, 2 * SIDE, seed=3, cell=16)
@@ -172,11 +172,12 @@ class TestRaft:
         high = np.stack(moving_square(3, 4, side=144, square=64))
         clips = [media_of(frames) for frames in (wide[0], high, *wide[1:])]
         singles = [measured(stage, item)[0] for item in clips]
-        seen = []
-        stage._flow._model.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
-        for at_once, sizes in ((3, [3, 3, 1, 2]), (32, [7, 2])):
-            stage._flow._at_once = lambda height, width, at_once=at_once: at_once
-            seen.clear()
+        for batch_size, sizes in ((3, [3, 3, 1, 2]), (32, [7, 2])):
+            seen = []
+            stage._flow = RaftFlow("raft_small", None, "cpu", batch_size=batch_size)
+            stage._flow._model.register_forward_pre_hook(
+                lambda _, given, seen=seen: seen.append(tuple(given[0].shape))
+            )
             rows = measured(stage, *clips)
             assert [shape[0] for shape in seen] == sizes
             assert [shape[2] for shape in seen] == [136] * (len(sizes) - 1) + [144]

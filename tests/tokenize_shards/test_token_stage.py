@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,10 +19,12 @@ from curation.media.resize import resize
 from curation.pipeline.models import resolve_revision
 from curation.records import Row, Sample, Source
 from curation.stage import Media, Setup
+from datasets_media import Bench, config_data
 from tokenize_shards.documents.document import DocumentConfig
 from tokenize_shards.vision.emu3 import Emu3Tokenizer
 from tokenize_shards.vision.sizes import Emu3Sizes
 from tokenize_shards.vision.stage import TokenConfig, TokenStage
+from tokenize_shards.vision.tokenizer import Precision
 
 SOURCE = Source(source_id="source", uri="file", kind="video", size_bytes=1, etag="1")
 IMAGE = Sample(sample_id="image", source_id="source", kind="image")
@@ -181,11 +183,35 @@ def test_one_call_for_each_shape(stage: TokenStage, monkeypatch: pytest.MonkeyPa
 
 
 def test_precision_is_declared_and_changes_the_measurement() -> None:
-    stages = [
-        TokenStage(TokenConfig(weights="stand-in", precision=precision)) for precision in ("fp32", "bf16")
-    ]
-    assert [stage.models()[0].precision for stage in stages] == ["fp32", "bf16"]
-    assert stages[0].measure_settings() != stages[1].measure_settings()  # what fingerprints are made of
+    precisions = get_args(Precision)
+    stages = [TokenStage(TokenConfig(weights="stand-in", precision=precision)) for precision in precisions]
+    assert [stage.models()[0].precision for stage in stages] == list(precisions)
+    settings = [repr(stage.measure_settings()) for stage in stages]  # what fingerprints are made of
+    assert len(set(settings)) == 4
+
+
+def test_bf16_has_a_fingerprint_of_its_own_since_steps_are_rounded_together() -> None:
+    # By hand: the settings as they were, which outputs of before stand under, and one more.
+    settings = TokenStage(TokenConfig(weights="stand-in", precision="bf16")).measure_settings()
+    before = TokenConfig(weights="stand-in", precision="bf16").model_dump(mode="json")
+    assert settings == before | {"fused": True}
+
+
+def test_precision_that_this_machine_lacks_stops_the_run_and_records_nothing(
+    media: Path, vocabulary: Path, tmp_path: Path
+) -> None:
+    tokens = {"weights": "stand-in", "area": 4096, "precision": "tf32"}
+    bench = Bench(config_data(media, tmp_path / "out", vocabulary, tokens=tokens))
+    with pytest.raises(ConfigError, match=r"tokens can't be set up: tokens\.precision: tf32 is computed by"):
+        bench.run()
+    assert not bench.rows("tokens")
+
+
+def test_tokens_are_decoded_on_a_machine_that_could_not_encode_them(stand_in: Emu3Tokenizer) -> None:
+    built = TokenStage(TokenConfig(weights="stand-in", precision="tf32"))
+    (grid,) = stand_in.encode([noise(1, 32, 32)])
+    decoder = built.load(Setup("cpu", {"tokenizer": "stand-in"}), decodes=True)
+    np.testing.assert_array_equal(decoder.decode(grid, is_image=True), stand_in.decode(grid, is_image=True))
 
 
 def test_tokenizer_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

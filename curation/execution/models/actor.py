@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from curation.errors import WorkerError
 from curation.execution.models.client import RETIRED, STARTED
 from curation.execution.models.model_worker import ModelUse, ModelWorker
 from curation.execution.placement import Placement
@@ -66,7 +64,7 @@ def model_actor(concurrency: int) -> Any:
                 yield RETIRED
             else:
                 yield STARTED
-                yield from _answers(work, *arguments)
+                yield work(*arguments)
 
         @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
         def end(self) -> None:
@@ -84,12 +82,3 @@ def model_actor(concurrency: int) -> Any:
             return self._worker.use, ray.get_runtime_context().get_node_id()
 
     return ModelActor
-
-
-def _answers(work: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
-    """What a call gives. If the GPU or the engine is lost to this process, it says so and ends."""
-    try:
-        yield work(*arguments)
-    except WorkerError as error:
-        yield error
-        os._exit(1)  # so that another process takes its place

@@ -164,10 +164,7 @@ class _SentCall:
             try:
                 has_started = self._next(alive) == STARTED
                 if has_started:
-                    answer = self._next(alive)
-                    if isinstance(answer, WorkerError):
-                        raise answer
-                    return answer
+                    return self._next(alive)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from error
             except ray.exceptions.RayError as error:

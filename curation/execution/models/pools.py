@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
@@ -124,10 +124,23 @@ class ModelPools:
         self.metrics: dict[str, PoolMetrics] = {}
 
     def __enter__(self) -> Self:
-        for group, placement in self._placements.items():
-            for _ in range(placement.num_workers):
-                self._add(group, take_seat(placement), placement)
+        # First those for whole cards that share them. While they load they look how much they may fill, and
+        # vLLM gives up if somebody else's part changes meanwhile.
+        in_order = sorted(self._placements.items(), key=lambda item: item[1].gpu_fraction == 1)
+        with ExitStack() as stack:
+            stack.push(self)
+            for group, placement in in_order:
+                for _ in range(placement.num_workers):
+                    self._add(group, take_seat(placement), placement)
+                if placement.gpu_fraction < 1:
+                    self._wait_until_loaded(group)
+            stack.pop_all()
         return self
+
+    def _wait_until_loaded(self, group: ModelGroup) -> None:
+        while any(not member.use.load_s for member in self._members if member.group == group):
+            self.check()
+            time.sleep(CHECK_EVERY_S)
 
     def __exit__(self, *_: object) -> None:
         """End all of them, and wait until the GPUs are free."""
