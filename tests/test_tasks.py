@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from curation.errors import StorageError
+from curation.errors import EnvironmentFault, StorageError
 from curation.execution.cluster import connect
 from curation.execution.tasks import in_process
 from curation.execution.tasks import on_cluster as on_cluster_until
@@ -44,6 +45,23 @@ def _die_once(folder: Path, number: int) -> int:
 
 
 on_cluster = partial(on_cluster_until, check=lambda: None, timeout_s=60)
+
+
+def _never_end(_: int) -> None:
+    time.sleep(3600)
+
+
+def _fail(message: str) -> None:
+    raise EnvironmentFault(message)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_call_that_does_not_end_and_cluster_that_is_gone_are_not_waited_for() -> None:
+    with pytest.raises(EnvironmentFault, match="a task has not ended for 3 s"):
+        list(on_cluster_until(_never_end, range(2), limit=2, check=lambda: None, timeout_s=3))
+    gone = partial(_fail, "the cluster is gone")
+    with pytest.raises(EnvironmentFault, match="the cluster is gone"):
+        list(on_cluster_until(_never_end, range(2), limit=2, check=gone, timeout_s=3600))
 
 
 @pytest.mark.usefixtures("cluster")
