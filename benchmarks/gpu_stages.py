@@ -190,7 +190,7 @@ def _transnet(device: str, scale: Scale) -> Iterator[Speed]:
             )
             agreement = f"chance: most {off.max():.1e}"
             yield Speed(
-                f"TransNetV2, {number} windows", precision, rate, "frames", _peak_gb(device), agreement
+                f"TransNetV2, {number} at once", precision, rate, "frames", _peak_gb(device), agreement
             )
 
 
