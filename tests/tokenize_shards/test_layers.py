@@ -12,6 +12,7 @@ from torch.nn import functional
 from tokenize_shards.vision.layers.norm import MomentNorm
 from tokenize_shards.vision.layers.products import ProductConv
 from tokenize_shards.vision.layers.threefold import ThreefoldConv, ThreefoldLinear, halves
+from tokenize_shards.vision.spatial import _compiled
 
 LAST = torch.channels_last
 
@@ -145,3 +146,23 @@ def test_norm_is_exact_in_either_layout(layout: Any, offset: float) -> None:
     assert found.is_contiguous(memory_format=layout)
     assert relative_error(found, exact) < 1e-6 * (1 + offset)
     assert MomentNorm(norm)(pictures.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_layers_are_the_same_when_they_are_built_by_a_gpus_backend() -> None:
+    # A compiler that took the sum of both halves for what it is would undo them.
+    layers = torch.nn.Sequential(
+        MomentNorm(torch.nn.GroupNorm(8, 16)),
+        ThreefoldConv(convolution(16, 16)),
+        ProductConv(convolution(16, 8)),
+    )
+
+    def compute(pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (*halves(pictures), layers(pictures))
+
+    torch.compiler.reset()
+    pictures = torch.randn(2, 16, 20, 28).contiguous(memory_format=LAST)
+    high, low, found = _compiled(compute, "inductor")(pictures)
+    torch.testing.assert_close((high, low), halves(pictures), rtol=0, atol=0)
+    assert relative_error(found, layers(pictures).double()) < 1e-6

@@ -119,12 +119,6 @@ class TestBuiltKernels:
             self.built(model, "tf32", backend).encode([pictures(1, height, width)])
         assert seen == [{64}, {64}]
 
-    @pytest.mark.slow
-    def test_of_the_gpus_own_backend_compute_the_same(self, model: Any) -> None:
-        built = self.built(model, "tf32x3", "inductor")
-        for batch in ([pictures(1, 64, 96)], [pictures(1, 136, 24)]):
-            np.testing.assert_array_equal(built.encode(batch), on_gpu(model, "tf32x3").encode(batch))
-
 
 class TestImagesTogether:
     @pytest.fixture
