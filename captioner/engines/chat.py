@@ -60,9 +60,8 @@ class ChatClient:
 
     def __init__(
         self,
-        url: str | Callable[[], str | None],
+        locate: Callable[[], tuple[str, str | None] | None],
         model: str,
-        api_key: str | None,
         sampling: AnswerSettings,
         *,
         retry: RetryPolicy | None = None,
@@ -70,21 +69,19 @@ class ChatClient:
         image_format: str = "jpeg",
         is_own: bool = False,
     ) -> None:
-        """`url` may be a function, for a server that moves: it is called again when the server is away, and
-        gives None while there is no server. `is_own`: the run started it, so no proxy stands between.
+        """`locate` gives the server's URL and its key, if it wants one, and is asked again when the server is
+        away; None while it starts again. `is_own`: the run started it, so no proxy stands between.
         """
-        self._locate = (lambda: url) if isinstance(url, str) else url
-        self._url = self._found()
+        self._locate = locate
+        self._address = locate()
         self._model = model
         self._sampling = sampling
         self._retry = retry or RetryPolicy()
         self._concurrency = concurrency
         self._image_format = image_format
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
         self._open = partial(
             httpx2.Client,
-            headers=headers,
             timeout=self._retry.timeout_s,
             limits=limits,
             trust_env=not is_own,
@@ -133,25 +130,22 @@ class ChatClient:
                 # Jitter is no cryptography.
                 wait_s = max(pause_s * random.uniform(0.5, 1.5), again.pause_s)
                 if now + wait_s > give_up_at or self._stopped.wait(wait_s):
-                    where = self._url or "the caption server"
+                    where = _endpoint(self._address[0]) if self._address else "the caption server"
                     raise EnvironmentFault(
                         f"no answer from {where} for {retry.total_s:g} s: {again}; what was "
                         "captioned is kept, and the same command goes on from there"
                     ) from again
                 pause_s = min(2 * pause_s, retry.longest_pause_s)
-                self._url = self._found()
-
-    def _found(self) -> str | None:
-        """Where questions are to be sent now."""
-        url = self._locate()
-        return None if url is None else f"{url.rstrip('/')}/chat/completions"
+                self._address = self._locate()
 
     def _ask(self, client: httpx2.Client, body: dict[str, Any]) -> Answer:
-        url = self._url
-        if url is None:
+        address = self._address
+        if address is None:
             raise _Again("it is starting again")
+        url, key = address
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            response = client.post(url, json=body)
+            response = client.post(_endpoint(url), json=body, headers=headers)
         except (httpx2.ConnectError, httpx2.TimeoutException) as error:
             raise _Again(str(error) or type(error).__name__) from error
         except httpx2.TransportError as error:
@@ -198,6 +192,10 @@ class ChatClient:
             schema = {"name": "caption", "strict": True, "schema": self._sampling.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
+
+
+def _endpoint(url: str) -> str:
+    return f"{url.rstrip('/')}/chat/completions"
 
 
 def _retry_after_s(response: httpx2.Response) -> float:

@@ -28,14 +28,16 @@ class OpenAIEngine(Engine[StageConfig]):
     def setup(self, setup: Setup, sampling: AnswerSettings) -> None:
         config = self.config
         self._client = ChatClient(
-            config.url or "",
+            self._address,
             config.model,
-            os.environ.get(config.api_key_env),
             sampling,
             retry=RetryPolicy(config.timeout_s, config.retry_for_s),
             concurrency=config.concurrency,
             image_format=config.image_format,
         )
+
+    def _address(self) -> tuple[str, str | None]:
+        return self.config.url or "", os.environ.get(self.config.api_key_env)
 
     def answer(self, questions: Sequence[Question]) -> list[Answer | CaptionError]:
         return self._client.answer(questions)

@@ -46,9 +46,8 @@ class ServeEngine(Engine[ServeConfig]):
     def setup(self, setup: Setup, sampling: AnswerSettings) -> None:
         config = self.config
         self._client = ChatClient(
-            partial(setup.services.get, URL),
+            partial(_address, setup.services),
             config.model,
-            setup.services[KEY],
             sampling,
             retry=RetryPolicy(config.timeout_s, config.retry_for_s),
             concurrency=config.concurrency,
@@ -58,3 +57,9 @@ class ServeEngine(Engine[ServeConfig]):
 
     def answer(self, questions: Sequence[Question]) -> list[Answer | CaptionError]:
         return self._client.answer(questions)
+
+
+def _address(services: Mapping[str, str]) -> tuple[str, str] | None:
+    """URL and key of the server; None while it starts again."""
+    url, key = services.get(URL), services.get(KEY)  # it may go away between the two
+    return None if url is None or key is None else (url, key)

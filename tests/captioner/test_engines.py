@@ -20,9 +20,11 @@ from PIL import Image
 
 from captioner.engines.base import Answer, AnswerSettings, Question
 from captioner.engines.chat import ChatClient, RetryPolicy
+from captioner.engines.serve import ServeEngine
 from captioner.engines.sidecar import SidecarEngine
 from captioner.engines.stand_in import StandInEngine
 from captioner.engines.vllm import VLLMEngine, engine_arguments
+from captioner.server import KEY, URL
 from captioner.settings import CaptionConfig
 from captioner.stage import CaptionStage
 from curation.errors import CaptionError, EnvironmentFault, MissingDependencyError
@@ -41,9 +43,13 @@ def question(frames: NDArray[np.uint8], prompt: str = "What happens?", **more: A
     return Question(prompt, frames, "image", 0.0, **more)
 
 
-def engine(url: str | Callable[[], str | None], api_key: str | None = None, **settings: Any) -> ChatClient:
+def engine(url: str, api_key: str | None = None, **settings: Any) -> ChatClient:
+    return moving_engine(lambda: (url, api_key), **settings)
+
+
+def moving_engine(locate: Callable[[], tuple[str, str | None] | None], **settings: Any) -> ChatClient:
     sampling = settings.pop("sampling", AnswerSettings(max_tokens=77))
-    return ChatClient(url, "some-vlm", api_key, sampling, **{"retry": SWIFT, **settings})
+    return ChatClient(locate, "some-vlm", sampling, **{"retry": SWIFT, **settings})
 
 
 def sidecar(column: str) -> SidecarEngine:
@@ -305,15 +311,27 @@ def test_vllm_that_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
 def test_server_that_moves_is_asked_where_it_is_now(chat_server: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    found = [f"http://127.0.0.1:{port}/v1", None, chat_server.url]
-    asked = engine(lambda: found.pop(0) if len(found) > 1 else found[0])
+    found = [(f"http://127.0.0.1:{port}/v1", "old"), None, (chat_server.url, "new")]
+    asked = moving_engine(lambda: found.pop(0) if len(found) > 1 else found[0])
     assert only(asked.answer([question(plain_frames(1))])).text == "A caption."
-    assert found == [chat_server.url]
+    assert found == [(chat_server.url, "new")]
+    ((_, headers, _),) = chat_server.asked
+    assert headers["Authorization"] == "Bearer new"
+
+
+def test_run_s_own_server_may_be_away_when_a_worker_starts(chat_server: Any) -> None:
+    services: dict[str, str] = {}
+    asked = ServeEngine(CaptionConfig(engine="serve", model="some-vlm"))
+    asked.setup(Setup("cpu", {}, services), AnswerSettings(max_tokens=7))
+    services |= {URL: chat_server.url, KEY: "secret"}
+    assert only(asked.answer([question(plain_frames(1))])).text == "A caption."
+    ((_, headers, _),) = chat_server.asked
+    assert headers["Authorization"] == "Bearer secret"
 
 
 def test_server_that_never_comes_back_is_told() -> None:
     with pytest.raises(EnvironmentFault, match="no answer from the caption server for 1 s: it is starting"):
-        engine(lambda: None).answer([question(plain_frames(1))])
+        moving_engine(lambda: None).answer([question(plain_frames(1))])
 
 
 class TestWhereVLLMRuns:

@@ -68,9 +68,8 @@ class TestRequests:
 
     def engine(self, service: dict[str, str], model: Path, key: str | None = None, **more: Any) -> ChatClient:
         return ChatClient(
-            service[URL],
+            lambda: (service[URL], key or service[KEY]),
             str(model),
-            key or service[KEY],
             AnswerSettings(**{"max_tokens": 24, **more}),
             is_own=True,
         )
