@@ -18,7 +18,7 @@ from benchmarks.documents import VOCABULARIES
 from benchmarks.ledger_scale import UNIT_IMAGES, write_unit
 from benchmarks.measure import cpu_medians, high_water_bytes
 from curation.config import parse_config
-from curation.execution.tasks import in_process
+from curation.execution.cluster.tasks import in_process
 from curation.ledger import Ledger, unit_name
 from curation.ledger.schemas import SOURCES, stage_schema
 from curation.ledger.selection import Selection

@@ -20,7 +20,7 @@ from PIL import Image
 from curation.cli.app import main
 from curation.config import Config, parse_config
 from curation.execution.plan import Task, plan_listing, plan_pass, plan_probes
-from curation.execution.worker.measure import Metrics
+from curation.execution.worker.metrics import Metrics
 from curation.execution.worker.worker import UnitWorker
 from curation.ingest.inputs import find_inputs, unlisted_containers
 from curation.ingest.listing import Listing, list_inputs

@@ -14,7 +14,7 @@ from PIL import Image
 from curation.errors import ConfigError
 from curation.execution.plan import Task, filters_of_new, plan_probes
 from curation.execution.worker import first_reads, image_pass
-from curation.execution.worker.measure import Metrics
+from curation.execution.worker.metrics import Metrics
 from curation.execution.worker.worker import UnitWorker
 from curation.ingest import media_readers
 from curation.ingest.listing import list_inputs

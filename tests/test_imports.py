@@ -18,20 +18,20 @@ OWNERS = {
     "ray": {
         f"curation/execution/{name}.py"
         for name in (
-            "cluster",
-            "cluster_watch",
-            "crew",
-            "decode_worker",
-            "driver",
-            "placement",
-            "processes",
-            "results",
-            "services",
-            "tasks",
-            "own_ray",
+            "cluster/connection",
+            "cluster/own_ray",
+            "cluster/placement",
+            "cluster/processes",
+            "cluster/results",
+            "cluster/tasks",
+            "cluster/watch",
+            "driver/actor",
+            "driver/decode_workers",
+            "driver/pool",
             "models/actor",
             "models/client",
             "models/pools",
+            "services",
         )
     },
     "av": {

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from curation.execution.cluster.placement import Node, Placement
 from curation.execution.models.groups import (
     CARD_SHARE,
     ModelGroup,
@@ -14,7 +15,6 @@ from curation.execution.models.groups import (
     place_models,
     shared_placement,
 )
-from curation.execution.placement import Node, Placement
 from curation.stage import Resources
 from datasets_media import built, config_data
 

@@ -13,12 +13,13 @@ import pytest
 
 from curation.cli.console import console
 from curation.errors import DeviceMemoryFault, EnvironmentFault, WorkerError
+from curation.execution.cluster.placement import Placement
 from curation.execution.models.client import RemoteModels
 from curation.execution.models.groups import model_groups
 from curation.execution.models.pools import ModelPools
-from curation.execution.placement import Placement
 from curation.execution.progress import ConsoleProgress
-from curation.execution.worker.measure import Metrics, ModelCall
+from curation.execution.worker.measure import ModelCall
+from curation.execution.worker.metrics import Metrics
 from curation.pipeline import Pipeline
 from curation.records import Sample, Source
 from curation.stage import Media

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from curation.errors import EnvironmentFault
-from curation.execution.placement import Node, Placement, nodes, place, take_seat
+from curation.execution.cluster.placement import Node, Placement, nodes, place, take_seat
 from curation.stage import Resources
 
 PARTS = Resources(gpu=True)

@@ -14,11 +14,11 @@ import pytest
 
 from curation.errors import ConfigError, ContractError
 from curation.execution import population
-from curation.execution.cluster import connect
+from curation.execution.cluster.connection import connect
+from curation.execution.cluster.tasks import Spread, in_process, on_cluster
 from curation.execution.dataset_wide import bind, bind_step, dataset_steps, filters_behind, measure_step
 from curation.execution.plan import plan_pass, plan_probes
-from curation.execution.tasks import Spread, in_process, on_cluster
-from curation.execution.worker.measure import Metrics
+from curation.execution.worker.metrics import Metrics
 from curation.execution.worker.worker import UnitWorker
 from curation.ingest.listing import list_inputs
 from curation.ledger import Ledger

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from curation.cli.console import console
+from curation.execution.driver.requests import Request
+from curation.execution.driver.schedule import Schedule
 from curation.execution.plan import Task
 from curation.execution.progress import ConsoleProgress
-from curation.execution.requests import Request
-from curation.execution.schedule import Schedule
 from curation.execution.segments import segments_of
-from curation.execution.worker.measure import Metrics
+from curation.execution.worker.metrics import Metrics
 from curation.records import Source
 
 
@@ -20,8 +20,8 @@ def source(name: str) -> Source:
 
 
 @dataclass
-class ListBooks:
-    """Books of a few units: unit -> names of its sources."""
+class ListLedger:
+    """A few units: unit -> names of its sources."""
 
     units: dict[int, list[str]]
     blamed: list[str] = field(default_factory=list)
@@ -43,15 +43,15 @@ class ListBooks:
 class Play:
     """A schedule, and what became of it."""
 
-    def __init__(self, tasks: list[Task], books: ListBooks, max_kills: int = 2) -> None:
+    def __init__(self, tasks: list[Task], ledger: ListLedger, max_kills: int = 2) -> None:
         self.num_advanced = 0
         self.said: list[str] = []
         self.log: list[str] = []
         progress = ConsoleProgress(console())
         progress.say = self.said.append  # type: ignore[method-assign]
         progress.advance = self._advance  # type: ignore[method-assign]
-        self.books = books
-        self.schedule = Schedule(tasks, books, max_kills, progress)
+        self.ledger = ledger
+        self.schedule = Schedule(tasks, ledger, max_kills, progress)
 
     def _advance(self, number: int) -> None:
         self.num_advanced += number
@@ -59,7 +59,7 @@ class Play:
     def names(self, request: Request) -> list[str]:
         if request.probes is not None:
             return [request.probes.source_id]
-        return [each.source_id for each in request.task.sources] or list(self.books.uris(request.task))
+        return [each.source_id for each in request.task.sources] or list(self.ledger.uris(request.task))
 
     def run(self, kills: Callable[[list[str]], bool], num_to_risk: int = 1) -> None:
         """Do one request after the other; the worker dies where `kills` says so."""
@@ -81,10 +81,10 @@ def enrich(unit: int, num_sources: int) -> Task:
 
 
 def test_suspects_are_tried_alone_and_the_culprit_is_failed() -> None:
-    play = Play([enrich(0, 3), enrich(1, 1)], ListBooks({0: ["a", "b", "c"], 1: ["d"]}))
+    play = Play([enrich(0, 3), enrich(1, 1)], ListLedger({0: ["a", "b", "c"], 1: ["d"]}))
     play.run(lambda names: "b" in names)
     assert play.log == ["a b c", "a", "b", "c", "b", "d"]
-    assert play.books.blamed == ["b"]
+    assert play.ledger.blamed == ["b"]
     assert play.num_advanced == 4
     assert play.said == [
         "a worker died on unit 0 (a signal); trying its sources one by one",
@@ -94,7 +94,7 @@ def test_suspects_are_tried_alone_and_the_culprit_is_failed() -> None:
 
 
 def test_while_a_suspect_is_under_way_others_do_whole_units() -> None:
-    play = Play([enrich(0, 2), enrich(1, 1), enrich(2, 1)], ListBooks({0: ["a", "b"], 1: ["c"], 2: ["d"]}))
+    play = Play([enrich(0, 2), enrich(1, 1), enrich(2, 1)], ListLedger({0: ["a", "b"], 1: ["c"], 2: ["d"]}))
     schedule = play.schedule
     schedule.died(schedule.take(1), "a signal")
     first, second, third = schedule.take(1), schedule.take(1), schedule.take(1)
@@ -104,13 +104,13 @@ def test_while_a_suspect_is_under_way_others_do_whole_units() -> None:
 
 
 def test_none_is_put_at_risk_before_a_second_worker_is_up() -> None:
-    play = Play([enrich(0, 2), enrich(1, 1)], ListBooks({0: ["a", "b"], 1: ["c"]}))
+    play = Play([enrich(0, 2), enrich(1, 1)], ListLedger({0: ["a", "b"], 1: ["c"]}))
     play.schedule.died(play.schedule.take(1), "a signal")
     assert play.names(play.schedule.take(0)) == ["c"]
 
 
 def test_what_is_put_back_is_not_counted() -> None:
-    play = Play([enrich(0, 2)], ListBooks({0: ["a", "b"]}), max_kills=1)
+    play = Play([enrich(0, 2)], ListLedger({0: ["a", "b"]}), max_kills=1)
     schedule = play.schedule
     schedule.put_back(schedule.take(1))
     schedule.died(schedule.take(1), "a signal")
@@ -119,26 +119,26 @@ def test_what_is_put_back_is_not_counted() -> None:
         assert play.names(single) == ["a"]
         schedule.put_back(single)
     play.run(lambda names: False)
-    assert play.books.blamed == []
+    assert play.ledger.blamed == []
     assert play.num_advanced == 2
 
 
 def test_new_unit_is_probed_one_by_one_then_filtered_one_by_one() -> None:
     sources = [source(name) for name in ("c", "a", "b")]
-    play = Play([Task("filter", 7, sources, num_sources=3)], ListBooks({7: []}))
+    play = Play([Task("filter", 7, sources, num_sources=3)], ListLedger({7: []}))
     deaths = iter([True, False, True])  # of the unit; not while "a" is probed; once while it is filtered
     play.run(lambda names: "a" in names and next(deaths, False))
     assert play.log == ["c a b", "c", "a", "b", "c", "a", "b", "a"]
-    assert play.books.blamed == []
-    assert [each.source_id for each in play.books.probed[7]] == ["c", "a", "b"]
-    assert all(each.width == 8 for each in play.books.probed[7])
+    assert play.ledger.blamed == []
+    assert [each.source_id for each in play.ledger.probed[7]] == ["c", "a", "b"]
+    assert all(each.width == 8 for each in play.ledger.probed[7])
     assert play.num_advanced == 3
 
 
 def test_source_that_kills_whoever_probes_it_is_failed() -> None:
-    play = Play([Task("probe", 7, [source("a"), source("b")], num_sources=2)], ListBooks({7: []}))
+    play = Play([Task("probe", 7, [source("a"), source("b")], num_sources=2)], ListLedger({7: []}))
     play.run(lambda names: "a" in names)
-    first, second = play.books.probed[7]
+    first, second = play.ledger.probed[7]
     assert first.error_type == "PoisonSource"
     assert second.ok
     assert play.schedule.metrics.failed["probe"] == 1
@@ -147,10 +147,10 @@ def test_source_that_kills_whoever_probes_it_is_failed() -> None:
 
 
 def test_container_that_kills_whoever_lists_it_is_failed_at_its_second_kill() -> None:
-    play = Play([Task("list", 0, [source("x")], num_sources=1)], ListBooks({}))
+    play = Play([Task("list", 0, [source("x")], num_sources=1)], ListLedger({}))
     play.run(lambda names: True)
     assert play.log == ["x", "x"]
-    assert play.books.blamed == ["x"]
+    assert play.ledger.blamed == ["x"]
     assert play.num_advanced == 1
 
 
@@ -160,32 +160,32 @@ def long_video() -> Task:
 
 
 def test_segments_are_merged_once_all_are_there() -> None:
-    play = Play([long_video()], ListBooks({0: ["a"]}))
+    play = Play([long_video()], ListLedger({0: ["a"]}))
     deaths = iter([False, True])
     play.run(lambda names: next(deaths, False))
     assert len(play.log) == 3 + 1 + 1  # one of the three is processed again, and all are merged
-    assert play.books.blamed == []
+    assert play.ledger.blamed == []
     assert play.num_advanced == 1
 
 
 def test_video_that_kills_is_failed_once_and_its_other_segments_are_dropped() -> None:
-    play = Play([long_video(), enrich(1, 1)], ListBooks({0: ["a"], 1: ["b"]}))
+    play = Play([long_video(), enrich(1, 1)], ListLedger({0: ["a"], 1: ["b"]}))
     schedule = play.schedule
     under_way = [schedule.take(1) for _ in range(2)]
     schedule.died(under_way[0], "a signal")
     again = schedule.take(1)
     assert again.segment == 0
     schedule.died(again, "a signal")
-    assert play.books.blamed == ["a"]
+    assert play.ledger.blamed == ["a"]
     schedule.died(under_way[1], "a signal")  # too late to be blamed again
     play.run(lambda names: False)
     assert play.log == ["b"]
-    assert play.books.blamed == ["a"]
+    assert play.ledger.blamed == ["a"]
     assert play.num_advanced == 2
 
 
 def test_segments_whose_results_are_lost_are_all_processed_again() -> None:
-    play = Play([long_video()], ListBooks({0: ["a"]}))
+    play = Play([long_video()], ListLedger({0: ["a"]}))
     schedule = play.schedule
     for number in range(3):
         schedule.done(schedule.take(1), Metrics(), f"result {number}")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from curation.cli.console import console
-from curation.execution.driver import Pool
+from curation.execution.driver.pool import Pool
+from curation.execution.driver.requests import PendingSegments, Request
 from curation.execution.progress import ConsoleProgress
-from curation.execution.requests import PendingSegments, Request
-from curation.execution.worker.measure import Metrics
+from curation.execution.worker.metrics import Metrics
 from curation.execution.worker.worker import UnitWorker
 from datasets_media import Bench, write_video
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from curation.errors import EnvironmentFault, StorageError
-from curation.execution.cluster import connect
-from curation.execution.tasks import in_process
-from curation.execution.tasks import on_cluster as on_cluster_until
+from curation.execution.cluster.connection import connect
+from curation.execution.cluster.tasks import in_process
+from curation.execution.cluster.tasks import on_cluster as on_cluster_until
 from datasets_media import ROOT, TESTS
 
 

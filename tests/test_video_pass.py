@@ -10,7 +10,7 @@ import pytest
 
 from curation.execution.plan import Task
 from curation.execution.segments import WHOLE_VIDEO, Segment, neighbors, segments_of
-from curation.execution.worker.measure import Metrics
+from curation.execution.worker.metrics import Metrics
 from curation.execution.worker.worker import UnitWorker
 from curation.records import Sample
 from datasets_media import Bench, write_video

@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.errors import ContractError, UnsupportedMediaError
-from curation.execution.loading import load_stage
+from curation.execution.cluster.tasks import in_process
 from curation.execution.population import Inputs, Population
-from curation.execution.tasks import in_process
-from curation.execution.worker.measure import Metrics
+from curation.execution.worker.loading import load_stage
+from curation.execution.worker.metrics import Metrics
 from curation.ledger import Ledger
 from curation.ledger.columns import PENDING, RuleEvaluator
 from curation.ledger.schemas import stage_schema

@@ -7,17 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from curation.execution.cluster.placement import nodes
 from curation.execution.dataset_wide import bind_step, dataset_steps, filters_behind, measure_step
-from curation.execution.driver import Pool
+from curation.execution.driver.pool import Pool
 from curation.execution.models.groups import model_groups, place_models
 from curation.execution.models.pools import ModelPools, bytes_in_flight
-from curation.execution.placement import nodes
 from curation.execution.plan import Phase, Task
 from curation.execution.population import Population
 from curation.execution.progress import ProgressListener
 from curation.execution.services import running, services_of
 from curation.execution.standing import Standing
-from curation.execution.worker.measure import DECODE, Metrics
+from curation.execution.worker.metrics import DECODE, Metrics
 from curation.ledger import Ledger
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step

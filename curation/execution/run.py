@@ -10,9 +10,9 @@ from typing import Any
 
 from curation.config import Config
 from curation.errors import ConfigError
-from curation.execution.cluster import check_temp_folder, starts_here
+from curation.execution.cluster.connection import check_temp_folder, starts_here
 from curation.execution.dataset_wide import bind, filters_behind
-from curation.execution.driver import Pool
+from curation.execution.driver.pool import Pool
 from curation.execution.passes import Passes
 from curation.execution.plan import filters_of_new, plan_listing, plan_probes
 from curation.execution.progress import ProgressListener
@@ -25,7 +25,7 @@ from curation.execution.run_record import (
     write_run,
 )
 from curation.execution.standing import Standing
-from curation.execution.worker.measure import Metrics
+from curation.execution.worker.metrics import Metrics
 from curation.ingest.inputs import find_inputs, unlisted_containers
 from curation.ingest.leftovers import Leftovers, some_names
 from curation.ingest.listing import Listing, list_inputs

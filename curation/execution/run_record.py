@@ -11,7 +11,7 @@ from typing import Any
 from curation import __version__
 from curation.errors import LedgerError
 from curation.errors.redaction import redact_settings
-from curation.execution.worker.measure import Metrics
+from curation.execution.worker.metrics import Metrics
 from curation.ledger.unit_state import PROBE
 from curation.pipeline import Pipeline
 from curation.report.funnel import untrained_notice

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from curation.errors import EnvironmentFault
-from curation.execution.placement import SEAT_TIMEOUT_S, Placement, nodes, place, take_seat
+from curation.execution.cluster.placement import SEAT_TIMEOUT_S, Placement, nodes, place, take_seat
 from curation.stage import Resources, Service, Setup
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from fault_stages import CALLS
 from test_faults import FINE, images, images_only, outcomes
 
 from curation.cli.console import console
-from curation.execution.driver import Pool
-from curation.execution.processes import FRESH_S
+from curation.execution.cluster.processes import FRESH_S
+from curation.execution.driver.pool import Pool
 from curation.execution.progress import ConsoleProgress
 from datasets_media import Bench, command, curation, environment, write_photo
 

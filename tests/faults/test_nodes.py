@@ -15,10 +15,10 @@ from ray.cluster_utils import Cluster
 from test_processes import Sleeper, end_of, look_until, pid_of, wait_gone, watched
 
 from curation.cli.console import console
-from curation.execution.cluster import connect
-from curation.execution.driver import Pool
+from curation.execution.cluster.connection import connect
+from curation.execution.cluster.results import Died
+from curation.execution.driver.pool import Pool
 from curation.execution.progress import ConsoleProgress
-from curation.execution.results import Died
 from datasets_media import ROOT, TESTS, Bench, write_photo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -14,10 +14,10 @@ import pytest
 import ray
 
 from curation.errors import EnvironmentFault, StorageError
-from curation.execution import processes
-from curation.execution.cluster import connect
-from curation.execution.processes import WATCHED, WorkerProcess
-from curation.execution.results import Died, Lost, result_of
+from curation.execution.cluster import processes
+from curation.execution.cluster.connection import connect
+from curation.execution.cluster.processes import WATCHED, WorkerProcess
+from curation.execution.cluster.results import Died, Lost, result_of
 from curation.execution.worker.heartbeat import Beat, Heartbeat
 from datasets_media import ROOT, TESTS
 

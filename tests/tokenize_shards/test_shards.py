@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from curation.errors import ConfigError, LedgerError, TokenizeError
-from curation.execution.tasks import Spread, in_process, on_cluster
+from curation.execution.cluster.tasks import Spread, in_process, on_cluster
 from curation.stage import Column
 from curation.storage import open_storage
 from datasets_media import environment

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.errors import LedgerError
-from curation.execution.tasks import Spread, in_process
+from curation.execution.cluster.tasks import Spread, in_process
 from curation.pipeline.models import resolve_revision
 from curation.records import ID_LENGTH
 from curation.stage import Column, ModelRef

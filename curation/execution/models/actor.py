@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from curation.execution.cluster.placement import Placement
 from curation.execution.models.client import RETIRED, STARTED
 from curation.execution.models.model_worker import ModelUse, ModelWorker
-from curation.execution.placement import Placement
 from curation.execution.worker.heartbeat import Beat
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from curation.errors import WorkerError
-from curation.execution.worker.measure import Metrics, ModelAnswer, ModelCall
+from curation.execution.worker.measure import ModelAnswer, ModelCall
+from curation.execution.worker.metrics import Metrics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from curation.execution.placement import SHARED_FRACTION, Node, Placement, groups_of, place
+from curation.execution.cluster.placement import SHARED_FRACTION, Node, Placement, groups_of, place
 from curation.pipeline import Pipeline
 from curation.stage import Resources
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from curation.errors import ContractError, DeviceMemoryFault, MeasureError, WorkerError
 from curation.errors.isolation import isolated
-from curation.execution.loading import load_stage
 from curation.execution.models.device_memory import DeviceMemory, device_memory, release_memory
 from curation.execution.worker.heartbeat import Heartbeat
+from curation.execution.worker.loading import load_stage
 from curation.execution.worker.measure import ModelAnswer, measure_rows
 from curation.pipeline import Pipeline
 from curation.records import Row, Sample

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from curation.errors import DeviceMemoryFault, EnvironmentFault, WorkerError
+from curation.execution.cluster.placement import Placement, Seat, take_seat
+from curation.execution.cluster.processes import WorkerProcess
+from curation.execution.cluster.results import Died
 from curation.execution.models.actor import model_actor
 from curation.execution.models.client import ModelRoute, ModelRoutes
 from curation.execution.models.groups import CARD_SHARE, ModelGroup
 from curation.execution.models.model_worker import ModelUse
-from curation.execution.placement import Placement, Seat, take_seat
-from curation.execution.processes import WorkerProcess
-from curation.execution.results import Died
-from curation.execution.worker.measure import PoolMetrics
+from curation.execution.worker.metrics import PoolMetrics
 from curation.execution.worker.overlap import MAX_CALLS
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from curation.errors import ProbeError, SampleError
 from curation.errors.isolation import isolated
-from curation.execution.worker.measure import Metrics
+from curation.execution.worker.metrics import Metrics
 from curation.ingest.sources import is_in_place, open_source
 from curation.ledger.schemas import check_source
 from curation.media.probe import failed, probe

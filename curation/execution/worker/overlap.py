@@ -16,7 +16,8 @@ from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from curation.errors import ContractError
-from curation.execution.worker.measure import Measuring, Metrics, ModelAnswer, ModelCall, RowMeasured
+from curation.execution.worker.measure import Measuring, ModelAnswer, ModelCall, RowMeasured
+from curation.execution.worker.metrics import Metrics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

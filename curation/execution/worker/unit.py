@@ -20,7 +20,8 @@ from curation.execution.worker.enrich_pass import EnrichPass
 from curation.execution.worker.first_reads import FirstReads
 from curation.execution.worker.heartbeat import Heartbeat
 from curation.execution.worker.image_pass import ImagePass
-from curation.execution.worker.measure import KnownRows, Measurer, Metrics, RowMeasured, failed_row
+from curation.execution.worker.measure import KnownRows, Measurer, RowMeasured, failed_row
+from curation.execution.worker.metrics import Metrics
 from curation.execution.worker.overlap import ModelClient, Overlap
 from curation.execution.worker.unit_rows import UnitRows
 from curation.execution.worker.video_pass import ClipFound, SourceMeasured, VideoEvent, VideoPass

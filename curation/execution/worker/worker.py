@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from curation.errors import PoisonSource
-from curation.execution.loading import load_stage
 from curation.execution.plan import Task
 from curation.execution.segments import SegmentResult
 from curation.execution.worker.first_reads import FirstReads
 from curation.execution.worker.heartbeat import Heartbeat
-from curation.execution.worker.measure import DECODE, Metrics, PoolMetrics, failed_row
+from curation.execution.worker.loading import load_stage
+from curation.execution.worker.measure import failed_row
+from curation.execution.worker.metrics import DECODE, Metrics, PoolMetrics
 from curation.execution.worker.overlap import ModelClient, NoModelClient
 from curation.execution.worker.stale import drop_rows_of_changed
 from curation.execution.worker.unit import UnitRun

@@ -3,8 +3,8 @@
     with Pool(pipeline, ledger, address, progress) as pool:
         metrics = pool.do(tasks, models)
 
-Ray starts processes, places them and moves objects. Which request is next, and who is to blame when a worker
-dies, is said by `schedule`; workers are started, watched and replaced by `crew`. Nothing is waited for
+Ray starts processes, places them and moves objects. `schedule` says which request is next, and who is to
+blame when a worker dies; `decode_workers` starts, watches and replaces the workers. Nothing is waited for
 without a limit: a worker has limits of its own, and what Ray itself does not answer ends the run.
 """
 
@@ -14,17 +14,23 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, Self
 
 from curation.errors import DeviceMemoryFault, WorkerError
-from curation.execution.books import LedgerBooks
-from curation.execution.cluster import Connection, choose_device, cluster_cpus, connect, starts_here
-from curation.execution.cluster_watch import ClusterWatch
-from curation.execution.crew import Crew, DecodeWorker
-from curation.execution.decode_worker import start_decode_worker
+from curation.execution.cluster.connection import (
+    Connection,
+    choose_device,
+    cluster_cpus,
+    connect,
+    starts_here,
+)
+from curation.execution.cluster.results import Died, Lost
+from curation.execution.cluster.tasks import A, R, in_process, on_cluster
+from curation.execution.cluster.watch import ClusterWatch
+from curation.execution.driver.actor import start_decode_worker
+from curation.execution.driver.decode_workers import DecodeWorker, DecodeWorkers
+from curation.execution.driver.pass_ledger import PassLedger
+from curation.execution.driver.schedule import Schedule
 from curation.execution.models.pools import ModelWorkers, NoModelWorkers
 from curation.execution.plan import Task
-from curation.execution.results import Died, Lost
-from curation.execution.schedule import Schedule
-from curation.execution.tasks import A, R, in_process, on_cluster
-from curation.execution.worker.measure import Metrics
+from curation.execution.worker.metrics import Metrics
 from curation.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -49,14 +55,16 @@ class Pool:
         self._device: Literal["cpu", "cuda"] = "cpu"
         self._connection: Connection | None = None
         self._watch: ClusterWatch | None = None
-        self._crew = Crew(pipeline.config.run, start_decode_worker, progress, self._check_cluster_now)
+        self._workers = DecodeWorkers(
+            pipeline.config.run, start_decode_worker, progress, self._check_cluster_now
+        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop the workers at once: what they had not committed is done again by the next run."""
-        self._crew.kill_all()
+        self._workers.kill_all()
         if self._connection is not None:
             self._connection.close()
 
@@ -98,16 +106,16 @@ class Pool:
         self.connect()
         models = models or NoModelWorkers()
         settings = self._pipeline.config.run
-        books = LedgerBooks(self._pipeline, self._ledger)
-        schedule = Schedule(tasks, books, settings.max_kills, self._progress)
+        ledger = PassLedger(self._pipeline, self._ledger)
+        schedule = Schedule(tasks, ledger, settings.max_kills, self._progress)
         while not schedule.is_over:
             self._check_cluster()
             models.check()
-            self._crew.fill(min(self._num_workers, schedule.num_open), self._pipeline)
-            while schedule.has_next and (worker := self._crew.next_ready(self._pipeline)):
-                worker.start(schedule.take(self._crew.num_to_risk), models.routes())
-            self._crew.wait()
-            for worker in self._crew.ended():
+            self._workers.fill(min(self._num_workers, schedule.num_open), self._pipeline)
+            while schedule.has_next and (worker := self._workers.next_ready(self._pipeline)):
+                worker.start(schedule.take(self._workers.num_to_risk), models.routes())
+            self._workers.wait()
+            for worker in self._workers.ended():
                 self._collect(worker, schedule, models)
         return schedule.metrics
 
@@ -133,7 +141,7 @@ class Pool:
         if request is None:
             return
         try:
-            value = self._crew.finish(worker)
+            value = self._workers.finish(worker)
         except Died as died:
             if died.is_innocent:
                 schedule.put_back(request)

@@ -9,8 +9,8 @@ from curation.pipeline import Pipeline
 from curation.records import Source
 
 
-class LedgerBooks:
-    """Books over the ledger of a run."""
+class PassLedger:
+    """The ledger of a run, for the tasks of a pass."""
 
     def __init__(self, pipeline: Pipeline, ledger: Ledger) -> None:
         self._pipeline = pipeline

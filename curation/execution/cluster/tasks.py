@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from curation.errors import EnvironmentFault
-from curation.execution.results import Died, Lost, result_of
+from curation.execution.cluster.results import Died, Lost, result_of
 from curation.stage import Spread
 
 __all__ = ["Spread", "in_process", "on_cluster"]

@@ -1,13 +1,13 @@
 """The decode workers of a run: started as they are needed, watched, and replaced when they die.
 
-    crew = Crew(settings, start_actor, progress)
+    workers = DecodeWorkers(settings, start_actor, progress)
     while work:
-        crew.fill(num_workers)
-        while work and (worker := crew.next_ready(pipeline)):
+        workers.fill(num_workers)
+        while work and (worker := workers.next_ready(pipeline)):
             worker.start(request)
-        crew.wait()
-        for worker in crew.ended():
-            value = crew.finish(worker)         # raises Died, or what the call raised
+        workers.wait()
+        for worker in workers.ended():
+            value = workers.finish(worker)         # raises Died, or what the call raised
 
 Nothing here waits for longer than a moment.
 """
@@ -20,10 +20,10 @@ from typing import Any
 
 from curation.config.config import RunSettings
 from curation.errors import EnvironmentFault
-from curation.execution.processes import WorkerProcess
+from curation.execution.cluster.processes import WorkerProcess
+from curation.execution.cluster.results import Died
+from curation.execution.driver.requests import Request
 from curation.execution.progress import ProgressListener
-from curation.execution.requests import Request
-from curation.execution.results import Died
 from curation.pipeline import Pipeline
 
 POLL_S = 0.5
@@ -69,7 +69,7 @@ class DecodeWorker:
         self.process.call(references)
 
 
-class Crew:
+class DecodeWorkers:
     """The decode workers."""
 
     def __init__(

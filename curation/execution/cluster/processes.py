@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
-from curation.execution.results import Died, Unreachable, is_unreachable, result_of
+from curation.execution.cluster.results import Died, Unreachable, is_unreachable, result_of
 from curation.execution.worker.heartbeat import Beat
 
 WATCHED = MappingProxyType({"max_restarts": 0, "concurrency_groups": {"watch": 1}})

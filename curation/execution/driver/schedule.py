@@ -1,6 +1,6 @@
 """Which request is next, and what follows when the worker that had it dies. Knows no Ray.
 
-    schedule = Schedule(tasks, books, max_kills, progress)
+    schedule = Schedule(tasks, ledger, max_kills, progress)
     while not schedule.is_over:
         if schedule.has_next:
             request = schedule.take(num_to_risk=2)
@@ -19,15 +19,15 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from curation.errors import PoisonSource
+from curation.execution.driver.requests import PendingSegments, Request, Retry, requests_of
 from curation.execution.plan import Task
 from curation.execution.progress import ProgressListener
-from curation.execution.requests import PendingSegments, Request, Retry, requests_of
-from curation.execution.worker.measure import Metrics
+from curation.execution.worker.metrics import Metrics
 from curation.ledger.unit_state import PROBE
 from curation.records import Source
 
 
-class Books(Protocol):
+class TaskLedger(Protocol):
     """What is read and written for tasks whose workers die."""
 
     def uris(self, task: Task) -> Mapping[str, str]:
@@ -48,10 +48,10 @@ class Schedule:
     """
 
     def __init__(
-        self, tasks: Sequence[Task], books: Books, max_kills: int, progress: ProgressListener
+        self, tasks: Sequence[Task], ledger: TaskLedger, max_kills: int, progress: ProgressListener
     ) -> None:
         self.metrics = Metrics()
-        self._books = books
+        self._ledger = ledger
         self._max_kills = max_kills
         self._progress = progress
         self._waiting = deque(request for task in tasks for request in requests_of(task))
@@ -149,7 +149,7 @@ class Schedule:
             return request.probes.uri
         if request.task.sources:
             return request.task.sources[0].uri
-        (uri,) = self._books.uris(request.task).values()
+        (uri,) = self._ledger.uris(request.task).values()
         return uri
 
     def _try_singly(self, retry: Retry) -> None:
@@ -158,7 +158,7 @@ class Schedule:
         if task.sources:
             singles = [Request(task, probes=source, retry=retry) for source in task.sources]
         else:
-            alone = [replace(task, only=frozenset([source_id])) for source_id in self._books.uris(task)]
+            alone = [replace(task, only=frozenset([source_id])) for source_id in self._ledger.uris(task)]
             singles = [Request(single, retry=retry) for single in alone]
         retry.num_open = len(singles)
         self._suspects.extend(singles)
@@ -172,7 +172,7 @@ class Schedule:
             failed = replace(request.probes, error_type=PoisonSource.__name__, error=error)
             self._keep_probed(request, failed)
             return
-        self._books.blame(request.task)
+        self._ledger.blame(request.task)
         if request.is_segment:
             self._segments.give_up(request.task)
             self._waiting = deque(filter(self._segments.wants, self._waiting))
@@ -196,7 +196,7 @@ class Schedule:
             return
         task = retry.task
         if retry.probed:
-            self._books.commit_probed(task, [retry.probed[source.source_id] for source in task.sources])
+            self._ledger.commit_probed(task, [retry.probed[source.source_id] for source in task.sources])
         if retry.probed and task.phase == "filter":
             self._try_singly(Retry(replace(task, sources=())))
         else:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Literal
 
 from curation.errors import EnvironmentFault
-from curation.execution.own_ray import OwnRay, own_signals, temp_folder
+from curation.execution.cluster.own_ray import OwnRay, own_signals, temp_folder
 
 _ADDRESS = "RAY_ADDRESS"
 """`ray job submit` tells its job the cluster by this variable."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from curation.execution.cluster.processes import WATCHED
 from curation.execution.models.client import ModelRoutes, RemoteModels
 from curation.execution.plan import Task
-from curation.execution.processes import WATCHED
 from curation.execution.segments import SegmentResult
 from curation.execution.worker.heartbeat import Beat
-from curation.execution.worker.measure import Metrics
+from curation.execution.worker.metrics import Metrics
 from curation.execution.worker.worker import UnitWorker
 from curation.records import Source
 
