@@ -1,9 +1,9 @@
 """What this project does on a GPU, on whatever card is here: python -m benchmarks.gpu [--tiny]
 
-Prints card and versions, then two tables. Of the filters' models: speed, memory and exactness by batch size
-and precision. Of the vision tokenizer: the same of each precision, beside transformers' and the goals. A few
-minutes; docs/decisions.md holds what it said. `--tiny` runs the same lines on a CPU, to see that they run:
-its figures mean nothing.
+Prints card and versions, then tables: of the vision tokenizer speed, memory and exactness of each precision,
+beside transformers' and the goals; of the filters speed by batch size and precision; of a whole run how busy
+each kind of worker was. It takes some minutes.
+`--tiny` runs the same lines on a CPU, to see that they run; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import shutil
 import subprocess
-from collections.abc import Iterable
 
 import torch
 import transformers
 
-from benchmarks import gpu_stages
-from benchmarks.gpu_encoder import GOAL_PEAK_GB, GOALS, Measured, full_scale, run, tiny_scale
+from benchmarks import gpu_encoder, gpu_pipeline, gpu_stages
+
+PARTS = {"Vision tokenizer": gpu_encoder, "Filters": gpu_stages, "Pipeline": gpu_pipeline}
+"""Title -> module with `lines(device, tiny=...)`, which gives Markdown line by line."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,13 +31,12 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("no CUDA device here; --tiny runs on a CPU")
     for line in machine(device):
         print(line)
-    remark = " (tiny: the figures mean nothing)" if tiny else ""
-    print(f"\n## Filters{remark}\n")
-    for line in gpu_stages.lines(device, tiny=tiny):
-        print(line, flush=True)
-    print(f"\n## Vision tokenizer{remark}\n")
-    for line in encoder_table(run(device, tiny_scale() if tiny else full_scale()), with_goals=not tiny):
-        print(line, flush=True)
+    if tiny:
+        print("tiny settings: the figures mean nothing")
+    for title, part in PARTS.items():
+        print(f"\n## {title}\n")
+        for line in part.lines(device, tiny=tiny):
+            print(line, flush=True)
 
 
 def machine(device: str) -> list[str]:
@@ -60,29 +60,6 @@ def _driver() -> str:
         return "unknown"
     asked = [command, "--query-gpu=driver_version", "--format=csv,noheader"]
     return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.partition("\n")[0]
-
-
-def encoder_table(rows: Iterable[Measured | str], *, with_goals: bool) -> Iterable[str]:
-    """Lines of Markdown, one for each row as it comes."""
-    yield "| path | samples | frames/s | TFLOP/s | peak GB | codes equal to float64 | first call s | goal |"
-    yield "|---|---|---|---|---|---|---|---|"
-    for row in rows:
-        if isinstance(row, str):
-            yield f"| {row} | | | | | | | |"
-            continue
-        equal = "" if row.equal is None else f"{row.equal:.2%}"
-        yield (
-            f"| {row.path} | {row.kind} | {row.frames_per_s:.1f} | {row.tflops:.1f} | {row.peak_gb:.2f} "
-            f"| {equal} | {row.first_s:.1f} | {goal(row) if with_goals else ''} |"
-        )
-
-
-def goal(row: Measured) -> str:
-    """The goal of a row, and whether it is reached."""
-    if row.path not in GOALS or row.kind != "clip 512x512":
-        return ""
-    reached = row.frames_per_s >= GOALS[row.path] and row.peak_gb <= GOAL_PEAK_GB
-    return f">= {GOALS[row.path]}, <= {GOAL_PEAK_GB:g} GB: {'reached' if reached else 'MISSED'}"
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ so that codes tell how exact the arithmetic is; how trained weights behave they 
 from __future__ import annotations
 
 import copy
+import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +21,6 @@ from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from curation.pipeline.precision import float32_products
 from tokenize_shards.vision.emu3 import gpu_tokenizer
-from tokenize_shards.vision.layers.products import ProductConv
-from tokenize_shards.vision.layers.substitute import substitute
 from tokenize_shards.vision.spatial import ON_GPU, Calls
 from tokenize_shards.vision.tokenizer import Precision
 
@@ -54,6 +53,11 @@ class Scale:
     clip: int
     calls: Calls
     seconds: float
+
+
+def lines(device: str, *, tiny: bool) -> Iterator[str]:
+    """Lines of Markdown, one for each row as it comes."""
+    return table(run(device, tiny_scale() if tiny else full_scale()), with_goals=not tiny)
 
 
 def full_scale() -> Scale:
@@ -94,23 +98,20 @@ class Measured:
 
 
 class Exact:
-    """Emu3's encoder in float64, by transformers' modules but for convolutions, which are matrix products."""
+    """Emu3's encoder in float64: transformers' modules, and torch's own convolutions in place of cuDNN's."""
 
     def __init__(self, model: Any, device: str) -> None:
         self._model = copy.deepcopy(model).double().to(device)
-        substitute(
-            self._model.encoder,
-            lambda layer: ProductConv(layer) if isinstance(layer, torch.nn.Conv2d) else None,
-        )
         self._device = device
 
     @torch.inference_mode()
     def hidden(self, frames: Frames) -> torch.Tensor:
-        """[1, 4, T', H/8, W/8] before `quant_conv`, of [T, H, W, 3]; cuDNN has no part in it."""
+        """[1, 4, T', H/8, W/8] before `quant_conv`, of [T, H, W, 3]."""
         encoder = self._model.encoder
-        spatial = torch.cat([self._spatial(frames[number : number + 1]) for number in range(len(frames))])
-        hidden = (spatial if len(frames) > 1 else spatial.expand(4, -1, -1, -1)).permute(1, 0, 2, 3)[None]
         with torch.backends.cudnn.flags(enabled=False):
+            spatial = torch.cat([self._spatial(frames[one : one + 1]) for one in range(len(frames))])
+            several = spatial if len(frames) > 1 else spatial.expand(4, -1, -1, -1)
+            hidden = several.permute(1, 0, 2, 3)[None]
             for convolution in encoder.time_conv:
                 hidden = convolution(hidden)
                 hidden = hidden * torch.sigmoid(hidden)
@@ -222,6 +223,7 @@ def measure(
     codes = encode(batch)
     first_s = time.perf_counter() - started
     if on_gpu:
+        gc.collect()  # what was measured before
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     rounds: list[float] = []
@@ -264,3 +266,26 @@ def _batch(scale: Scale, height: int, width: int, kind: str) -> list[Frames]:
     if kind == "clip":
         return [pictures(scale.clip, height, width, 100)]
     return [pictures(1, height, width, seed) for seed in range(scale.images)]
+
+
+def table(rows: Iterable[Measured | str], *, with_goals: bool) -> Iterator[str]:
+    """Lines of Markdown, one for each row as it comes."""
+    yield "| path | samples | frames/s | TFLOP/s | peak GB | codes equal to float64 | first call s | goal |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        if isinstance(row, str):
+            yield f"| {row} | | | | | | | |"
+            continue
+        equal = "" if row.equal is None else f"{row.equal:.2%}"
+        yield (
+            f"| {row.path} | {row.kind} | {row.frames_per_s:.1f} | {row.tflops:.1f} | {row.peak_gb:.2f} "
+            f"| {equal} | {row.first_s:.1f} | {goal(row) if with_goals else ''} |"
+        )
+
+
+def goal(row: Measured) -> str:
+    """The goal of a row, and whether it is reached."""
+    if row.path not in GOALS or row.kind != "clip 512x512":
+        return ""
+    reached = row.frames_per_s >= GOALS[row.path] and row.peak_gb <= GOAL_PEAK_GB
+    return f">= {GOALS[row.path]}, <= {GOAL_PEAK_GB:g} GB: {'reached' if reached else 'MISSED'}"

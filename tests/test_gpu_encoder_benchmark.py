@@ -6,14 +6,15 @@ import pytest
 import torch
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
-from benchmarks.gpu import encoder_table, goal, main
-from benchmarks.gpu_encoder import Measured, count_flops, full_scale
+from benchmarks.gpu import main
+from benchmarks.gpu_encoder import Measured, count_flops, full_scale, goal, table
 
 
 @pytest.mark.slow
 def test_table_of_the_encoder_has_every_path_and_float64_agrees(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--tiny"])
     said = capsys.readouterr().out
+    assert "| enrich: models | 1 |" in said  # of the whole run
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in said.splitlines()
@@ -55,6 +56,6 @@ def test_goals_are_of_our_clips(path: str, kind: str, rate: float, peak_gb: floa
 
 
 def test_a_path_without_memory_has_its_row() -> None:
-    *_, row = encoder_table(["transformers: no memory on the card"], with_goals=True)
+    *_, row = table(["transformers: no memory on the card"], with_goals=True)
     assert row.count("|") == 9
     assert full_scale().sizes[0] == (512, 512)  # what goals are of

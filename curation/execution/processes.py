@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
-from curation.execution.results import Died, result_of
+from curation.execution.results import Died, Unreachable, is_unreachable, result_of
 from curation.execution.worker.heartbeat import Beat
 
 WATCHED = MappingProxyType({"max_restarts": 0, "concurrency_groups": {"watch": 1}})
@@ -34,6 +34,8 @@ ASK_EVERY_S = 5.0
 """How often a busy process is asked for its heartbeat; more often if the limits are short."""
 IDLE_ANSWER_S = 60.0
 """An idle process has nothing to do but answer, and gets no longer than this."""
+UNREACHABLE_S = 60.0
+"""So long after a broken connection the cluster is asked what became of the process."""
 FRESH_S = 1.0
 """An answer not older than this shows that a process lives."""
 LONGEST_ROUND_S = 5.0
@@ -63,6 +65,7 @@ class WorkerProcess:
         self._query: Any = actor.beat.remote()
         self._asked_s = 0.0
         self._death: Died | None = None
+        self._unreachable_s: float | None = None
 
     @property
     def is_starting(self) -> bool:
@@ -85,16 +88,29 @@ class WorkerProcess:
 
     @property
     def is_done(self) -> bool:
-        """Whether the call has ended, in whatever way; nobody waits for a process that was killed."""
+        """Whether the call has ended, in whatever way; nobody waits for a process that was killed.
+
+        Where the connection broke, the cluster is asked for a while whether the process died, or its node.
+        """
         import ray
 
-        has_ended = self._death is not None or (self._call and ray.wait([self._call[0]], timeout=0)[0])
-        return self.is_busy and bool(has_ended)
+        if not self._call or self._death is not None:
+            return self.is_busy
+        if not ray.wait([self._call[0]], timeout=0)[0]:
+            return False
+        if self._unreachable_s is None:
+            if not is_unreachable(self._call[0]):
+                return True
+            self._unreachable_s, self._query = self._clock.now_s, None
+            self._ask()
+        elif self._clock.now_s - self._unreachable_s > UNREACHABLE_S:
+            self._death = Unreachable("its connection broke")
+        return self._death is not None
 
     @property
     def references(self) -> list[Any]:
         """What the driver's next step with this process waits for: the end of its call, or its answer."""
-        if self._call:
+        if self._call and self._unreachable_s is None:
             return [self._call[0]]
         return [self._query] if self._query is not None else []
 
@@ -132,10 +148,13 @@ class WorkerProcess:
             answer, self._query = self._query, None
             try:
                 self.beat = result_of(answer)
-            except Died:
+            except Died as died:
                 if not self._call:
                     raise
+                self._learn(died)
                 return
+            if self._unreachable_s is not None:
+                self._death = Unreachable("its connection broke")
             self._has_started = True
             self._answered_s = self._clock.now_s
         if self._call and self._clock.now_s - self._asked_s >= self._ask_every_s:
@@ -143,7 +162,7 @@ class WorkerProcess:
 
     def complaint(self) -> str | None:
         """Why the process should be killed; None if nothing is wrong."""
-        if self._death is not None:
+        if self._death is not None or self._unreachable_s is not None:
             return None
         now_s = self._clock.now_s
         if self.is_starting:
@@ -169,6 +188,11 @@ class WorkerProcess:
         has_answered = self._clock.now_s - self._answered_s <= self._stall_timeout_s
         self._death = Died(why, while_loading=has_answered and self._is_loading)
         ray.kill(self.actor)
+
+    def _learn(self, died: Died) -> None:
+        """A busy process does not answer, as it is gone; this is why, if its call could not tell."""
+        if self._unreachable_s is not None and not isinstance(died, Unreachable):
+            self._death = died
 
     @property
     def _is_loading(self) -> bool:

@@ -37,6 +37,10 @@ class Died(Exception):
         return self.with_node or self.while_loading
 
 
+class Unreachable(Died):
+    """The connection to a process broke; what became of the process is not known yet."""
+
+
 class Lost(Exception):
     """A value is gone: the node that held it went down, or it did not arrive in time."""
 
@@ -62,6 +66,19 @@ def result_of(reference: Any) -> Any:
         raise explained(error) from error
 
 
+def is_unreachable(reference: Any) -> bool:
+    """Whether a call that has ended ended as `Unreachable`."""
+    import ray
+
+    try:
+        ray.get(reference, timeout=FETCH_TIMEOUT_S)
+    except ray.exceptions.ActorUnavailableError:
+        return True
+    except ray.exceptions.RayError:
+        return False
+    return False
+
+
 def explained(error: Any) -> Died | Lost | EnvironmentFault:
     """What an error of Ray itself means."""
     from ray import exceptions
@@ -77,7 +94,7 @@ def explained(error: Any) -> Died | Lost | EnvironmentFault:
             return Died("its node went down", with_node=True)
         return Died("its process ended: it crashed or was killed")
     if isinstance(error, exceptions.ActorUnavailableError):
-        return Died("its connection broke")
+        return Unreachable("its connection broke")
     if isinstance(error, exceptions.WorkerCrashedError):
         return Died("its process ended: it crashed or was killed")
     if isinstance(error, exceptions.ObjectLostError | exceptions.GetTimeoutError):

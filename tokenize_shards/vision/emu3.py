@@ -33,6 +33,10 @@ class Emu3Tokenizer:
         self._search_rows = calls.search_rows
         self._spatial = SpatialEncoder(self.model.encoder, device, precision, calls)
 
+    def build(self) -> None:
+        """Build the kernels of full calls, so that a worker's start has taken the time and the memory."""
+        self._spatial.build()
+
     def encode(self, batch: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint16]]:
         import torch
 
@@ -98,7 +102,10 @@ def load_emu3(folder: Path | None, device: str, precision: Precision, *, decodes
     check_precision(precision, device)
     model = stand_in_model() if folder is None else load_model(folder, decodes=decodes)
     if device == "cuda":
-        return gpu_tokenizer(model, device, precision, ON_GPU)
+        tokenizer = gpu_tokenizer(model, device, precision, ON_GPU)
+        if not decodes:
+            tokenizer.build()
+        return tokenizer
     if precision == "fp32":
         from tokenize_shards.vision.layers.winograd import speed_up
 

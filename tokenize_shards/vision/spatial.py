@@ -76,6 +76,16 @@ class SpatialEncoder:
         self._repeats: dict[torch.Size, bool] = {}
         self._run = self._compute if calls.backend is None else _compiled(self._compute, calls.backend)
 
+    def build(self) -> None:
+        """Build the kernels of calls with as many frames as they ever have, where any are built."""
+        import torch
+
+        if self._calls.backend is None:
+            return
+        side_px = self._calls.built_for_px
+        with torch.inference_mode(), computing(self._precision, self._device):
+            self._build(self._calls.frames(self._precision, side_px, side_px))
+
     def latents(self, batch: Sequence[NDArray[np.uint8]]) -> Iterator[torch.Tensor]:
         """[T, C, H/8, W/8] float32 of each item, [T, H, W, 3] uint8, all of one shape."""
         if not batch:
