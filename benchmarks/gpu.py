@@ -1,22 +1,23 @@
 """What this project does on a GPU, on whatever card is here: python -m benchmarks.gpu [--tiny]
 
 Prints card and versions, then tables: of the vision tokenizer speed, memory and exactness of each precision,
-beside transformers' and the goals; of the filters speed by batch size and precision. It takes some minutes.
+beside transformers' and the goals; of the filters speed by batch size and precision; of a whole run how busy
+each kind of worker was. It takes some minutes.
 `--tiny` runs the same lines on a CPU, to see that they run; its figures mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import shutil
 import subprocess
 
 import torch
 import transformers
 
-PARTS = {"Vision tokenizer": "benchmarks.gpu_encoder", "Filters": "benchmarks.gpu_stages"}
+from benchmarks import gpu_encoder, gpu_pipeline, gpu_stages
+
+PARTS = {"Vision tokenizer": gpu_encoder, "Filters": gpu_stages, "Pipeline": gpu_pipeline}
 """Title -> module with `lines(device, tiny=...)`, which gives Markdown line by line."""
 
 
@@ -32,11 +33,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(line)
     if tiny:
         print("tiny settings: the figures mean nothing")
-    for title, name in PARTS.items():
-        if importlib.util.find_spec(name) is None:
-            continue
+    for title, part in PARTS.items():
         print(f"\n## {title}\n")
-        for line in importlib.import_module(name).lines(device, tiny=tiny):
+        for line in part.lines(device, tiny=tiny):
             print(line, flush=True)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import resource
 import statistics
 import time
@@ -40,3 +42,21 @@ def _cpu_s(way: Callable[[], object]) -> float:
 def _spent_s() -> float:
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def family_cpu_s(pid: int) -> float:
+    """CPU seconds so far of a process and all below it, ended ones that were waited for included."""
+    children: dict[int, list[int]] = {}
+    spent: dict[int, float] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            number = int(stat.parent.name)
+            children.setdefault(int(fields[1]), []).append(number)
+            spent[number] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    total, family = 0.0, [pid]
+    while family:
+        member = family.pop()
+        total += spent.get(member, 0.0)
+        family += children.get(member, [])
+    return total

@@ -20,6 +20,7 @@ NAMES = (
     "ledger_scale",
     "reports",
     "flat_memory",
+    "start_up",
     "listing",
     "captions",
     "shards",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +13,7 @@ from captioner import gate, structure
 from captioner.engines.base import Answer, AnswerSettings, Engine, Question
 from captioner.prompt import Length, drawn_length, load_prompts
 from captioner.settings import CaptionConfig
+from captioner.usage import Usage
 from captioner.windows import windows
 from curation.errors import CaptionError, SampleError
 from curation.records import Sample, SampleKind, stable_id
@@ -84,7 +83,6 @@ class CaptionStage(Stage[CaptionConfig]):
         super().__init__(config)
         self._prompts = load_prompts(config.prompts, config.lengths, structured=config.structured)
         self.engine: Engine[Any] = ENGINES.load(config.engine)(config)
-        self._used: dict[str, float] = defaultdict(float)
 
     def view(self, kind: SampleKind) -> View | None:
         if not self.engine.needs_frames:
@@ -139,6 +137,7 @@ class CaptionStage(Stage[CaptionConfig]):
     def setup(self, setup: Setup) -> None:
         config = self.config
         schema = structure.schema() if config.structured else None
+        self._usage = Usage()  # here, because a lock does not travel to the worker
         self.engine.setup(setup, AnswerSettings(config.max_tokens, schema, config.frames_as))
 
     def measure(
@@ -152,9 +151,7 @@ class CaptionStage(Stage[CaptionConfig]):
         return [talk.outcome for talk in talks if talk.outcome is not None]
 
     def usage(self) -> dict[str, float]:
-        used = {"engine_s": 0.0, **self._used}
-        self._used.clear()
-        return used
+        return self._usage.taken(varies=self.engine.varies)
 
     def counts(self, rows: pa.Table) -> Iterator[tuple[str, str, int]]:
         answered = rows.filter(pc.equal(rows["status"], "ok"))
@@ -192,19 +189,13 @@ class CaptionStage(Stage[CaptionConfig]):
 
     def _ask(self, talks: Sequence[_Talk], attempt: int) -> None:
         questions = [self._asked(talk, attempt) for talk in talks]
-        started = time.perf_counter()
-        try:
+        with self._usage.asking():
             answers = self.engine.answer(questions)
-        finally:
-            if self.engine.varies:
-                self._used["engine_s"] += time.perf_counter() - started
         for talk, answer in zip(talks, answers, strict=True):
             if isinstance(answer, CaptionError):
                 talk.outcome = answer
                 continue
-            self._used["answers"] += 1
-            self._used["prompt_tokens"] += answer.num_prompt_tokens
-            self._used["output_tokens"] += answer.num_output_tokens
+            self._usage.add(answer)
             is_last = attempt == self.config.max_attempts - 1 or not self.engine.varies
             self._take(talk, answer, is_last=is_last)
 

@@ -23,7 +23,7 @@ from importlib.metadata import EntryPoint, entry_points
 from operator import attrgetter
 from typing import Any
 
-from curation.errors import ConfigError
+from curation.errors import ConfigError, MissingDependencyError
 from curation.errors.isolation import isolated
 
 
@@ -172,7 +172,7 @@ def load(target: str) -> Any:
     try:
         with isolated(ConfigError):
             return attrgetter(name)(importlib.import_module(module_name))
-    except ConfigError as error:
+    except (ConfigError, MissingDependencyError) as error:
         raise ConfigError(f"cannot load {target!r}: {error}") from error
 
 

@@ -12,6 +12,8 @@ import pyarrow as pa
 from curation.stage import C, Column, Media, Stage
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from curation.media.frame import Frame
     from curation.records import Sample, Source
 
@@ -115,6 +117,10 @@ class PerRecording(CutFinder):
         return self._finder.finish(end_s)
 
 
+Infer = Callable[["NDArray[Any]"], "NDArray[Any]"]
+"""What calls `Splitter.infer`, here or in a model worker."""
+
+
 class Splitter(Stage[C]):
     """A stage that turns a source into samples: a row per span, found while the frames pass by.
 
@@ -135,8 +141,23 @@ class Splitter(Stage[C]):
         return None
 
     @abc.abstractmethod
-    def start(self, source: Source, *, keeps_frame_metrics: bool = False) -> CutFinder:
-        """Begin with a source, or with a part of one."""
+    def start(
+        self, source: Source, *, keeps_frame_metrics: bool = False, infer: Infer | None = None
+    ) -> CutFinder:
+        """Begin with a source, or with a part of one. Without a model, or with `infer`, it needs no `setup`.
+
+        Args:
+            source: The video.
+            keeps_frame_metrics: Whether the finder keeps what it reads off each frame.
+            infer: Its own `infer` in a model worker; None: the one of this object. The spans are the same.
+        """
+
+    def infer(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """The model's part of finding cuts: an array in, an array out. It may run in a model worker.
+
+        It needs `setup`. A splitter that has it says `gpu` in its `resources`.
+        """
+        raise NotImplementedError("this splitter has no model")
 
     def replay(self, source: Source, frame_metrics: Sequence[Any], end_s: float) -> Iterable[Span]:
         """The spans of a source from the metrics of all its frames."""

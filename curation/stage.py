@@ -310,6 +310,8 @@ class Resources:
         group: Stages of a pass that name the same group share its model workers.
         max_workers: Most model workers of its group. By default as many as the GPUs have room for, and one
             where there is no GPU.
+        concurrency: Requests that a model worker may work on at once, so that one is prepared while the model
+            still answers the other: `measure` is then called by so many threads.
     """
 
     gpu: bool = False
@@ -317,6 +319,7 @@ class Resources:
     apart: bool = False
     group: str = "models"
     max_workers: int | None = None
+    concurrency: int = 1
 
 
 class Service(Protocol):

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from curation.errors import ConfigError, UnsupportedMediaError
 from curation.pipeline.models import STAND_IN, fetch
+from curation.pipeline.precision import DEFAULT, Precision, stated
 from curation.records import Sample, SampleKind, Source
 from curation.stage import (
     Column,
@@ -32,6 +34,8 @@ from curation.stage import (
     StageConfig,
     View,
 )
+from stages.clip.squares import STAND_IN_PX, known_architecture, square_px, squares
+from stages.clip.tower import ImageTower, load_clip, stand_in_clip
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +56,7 @@ class AestheticConfig(StageConfig):
 
     min_score: Annotated[float, KeepMin("aesthetic_score"), Field(ge=0, le=10)] | None = 5.5
     """Least score, about 1..10."""
-    model: str = "ViT-L-14-quickgelu"
+    model: Annotated[str, AfterValidator(known_architecture)] = "ViT-L-14-quickgelu"
     """open_clip architecture."""
     weights: Location = "timm/vit_large_patch14_clip_224.openai"
     """Weights of CLIP: hub name, file, URL, or `stand-in` for a tiny untrained model."""
@@ -68,6 +72,8 @@ class AestheticConfig(StageConfig):
     """sha256 that the head's file must have; null does not check it, but a URL needs it."""
     num_frames: Annotated[int, Field(ge=1, le=64)] = 3
     """Frames of a clip, at the centers of equal parts: 1/6, 1/2, 5/6 for three."""
+    precision: Precision = DEFAULT
+    """On a GPU `fp32`, `tf32` or `bf16`, each faster than the one before it; on a CPU `tf32` is `fp32`."""
     from_column: Annotated[str, Field(min_length=1)] | None = None
     """Take the score that came with the source under this name, run no model; without it a sample fails."""
 
@@ -96,6 +102,7 @@ class AestheticStage(Stage[AestheticConfig]):
             large=True,
         ),
     }
+    batch_size = 64
     Config = AestheticConfig
 
     def view(self, kind: SampleKind) -> View | None:
@@ -118,6 +125,7 @@ class AestheticStage(Stage[AestheticConfig]):
             file=_OPEN_CLIP_FILE,
             sha256=config.weights_sha256,
             stand_in=is_stand_in,
+            precision=stated(config.precision),
         )
         head = ModelRef(
             "head", config.head, file=config.head_file, sha256=config.head_sha256, stand_in=is_stand_in
@@ -125,11 +133,15 @@ class AestheticStage(Stage[AestheticConfig]):
         return clip, head
 
     def measure_settings(self) -> dict[str, Any]:
-        """A score that came with the source depends on its name alone, a measured one not on any name."""
+        """A score that came with the source depends on its name alone, a measured one not on any name.
+
+        Rows of the default precision are filed with those from before it was a setting.
+        """
         column = self.config.from_column
-        settings = super().measure_settings()
-        del settings["from_column"]
-        return settings if column is None else {"from_column": column}
+        if column is not None:
+            return {"from_column": column}
+        left_out = {"from_column"} | ({"precision"} if self.config.precision == DEFAULT else set())
+        return {name: value for name, value in super().measure_settings().items() if name not in left_out}
 
     @classmethod
     def placement_settings(cls) -> set[str]:
@@ -142,16 +154,24 @@ class AestheticStage(Stage[AestheticConfig]):
         if self.config.from_column is not None:
             return
         if self.config.weights == STAND_IN:
-            self._scorer = _stand_in_scorer(setup.device)
-            return
-        clip, head = (fetch(ref, setup.revisions[ref.role]) for ref in self.models())
-        self._scorer = Scorer(load_clip(self.config.model, clip), load_head(head), setup.device)
+            clip, head = _stand_ins()
+        else:
+            files = {ref.role: fetch(ref, setup.revisions[ref.role]) for ref in self.models()}
+            clip, head = load_clip(self.config.model, files["clip"]), load_head(files["head"])
+        self._tower = ImageTower(clip, setup.device, self.config.precision)
+        self._head = head.eval()  # on the CPU, where float32 is exact and the embeddings go anyway
+
+    def prepare(self, media: Media) -> Media:
+        if self.config.from_column is not None:
+            return media
+        side = STAND_IN_PX if self.config.weights == STAND_IN else square_px(self.config.model)
+        return replace(media, pixels=squares(media.pixels, side))
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
         if self.config.from_column is not None:
             return [_carried_row(item.source, self.config.from_column) for item in media]
-        embeddings = self._scorer.embed([frame for item in media for frame in item.pixels])
-        scores = self._scorer.scores(embeddings)
+        embeddings = self._tower.embed(np.concatenate([item.pixels for item in media]))
+        scores = _scores(self._head, embeddings)
         rows, start = [], 0
         for item in media:
             part = slice(start, start + len(item.pixels))
@@ -173,75 +193,13 @@ def _carried_row(source: Source, column: str) -> dict[str, Any]:
     return {"aesthetic_score": float(value), "aesthetic_scores": [float(value)], "embedding": None}
 
 
-MAX_BATCH = 64
-"""Frames in a GPU's first batch."""
+def _scores(head: torch.nn.Module, embeddings: NDArray[np.float32]) -> list[float]:
+    """One score per L2-normalised embedding, [N, D]."""
+    import torch
 
-
-class Scorer:
-    """CLIP's image tower and a head on it."""
-
-    def __init__(
-        self, clip: torch.nn.Module, head: torch.nn.Module, device: str, batch_size: int | None = None
-    ) -> None:
-        """`batch_size` is where the search for one that fits begins."""
-        from open_clip import image_transform
-
-        self._clip = clip.eval().to(device)
-        self._head = head.eval()  # on the CPU, where float32 is exact and the embeddings go anyway
-        self._device = device
-        self.preprocess = image_transform(224, is_train=False)
-        # On a CPU a batch is no faster, and a score must not depend on its neighbors in one.
-        self.batch_size = batch_size or (MAX_BATCH if device == "cuda" else 1)
-
-    def embed(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """L2-normalised embeddings [N, D] of [H, W, 3] uint8 RGB frames.
-
-        A batch that does not fit into the GPU's memory is halved, and later ones start from there.
-        """
-        import torch
-
-        found: list[NDArray[np.float32]] = []
-        start = 0
-        while start < len(frames):
-            batch = frames[start : start + self.batch_size]
-            try:
-                found.append(self._embed(batch))
-            except torch.cuda.OutOfMemoryError:
-                if len(batch) == 1:
-                    raise
-                self.batch_size = len(batch) // 2
-                torch.cuda.empty_cache()
-            else:
-                start += len(batch)
-        return np.concatenate(found)
-
-    def _embed(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        import torch
-        from PIL import Image
-
-        pixels = torch.stack([self.preprocess(Image.fromarray(frame)) for frame in frames])
-        on_gpu = self._device == "cuda"
-        if on_gpu:
-            pixels = pixels.pin_memory().to(self._device, non_blocking=True)
-        with torch.inference_mode(), torch.autocast(self._device, torch.bfloat16, enabled=on_gpu):
-            embedding = self._clip.encode_image(pixels)  # type: ignore[operator]
-        return np.asarray(torch.nn.functional.normalize(embedding.float(), dim=-1).cpu().numpy(), np.float32)
-
-    def scores(self, embeddings: NDArray[np.float32]) -> list[float]:
-        """One score per L2-normalised embedding, [N, D]."""
-        import torch
-
-        # One by one, or a score would depend on its neighbors in the last bit; the head is tiny.
-        with torch.inference_mode():
-            return [float(self._head(torch.from_numpy(row))) for row in embeddings]
-
-
-def load_clip(model: str, weights: Path) -> torch.nn.Module:
-    """The open_clip model with weights from a file."""
-    import open_clip
-
-    clip: torch.nn.Module = open_clip.create_model(model, pretrained=str(weights))
-    return clip
+    # One by one, or a score would depend on its neighbors in the last bit; the head is tiny.
+    with torch.inference_mode():
+        return [float(head(torch.from_numpy(row))) for row in embeddings]
 
 
 def load_head(path: Path) -> torch.nn.Module:
@@ -288,22 +246,16 @@ STAND_IN_SCALE = 100.0
 """Raw scores of the stand-in lie within 0.01 of the center; stretched, photos fall on both sides of 5.5."""
 
 
-def _stand_in_scorer(device: str) -> Scorer:
-    """The same architecture, tiny, seeded and untrained; its scores mean nothing."""
+def _stand_ins() -> tuple[torch.nn.Module, torch.nn.Module]:
+    """CLIP and head of the same architectures, tiny, seeded and untrained; their scores mean nothing."""
     import torch
-    from open_clip import CLIP
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        clip = CLIP(
-            embed_dim=64,
-            vision_cfg={"layers": 2, "width": 64, "head_width": 32, "patch_size": 32, "image_size": 224},
-            text_cfg={"context_length": 8, "vocab_size": 16, "width": 32, "heads": 1, "layers": 1},
-            quick_gelu=True,
-        )
+        clip = stand_in_clip({"context_length": 8, "vocab_size": 16}, quick_gelu=True)
         head = _mlp(64)
         stretch = torch.nn.Linear(1, 1)
     with torch.no_grad():
         stretch.weight.fill_(STAND_IN_SCALE)
         stretch.bias.fill_(5.5 - STAND_IN_SCALE * STAND_IN_CENTER)
-    return Scorer(clip, torch.nn.Sequential(head, stretch), device)
+    return clip, torch.nn.Sequential(head, stretch)

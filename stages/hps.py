@@ -8,17 +8,19 @@ caption that came with the source.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from curation.errors import ConfigError, UnsupportedMediaError
+from curation.errors import ConfigError, SampleError, UnsupportedMediaError
 from curation.ingest.metadata import drawn_text
 from curation.pipeline.models import STAND_IN, fetch
+from curation.pipeline.precision import DEFAULT, Precision, computing, stated
 from curation.records import Sample, SampleKind, Source
 from curation.stage import (
     Column,
@@ -32,6 +34,8 @@ from curation.stage import (
     StageConfig,
     View,
 )
+from stages.clip.squares import STAND_IN_PX, known_architecture, square_px, squares
+from stages.clip.tower import ImageTower, load_clip, stand_in_clip
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +46,7 @@ class HpsConfig(StageConfig):
 
     min_score: Annotated[float, KeepMin("hps_score"), Field(ge=-1, le=1)] | None = None
     """Least score, about 0.15..0.35; by default it only counts towards a mean."""
-    model: str = "ViT-H-14"
+    model: Annotated[str, AfterValidator(known_architecture)] = "ViT-H-14"
     """open_clip architecture."""
     weights: Location = "xswu/HPSv2"
     """Checkpoint: hub name, file, URL, or `stand-in` for a tiny untrained model."""
@@ -58,6 +62,8 @@ class HpsConfig(StageConfig):
     """Seed of the draw of a prompt where several came along; that of `captions` draws the same one."""
     num_frames: Annotated[int, Field(ge=1, le=64)] = 3
     """Frames of a clip, at the centers of equal parts; the worst one counts."""
+    precision: Precision = DEFAULT
+    """On a GPU `fp32`, `tf32` or `bf16`, each faster than the one before it; on a CPU `tf32` is `fp32`."""
 
 
 class HpsStage(Stage[HpsConfig]):
@@ -71,6 +77,7 @@ class HpsStage(Stage[HpsConfig]):
             exported=True,
         ),
     }
+    batch_size = 64
     Config = HpsConfig
 
     def view(self, kind: SampleKind) -> View:
@@ -90,8 +97,16 @@ class HpsStage(Stage[HpsConfig]):
                 file=None if is_stand_in else config.weights_file,
                 sha256=config.weights_sha256,
                 stand_in=is_stand_in,
+                precision=stated(config.precision),
             ),
         )
+
+    def measure_settings(self) -> dict[str, Any]:
+        """Rows of the default precision are filed with those from before it was a setting."""
+        settings = super().measure_settings()
+        if self.config.precision == DEFAULT:
+            del settings["precision"]
+        return settings
 
     @classmethod
     def placement_settings(cls) -> set[str]:
@@ -104,7 +119,7 @@ class HpsStage(Stage[HpsConfig]):
         return ("open_clip_torch", "torch")
 
     def setup(self, setup: Setup) -> None:
-        from open_clip import get_tokenizer, image_transform
+        from open_clip import get_tokenizer
 
         if self.config.weights == STAND_IN:
             clip = _stand_in()
@@ -112,43 +127,54 @@ class HpsStage(Stage[HpsConfig]):
             clip = load_checkpoint(self.config.model, fetch(self.models()[0], setup.revisions["hps"]))
         self._device = setup.device
         self._clip = clip.eval().to(setup.device)
-        self._preprocess = image_transform(224, is_train=False)
+        self._tower = ImageTower(clip, setup.device, self.config.precision)
         self._tokenize = get_tokenizer(self.config.model)
 
-    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
-        return [
-            {"hps_score": self._score(item.pixels, self._prompt(sample, item.source))}
-            for sample, item in zip(samples, media, strict=True)
-        ]
+    def prepare(self, media: Media) -> Media:
+        side = STAND_IN_PX if self.config.weights == STAND_IN else square_px(self.config.model)
+        return replace(media, pixels=squares(media.pixels, side))
 
-    def _prompt(self, sample: Sample, source: Source) -> str:
-        """Raises UnsupportedMediaError: the source came without a prompt."""
+    def measure(
+        self, samples: Sequence[Sample], media: Sequence[Media]
+    ) -> list[dict[str, Any] | SampleError]:
+        prompts = [self._prompt(sample, item.source) for sample, item in zip(samples, media, strict=True)]
+        asked = [
+            (item.pixels, prompt)
+            for item, prompt in zip(media, prompts, strict=True)
+            if isinstance(prompt, str)
+        ]
+        scores = iter(self._scores(asked))
+        return [{"hps_score": next(scores)} if isinstance(prompt, str) else prompt for prompt in prompts]
+
+    def _prompt(self, sample: Sample, source: Source) -> str | UnsupportedMediaError:
+        """The prompt, or the error of a sample whose source came without one."""
         prompt = source.metadata.get(self.config.prompt_column)
         if isinstance(prompt, list):
             prompt = drawn_text(prompt, sample.sample_id, self.config.seed)
         if not isinstance(prompt, str) or not prompt.strip():
-            raise UnsupportedMediaError(f"came without a {self.config.prompt_column!r} to be scored against")
+            return UnsupportedMediaError(f"came without a {self.config.prompt_column!r} to be scored against")
         return prompt
 
-    def _score(self, frames: NDArray[np.uint8], prompt: str) -> float:
-        """The least cosine of [T, H, W, 3] uint8 RGB frames with their prompt."""
+    def _scores(self, asked: Sequence[tuple[NDArray[np.uint8], str]]) -> list[float]:
+        """The least cosine of each [T, side, side, 3] uint8 RGB with its prompt."""
         import torch
-        from PIL import Image
 
-        pixels = torch.stack([self._preprocess(Image.fromarray(frame)) for frame in frames])
-        tokens = self._tokenize([prompt])
-        on_gpu = self._device == "cuda"
-        if on_gpu:
-            pixels = pixels.pin_memory().to(self._device, non_blocking=True)
-            tokens = tokens.pin_memory().to(self._device, non_blocking=True)
-        with torch.inference_mode(), torch.autocast(self._device, torch.bfloat16, enabled=on_gpu):
-            # Frame by frame on a CPU, where a batch is no faster and would change last digits.
-            batches = torch.split(pixels, len(pixels) if on_gpu else 1)
-            images = torch.cat([self._clip.encode_image(part) for part in batches])  # type: ignore[operator]
-            text = self._clip.encode_text(tokens)  # type: ignore[operator]
-        normalize = torch.nn.functional.normalize
-        cosines = normalize(images.float(), dim=-1) @ normalize(text.float(), dim=-1)[0]
-        return float(cosines.min())
+        if not asked:
+            return []
+        images = torch.from_numpy(self._tower.embed(np.concatenate([frames for frames, _ in asked])))
+        parts = torch.split(images, [len(frames) for frames, _ in asked])
+        texts = self._embed_texts([prompt for _, prompt in asked])
+        return [float((part @ text).min()) for part, text in zip(parts, texts, strict=True)]
+
+    def _embed_texts(self, prompts: Sequence[str]) -> torch.Tensor:
+        """L2-normalised [N, D] on the CPU."""
+        import torch
+
+        # One by one on a CPU, where a batch is no faster and would change last digits.
+        batches = torch.split(self._tokenize(prompts), len(prompts) if self._device == "cuda" else 1)
+        with computing(self.config.precision, self._device):
+            found = [self._clip.encode_text(tokens.to(self._device)) for tokens in batches]  # type: ignore[operator]
+            return torch.nn.functional.normalize(torch.cat(found).float(), dim=-1).cpu()
 
 
 def load_checkpoint(model: str, path: Path) -> torch.nn.Module:
@@ -157,7 +183,6 @@ def load_checkpoint(model: str, path: Path) -> torch.nn.Module:
     Raises:
         ConfigError: the file is another one.
     """
-    import open_clip
     import torch
 
     if path.is_dir():
@@ -166,7 +191,7 @@ def load_checkpoint(model: str, path: Path) -> torch.nn.Module:
     state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict):
         raise ConfigError(f"{path} holds no HPS checkpoint: it has no state_dict")
-    clip: torch.nn.Module = open_clip.create_model(model, pretrained=None)
+    clip = load_clip(model, None)
     try:
         clip.load_state_dict(state)
     except RuntimeError as error:
@@ -177,13 +202,7 @@ def load_checkpoint(model: str, path: Path) -> torch.nn.Module:
 def _stand_in() -> torch.nn.Module:
     """The same architecture, tiny, seeded and untrained; its scores mean nothing."""
     import torch
-    from open_clip import CLIP
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        clip: torch.nn.Module = CLIP(
-            embed_dim=64,
-            vision_cfg={"layers": 2, "width": 64, "head_width": 32, "patch_size": 32, "image_size": 224},
-            text_cfg={"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 1},
-        )
-    return clip
+        return stand_in_clip({"context_length": 77, "vocab_size": 49408})

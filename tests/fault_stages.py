@@ -21,7 +21,7 @@ from curation.ingest.containers.reader import Container, Inventory
 from curation.ingest.containers.tars import TarReader
 from curation.media.frame import Frame
 from curation.records import Sample, Source
-from curation.splitter import CutFinder, Span
+from curation.splitter import CutFinder, Infer, Span
 from curation.stage import Media, Setup
 from stages.color import ColorStage
 from stages.scenes.splitter import ScenesSplitter
@@ -29,6 +29,8 @@ from tokenize_shards.vision.stage import TokenStage
 
 CALLS = "CURATION_TEST_CALLS"
 """Environment variable: the file that calls are noted in, one sample id a line."""
+INPUT = "CURATION_TEST_INPUT"
+"""Environment variable: the input that `UnmountingColor` takes away."""
 UNLOADABLE = "CURATION_TEST_UNLOADABLE"
 """Environment variable: what is wrong with `UnloadableColor`."""
 
@@ -175,8 +177,10 @@ class NotingCaptions(CaptionStage):
 class AssertingScenes(ScenesSplitter):
     """Asserts something of the frames of one file, as PySceneDetect does when times run backwards."""
 
-    def start(self, source: Source, *, keeps_frame_metrics: bool = False) -> CutFinder:
-        finder = super().start(source, keeps_frame_metrics=keeps_frame_metrics)
+    def start(
+        self, source: Source, *, keeps_frame_metrics: bool = False, infer: Infer | None = None
+    ) -> CutFinder:
+        finder = super().start(source, keeps_frame_metrics=keeps_frame_metrics, infer=infer)
         return _Asserting(finder) if "b.mp4" in source.uri else finder
 
 
@@ -208,3 +212,148 @@ class UnloadableColor(ColorStage):
 
     def setup(self, setup: Setup) -> None:
         SETUP_TROUBLES[os.environ[UNLOADABLE]]()
+
+
+TROUBLE = "CURATION_TEST_TROUBLE"
+"""Environment variable: what `TroubledColor` meets, one of `TROUBLES`; unset: nothing."""
+
+
+def _lose_gpu() -> None:
+    import torch
+
+    raise torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kernel errors might be")
+
+
+def _fill_disk() -> None:
+    with open("/dev/full", "wb") as file:  # noqa: PTH123
+        file.write(b"more than there is room for")
+
+
+TROUBLES: Mapping[str, Callable[[], Any]] = {
+    "GPU lost": _lose_gpu,
+    "disk full": _fill_disk,
+    "package damaged": _import_damaged_library,
+}
+"""What may happen to this machine while a stage measures."""
+
+
+class TroubledColor(ColorStage):
+    """Meets a trouble of this machine when it comes to e.jpg."""
+
+    name = "troubled_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        if TROUBLE in os.environ and any("e.jpg" in item.source.uri for item in media):
+            TROUBLES[os.environ[TROUBLE]]()
+        return super().measure(samples, media)
+
+
+class UnmountingColor(ColorStage):
+    """Takes the input away, named by an environment variable, when it has measured a.jpg."""
+
+    name = "unmounting_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        folder = os.environ.get(INPUT)
+        if folder and any("a.jpg" in item.source.uri for item in media):
+            Path(folder).rename(f"{folder}.away")
+        return super().measure(samples, media)
+
+
+def _note_process() -> None:
+    with Path(os.environ[CALLS]).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+
+
+class LoadingColor(ColorStage):
+    """Loads its model for ever; notes its process."""
+
+    name = "loading_color"
+
+    def setup(self, setup: Setup) -> None:
+        _note_process()
+        time.sleep(3600)
+
+
+class SleepingColor(ColorStage):
+    """Never comes back; notes its process."""
+
+    name = "sleeping_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        _note_process()
+        time.sleep(3600)
+        return []
+
+
+class LockedColor(ColorStage):
+    """Never comes back from C code that keeps Python's lock, so that no thread of its process goes on."""
+
+    name = "locked_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        _note_process()
+        ctypes.PyDLL(None).sleep(3600)
+        return []
+
+
+def _is_culprit(media: Sequence[Media]) -> bool:
+    return any("photo1" in item.source.uri for item in media)
+
+
+class LockingColor(ColorStage):
+    """Keeps Python's lock for ever over one file, as a library that was written badly."""
+
+    name = "locking_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        if _is_culprit(media):
+            ctypes.PyDLL(None).sleep(3600)
+        return super().measure(samples, media)
+
+
+class StoppingColor(ColorStage):
+    """Stops its process over one file."""
+
+    name = "stopping_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        if _is_culprit(media):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().measure(samples, media)
+
+
+class NotingColor(ColorStage):
+    """Takes its time, notes when it began with which file, and dies over one."""
+
+    name = "noting_color"
+    batch_size = 1
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        with Path(os.environ[CALLS]).open("a") as file:
+            file.writelines(f"{Path(item.source.uri).name}\n" for item in media)
+        if _is_culprit(media):
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.2)
+        return super().measure(samples, media)
+
+
+class HungColor(ColorStage):
+    """Notes that it has come to a file, and never comes back."""
+
+    name = "hung_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        Path(os.environ[CALLS]).write_text("here")
+        time.sleep(3600)
+        return super().measure(samples, media)
+
+
+class SlowlyUnpickledColor(ColorStage):
+    """Takes its time to arrive in a worker, which is starting meanwhile."""
+
+    name = "slowly_unpickled_color"
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        time.sleep(60)

@@ -66,7 +66,7 @@ def media_of(frames: Sequence[Pixels] | Pixels, fps: float = 2.0, **header: Any)
 def measured(stage: Stage[Any], *media: Media) -> list[dict[str, Any]]:
     """The rows of one batch."""
     samples = [a_sample(float(number), number + 1.0) for number in range(len(media))]
-    return stage.measure(samples, media)
+    return stage.measure(samples, [stage.prepare(item) for item in media])
 
 
 def no_models(device: str = "cpu") -> Setup:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import tarfile
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -17,13 +19,16 @@ import av
 import cv2
 import pyarrow as pa
 import pytest
+import torch
 from test_video_pass import Run, data_of
 
 from curation.errors import (
     ContractError,
     CurationError,
     DecodeError,
+    DeviceMemoryFault,
     EnvironmentFault,
+    MissingDependencyError,
     ProbeError,
     StorageError,
     WorkerError,
@@ -34,6 +39,7 @@ from curation.execution.worker.video_pass import VideoPass
 from curation.execution.worker.worker import UnitWorker
 from curation.ingest import media_readers as readers
 from curation.ingest.media_readers import ImageReader
+from curation.ingest.sources import open_source
 from curation.ingest.suffixes import kind_of
 from curation.ledger.schemas import rows_to_table, sources_to_table, table_to_rows, table_to_sources
 from curation.media import decoder, probe
@@ -97,6 +103,144 @@ def test_a_broken_machine_is_told_from_a_broken_file(code: int, raised: type[Exc
         raise error
     with pytest.raises(raised), isolated(ProbeError):
         raise DecodeError(os.strerror(code)) from error
+
+
+# What libraries make of a trouble of the machine
+
+
+def wrapped(error: Exception) -> Exception:
+    """An error that a library made of another one."""
+    found = RuntimeError("backend failed")
+    found.__cause__ = error
+    return found
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/cache")
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (wrapped(FULL), StorageError),
+        (RuntimeError(f"unable to write to file </torch_7>: {os.strerror(errno.ENOSPC)} (28)"), StorageError),
+        (
+            RuntimeError(f"unable to open shared memory object </torch_7>: {os.strerror(errno.EMFILE)} (24)"),
+            EnvironmentFault,
+        ),
+        (OSError(errno.EFBIG, os.strerror(errno.EFBIG)), StorageError),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), EnvironmentFault),
+        (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), EnvironmentFault),
+        (
+            av.error.BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), "avcodec_open2(h264)"),
+            EnvironmentFault,
+        ),
+        (av.error.BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), DecodeError),
+        (av.error.OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), DecodeError),
+        (wrapped(ModuleNotFoundError("No module named 'turbojpeg'")), MissingDependencyError),
+        (ImportError("libGL.so.1: cannot open shared object file"), MissingDependencyError),
+    ],
+    ids=lambda value: repr(value)[:50],
+)
+def test_trouble_of_the_machine_is_known_however_it_is_wrapped(
+    error: Exception, raised: type[CurationError]
+) -> None:
+    with pytest.raises(raised), isolated(DecodeError):
+        raise error
+
+
+def test_trouble_met_while_another_error_was_dealt_with_counts_unless_it_is_disowned() -> None:
+    def decode(*, disowned: bool) -> None:
+        try:
+            raise FULL
+        except OSError:
+            if disowned:
+                raise ValueError("no frame") from None
+            raise ValueError("no frame")  # noqa: B904
+
+    with pytest.raises(StorageError, match="No space left"), isolated(DecodeError):
+        decode(disowned=False)
+    with pytest.raises(DecodeError, match="no frame"), isolated(DecodeError):
+        decode(disowned=True)
+
+
+def test_no_memory_for_a_thread_is_the_machines() -> None:
+    """The system itself refuses: the stack of a thread would be larger than what the process may map."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    mapped_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = threading.stack_size(1 << 30)
+    resource.setrlimit(resource.RLIMIT_AS, (mapped_bytes + (1 << 28), limits[1]))
+    try:
+        with pytest.raises(EnvironmentFault, match="can't start new thread"), isolated(DecodeError):
+            threading.Thread(target=print).start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+        threading.stack_size(before)
+
+
+CUDA_ERRORS = {
+    1: ("invalid argument", DecodeError),
+    2: ("out of memory", DeviceMemoryFault),
+    3: ("initialization error", EnvironmentFault),
+    9: ("invalid configuration argument", DecodeError),
+    46: ("CUDA-capable device(s) is/are busy or unavailable", EnvironmentFault),
+    100: ("no CUDA-capable device is detected", EnvironmentFault),
+    209: ("no kernel image is available for execution on the device", EnvironmentFault),
+    214: ("uncorrectable ECC error encountered", EnvironmentFault),
+    220: ("uncorrectable NVLink error detected during the execution", EnvironmentFault),
+    700: ("an illegal memory access was encountered", WorkerError),
+    701: ("too many resources requested for launch", DecodeError),
+    702: ("the launch timed out and was terminated", EnvironmentFault),
+    709: ("context is destroyed", EnvironmentFault),
+    710: ("device-side assert triggered", WorkerError),
+    716: ("misaligned address", WorkerError),
+    719: ("unspecified launch failure", EnvironmentFault),
+    803: ("system has unsupported display driver / cuda driver combination", EnvironmentFault),
+    999: ("unknown error", EnvironmentFault),
+}
+"""Codes of `cudaError_t`, what the CUDA runtime says of them, and whose fault they are."""
+
+
+def cuda_errors(code: int, text: str) -> Iterator[Exception]:
+    """An error of the CUDA runtime, as packages raise it."""
+    yield torch.AcceleratorError(f"CUDA error: {text}\nCUDA kernel errors might be asynchronously reported")
+    yield RuntimeError(f"CUDA driver error: {text}")
+    yield RuntimeError(f"(External) CUDA error({code}), {text}.")  # Paddle
+    yield RuntimeError(f"[ONNXRuntimeError] : 1 : FAIL : CUDA failure {code}: {text} ; GPU=0")
+    if torch.version.cuda is not None:
+        with pytest.raises(torch.cuda.CudaError, match=re.escape(text)) as caught:
+            torch.cuda.check_error(code)
+        yield caught.value
+
+
+@pytest.mark.parametrize("code", CUDA_ERRORS)
+def test_lost_gpu_is_the_machines_and_a_kernel_that_went_wrong_is_tried_elsewhere(code: int) -> None:
+    text, raised = CUDA_ERRORS[code]
+    for error in cuda_errors(code, text):
+        with pytest.raises(raised, match=re.escape(text)) as caught, isolated(DecodeError):
+            raise error
+        assert type(caught.value) is raised
+
+
+@pytest.mark.parametrize(
+    ("said", "raised"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", DeviceMemoryFault),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", EnvironmentFault),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`", WorkerError),
+        ("CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasSgemm(...)`", DecodeError),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", EnvironmentFault),
+        ("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in", DecodeError),
+        ("GET was unable to find an engine to execute this computation", DeviceMemoryFault),
+        ("ResourceExhaustedError: Out of memory error on GPU 0. Cannot allocate 4.0GB", DeviceMemoryFault),
+        ("Found no NVIDIA driver on your system.", EnvironmentFault),
+        ("NVML_SUCCESS == r INTERNAL ASSERT FAILED: NVML: GPU is lost", EnvironmentFault),
+        ("The size of tensor a (3) must match the size of tensor b (4)", DecodeError),
+    ],
+)
+def test_what_libraries_on_a_gpu_say(said: str, raised: type[CurationError]) -> None:
+    with pytest.raises(raised) as caught, isolated(DecodeError):
+        raise RuntimeError(said)
+    assert type(caught.value) is raised
 
 
 # Sources in a unit
@@ -289,6 +433,24 @@ def test_no_handles_left_is_no_sources_fault(bench: Bench, name: str, spare: int
     assert worker.probe(source).ok  # with all libraries loaded
     with no_more_files(spare), pytest.raises(EnvironmentFault, match="ulimit"):
         worker.probe(source)
+
+
+# A file that can't be read
+
+
+def test_ffmpegs_word_for_a_broken_disk_is_believed_if_the_file_can_t_be_read(tmp_path: Path) -> None:
+    """Reading /proc/self/mem from its beginning is refused by the kernel: nothing is mapped there."""
+    write_video(tmp_path / "a.mp4", [(12, 1)])
+
+    def fail(path: Path | str) -> None:
+        source = Source(source_id="s", uri=str(path), kind="video", size_bytes=1, etag="e")
+        with open_source(source):
+            raise DecodeError("it breaks off") from av.error.OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(DecodeError, match="it breaks off"):
+        fail(tmp_path / "a.mp4")
+    with pytest.raises(StorageError, match="Input/output error"):
+        fail("/proc/self/mem")
 
 
 # Text that Arrow refuses

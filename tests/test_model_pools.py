@@ -112,6 +112,18 @@ def test_worker_that_dies_over_a_call_is_replaced_and_only_that_call_fails(
         assert row.ok
 
 
+def test_worker_whose_gpu_is_lost_to_it_is_replaced_and_the_call_is_told_why(
+    ray_here: None, tmp_path: Path
+) -> None:
+    pipeline = pipeline_of(tmp_path, "LostContextColor")
+    with pools_of(pipeline) as pools:
+        with pytest.raises(WorkerError, match="device-side assert") as caught:
+            asking(pools).submit(call_of(pipeline, "photo1"))()
+        assert not caught.value.is_blameless
+        (row,) = until_routed(pools, pipeline).submit(call_of(pipeline, "b"))().rows
+        assert row.ok
+
+
 def until_routed(pools: ModelPools, pipeline: Pipeline) -> RemoteModels:
     """The routes once a dead worker has been noticed."""
     before = pools.routes()
@@ -121,6 +133,33 @@ def until_routed(pools: ModelPools, pipeline: Pipeline) -> RemoteModels:
         pools.check()
         time.sleep(0.1)
     return asking(pools)
+
+
+def test_worker_whose_model_breaks_is_replaced(ray_here: None, tmp_path: Path) -> None:
+    pipeline = pipeline_of(tmp_path, "GivesUpColor")
+    with pools_of(pipeline) as pools:
+        models = asking(pools)
+        with pytest.raises(WorkerError, match="the engine died"):
+            models.submit(call_of(pipeline, "photo1"))()
+        with pytest.raises(WorkerError) as caught:
+            models.submit(call_of(pipeline, "b"))()
+        assert caught.value.is_blameless
+        (row,) = until_routed(pools, pipeline).submit(call_of(pipeline, "b"))().rows
+        assert row.ok
+
+
+def test_calls_that_a_stage_takes_at_once_are_measured_at_once(ray_here: None, tmp_path: Path) -> None:
+    pipeline = pipeline_of(tmp_path, "TogetherColor")
+    started = time.monotonic()
+    with pools_of(pipeline) as pools:
+        models = asking(pools)
+        answers = [models.submit(call_of(pipeline, name)) for name in ("a", "b", "c")]
+        assert [row.ok for answer in answers for row in answer().rows] == [True] * 3
+        seconds = time.monotonic() - started
+    used = pools.metrics["models"]
+    assert used.num_calls == 3
+    # Each takes half a second; together no more than the time that passed, unlike three one after another.
+    assert 0.5 <= used.busy_s < min(1.5, seconds)
 
 
 def test_model_that_cannot_load_stops_the_run(ray_here: None, tmp_path: Path) -> None:
@@ -161,6 +200,38 @@ def test_too_little_memory_is_told_as_such(ray_here: None, tmp_path: Path) -> No
     ):
         asking(pools).submit(call_of(pipeline, "a"))()
     assert not pools.relieve(caught.value)  # it is alone on its card
+
+
+def test_model_that_shares_its_cards_is_loaded_before_others_take_their_part(
+    ray_here: None, tmp_path: Path
+) -> None:
+    stages = {
+        "quickly_loaded_color": "model_stages:QuicklyLoadedColor",
+        "slowly_loaded_color": "model_stages:SlowlyLoadedColor",
+    }
+    data = {
+        "name": "pools",
+        "input": [str(tmp_path)],
+        "output": str(tmp_path / "out"),
+        "images": {"filters": list(stages)},
+        "stages": stages,
+        "run": {"model_workers": 1},
+    }
+    pipeline = built(data)[1]
+    keys = {step.key for step in pipeline.steps()}
+    services = {key: {"written_to": str(tmp_path / "loaded")} for key in keys}
+    placements = {
+        group: Placement(1, gpu_fraction=0.75 if group.name == "slow" else 1.0)
+        for group in model_groups(pipeline, keys, "cpu")
+    }
+    assert [group.name for group in placements] == ["quick", "slow"]
+    progress = ConsoleProgress(console())
+    with ModelPools(pipeline, placements, services, progress, device="cpu", max_bytes=10**8):
+        deadline = time.monotonic() + 60
+        while "quick ends" not in (tmp_path / "loaded").read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+    said = (tmp_path / "loaded").read_text().splitlines()
+    assert said == ["slow begins", "slow ends", "quick begins", "quick ends"]
 
 
 def test_nothing_is_left_of_a_pass(ray_here: None, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from model_stages import CrampedColor
+from numpy.typing import NDArray
 
 from curation.errors import DeviceMemoryFault
 from curation.execution.models.groups import model_groups
@@ -15,6 +16,8 @@ from curation.execution.models.model_worker import ModelWorker
 from curation.execution.worker.measure import ModelAnswer, ModelCall
 from curation.execution.worker.overlap import MAX_CALLS
 from curation.execution.worker.worker import UnitWorker
+from curation.pipeline.rules import Step
+from curation.records import Source
 from datasets_media import Bench, config_data
 
 
@@ -26,6 +29,7 @@ class ModelsHere:
         self.calls: list[ModelCall] = []
         self.out: list[ModelCall] = []
         self.most_out = 0
+        self.num_inferred = 0
         self._worker = worker
 
     def submit(self, call: ModelCall) -> Callable[[], ModelAnswer]:
@@ -33,6 +37,10 @@ class ModelsHere:
         self.out.append(call)
         self.most_out = max(self.most_out, len(self.out))
         return lambda: self._answer(call)
+
+    def infer(self, step: Step, source: Source, batch: NDArray[Any]) -> NDArray[Any]:
+        self.num_inferred += len(batch)
+        return self._worker.infer(step.key, source.uri, batch)
 
     def _answer(self, call: ModelCall) -> ModelAnswer:
         assert self.out[0] is call  # the oldest is waited for
@@ -113,3 +121,21 @@ def test_sample_that_does_not_fit_alone_fails_nobody(media: Path, vocabulary: Pa
         run_apart(bench)
     (step,) = bench.pipeline.steps()
     assert bench.rows(step.key) == {}
+
+
+def test_cuts_of_a_model_elsewhere_are_those_of_one_here(
+    media: Path, vocabulary: Path, tmp_path: Path
+) -> None:
+    benches = []
+    for name in ("fused", "apart"):
+        data = config_data(media, tmp_path / name, vocabulary)
+        for section in ("images", "captions", "tokens", "shards"):
+            del data[section]
+        data["videos"]["scenes"] |= {"content_threshold": None, "transnet_threshold": 0.5}
+        benches.append(Bench(data))
+    fused, apart = benches
+    fused.run()
+    models = run_apart(apart)
+    assert sum(made.num_inferred for made in models) > 0
+    assert apart.rows("videos.scenes") == fused.rows("videos.scenes")
+    assert len(apart.rows("videos.scenes")) > 2

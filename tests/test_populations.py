@@ -356,8 +356,6 @@ def test_what_is_computed_from_captions_follows_them(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_workers_come_to_the_rows_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every column of every sample, whatever units and parts they lie in and whoever reads them."""
-    import ray
-
     (tmp_path / "in").mkdir()
     for seed in range(7):
         write_photo(tmp_path / f"in/{seed}.jpg", seed)
@@ -382,8 +380,8 @@ def test_two_workers_come_to_the_rows_of_one_process(tmp_path: Path, monkeypatch
     whole = found("whole", 100, in_process)
     assert len({rows[1]["cluster_id"] for rows in whole.values()}) == 2
     monkeypatch.setattr(population, "PART_ROWS", 3)
-    connect(None, 2)
+    connection = connect(None, 2)
     try:
         assert found("spread", 2, partial(on_cluster, limit=2)) == whole
     finally:
-        ray.shutdown()
+        connection.close()

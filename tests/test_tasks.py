@@ -8,20 +8,20 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import ray
 
 from curation.errors import StorageError
 from curation.execution.cluster import connect
-from curation.execution.tasks import in_process, on_cluster
+from curation.execution.tasks import in_process
+from curation.execution.tasks import on_cluster as on_cluster_until
 from datasets_media import ROOT, TESTS
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{TESTS}")  # for the functions below
-    connect(None, 2)
+    connection = connect(None, 2)
     yield
-    ray.shutdown()
+    connection.close()
 
 
 def _square(number: int) -> int:
@@ -41,6 +41,9 @@ def _die_once(folder: Path, number: int) -> int:
         marker.touch()
         os._exit(1)
     return number
+
+
+on_cluster = partial(on_cluster_until, check=lambda: None, timeout_s=60)
 
 
 @pytest.mark.usefixtures("cluster")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,12 +16,15 @@ from pydantic import Field
 from captioner.engine_args import check_engine_args
 from captioner.engines.base import ROLE, Answer, AnswerSettings, Engine, Question
 from captioner.settings import CaptionConfig
-from curation.errors import CaptionError, MissingDependencyError, WorkerError
+from curation.errors import CaptionError, EnvironmentFault, MissingDependencyError, WorkerError
 from curation.pipeline.models import fetch
 from curation.stage import ModelRef, Resources, Setup, StageConfig
 
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 """vLLM reports its use over the network unless told not to."""
+CONCURRENCY = 8
+"""Requests that an engine has at once. One holds few questions, 13 of twelve frames at the default sizes,
+because decode workers bound the bytes that they hold; an engine answers a hundred in hardly more time."""
 _MEMORY_FRACTION = 0.92
 """Part of a card that vLLM fills by default (`CacheConfig.gpu_memory_utilization` of vLLM 0.32)."""
 
@@ -95,6 +102,7 @@ class VLLMEngine(Engine[VLLMConfig]):
             apart=True,
             group="captions",
             max_workers=self.own.num_engines,
+            concurrency=CONCURRENCY,
         )
 
     @classmethod
@@ -106,35 +114,62 @@ class VLLMEngine(Engine[VLLMConfig]):
 
         Raises:
             MissingDependencyError: vLLM is not installed.
+            EnvironmentFault: it does not start, for want of memory for example.
         """
         _prepare_environment(setup)
         start = _llm_class()
         model = fetch(self.models()[0], setup.revisions[ROLE])
-        self.llm: Any = start(**engine_arguments(self.config, model, setup))
+        try:
+            self.llm: Any = start(**engine_arguments(self.config, model, setup))
+        except (OSError, RuntimeError, ValueError) as error:
+            raise EnvironmentFault(f"vLLM did not start with {self.config.model}: {error}") from error
+        _watch_processes(self.llm)
         self._sampling = sampling
+        self._turns = _Turns()
+        self._done: dict[int, Any] = {}
 
     def answer(self, questions: Sequence[Question]) -> list[Answer | CaptionError]:
+        """See `Engine.answer`. Several threads may ask at once.
+
+        Calls of vLLM are of one thread at a time, but its engine goes on meanwhile. So one thread prepares
+        the pictures of its questions while the engine still writes the last answers to another one's.
+        """
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            refused = [self._enqueue(question) for question in questions]
-            done = iter(self.llm.wait_for_completion(use_tqdm=False))  # in the order of enqueueing
+            numbers = [self._enqueued(question) for question in questions]
+            return [one if isinstance(one, CaptionError) else self._answered(one) for one in numbers]
         except EngineDeadError as error:
             raise WorkerError(f"vLLM's engine died: {error}") from error
-        return [error if error is not None else _answer(next(done)) for error in refused]
 
-    def _enqueue(self, question: Question) -> CaptionError | None:
-        """Hand a question to the engine; what it refuses concerns this question alone."""
+    def _enqueued(self, question: Question) -> int | CaptionError:
+        """Hand a question to the engine; its number there, or why the engine refuses this question."""
         from vllm.exceptions import VLLMValidationError
 
-        try:
-            if self._sampling.frames_as == "video" and question.kind == "clip":
-                self.llm.enqueue(self._video_prompt(question), self._params(question), use_tqdm=False)
-            else:
-                self.llm.enqueue_chat(_image_chat(question), self._params(question), use_tqdm=False)
-        except (ValueError, VLLMValidationError) as error:
-            return CaptionError(f"vLLM refused: {error}")
-        return None
+        with self._turns.mine():
+            try:
+                (name,) = self._enqueue(question)
+            except (ValueError, VLLMValidationError) as error:
+                return CaptionError(f"vLLM refused: {error}")
+        return int(name.partition("-")[0])  # what follows the number is random
+
+    def _enqueue(self, question: Question) -> list[str]:
+        params = self._params(question)
+        if self._sampling.frames_as == "video" and question.kind == "clip":
+            enqueued: list[str] = self.llm.enqueue(self._video_prompt(question), params, use_tqdm=False)
+        else:
+            enqueued = self.llm.enqueue_chat(_image_chat(question), params, use_tqdm=False)
+        return enqueued
+
+    def _answered(self, number: int) -> Answer:
+        """The answer to a question; other threads' answers that come before it are kept for them."""
+        while True:
+            with self._turns.mine():
+                if number in self._done:
+                    return _answer(self._done.pop(number))
+                for result in self.llm.llm_engine.step():
+                    if result.finished:
+                        self._done[int(result.request_id)] = result
 
     def _params(self, question: Question) -> Any:
         from vllm import SamplingParams
@@ -164,6 +199,23 @@ class VLLMEngine(Engine[VLLMConfig]):
             "do_sample_frames": False,
         }
         return {"prompt": text, "multi_modal_data": {"video": [(question.frames, metadata)]}}
+
+
+class _Turns:
+    """A lock that threads get in turn. A plain one mostly goes back to the thread that has just left it."""
+
+    def __init__(self) -> None:
+        self._next, self._turn = threading.Lock(), threading.Lock()
+
+    @contextmanager
+    def mine(self) -> Iterator[None]:
+        """Wait for the turn of this thread, and hold it."""
+        with self._next:
+            self._turn.acquire()
+        try:
+            yield
+        finally:
+            self._turn.release()
 
 
 def check_vllm(engine: Engine[Any]) -> None:
@@ -200,6 +252,25 @@ def _llm_class() -> Any:
             "environment of its own and use engine: serve"
         ) from error
     return LLM
+
+
+def _watch_processes(llm: Any) -> None:
+    """Wake who waits for vLLM's engine when a process of it is killed.
+
+    vLLM 0.32 notices that, but closes the engine's socket without a word to whoever waits for its output.
+    """
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    processes = [child.sentinel for child in multiprocessing.active_children()]
+    outputs: Any = getattr(llm.llm_engine.engine_core, "outputs_queue", None)
+    if outputs is None or not processes:
+        return  # the engine runs in this process
+
+    def watch() -> None:
+        wait(processes)
+        outputs.put(EngineDeadError())
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _image_chat(question: Question) -> list[dict[str, Any]]:

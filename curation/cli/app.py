@@ -20,10 +20,12 @@ from curation.cli.ledger import compact, gc
 from curation.cli.look import explain, preview, report, status, table
 from curation.cli.run import demo, run, stage
 from curation.cli.shards import export, preference, verify
+from curation.cli.stopping import StopSignals
 from curation.errors import CurationError
 from curation.errors.redaction import redact
 
-INTERRUPTED = 130
+NO_ANSWER = 130
+"""A question was answered by the end of the input."""
 
 
 class _Group(click.Group):
@@ -69,12 +71,24 @@ for command in (
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run a command and exit with its code: 0, 1 too many failures, 2 usage, 3 environment, 130 Ctrl-C."""
+    """Run a command and exit with its code.
+
+    0 all went well, 1 too many failures, 2 usage, 3 environment, 130 stopped by Ctrl-C, 143 by SIGTERM.
+    """
     accept_any_text()
+    code = 0
+    with StopSignals() as stop:
+        code = _run_command(args)
+    sys.exit(stop.exit_code or code)
+
+
+def _run_command(args: Sequence[str] | None) -> int:
     try:
         code = cli.main(args=args, prog_name="curation", standalone_mode=False)
     except click.exceptions.Exit as finished:
         code = finished.exit_code
+    except click.Abort:
+        code = NO_ANSWER
     except click.ClickException as error:
         said = io.StringIO()
         error.show(said)
@@ -83,7 +97,4 @@ def main(args: Sequence[str] | None = None) -> None:
     except CurationError as error:
         echo(f"{type(error).__name__}: {error}", err=True)
         code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        echo("\nstopped; what was measured is kept, and the same command goes on from there", err=True)
-        code = INTERRUPTED
-    sys.exit(code or 0)
+    return code or 0

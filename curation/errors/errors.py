@@ -2,12 +2,12 @@
 
 CurationError
 ├── ConfigError              exit 2, before any work
-├── EnvironmentFault         exit 3, before any work
+├── EnvironmentFault         exit 3, before any work or at once; nothing is recorded of a source
 │   ├── MissingDependencyError
 │   └── DeviceMemoryFault    one sample alone does not fit: stop
 ├── ContractError            a stage broke its own declaration: stop
 ├── LedgerError              damaged file or summary that don't balance: stop, nothing lost
-├── StorageError             input or output out of reach: stop, nothing lost
+├── StorageError             input, output or temporary folder out of reach or full: stop, nothing lost
 │   └── WriteConflict        someone else wrote first: read again and merge
 ├── WorkerError              replace the worker, retry its unit
 └── SampleError              record the sample as FAILED, go on
@@ -37,7 +37,7 @@ class ConfigError(CurationError):
 
 
 class EnvironmentFault(CurationError):
-    """This machine lacks something that the configuration asks for."""
+    """This machine lacks something that the configuration asks for, or a part of it has failed."""
 
     exit_code = 3
 
@@ -59,7 +59,7 @@ class LedgerError(CurationError):
 
 
 class StorageError(CurationError):
-    """The input or the output cannot be reached."""
+    """The input, the output or the folder for temporary files cannot be reached, or is full."""
 
     exit_code = 3
 

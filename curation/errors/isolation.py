@@ -10,23 +10,28 @@ others wrote. The core's own bookkeeping stays outside, so that a mistake in it 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from curation.errors.errors import (
     CurationError,
-    DeviceMemoryFault,
     EnvironmentFault,
+    MissingDependencyError,
     SampleError,
     StorageError,
 )
+from curation.errors.gpu import gpu_fault
 
 _NO_HANDLES = frozenset({errno.EMFILE, errno.ENFILE})
+_NO_PROCESSES = frozenset({errno.EAGAIN, errno.ENOMEM})
+"""What a system says that has no memory, or no number, left for a thread or a process."""
 _NO_STORAGE = frozenset(
     {
         errno.EIO,
         errno.ENOSPC,
         errno.EDQUOT,
+        errno.EFBIG,
         errno.EROFS,
         errno.ESTALE,
         errno.ENOTCONN,
@@ -35,6 +40,14 @@ _NO_STORAGE = frozenset(
     }
 )
 """What a disk or a mount says when it is full, broken or away, and not of one file alone."""
+_TEXTS = {
+    **{os.strerror(code): StorageError for code in (errno.ENOSPC, errno.EDQUOT)},
+    **{os.strerror(code): EnvironmentFault for code in _NO_HANDLES},
+    "can't start new thread": EnvironmentFault,
+}
+"""The same in the words of libraries whose errors have no codes."""
+_CODEC_OPENING = "avcodec_open2"
+"""FFmpeg's function that starts a codec's threads, before it has seen one packet."""
 
 
 @contextmanager
@@ -47,13 +60,15 @@ def isolated(kind: type[CurationError]) -> Iterator[None]:
     Raises:
         SampleError: raised inside as such, or any other exception as `kind`, with its type and message.
         StorageError: a disk or a mount failed.
-        EnvironmentFault: this machine has no file handles or no device memory left.
+        EnvironmentFault: this machine has no file handles, no threads or no GPU memory left, a GPU has
+            failed, or a package can't be imported.
+        WorkerError: this process can't use its GPU any more.
         CurationError: any other of ours, as it is.
     """
     try:
         yield
     except SampleError as error:
-        _raise_fault(error.__cause__)
+        _raise_fault(error)
         raise
     except CurationError:
         raise
@@ -68,23 +83,60 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
-def machine_fault(error: BaseException | None) -> StorageError | EnvironmentFault | None:
-    """What to raise if this machine, and no source, is to blame for `error`; else None."""
-    # torch's error, which need not be imported here.
-    if any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__):
-        return DeviceMemoryFault(str(error))
-    if not isinstance(error, OSError):
+def machine_fault(error: BaseException) -> CurationError | None:
+    """What to raise if this machine, and no source, is to blame for `error`; else None.
+
+    It may also be to blame for what `error` was made of, or happened on the way.
+    """
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        fault = _fault(found)
+        if fault is not None:
+            return fault
+        found = found.__cause__ if found.__suppress_context__ else found.__context__
+    return None
+
+
+def may_be_storage(error: BaseException | None) -> bool:
+    """Whether FFmpeg said of a file what a broken disk would make it say, and a damaged file may as well."""
+    return isinstance(error, OSError) and error.errno in _NO_STORAGE and _is_of_ffmpeg(error)
+
+
+def _fault(error: BaseException) -> CurationError | None:
+    if isinstance(error, CurationError):
         return None
+    if isinstance(error, ImportError):
+        return MissingDependencyError(described(error))
+    if isinstance(error, OSError) and error.errno is not None:
+        return _system_fault(error)
+    return gpu_fault(error) or _named_fault(error)
+
+
+def _system_fault(error: OSError) -> StorageError | EnvironmentFault | None:
     what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
     if error.errno in _NO_HANDLES:
         return EnvironmentFault(f"{what}; raise the limit of this machine (ulimit -n)")
     # FFmpeg has codes of the same names for damaged files.
-    if error.errno in _NO_STORAGE and type(error).__module__ == "builtins":
+    if error.errno in _NO_PROCESSES and (not _is_of_ffmpeg(error) or _CODEC_OPENING in what):
+        return EnvironmentFault(f"{what}; this machine has no memory or no threads left")
+    if error.errno in _NO_STORAGE and not _is_of_ffmpeg(error):
         return StorageError(what)
     return None
 
 
-def _raise_fault(error: BaseException | None) -> None:
+def _is_of_ffmpeg(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] == "av"
+
+
+def _named_fault(error: BaseException) -> CurationError | None:
+    """What a text says, of an error that has no code."""
+    text = str(error)
+    return next((kind(described(error)) for words, kind in _TEXTS.items() if words in text), None)
+
+
+def _raise_fault(error: BaseException) -> None:
     fault = machine_fault(error)
     if fault is not None:
         raise fault from error

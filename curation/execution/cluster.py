@@ -1,25 +1,60 @@
-"""A Ray cluster: connecting to one or starting it, and what it has."""
+"""A Ray cluster: connecting to one or starting it, and what it has.
+
+connection = connect(address, workers)
+...
+connection.close()
+"""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 from curation.errors import EnvironmentFault
+from curation.execution.own_ray import OwnRay, own_signals, temp_folder
 
 _ADDRESS = "RAY_ADDRESS"
 """`ray job submit` tells its job the cluster by this variable."""
 _MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 """Longest path of a Unix socket."""
-_LONGEST_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
-"""What Ray puts behind its temporary folder; the last number is a process id."""
+_LONGEST_SOCKET = "/ray-12345678/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""What a run and Ray put behind the temporary folder; the last number is a process id."""
 CONNECT_TIMEOUT_S = 10.0
 
 
-def connect(address: str | None, workers: int | None) -> bool:
-    """Connect to Ray; True if it was started here and must be stopped here."""
+class Connection:
+    """To Ray; `close` gives up what `connect` did.
+
+    A Ray that was there before is left as it was: its own connection, if this process had one, stays.
+    """
+
+    def __init__(self, own: OwnRay | None = None, *, is_new: bool = True) -> None:
+        self._own = own
+        self._is_new = is_new
+
+    def close(self) -> None:
+        """Disconnect, and end the Ray that was started here. May be called again."""
+        if not self._is_new:
+            return
+        import ray
+
+        self._is_new = False
+        try:
+            ray.shutdown()
+        finally:
+            if self._own is not None:
+                self._own.end()
+
+
+def connect(address: str | None, workers: int | None) -> Connection:
+    """Connect to the cluster at this address, or that of `ray job submit`, or start Ray on this machine.
+
+    Raises:
+        EnvironmentFault: that did not work.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Workers without a GPU share must not have theirs hidden or changed by Ray.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -27,20 +62,19 @@ def connect(address: str | None, workers: int | None) -> bool:
 
     address = address or os.environ.get(_ADDRESS)
     if ray.is_initialized():
-        return False
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-    if address is None and workers is not None:
-        # More workers than CPUs is the user's choice; Ray would wait for CPUs that never come.
-        options["num_cpus"] = max(workers, os.cpu_count() or 1)
-    if address is not None:
-        options = {"log_to_driver": False, "logging_level": "ERROR"}
+        return Connection(is_new=False)
+    own = None
     if address is not None:
         _check_reachable(address)
     try:
-        ray.init(address=address or "local", **options)
+        if address is not None:
+            own_signals(partial(ray.init, address=address, log_to_driver=False, logging_level="ERROR"))
+        else:
+            # More workers than CPUs is the user's choice; Ray would wait for CPUs that never come.
+            own = OwnRay(num_cpus=None if workers is None else max(workers, os.cpu_count() or 1))
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise EnvironmentFault(f"cannot connect to Ray at {address or 'this machine'}: {error}") from error
-    return True
+    return Connection(own)
 
 
 def starts_here(address: str | None) -> bool:
@@ -54,9 +88,7 @@ def check_temp_folder() -> None:
     Raises:
         EnvironmentFault: the folder's own name is too long.
     """
-    # As Ray itself chooses it.
-    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
-    folder = os.environ.get(name, "/tmp")  # noqa: S108
+    name, folder = temp_folder()
     room = _MAX_SOCKET_BYTES - len(_LONGEST_SOCKET)
     if len(os.fsencode(folder)) > room:
         raise EnvironmentFault(

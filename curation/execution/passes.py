@@ -74,12 +74,15 @@ class Passes:
 
     def _count_pools(self, phase: Phase, metrics: Metrics, models: ModelPools, seconds: float) -> None:
         """Complete what is known of the workers, and name them by their pass too."""
-        for name, pool in models.metrics.items():
-            metrics.pool(name).add(pool)
         decode = metrics.pool(DECODE)
         decode.num_workers = self._pool.num_workers
         decode.idle_s = max(0.0, decode.num_workers * seconds - decode.busy_s)
-        metrics.pools = {f"{phase}: {name}": pool for name, pool in metrics.pools.items()}
+        decode.waited_s = sum(pool.waited_s for pool in metrics.pools.values())
+        decode.busy_s -= decode.waited_s
+        for name, pool in models.metrics.items():
+            metrics.pool(name).add(pool)
+        in_order = [DECODE, *(name for name in metrics.pools if name != DECODE)]
+        metrics.pools = {f"{phase}: {name}": metrics.pools[name] for name in in_order}
 
     def _measure_together(self, pipeline: Pipeline, step: Step, population: Population) -> None:
         """A dataset-wide step, once everything before it has been measured."""

@@ -70,6 +70,7 @@ def groups_of(stages: Iterable[Stage[Any]]) -> dict[str, Resources]:
                 whole_gpus=max(known.whole_gpus, asked.whole_gpus),
                 apart=known.apart or asked.apart,
                 max_workers=min(limits, default=None),
+                concurrency=min(known.concurrency, asked.concurrency),
             )
     return groups
 

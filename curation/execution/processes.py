@@ -9,7 +9,7 @@
         value = process.finish()            # raises Died, or what the call raised
     why = process.complaint()               # such as "no progress on a.mp4 for 1805 s"
     if why:
-        process.kill(why)                   # the call then ends with Died(why)
+        process.kill(why)                   # the call has then ended, with Died(why)
 
 The actor is made with the options `WATCHED`, and answers in the concurrency group "watch", beside its work:
 
@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
-from curation.execution.results import Died, result_of
+from curation.execution.results import Died, Unreachable, is_unreachable, result_of
 from curation.execution.worker.heartbeat import Beat
 
 WATCHED = MappingProxyType({"max_restarts": 0, "concurrency_groups": {"watch": 1}})
@@ -34,6 +34,8 @@ ASK_EVERY_S = 5.0
 """How often a busy process is asked for its heartbeat; more often if the limits are short."""
 IDLE_ANSWER_S = 60.0
 """An idle process has nothing to do but answer, and gets no longer than this."""
+UNREACHABLE_S = 60.0
+"""So long after a broken connection the cluster is asked what became of the process."""
 FRESH_S = 1.0
 """An answer not older than this shows that a process lives."""
 LONGEST_ROUND_S = 5.0
@@ -62,7 +64,8 @@ class WorkerProcess:
         self._answered_s = 0.0
         self._query: Any = actor.beat.remote()
         self._asked_s = 0.0
-        self._killed_because: str | None = None
+        self._death: Died | None = None
+        self._unreachable_s: float | None = None
 
     @property
     def is_starting(self) -> bool:
@@ -76,7 +79,7 @@ class WorkerProcess:
 
     def is_ready(self) -> bool:
         """Whether it can be called now: it is idle and has just answered. An idle one is asked if needed."""
-        if self.is_starting or self.is_busy or self._killed_because is not None:
+        if self.is_starting or self.is_busy or self._death is not None:
             return False
         is_fresh = self._clock.now_s - self._answered_s <= FRESH_S
         if not is_fresh:
@@ -85,15 +88,29 @@ class WorkerProcess:
 
     @property
     def is_done(self) -> bool:
-        """Whether the call has ended, in whatever way."""
+        """Whether the call has ended, in whatever way; nobody waits for a process that was killed.
+
+        Where the connection broke, the cluster is asked for a while whether the process died, or its node.
+        """
         import ray
 
-        return bool(self._call) and bool(ray.wait([self._call[0]], timeout=0)[0])
+        if not self._call or self._death is not None:
+            return self.is_busy
+        if not ray.wait([self._call[0]], timeout=0)[0]:
+            return False
+        if self._unreachable_s is None:
+            if not is_unreachable(self._call[0]):
+                return True
+            self._unreachable_s, self._query = self._clock.now_s, None
+            self._ask()
+        elif self._clock.now_s - self._unreachable_s > UNREACHABLE_S:
+            self._death = Unreachable("its connection broke")
+        return self._death is not None
 
     @property
     def references(self) -> list[Any]:
         """What the driver's next step with this process waits for: the end of its call, or its answer."""
-        if self._call:
+        if self._call and self._unreachable_s is None:
             return [self._call[0]]
         return [self._query] if self._query is not None else []
 
@@ -111,10 +128,9 @@ class WorkerProcess:
             Exception: what the call raised.
         """
         reference, self._call = self._call[0], ()
-        try:
-            value = result_of(reference)
-        except Died as died:
-            raise self._death(died) from died
+        if self._death is not None:
+            raise self._death
+        value = result_of(reference)
         self._answered_s = self._clock.now_s
         return value
 
@@ -126,14 +142,19 @@ class WorkerProcess:
         """
         import ray
 
+        if self._death is not None and not self._call:
+            raise self._death
         if self._query is not None and ray.wait([self._query], timeout=0)[0]:
             answer, self._query = self._query, None
             try:
                 self.beat = result_of(answer)
             except Died as died:
                 if not self._call:
-                    raise self._death(died) from died
+                    raise
+                self._learn(died)
                 return
+            if self._unreachable_s is not None:
+                self._death = Unreachable("its connection broke")
             self._has_started = True
             self._answered_s = self._clock.now_s
         if self._call and self._clock.now_s - self._asked_s >= self._ask_every_s:
@@ -141,41 +162,42 @@ class WorkerProcess:
 
     def complaint(self) -> str | None:
         """Why the process should be killed; None if nothing is wrong."""
-        if self._killed_because is not None:
+        if self._death is not None or self._unreachable_s is not None:
             return None
         now_s = self._clock.now_s
         if self.is_starting:
             return f"not started after {now_s:.0f} s" if now_s > self._start_timeout_s else None
         unanswered_s = now_s - self._asked_s if self._query is not None else 0.0
-        if unanswered_s > self._limit_s:
-            return f"no answer for {unanswered_s:.0f} s{self._doing(' while on ')}"
+        patience_s = self._stall_timeout_s if self._call else min(IDLE_ANSWER_S, self._stall_timeout_s)
+        if unanswered_s > patience_s:
+            return f"no answer for {unanswered_s:.0f} s{self._doing(', last seen on ')}"
         silent_s = min(self.beat.silent_s, now_s - self._called_s)
-        if self._call and silent_s > self._limit_s:
+        if self._call and silent_s > (self._start_timeout_s if self._is_loading else self._stall_timeout_s):
             return f"no progress{self._doing(' on ')} for {silent_s:.0f} s"
         return None
 
-    @property
-    def is_loading(self) -> bool:
-        """Whether it is busy with what no source is to blame for: imports, models, the ledger."""
-        return bool(self._call) and (bool(self.beat.loading) or not self.beat.uri)
-
     def kill(self, why: str) -> None:
-        """End the process at once; whatever waits for it ends with `Died(why)`.
+        """End the process at once. Its call ends with `Died(why)`; of an idle one `look` raises that.
 
         Ray passes this on to the process's node, which sends SIGKILL after some seconds to a process that
         does not go by itself: it is stopped, or some library holds Python's lock.
         """
         import ray
 
-        self._killed_because = why
+        # A process that does not answer may be at something else than it last said.
+        has_answered = self._clock.now_s - self._answered_s <= self._stall_timeout_s
+        self._death = Died(why, while_loading=has_answered and self._is_loading)
         ray.kill(self.actor)
 
+    def _learn(self, died: Died) -> None:
+        """A busy process does not answer, as it is gone; this is why, if its call could not tell."""
+        if self._unreachable_s is not None and not isinstance(died, Unreachable):
+            self._death = died
+
     @property
-    def _limit_s(self) -> float:
-        """How long it may be silent in what it does now."""
-        if not self._call:
-            return min(IDLE_ANSWER_S, self._stall_timeout_s)
-        return self._start_timeout_s if self.is_loading else self._stall_timeout_s
+    def _is_loading(self) -> bool:
+        """Whether it is busy with what no source is to blame for: imports, models, the ledger."""
+        return self.is_busy and (bool(self.beat.loading) or not self.beat.uri)
 
     def _doing(self, before: str) -> str:
         """What a busy process is at, behind `before`."""
@@ -186,10 +208,6 @@ class WorkerProcess:
         if self._query is None:
             self._query = self.actor.beat.remote()
             self._asked_s = self._clock.now_s
-
-    def _death(self, died: Died) -> Died:
-        """Why it died: what it was killed for, where we did it."""
-        return died if self._killed_because is None else Died(self._killed_because)
 
 
 class _Clock:

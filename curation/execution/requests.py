@@ -1,11 +1,27 @@
-"""What a worker is asked for: a task, a segment of a long video, or to merge its segments. Knows no Ray."""
+"""What a worker is asked for: a task, one of its sources, or a segment of a long video. Knows no Ray."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from curation.execution.plan import Task
+from curation.records import Source
+
+
+@dataclass
+class Retry:
+    """A task whose worker died, done again source by source.
+
+    Attributes:
+        task: The task.
+        num_open: How many of its sources are still to be done.
+        probed: Where sources are only probed: what is known of each by now, by its id.
+    """
+
+    task: Task
+    num_open: int = 0
+    probed: dict[str, Source] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -16,17 +32,35 @@ class Request:
         task: What it is about.
         segment: The number of the task's segment to process.
         results: References to the results of all segments, which are to be merged.
+        probes: The only source to probe, of a task whose worker died.
+        retry: The task's retry that the request belongs to.
     """
 
     task: Task
     segment: int | None = None
     results: tuple[Any, ...] = ()
+    probes: Source | None = None
+    retry: Retry | None = field(default=None, compare=False)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether only one source can be to blame if the worker dies."""
+        task = self.task
+        has_one = task.only is not None and len(task.only) == 1
+        return has_one or self.probes is not None or task.phase == "list"
+
+    @property
+    def is_segment(self) -> bool:
+        """Whether it is about segments of a long video, be it one of them or all that are to be merged."""
+        return self.segment is not None or bool(self.results)
 
     def start(self, worker: Any, routes: Any) -> list[Any]:
-        """Call the worker: the reference to its metrics, and to the result if it processes a segment.
+        """Call the worker: the reference to what it returns, and to the result if it processes a segment.
 
         `routes` says which model workers it can ask.
         """
+        if self.probes is not None:
+            return [worker.probe.remote(self.probes)]
         if self.results:
             return [worker.merge.remote(self.task, routes, *self.results)]
         if self.segment is not None:

@@ -1,9 +1,11 @@
 """What came of a call through Ray: its value, what it raised, or that its process is gone.
 
-try:
-    value = result_of(reference)
-except Died as died:
-    ...                     # str(died) says why, in plain words
+    try:
+        value = result_of(reference)
+    except Died as died:
+        ...                     # str(died) says why, in plain words
+
+Every way in which Ray says that a process has ended is known here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -20,12 +22,23 @@ class Died(Exception):
     """The process that was called is gone. The message says why.
 
     Attributes:
-        with_node: Whether its node went down, so that nothing the process did is to blame.
+        with_node: Whether its node went down.
+        while_loading: Whether it was killed for loading models for too long.
     """
 
-    def __init__(self, why: str, *, with_node: bool = False) -> None:
+    def __init__(self, why: str, *, with_node: bool = False, while_loading: bool = False) -> None:
         super().__init__(why)
         self.with_node = with_node
+        self.while_loading = while_loading
+
+    @property
+    def is_innocent(self) -> bool:
+        """Whether nothing that the process worked on is to blame."""
+        return self.with_node or self.while_loading
+
+
+class Unreachable(Died):
+    """The connection to a process broke; what became of the process is not known yet."""
 
 
 class Lost(Exception):
@@ -53,8 +66,21 @@ def result_of(reference: Any) -> Any:
         raise explained(error) from error
 
 
+def is_unreachable(reference: Any) -> bool:
+    """Whether a call that has ended ended as `Unreachable`."""
+    import ray
+
+    try:
+        ray.get(reference, timeout=FETCH_TIMEOUT_S)
+    except ray.exceptions.ActorUnavailableError:
+        return True
+    except ray.exceptions.RayError:
+        return False
+    return False
+
+
 def explained(error: Any) -> Died | Lost | EnvironmentFault:
-    """What an error of Ray itself means. Every way in which a process can end is here."""
+    """What an error of Ray itself means."""
     from ray import exceptions
 
     if isinstance(error, exceptions.OutOfMemoryError):
@@ -68,7 +94,7 @@ def explained(error: Any) -> Died | Lost | EnvironmentFault:
             return Died("its node went down", with_node=True)
         return Died("its process ended: it crashed or was killed")
     if isinstance(error, exceptions.ActorUnavailableError):
-        return Died("its connection broke")
+        return Unreachable("its connection broke")
     if isinstance(error, exceptions.WorkerCrashedError):
         return Died("its process ended: it crashed or was killed")
     if isinstance(error, exceptions.ObjectLostError | exceptions.GetTimeoutError):

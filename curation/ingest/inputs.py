@@ -74,6 +74,11 @@ class FoundFolder:
         return "there is no such folder, or nothing is in it"
 
 
+def input_roots(config: Config) -> list[str]:
+    """The inputs as the URIs of their sources begin."""
+    return [_spelled(root) for root in config.general.input]
+
+
 def find_inputs(config: Config) -> list[FoundFolder]:
     """The files below the configured inputs, each once.
 
@@ -81,7 +86,7 @@ def find_inputs(config: Config) -> list[FoundFolder]:
         ConfigError: an input is missing, has no file that could hold media, or is the output of a run.
         StorageError: a folder can't be read.
     """
-    roots = [_spelled(root) for root in config.general.input]
+    roots = input_roots(config)
     found = [_folder(root, one) for root, one in zip(roots, survey(roots, is_read), strict=True)]
     for root, folder in zip(config.general.input, found, strict=True):
         if not folder.survey.repeated and not _has_any(folder.files):

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from curation.errors import ChangedError, ProbeError
+from curation.ingest.reach import InputStorage
 from curation.records import Source
-from curation.storage import Storage, open_storage
+from curation.storage import open_storage
 
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 """How Python spells bytes of a file's name that are not UTF-8."""
@@ -44,10 +45,10 @@ class Locator:
         part = f"#{self.part}" if self.part else ""
         return f"{self.scheme}://{_quoted(self.path)}{part}"
 
-    def open_storage(self) -> tuple[Storage, str]:
-        """The storage that the file lies in, and its key there."""
+    def open_storage(self) -> tuple[InputStorage, str]:
+        """The folder that the file lies in, and its key there."""
         root, _, key = self.path.rpartition("/")
-        return open_storage(root or "/"), key
+        return InputStorage(open_storage(root or "/")), key
 
 
 def locator_of(uri: str) -> Locator:
@@ -96,7 +97,7 @@ def version_of(source: Source) -> tuple[str, str]:
     return Locator(locator.scheme, locator.path).uri, source.etag.rpartition("@")[0]
 
 
-def check_unchanged(source: Source, storage: Storage, key: str) -> None:
+def check_unchanged(source: Source, storage: InputStorage, key: str) -> None:
     """Make sure that positions still hold.
 
     Raises:

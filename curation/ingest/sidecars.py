@@ -13,10 +13,11 @@ import posixpath
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.errors import ProbeError, StorageError
+from curation.errors import ProbeError
 from curation.errors.isolation import isolated
 from curation.ingest.locator import Locator, printable
 from curation.ingest.metadata import MAX_SIDECAR_BYTES, PROBLEM, SIDECAR_SUFFIXES, from_sidecar, from_sidecars
+from curation.ingest.reach import blaming_the_file
 from curation.records import MetadataValue
 
 
@@ -75,6 +76,9 @@ def read_sidecars(path: str, etag: str) -> dict[str, MetadataValue]:
     """What lies beside a file says; `etag` names the sidecars.
 
     One that is not there any more says nothing; one that can't be read is named under `carried_error`.
+
+    Raises:
+        StorageError, EnvironmentFault: the trouble is not this file's.
     """
     stem = posixpath.splitext(path)[0]
     suffixes = [line.partition(" ")[0] for line in etag.splitlines() if line.startswith(".")]
@@ -84,8 +88,8 @@ def read_sidecars(path: str, etag: str) -> dict[str, MetadataValue]:
 def _said(path: str, suffix: str) -> dict[str, MetadataValue]:
     storage, key = Locator("", path).open_storage()
     try:
-        with isolated(ProbeError):
+        with isolated(ProbeError), blaming_the_file():
             data = storage.read(key)
             return {} if data is None else from_sidecar(suffix, data)
-    except (ProbeError, StorageError) as error:
+    except ProbeError as error:
         return {PROBLEM: printable(f"the {suffix} file beside it can't be read: {error}")}

@@ -7,18 +7,21 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from curation.errors import ChangedError, ProbeError, SampleError, StorageError
-from curation.errors.isolation import isolated, machine_fault
+from curation.errors import ChangedError, ProbeError, SampleError
+from curation.errors.isolation import isolated, may_be_storage
 from curation.ingest.containers.manifests import ManifestReader
 from curation.ingest.containers.parquet.reader import ParquetReader
 from curation.ingest.containers.reader import ContainerReader, Reader
 from curation.ingest.containers.tars import TarReader
 from curation.ingest.files import FileReader
 from curation.ingest.locator import locator_of, version_of
+from curation.ingest.reach import blaming_the_file
 from curation.records import Source
 from curation.storage.digest import Watch, digest_of
 
 T = TypeVar("T")
+
+_BLOCK_BYTES = 1 << 24
 
 _FILES = FileReader()
 _CONTAINERS: tuple[ContainerReader, ...] = (TarReader(), ParquetReader(), ManifestReader())
@@ -80,22 +83,25 @@ def open_source(
         try:
             yield path
         except SampleError as error:
-            if not watch.is_unchanged():
+            if not _is_unchanged(watch):
                 raise _changed(source) from error
+            if in_place and may_be_storage(error.__cause__):
+                _read_through(path)
             raise
-        if not watch.is_unchanged():
+        if not _is_unchanged(watch):
             raise _changed(source)
 
 
-@contextmanager
-def blaming_the_file() -> Iterator[None]:
-    """Make a ProbeError of what the storage says of one file, such as that it may not be read."""
-    try:
-        yield
-    except StorageError as error:
-        if error.__cause__ is None or machine_fault(error.__cause__) is not None:
-            raise
-        raise ProbeError(str(error)) from error
+def _read_through(path: Path) -> None:
+    """Raises StorageError: the file can't be read to its end, so that it is not the file that is damaged."""
+    with isolated(ProbeError), path.open("rb", buffering=0) as file:
+        while file.read(_BLOCK_BYTES):
+            pass
+
+
+def _is_unchanged(watch: Watch) -> bool:
+    with isolated(ProbeError):
+        return watch.is_unchanged()
 
 
 def _changed(source: Source) -> ChangedError:

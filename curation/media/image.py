@@ -98,7 +98,7 @@ def _add_plugins() -> None:
     """HEIC, where pillow-heif is installed."""
     try:
         from pillow_heif import register_heif_opener
-    except ImportError:
+    except ModuleNotFoundError:  # not any ImportError: one that is here and broken is this machine's fault
         return
     register_heif_opener()
 

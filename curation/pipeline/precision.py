@@ -17,6 +17,9 @@ Precision = Literal["fp32", "tf32", "bf16"]
 """`fp32`: IEEE. `tf32`: products of float32 with 10 bits of mantissa, on GPUs; a CPU computes fp32.
 `bf16`: torch's autocast, with 7 bits of mantissa, on either."""
 
+DEFAULT: Precision = "tf32"
+"""What a model computes in unless told otherwise: on a CPU the numbers of fp32, on a GPU close to them."""
+
 
 def stated(precision: Precision) -> str:
     """What the dataset card says of a precision."""

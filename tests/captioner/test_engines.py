@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +22,9 @@ from captioner.engines.base import Answer, AnswerSettings, Question
 from captioner.engines.chat import ChatClient, RetryPolicy
 from captioner.engines.sidecar import SidecarEngine
 from captioner.engines.stand_in import StandInEngine
-from captioner.engines.vllm import VLLMEngine
+from captioner.engines.vllm import VLLMEngine, engine_arguments
 from captioner.settings import CaptionConfig
+from captioner.stage import CaptionStage
 from curation.errors import CaptionError, EnvironmentFault, MissingDependencyError
 from curation.stage import Setup
 
@@ -37,7 +41,7 @@ def question(frames: NDArray[np.uint8], prompt: str = "What happens?", **more: A
     return Question(prompt, frames, "image", 0.0, **more)
 
 
-def engine(url: str, api_key: str | None = None, **settings: Any) -> ChatClient:
+def engine(url: str | Callable[[], str | None], api_key: str | None = None, **settings: Any) -> ChatClient:
     sampling = settings.pop("sampling", AnswerSettings(max_tokens=77))
     return ChatClient(url, "some-vlm", api_key, sampling, **{"retry": SWIFT, **settings})
 
@@ -296,3 +300,65 @@ def test_vllm_that_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
         VLLMEngine(CaptionConfig(engine="vllm", model="m")).setup(
             Setup("cpu", {}), AnswerSettings(max_tokens=1)
         )
+
+
+def test_server_that_moves_is_asked_where_it_is_now(chat_server: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    found = [f"http://127.0.0.1:{port}/v1", None, chat_server.url]
+    asked = engine(lambda: found.pop(0) if len(found) > 1 else found[0])
+    assert only(asked.answer([question(plain_frames(1))])).text == "A caption."
+    assert found == [chat_server.url]
+
+
+def test_server_that_never_comes_back_is_told() -> None:
+    with pytest.raises(EnvironmentFault, match="no answer from the caption server for 1 s: it is starting"):
+        engine(lambda: None).answer([question(plain_frames(1))])
+
+
+class TestWhereVLLMRuns:
+    """Names of arguments and variables are those of vLLM 0.32."""
+
+    def arguments(self, setup: Setup, **settings: Any) -> dict[str, Any]:
+        config = CaptionConfig(engine="vllm", model="m", **settings)
+        return engine_arguments(config, Path("/weights"), setup)
+
+    def test_whole_card_is_filled_as_far_as_vllm_itself_does(self) -> None:
+        for setup in (Setup("cpu", {}), Setup("cuda", {})):
+            found = self.arguments(setup)
+            assert {"gpu_memory_utilization", "distributed_executor_backend"}.isdisjoint(found)
+
+    def test_shared_card_is_filled_in_part(self) -> None:
+        setup = Setup("cuda", {}, gpu_fraction=0.75)
+        assert self.arguments(setup)["gpu_memory_utilization"] == 0.69  # of the 0.92 that vLLM takes
+        given = {"gpu_memory_utilization": 0.5}
+        assert self.arguments(setup, engine_args=given)["gpu_memory_utilization"] == 0.5
+
+    @pytest.mark.parametrize(("in_group", "executor"), [(False, "mp"), (True, "ray")])
+    def test_model_on_several_cards_knows_who_starts_its_processes(
+        self, in_group: bool, executor: str
+    ) -> None:
+        setup = Setup("cuda", {}, in_placement_group=in_group)
+        found = self.arguments(setup, tensor_parallel_size=4)
+        assert (found["tensor_parallel_size"], found["distributed_executor_backend"]) == (4, executor)
+
+    def test_worker_without_a_card_of_its_own_does_not_hide_those_of_its_group(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "vllm", None)  # not installed: it gets no further
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as Ray leaves it
+        monkeypatch.setenv("VLLM_RAY_PER_WORKER_GPUS", "1")
+        setup = Setup("cuda", {}, gpu_fraction=0.75, in_placement_group=True)
+        with pytest.raises(MissingDependencyError):
+            VLLMEngine(CaptionConfig(engine="vllm", model="m")).setup(setup, AnswerSettings(max_tokens=1))
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
+        assert os.environ["VLLM_RAY_PER_WORKER_GPUS"] == "0.75"
+
+    def test_number_of_engines_is_a_matter_of_placement(self) -> None:
+        data: dict[str, Any] = {"engine": "vllm", "model": "m", "tensor_parallel_size": 2}
+        plain, three = (
+            CaptionStage(CaptionConfig(**data, **more)) for more in ({}, {"vllm": {"num_engines": 3}})
+        )
+        assert (plain.resources().max_workers, three.resources().max_workers) == (None, 3)
+        assert three.resources().whole_gpus == 2
+        assert plain.measure_settings() == three.measure_settings()

@@ -17,13 +17,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from curation.cli.stopping import LIMIT_S
 from datasets_media import command, config_data, curation, environment, write_config
 
 pytestmark = pytest.mark.slow
 
 SERVER = f"""#!{sys.executable}
-import http.server, json, os, pathlib, sys, time
+import http.server, json, os, pathlib, signal, sys, time
 place = pathlib.Path(os.environ["SERVER_PLACE"])
+if (place / "busy").exists():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.send_header("Content-Length", "0"); self.end_headers()
@@ -44,7 +47,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 port = next(int(arg.partition("=")[2]) for arg in sys.argv if arg.startswith("--port="))
 http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
-"""Healthy, but answers questions only if there is a file `answer`, and refuses them if there is `forbid`."""
+"""Healthy, but answers questions only if there is a file `answer`, and refuses them if there is `forbid`.
+Ends on SIGTERM, unless there is a file `busy`."""
+END_S = 15.0
+"""How long a run may take to end: 5 s on a machine that has nothing else to do; tests share theirs."""
 
 
 @pytest.fixture
@@ -73,8 +79,8 @@ def wait_for(path: Path, process: subprocess.Popen[Any]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_server_ends_with_the_run(config: Path, tmp_path: Path, number: int, code: int) -> None:
+def asked(config: Path, tmp_path: Path) -> subprocess.Popen[Any]:
+    """A run whose caption server has been asked for a caption."""
     process = subprocess.Popen(
         command("run", "-c", config),
         env=environment(),
@@ -83,15 +89,53 @@ def test_server_ends_with_the_run(config: Path, tmp_path: Path, number: int, cod
         start_new_session=True,
     )
     wait_for(tmp_path / "asked", process)
+    assert lives(int((tmp_path / "pid").read_text()))
+    return process
+
+
+def assert_server_ends(tmp_path: Path) -> None:
     pid = int((tmp_path / "pid").read_text())
-    assert lives(pid)
-    os.kill(process.pid, number)
-    process.communicate()
-    assert process.returncode == code
     give_up_at = time.monotonic() + 60
     while lives(pid) and time.monotonic() < give_up_at:
         time.sleep(0.1)
     assert not lives(pid)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
+def test_server_ends_with_the_run(config: Path, tmp_path: Path, number: int, code: int) -> None:
+    process = asked(config, tmp_path)
+    os.kill(process.pid, number)
+    process.communicate(timeout=END_S)
+    assert process.returncode == code
+    assert_server_ends(tmp_path)
+
+
+def test_run_does_not_wait_for_a_server_that_takes_its_time(config: Path, tmp_path: Path) -> None:
+    """Beside a server that ends in order only after its grace."""
+    (tmp_path / "busy").touch()
+    process = asked(config, tmp_path)
+    os.kill(process.pid, signal.SIGTERM)
+    said, _ = process.communicate(timeout=END_S)
+    assert process.returncode == 143
+    assert said.decode().count("the same command goes on from there") == 1
+    assert_server_ends(tmp_path)
+
+
+def test_second_ctrl_c_ends_the_run_at_once(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "busy").touch()
+    process = asked(config, tmp_path)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    again_at = time.monotonic()
+    os.kill(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=END_S)
+    assert time.monotonic() - again_at < LIMIT_S / 2
+    assert process.returncode == 130
+    assert said.decode().count("the same command goes on from there") == 1
+    assert_server_ends(tmp_path)
 
 
 def test_server_ends_with_a_run_that_fails(config: Path, tmp_path: Path) -> None:

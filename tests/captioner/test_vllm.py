@@ -8,6 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +27,7 @@ from captioner.engines.base import ROLE, Answer, AnswerSettings, Question
 from captioner.engines.vllm import VLLMEngine
 from captioner.gate import VERDICTS
 from captioner.settings import CaptionConfig
-from curation.errors import CaptionError
+from curation.errors import CaptionError, EnvironmentFault, WorkerError
 from curation.pipeline.models import resolve_revision
 from curation.stage import Setup
 from datasets_media import ROOT, config_data, worked
@@ -125,6 +131,29 @@ def test_question_that_vllm_refuses_fails_alone(engine: VLLMEngine) -> None:
     assert texts([fine]) == texts([also_fine])
 
 
+def test_two_requests_at_once_say_what_they_say_alone(engine: VLLMEngine) -> None:
+    requests = [[question(clip(10 * number + seed)) for seed in range(6)] for number in (1, 2)]
+    alone = [texts(engine.answer(request)) for request in requests]
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(3):
+            assert [texts(answers) for answers in threads.map(engine.answer, requests)] == alone
+
+
+def test_request_that_breaks_off_leaves_nothing_to_the_next(engine: VLLMEngine) -> None:
+    (alone,) = texts(engine.answer([question(clip(8))]))
+    broken = replace(question(clip(7)), frames=np.zeros((1, 8, 8, 5), np.uint8))  # no picture
+    with pytest.raises(TypeError):
+        engine.answer([question(clip(7)), broken])
+    assert texts(engine.answer([question(clip(8))])) == [alone]
+
+
+def test_engine_that_does_not_start_is_the_machines_fault(
+    tiny_model: Path, engine_args: dict[str, Any]
+) -> None:
+    with pytest.raises(EnvironmentFault, match=r"(?s)vLLM did not start with .*max_model_len"):
+        engine_for(tiny_model, {**engine_args, "max_model_len": 10**9})
+
+
 def test_video_takes_fewer_tokens_and_its_order_counts(engine: VLLMEngine, video_engine: VLLMEngine) -> None:
     frames = clip(6)
     ways = [question(frames), question(np.ascontiguousarray(frames[::-1]))]
@@ -181,3 +210,75 @@ def test_images_clips_and_windows_of_files_get_captions(unit_rows: dict[str, Any
     assert {value["finish_reason"] for value in values} == {"length"}
     # Prompts are drawn by ids, ids depend on where the files lie: nonsense that repeats itself is told first.
     assert {value["verdict"] for value in values} <= set(VERDICTS)
+
+
+class EngineWorker:
+    """An engine in an actor, as a model worker holds it."""
+
+    def __init__(self, model: Path, args: dict[str, Any]) -> None:
+        self._engine = engine_for(model, args)
+
+    def answer(self, questions: list[Question]) -> list[str]:
+        return texts(self._engine.answer(questions))
+
+    def children(self) -> list[int]:
+        """Processes of vLLM's engine."""
+        ids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        names = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in ids}
+        return [pid for pid, name in names.items() if "resource_tracker" not in name]
+
+    def how_it_dies(self) -> list[str]:
+        """What is said when the engine is killed while it is asked, and of a later question."""
+        timer = threading.Timer(0.5, lambda: [os.kill(pid, signal.SIGKILL) for pid in self.children()])
+        timer.start()
+        said = []
+        for number in (200, 1):
+            try:
+                self._engine.answer([question(clip(seed)) for seed in range(number)])
+            except WorkerError as error:
+                said.append(str(error))
+        return said
+
+
+@pytest.fixture(scope="module")
+def on_ray() -> Iterator[Any]:
+    """Makes an actor of `EngineWorker`."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+    def make(*given: Any, **variables: str) -> Any:
+        options = {"num_cpus": 0, "max_concurrency": 2, "runtime_env": {"env_vars": variables}}
+        return ray.remote(**options)(EngineWorker).remote(*given)
+
+    yield make
+    ray.shutdown()
+
+
+def test_two_engines_at_once_say_what_one_says(
+    on_ray: Any, tiny_model: Path, engine_args: dict[str, Any]
+) -> None:
+    import ray
+
+    requests = [[question(clip(10 * number + seed)) for seed in range(4)] for number in range(4)]
+    workers = [on_ray(tiny_model, engine_args) for _ in range(2)]
+    alone = [ray.get(workers[0].answer.remote(request), timeout=300) for request in requests]
+    assert len({text for answers in alone for text in answers}) == 16
+    # Two requests at a time at each, as decode workers have them under way.
+    asked = [workers[number % 2].answer.remote(request) for number, request in enumerate(requests)]
+    assert ray.get(asked, timeout=300) == alone
+    for worker in workers:
+        ray.kill(worker)
+
+
+def test_engine_whose_process_dies_is_a_worker_that_died(
+    on_ray: Any, tiny_model: Path, engine_args: dict[str, Any]
+) -> None:
+    import ray
+
+    worker = on_ray(tiny_model, engine_args, VLLM_ENABLE_V1_MULTIPROCESSING="1")
+    assert ray.get(worker.children.remote(), timeout=300)
+    said = ray.get(worker.how_it_dies.remote(), timeout=120)
+    assert ["vLLM's engine died" in one for one in said] == [True, True]
+    ray.kill(worker)

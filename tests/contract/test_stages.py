@@ -221,9 +221,25 @@ def test_splitters_make_clips() -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_preparing_needs_no_setup_and_keeps_times_and_source(name: str, kind: str) -> None:
+    """Nor may it write into pixels that other stages look at: those are read-only here."""
+    stage = build(name)
+    _, media = media_of(stage, kind, [1])
+    (item,) = media
+    again = pickle.loads(pickle.dumps(stage)).prepare(item)  # noqa: S301  our own bytes
+    for prepared in (stage.prepare(item), again):
+        assert prepared.source == item.source
+        assert prepared.pts_s.tolist() == item.pts_s.tolist()
+        assert len(prepared.pixels) == len(item.pixels)
+        assert prepared.halvings == item.halvings
+        assert prepared.pixels.dtype == np.uint8
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
 def test_batch_equals_singles(name: str, kind: str) -> None:
     stage = ready(name)
-    samples, media = media_of(stage, kind, [1, 2, 3])
+    samples, pixels = media_of(stage, kind, [1, 2, 3])
+    media = [stage.prepare(item) for item in pixels]
     singles = [stage.measure([sample], [item])[0] for sample, item in zip(samples, media, strict=True)]
     assert stage.measure(samples, media) == singles
 

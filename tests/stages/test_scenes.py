@@ -22,7 +22,7 @@ from curation.errors import DecodeError
 from curation.media.decode import decode_video
 from curation.media.frame import Frame
 from curation.media.sampling import Sampling
-from curation.splitter import span_row
+from curation.splitter import Splitter, span_row
 from generated import (
     a_sample,
     a_source,
@@ -32,6 +32,7 @@ from generated import (
     scenes_of,
     spans_of,
     spans_of_file,
+    texture,
     write_video,
 )
 from stages.scenes import ScenesConfig, ScenesSplitter
@@ -359,6 +360,134 @@ def scenes_of_transnet(pictures):
 def test_transnet_finds_what_the_package_finds(transnet_only, lengths):
     pictures = scenes_of(lengths)
     assert cuts_in(split(pictures, **transnet_only)) == scenes_of_transnet(pictures)
+
+
+class LastFrames(ScenesSplitter):
+    """Without TransNetV2, which takes seconds for a window: the last frame of a shot is a transition."""
+
+    def setup(self, setup):
+        pass
+
+    def infer(self, batch):
+        later = np.roll(batch, -1, axis=1)
+        return (batch != later).any(axis=(2, 3, 4)).astype(np.float32)
+
+
+class Elsewhere:
+    """Runs a splitter's model as a model worker does: the array comes from a store that nobody writes to."""
+
+    def __init__(self, stage):
+        self.stage, self.num_windows = stage, []
+
+    def __call__(self, batch):
+        self.num_windows.append(len(batch))
+        batch.setflags(write=False)
+        return self.stage.infer(batch)
+
+    def split(self, pictures):
+        bare = ScenesSplitter(self.stage.config)  # never set up: the model is not in this process
+        finder = bare.start(a_source(frame_rate=Fraction(FPS)), infer=self)
+        return spans_of(finder, as_frames(pictures), 1 / FPS)
+
+
+def last_frames(**settings):
+    return LastFrames(ScenesConfig(**settings))
+
+
+def split_here(stage, pictures):
+    return spans_of(stage.start(a_source(frame_rate=Fraction(FPS))), as_frames(pictures), 1 / FPS)
+
+
+SHOTS = [60, 45, 70, 3, 140, 33, 95, 200, 61, 52, 84, 33, 41]
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [SHOTS, SHOTS[::-1], [1], [74], [75], [76], [425], [426], [450, 25], [475, 1]],
+    ids=str,
+)
+def test_windows_decided_elsewhere_give_the_same_cuts_in_fewer_calls(transnet_only, lengths):
+    pictures = scenes_of(lengths)
+    here, elsewhere = last_frames(**transnet_only), Elsewhere(last_frames(**transnet_only))
+    spans = elsewhere.split(pictures)
+    assert spans == split_here(here, pictures)
+    assert cuts_in(spans) == list(itertools.accumulate(lengths))[:-1]
+    assert sum(elsewhere.num_windows) == -(-len(pictures) // 50)  # as the package: the last is padded
+    assert len(elsewhere.num_windows) <= len(pictures) // 400 + 1
+
+
+@pytest.mark.parametrize("margin", [0, 10])
+def test_cuts_of_other_detectors_wait_for_windows_elsewhere(margin):
+    settings = {"transnet_threshold": 0.5, "margin_frames": margin, "max_clip_s": 3.0, "min_scene_s": 0.2}
+    pictures = scenes_of(SHOTS) + FADE
+    elsewhere = Elsewhere(last_frames(**settings))
+    spans = elsewhere.split(pictures)
+    assert spans == split_here(last_frames(**settings), pictures)
+    assert len(spans) > len(SHOTS)
+
+
+def test_frames_wait_for_no_more_windows_than_a_call_has(transnet_only):
+    """So that memory stays bounded: 25 frames behind, 50 for each of 8 windows, and the shot they are in."""
+    elsewhere = Elsewhere(last_frames(**transnet_only))
+    finder = elsewhere.stage.start(a_source(frame_rate=Fraction(FPS)), infer=elsewhere)
+    waiting = []
+    for frame in as_frames(scenes_of([30] * 60)):
+        list(finder.push(frame))
+        waiting.append(frame.index - finder.open_from_s * FPS)
+    assert 400 < max(waiting) <= 25 + 50 * 8 + 30
+
+
+@pytest.mark.parametrize("lengths", [[60, 45, 20]])
+def test_transnet_elsewhere_finds_what_it_finds_here(transnet_only, lengths):
+    pictures = scenes_of(lengths)
+    elsewhere = Elsewhere(splitter(**transnet_only))
+    assert elsewhere.split(pictures) == split_here(elsewhere.stage, pictures)
+    assert cuts_in(elsewhere.split(pictures)) == [60, 105]
+
+
+def test_transnets_chances_are_the_packages(transnet_only):
+    pictures = [texture(27, 48, seed=seed) for seed in range(150)]
+    stage = splitter(**transnet_only)
+    padded = [pictures[0]] * 25 + pictures + [pictures[-1]] * 25
+    windows = np.stack([padded[start : start + 100] for start in (0, 50, 100)])
+    model = TransNetV2(device="cpu")
+    torch.use_deterministic_algorithms(False)
+    expected, _ = model.predict_frames(torch.from_numpy(np.stack(pictures)), quiet=True)
+    assert np.array_equal(stage.infer(windows)[:, 25:75].ravel(), expected.numpy())
+
+
+def test_a_splitter_asks_for_a_gpu_only_with_a_model(transnet_only):
+    assert ScenesSplitter(ScenesConfig(**transnet_only)).resources().gpu
+    assert not ScenesSplitter(ScenesConfig()).resources().gpu
+    with pytest.raises(NotImplementedError, match="has no model"):
+        Splitter.infer(splitter(), np.zeros(1))
+
+
+def test_transnet_leaves_dice_and_flags_of_others_alone(monkeypatch):
+    """Its package seeds everybody, and switches cuDNN for the whole process."""
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    monkeypatch.setattr(cudnn, "deterministic", False)
+    torch.manual_seed(7)
+    undisturbed = torch.rand(3)
+    torch.manual_seed(7)
+    splitter(transnet_threshold=0.5)
+    assert torch.equal(torch.rand(3), undisturbed)
+    assert (cudnn.benchmark, cudnn.deterministic) == (True, False)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.slow
+def test_transnet_elsewhere_finds_the_packages_cuts_in_real_videos(shared_data, transnet_only):
+    path = shared_data / "video/skv_bikes.mp4"
+    pictures = [frame.pixels for frame in decode_video(path)]
+    elsewhere = Elsewhere(splitter(**transnet_only))
+    cuts = cuts_in(elsewhere.split(pictures))
+    height, width = pictures[0].shape[:2]
+    scale = 256 / max(height, width)  # what detectors see, see test_frames_are_scaled_like_pyscenedetect
+    seen = [cv2.resize(picture, (round(width * scale), round(height * scale))) for picture in pictures]
+    assert cuts == scenes_of_transnet(seen)
+    assert len(cuts) >= 5
 
 
 @pytest.mark.slow

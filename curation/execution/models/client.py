@@ -5,10 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from curation.errors import WorkerError
 from curation.execution.worker.measure import Metrics, ModelAnswer, ModelCall
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from curation.pipeline.rules import Step
+    from curation.records import Source
 
 POLL_S = 0.5
 """How often a decode worker that waits says that it is alive."""
@@ -66,15 +72,26 @@ class RemoteModels:
 
     def submit(self, call: ModelCall) -> Callable[[], ModelAnswer]:
         """Send a call to a model worker, one on this node if there is one."""
-        sent = _SentCall(call, self._near(call.step.key), self._choose)
-        self._unanswered.append(sent)
-        pools = self._metrics.pool(sent.route.group)
-        pools.bytes_sent += call.num_bytes
-        held = sum(item.call.num_bytes for item in self._unanswered)
-        pools.most_bytes_out = max(pools.most_bytes_out, held)
+        # Without what makes frames smaller: a stage that wants that does it in `prepare`.
+        media = [replace(item, halvings=()) for item in call.media]
+        sent = self._send("measure", call.step.key, (list(call.samples), media), call.num_bytes)
         return lambda: self._answer(sent)
 
-    def _answer(self, sent: _SentCall) -> ModelAnswer:
+    def infer(self, step: Step, source: Source, batch: NDArray[Any]) -> NDArray[Any]:
+        """Call a splitter's `infer` in a model worker, and wait."""
+        found: NDArray[Any] = self._answer(self._send("infer", step.key, (source.uri, batch), batch.nbytes))
+        return found
+
+    def _send(self, method: str, key: str, arguments: Any, num_bytes: int) -> _SentCall:
+        sent = _SentCall(method, key, arguments, num_bytes, self._near(key), self._choose)
+        self._unanswered.append(sent)
+        pool = self._metrics.pool(sent.route.group)
+        pool.bytes_sent += num_bytes
+        held = sum(item.num_bytes for item in self._unanswered)
+        pool.most_bytes_out = max(pool.most_bytes_out, held)
+        return sent
+
+    def _answer(self, sent: _SentCall) -> Any:
         started = time.perf_counter()
         try:
             return sent.answer(self._alive)
@@ -104,36 +121,40 @@ class _SentCall:
 
     Attributes:
         route: The model worker that was asked.
+        num_bytes: Bytes of pixels in it.
     """
 
     def __init__(
         self,
-        call: ModelCall,
+        method: str,
+        key: str,
+        arguments: Any,
+        num_bytes: int,
         routes: Sequence[ModelRoute],
         choose: Callable[[Sequence[ModelRoute]], ModelRoute],
     ) -> None:
         import ray
 
-        self.call = call
+        self.num_bytes = num_bytes
+        self._method = method
+        self._key = key
+        self._arguments = ray.put(arguments)
         self._left = list(routes)
         self._choose = choose
-        # Without what makes frames smaller: a stage that wants that does it in `prepare`.
-        media = [replace(item, halvings=()) for item in call.media]
-        self._batch = ray.put((list(call.samples), media))
         self._send()
 
     def _send(self) -> None:
         self.route = self._choose(self._left)
         self._left.remove(self.route)
-        self._items = self.route.actor.measure.remote(self.call.step.key, self._batch)
+        self._items = getattr(self.route.actor, self._method).remote(self._key, self._arguments)
 
-    def answer(self, alive: Callable[[], None]) -> ModelAnswer:
-        """Wait for the rows.
+    def answer(self, alive: Callable[[], None]) -> Any:
+        """Wait for what the model worker returns.
 
         A model worker that dies or retires before it has begun with this call harms nobody: another is asked.
 
         Raises:
-            WorkerError: a model worker died over this call, or none is left to be asked.
+            WorkerError: a model worker died over this call, or can't go on, or none is left to be asked.
             CurationError: what measuring raised.
         """
         import ray
@@ -143,17 +164,16 @@ class _SentCall:
             try:
                 has_started = self._next(alive) == STARTED
                 if has_started:
-                    answer: ModelAnswer = self._next(alive)
-                    return answer
+                    return self._next(alive)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from error
             except ray.exceptions.RayError as error:
                 if has_started:
                     raise WorkerError(
-                        f"the model worker of {self.call.step.key} died ({type(error).__name__})"
+                        f"the model worker of {self._key} died ({type(error).__name__})"
                     ) from error
             if not self._left:
-                raise WorkerError(f"no model worker of {self.call.step.key} is left", is_blameless=True)
+                raise WorkerError(f"no model worker of {self._key} is left", is_blameless=True)
             self._send()
 
     def _next(self, alive: Callable[[], None]) -> Any:

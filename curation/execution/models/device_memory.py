@@ -30,11 +30,14 @@ class DeviceMemory:
 
 
 def device_memory() -> DeviceMemory | None:
-    """The memory of the current GPU; None where torch uses none."""
+    """The memory of the current GPU; None where torch uses none, or the GPU is lost to this process."""
     cuda = _cuda()
     if cuda is None:
         return None
-    free_bytes, total_bytes = cuda.mem_get_info()
+    try:
+        free_bytes, total_bytes = cuda.mem_get_info()
+    except RuntimeError:
+        return None
     return DeviceMemory(cuda.max_memory_reserved() + CONTEXT_BYTES, free_bytes, total_bytes)
 
 

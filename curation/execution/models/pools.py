@@ -10,29 +10,26 @@ told so, and the driver tries its unit's sources one by one.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from curation.errors import DeviceMemoryFault, EnvironmentFault
-from curation.execution.models.client import RETIRED, STARTED, ModelRoute, ModelRoutes
+from curation.errors import DeviceMemoryFault, EnvironmentFault, WorkerError
+from curation.execution.models.actor import model_actor
+from curation.execution.models.client import ModelRoute, ModelRoutes
 from curation.execution.models.groups import CARD_SHARE, ModelGroup
-from curation.execution.models.model_worker import ModelUse, ModelWorker
+from curation.execution.models.model_worker import ModelUse
 from curation.execution.placement import Placement, Seat, take_seat
 from curation.execution.processes import WorkerProcess
 from curation.execution.results import Died
-from curation.execution.worker.heartbeat import Beat
 from curation.execution.worker.measure import PoolMetrics
 from curation.execution.worker.overlap import MAX_CALLS
 
 if TYPE_CHECKING:
     from curation.execution.progress import ProgressListener
     from curation.pipeline import Pipeline
-    from curation.records import Sample
-    from curation.stage import Media
 
 CHECK_EVERY_S = 0.25
 MAX_DEATHS = 3
@@ -127,10 +124,23 @@ class ModelPools:
         self.metrics: dict[str, PoolMetrics] = {}
 
     def __enter__(self) -> Self:
-        for group, placement in self._placements.items():
-            for _ in range(placement.num_workers):
-                self._add(group, take_seat(placement), placement)
+        # First those for whole cards that share them. While they load they look how much they may fill, and
+        # vLLM gives up if somebody else's part changes meanwhile.
+        in_order = sorted(self._placements.items(), key=lambda item: item[1].gpu_fraction == 1)
+        with ExitStack() as stack:
+            stack.push(self)
+            for group, placement in in_order:
+                for _ in range(placement.num_workers):
+                    self._add(group, take_seat(placement), placement)
+                if placement.gpu_fraction < 1:
+                    self._wait_until_loaded(group)
+            stack.pop_all()
         return self
+
+    def _wait_until_loaded(self, group: ModelGroup) -> None:
+        while any(not member.use.load_s for member in self._members if member.group == group):
+            self.check()
+            time.sleep(CHECK_EVERY_S)
 
     def __exit__(self, *_: object) -> None:
         """End all of them, and wait until the GPUs are free."""
@@ -172,13 +182,15 @@ class ModelPools:
             if not member.is_retired:
                 self._progress.say(f"a GPU is full: its second {member.group.name} worker ends ({fault})")
                 member.is_retired = True
-                member.process.actor.retire.remote()
+                member.process.actor.end.options(concurrency_group="measure").remote()
         return bool(seconds)
 
     def _add(self, group: ModelGroup, seat: Seat, placement: Placement, *, is_second: bool = False) -> None:
         settings = self._pipeline.config.run
+        # Once one has died, calls go one by one, so that only the one that kills a worker is blamed.
+        num_calls = 1 if self._deaths.get(group.name) else group.resources.concurrency
         actor = (
-            _actor_class()
+            model_actor(num_calls)
             .options(**seat.options)
             .remote(self._pipeline, group.keys, self._device, self._services, placement)
         )
@@ -203,12 +215,13 @@ class ModelPools:
             return
         try:
             process.finish()
-        except Died as died:
+        except (Died, WorkerError) as died:
+            process.kill(str(died))  # one whose model is broken still lives, and holds its GPU
             self._replace(member, died)
         else:
             self._remove(member)  # it has retired
 
-    def _replace(self, member: _WatchedWorker, died: Died) -> None:
+    def _replace(self, member: _WatchedWorker, died: Died | WorkerError) -> None:
         self._remove(member)
         if member.is_retired:
             return
@@ -237,7 +250,7 @@ class ModelPools:
         process = member.process
         ray.wait(process.references, timeout=max(0.0, give_up_at - time.monotonic()))
         if process.is_done:
-            with suppress(Died, EnvironmentFault):
+            with suppress(Died, EnvironmentFault, WorkerError):
                 member.use = process.finish()
         self._count(member)
         process.kill("the pass is over")
@@ -317,66 +330,3 @@ def _memory_fraction(member: _WatchedWorker) -> float | None:
     if memory is None or not member.use.num_calls:
         return None
     return memory.peak_bytes / memory.total_bytes
-
-
-def _actor_class() -> Any:
-    """`ModelWorker` as a Ray actor: one thread measures, one answers the watchdog."""
-    import ray
-
-    @ray.remote(max_restarts=0, concurrency_groups={"watch": 1, "measure": 1})
-    class ModelActor:
-        def __init__(
-            self,
-            pipeline: Pipeline,
-            keys: frozenset[str],
-            device: Literal["cpu", "cuda"],
-            services: Mapping[str, Mapping[str, str]],
-            placement: Placement,
-        ) -> None:
-            self._worker = ModelWorker(
-                pipeline,
-                keys,
-                device,
-                services,
-                gpu_fraction=placement.gpu_fraction,
-                in_placement_group=bool(placement.bundles),
-            )
-            self._is_loaded = threading.Event()
-            self._is_over = threading.Event()
-
-        def work(self) -> ModelUse:
-            """Load the models, and stay until `end` or `retire` says otherwise."""
-            self._worker.load()
-            self._is_loaded.set()
-            self._is_over.wait()
-            return self._worker.use
-
-        @ray.method(concurrency_group="measure", num_returns="streaming")  # type: ignore[untyped-decorator]
-        def measure(self, key: str, batch: tuple[Sequence[Sample], Sequence[Media]]) -> Any:
-            self._is_loaded.wait()
-            if self._is_over.is_set():
-                yield RETIRED
-                return
-            yield STARTED
-            yield self._worker.measure(key, *batch)
-
-        @ray.method(concurrency_group="measure")  # type: ignore[untyped-decorator]
-        def retire(self) -> None:
-            """Answer no further calls. Those that came before this have been answered."""
-            self._is_over.set()
-
-        @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
-        def end(self) -> None:
-            self._is_over.set()
-
-        @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
-        def beat(self) -> Beat:
-            beat = self._worker.heartbeat.beat()
-            return beat if beat.uri or not self._is_loaded.is_set() else Beat()
-
-        @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
-        def describe(self) -> tuple[ModelUse, str]:
-            """What it has done, and on which node."""
-            return self._worker.use, ray.get_runtime_context().get_node_id()
-
-    return ModelActor

@@ -93,7 +93,7 @@ class PoolMetrics:
         load_s: Seconds for imports and weights, of all of them.
         busy_s: Seconds in which they worked, of all of them.
         idle_s: Seconds in which they had nothing to do.
-        waited_s: Seconds in which decode workers waited for them.
+        waited_s: Seconds in which decode workers waited for them; of decode workers, for all model workers.
         num_calls: Calls that they answered.
         num_samples: Samples in these calls.
         bytes_sent: Bytes of pixels that were sent to them.

@@ -13,10 +13,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from curation.errors import ContractError
 from curation.execution.worker.measure import Measuring, Metrics, ModelAnswer, ModelCall, RowMeasured
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from curation.pipeline.rules import Step
+    from curation.records import Source
 
 MAX_CALLS = 2
 """Calls of one decode worker that may be unanswered at a time."""
@@ -36,6 +42,9 @@ class ModelClient(Protocol):
     def submit(self, call: ModelCall) -> Callable[[], ModelAnswer]:
         """Make a call; what is returned waits for the answer."""
 
+    def infer(self, step: Step, source: Source, batch: NDArray[Any]) -> NDArray[Any]:
+        """Call a splitter's `infer`, and wait for the answer."""
+
 
 class NoModelClient:
     """Where every stage is measured by the decode worker itself."""
@@ -54,12 +63,24 @@ class NoModelClient:
         """
         raise ContractError(f"{call.step.key} has no model worker")
 
+    def infer(self, step: Step, source: Source, batch: NDArray[Any]) -> NDArray[Any]:
+        """Nothing is ever asked.
+
+        Raises:
+            ContractError: always.
+        """
+        raise ContractError(f"{step.key} has no model worker")
+
 
 class Overlap:
-    """Measurements that wait for model workers, and the calls that they wait for."""
+    """Measurements that wait for model workers, and the calls that they wait for.
+
+    Attributes:
+        models: The way to the model workers.
+    """
 
     def __init__(self, models: ModelClient) -> None:
-        self._models = models
+        self.models = models
         self._waiting: deque[tuple[Measuring, Callable[[], ModelAnswer], int]] = deque()
 
     def run(self, measuring: Measuring) -> Iterator[RowMeasured]:
@@ -83,7 +104,7 @@ class Overlap:
                 continue
             while self._waiting and not self._has_room(event):
                 yield from self._resume_oldest()
-            self._waiting.append((measuring, self._models.submit(event), event.num_bytes))
+            self._waiting.append((measuring, self.models.submit(event), event.num_bytes))
             return
 
     def _resume_oldest(self) -> Iterator[RowMeasured]:
@@ -92,4 +113,4 @@ class Overlap:
 
     def _has_room(self, call: ModelCall) -> bool:
         held = sum(num_bytes for _, _, num_bytes in self._waiting)
-        return len(self._waiting) < MAX_CALLS and held + call.num_bytes <= self._models.max_bytes
+        return len(self._waiting) < MAX_CALLS and held + call.num_bytes <= self.models.max_bytes

@@ -173,16 +173,20 @@ class VideoPass:
         yield from self.filter_known([event.clip for event in found])
 
     def _stage(self) -> Splitter[Any]:
-        stage = self._measurer.ready(self._splitter)
+        """The splitter: set up, unless its model is in a model worker."""
+        is_remote = self._splitter.key in self._measurer.remote
+        stage = self._splitter.stage if is_remote else self._measurer.ready(self._splitter)
         if not isinstance(stage, Splitter):
             raise ContractError(f"{stage.name} is no splitter")
         return stage
 
     def _finder(self, stage: Splitter[Any], *, keeps_frame_metrics: bool = False) -> CutFinder:
+        is_remote = self._splitter.key in self._measurer.remote
+        infer = partial(self._overlap.models.infer, self._splitter, self._source) if is_remote else None
         with isolated(MeasureError):
             if self._source.clock_jumps:
-                return PerRecording(partial(stage.start, self._source))
-            return stage.start(self._source, keeps_frame_metrics=keeps_frame_metrics)
+                return PerRecording(partial(stage.start, self._source, infer=infer))
+            return stage.start(self._source, keeps_frame_metrics=keeps_frame_metrics, infer=infer)
 
     def _open(self, start_s: float, stage: Splitter[Any] | None) -> tuple[VideoReader, GridCollector]:
         """A reader from `start_s` on, and what collects the filters' views of its frames.

@@ -19,6 +19,8 @@ from curation.execution.worker.overlap import ModelClient, NoModelClient
 from curation.execution.worker.stale import drop_rows_of_changed
 from curation.execution.worker.unit import UnitRun
 from curation.ingest.containers.index import ListingIndex
+from curation.ingest.inputs import input_roots
+from curation.ingest.reach import watch_inputs
 from curation.ledger import Ledger
 from curation.ledger.unit_state import PROBE, load_unit, source_verdict
 from curation.ledger.versions import renew_metadata, settle
@@ -41,6 +43,7 @@ class UnitWorker:
         self._phase = ""
         self._services: Mapping[str, Mapping[str, str]] = {}
         self.heartbeat = Heartbeat()
+        watch_inputs(input_roots(pipeline.config))
 
     def use(self, pipeline: Pipeline) -> None:
         """Work by this pipeline from now on; stages that are set up stay so."""

@@ -19,7 +19,8 @@ from curation.errors import LedgerError, ProbeError
 from curation.errors.isolation import isolated
 from curation.ingest.containers.reader import ENTRIES, Container, Inventory
 from curation.ingest.locator import locator_of
-from curation.ingest.sources import blaming_the_file, container_reader
+from curation.ingest.reach import blaming_the_file
+from curation.ingest.sources import container_reader
 from curation.records import Source, stable_id
 from curation.storage import Storage, parquet
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import IO, Any, Protocol
 
 import pyarrow as pa
 
 from curation.errors import EnvironmentFault
 from curation.ingest.metadata import PROBLEM, metadata_jsons
+from curation.ingest.reach import InputStorage
 from curation.records import MetadataValue, Source, SourceKind
-from curation.storage import Listed, Storage
+from curation.storage import Listed
+from curation.storage.local import named_errors
 
 MAX_ENTRIES = 1_000_000
 """Media that one container may hold; those behind are not listed, and the container has failed."""
@@ -39,13 +42,13 @@ _BATCH_ENTRIES = 4096
 
 @dataclass(frozen=True)
 class Container:
-    """A container as it was found: the storage that it lies in, and what the listing said of it.
+    """A container as it was found: the folder that it lies in, and what the listing said of it.
 
     Attributes:
         path: As it stands in URIs.
     """
 
-    storage: Storage
+    storage: InputStorage
     path: str
     item: Listed
 
@@ -215,6 +218,18 @@ def unnamed_file() -> Iterator[tuple[IO[bytes], Path]]:
         except OSError as error:
             raise EnvironmentFault(f"no temporary file can be made: {error}") from error
         yield file, path_of_handle(file.fileno())
+
+
+def write_temporary(file: IO[bytes], data: bytes) -> None:
+    """Write to an unnamed file.
+
+    Raises:
+        StorageError: the folder for temporary files, which is named, has no room.
+    """
+    left = memoryview(data)
+    with named_errors(gettempdir()):
+        while left:  # not by the file's buffer, which would be written again when it is closed
+            left = left[os.write(file.fileno(), left) :]
 
 
 def path_of_handle(handle: int) -> Path:

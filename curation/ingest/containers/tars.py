@@ -26,6 +26,7 @@ from curation.ingest.containers.reader import (
     EntryColumns,
     Inventory,
     unnamed_file,
+    write_temporary,
 )
 from curation.ingest.locator import check_unchanged, locator_of, position_of, printable
 from curation.ingest.metadata import MAX_SIDECAR_BYTES, SIDECAR_SUFFIXES, from_sidecar, from_sidecars
@@ -261,8 +262,7 @@ def _entry(walk: _ArchiveWalk, member: _Member) -> Entry:
 def _copy(file: IO[bytes], copy: IO[bytes], size_bytes: int) -> None:
     left = size_bytes
     while left and (data := file.read(min(left, _COPY_BYTES))):
-        copy.write(data)
+        write_temporary(copy, data)
         left -= len(data)
-    copy.flush()
     if left:
         raise ProbeError(f"the tar ends {left} bytes before this member does")

@@ -42,6 +42,7 @@ from curation.ingest.containers.reader import (
     EntryColumns,
     Inventory,
     unnamed_file,
+    write_temporary,
 )
 from curation.ingest.locator import check_unchanged, locator_of, position_of, printable, version_of
 from curation.ingest.metadata import Unkept, kept
@@ -96,8 +97,7 @@ class ParquetReader:
         if data is None:
             raise ProbeError(why_absent(source.metadata))
         with unnamed_file() as (copy, path):
-            copy.write(data)
-            copy.flush()
+            write_temporary(copy, data)
             yield path
 
     def _cursor_of(self, source: Source) -> _Cursor:

@@ -14,6 +14,7 @@ from benchmarks.gpu_encoder import Measured, count_flops, full_scale, goal, tabl
 def test_table_of_the_encoder_has_every_path_and_float64_agrees(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--tiny"])
     said = capsys.readouterr().out
+    assert "| enrich: models | 1 |" in said  # of the whole run
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in said.splitlines()

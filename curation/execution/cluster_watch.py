@@ -1,0 +1,99 @@
+"""Watches whether the cluster answers, and whether Ray on this machine still runs.
+
+    watch = ClusterWatch()
+    watch.check()           # each round of a loop: never waits
+    watch.check_now()       # after a death, before anybody is blamed for it
+
+Ray itself waits for ever for what a dead raylet was to start, and ends this process without a word that
+users know if its head does not answer for a minute.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+
+from curation.errors import EnvironmentFault
+
+ASK_EVERY_S = 5.0
+ANSWER_S = 30.0
+"""The cluster's head gets so long to answer; less than the minute after which Ray ends this process."""
+LONGEST_ROUND_S = 5.0
+"""Time between two checks that counts at most, as this process itself may have been stopped meanwhile."""
+_GOES_ON = "what was measured is kept, and the same command goes on from there"
+
+
+class ClusterWatch:
+    """Asks the cluster's head for its nodes now and then, in a thread, as Ray's call has no time limit."""
+
+    def __init__(self) -> None:
+        import ray
+
+        self._own_node = ray.get_runtime_context().get_node_id()
+        self._answers: queue.SimpleQueue[bool | Exception] = queue.SimpleQueue()
+        self._asked_at: float | None = None
+        self._waited_s = 0.0
+        self._checked_at = self._answered_at = time.monotonic()
+
+    def check(self) -> None:
+        """Raises EnvironmentFault: Ray on this machine has ended, or the head does not answer any more."""
+        now = time.monotonic()
+        if self._asked_at is not None:
+            self._waited_s += min(now - self._checked_at, LONGEST_ROUND_S)
+        self._checked_at = now
+        self._take(timeout_s=0)
+        if self._asked_at is None and now - self._answered_at >= ASK_EVERY_S:
+            self._ask()
+        if self._waited_s > ANSWER_S:
+            raise self._silent()
+
+    def check_now(self) -> None:
+        """Ask, and wait for the answer.
+
+        Raises:
+            EnvironmentFault: Ray on this machine has ended, or the head does not answer any more.
+        """
+        self._take(timeout_s=0)
+        if self._asked_at is None:
+            self._ask()
+        self._take(timeout_s=ANSWER_S)
+        if self._asked_at is not None:
+            raise self._silent()
+
+    def _ask(self) -> None:
+        self._asked_at, self._waited_s = time.monotonic(), 0.0
+        threading.Thread(target=self._query, name="cluster watch", daemon=True).start()
+
+    def _query(self) -> None:
+        import ray
+
+        try:
+            nodes = {node["NodeID"]: node["Alive"] for node in ray.nodes()}
+        except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+            self._answers.put(error)
+        else:
+            self._answers.put(bool(nodes.get(self._own_node)))
+
+    def _take(self, *, timeout_s: float) -> None:
+        """Take the answer, if it comes in time."""
+        if self._asked_at is None:
+            return
+        try:
+            answer = self._answers.get(timeout=timeout_s) if timeout_s else self._answers.get_nowait()
+        except queue.Empty:
+            return
+        self._asked_at, self._waited_s, self._answered_at = None, 0.0, time.monotonic()
+        if isinstance(answer, Exception):
+            raise EnvironmentFault(f"the Ray cluster can't be asked any more: {answer}")
+        if not answer:
+            raise EnvironmentFault(
+                "Ray on this machine has ended: its raylet or an agent of it was killed, or the cluster took "
+                f"the machine for dead; {_GOES_ON}"
+            )
+
+    @staticmethod
+    def _silent() -> EnvironmentFault:
+        return EnvironmentFault(
+            f"the head of the Ray cluster has not answered for {ANSWER_S:.0f} s (was it killed?); {_GOES_ON}"
+        )

@@ -1,0 +1,214 @@
+"""The decode workers of a run: started as they are needed, watched, and replaced when they die.
+
+    crew = Crew(settings, start_actor, progress)
+    while work:
+        crew.fill(num_workers)
+        while work and (worker := crew.next_ready(pipeline)):
+            worker.start(request)
+        crew.wait()
+        for worker in crew.ended():
+            value = crew.finish(worker)         # raises Died, or what the call raised
+
+Nothing here waits for longer than a moment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from curation.config.config import RunSettings
+from curation.errors import EnvironmentFault
+from curation.execution.processes import WorkerProcess
+from curation.execution.progress import ProgressListener
+from curation.execution.requests import Request
+from curation.execution.results import Died
+from curation.pipeline import Pipeline
+
+POLL_S = 0.5
+STARTS_EACH = 3
+"""So often for each worker, starting one may fail in a row before the run ends."""
+
+
+class DecodeWorker:
+    """A decode worker: its process, and what it does.
+
+    Attributes:
+        process: The process.
+        pipeline: The pipeline that it works by.
+        request: What it works on; None while it does something else.
+        references: To what the call returns.
+    """
+
+    def __init__(self, process: WorkerProcess, pipeline: Pipeline) -> None:
+        self.process = process
+        self.pipeline = pipeline
+        self.request: Request | None = None
+        self.references: list[Any] = []
+        self.is_measured = True
+        """Whether its memory was measured since the last request."""
+
+    def start(self, request: Request, routes: Any) -> None:
+        """Make a call for a request."""
+        self.request, self.is_measured = request, False
+        self._call(request.start(self.process.actor, routes))
+
+    def take_up(self, pipeline: Pipeline) -> None:
+        """Have it work by another pipeline from now on."""
+        self.pipeline = pipeline
+        self._call([self.process.actor.use.remote(pipeline)])
+
+    def measure(self) -> None:
+        """Ask how much memory it holds."""
+        self.is_measured = True
+        self._call([self.process.actor.rss_bytes.remote()])
+
+    def _call(self, references: list[Any]) -> None:
+        self.references = references
+        self.process.call(references)
+
+
+class Crew:
+    """The decode workers."""
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        start_actor: Callable[[Pipeline], Any],
+        progress: ProgressListener,
+        after_death: Callable[[], None],
+    ) -> None:
+        """`start_actor` starts one for a pipeline; `after_death` may raise that the cluster is at fault."""
+        self._settings = settings
+        self._start_actor = start_actor
+        self._progress = progress
+        self._after_death = after_death
+        self._workers: list[DecodeWorker] = []
+        self._num_failed_starts = 0
+
+    @property
+    def num_to_risk(self) -> int:
+        """How many workers may have something at a time that may kill them: half of those that have started.
+
+        So the others go on even while one that was killed is replaced; an only worker has no others.
+        """
+        num_started = sum(not worker.process.is_starting for worker in self._workers)
+        return num_started if len(self._workers) == 1 else num_started // 2
+
+    def fill(self, number: int, pipeline: Pipeline) -> None:
+        """Start workers until there are so many."""
+        settings = self._settings
+        while len(self._workers) < number:
+            process = WorkerProcess(
+                self._start_actor(pipeline),
+                start_timeout_s=settings.start_timeout_s,
+                stall_timeout_s=settings.stall_timeout_s,
+            )
+            self._workers.append(DecodeWorker(process, pipeline))
+
+    def kill_all(self) -> None:
+        """End all of them at once."""
+        for worker in self._workers:
+            worker.process.kill("the run ends")
+        self._workers.clear()
+
+    def next_ready(self, pipeline: Pipeline) -> DecodeWorker | None:
+        """A worker that can start a request now, working by `pipeline`."""
+        for worker in self._workers:
+            if not worker.process.is_ready():
+                continue
+            if worker.pipeline is not pipeline:
+                worker.take_up(pipeline)
+            elif self._settings.max_rss_bytes is not None and not worker.is_measured:
+                worker.measure()
+            else:
+                return worker
+        return None
+
+    def wait(self) -> None:
+        """Wait a moment, or until something happens; then kill the workers that are silent for too long."""
+        import ray
+
+        references = [ref for worker in self._workers for ref in worker.process.references]
+        if references:
+            ray.wait(references, timeout=POLL_S)
+        else:
+            time.sleep(POLL_S)
+        for worker in list(self._workers):
+            try:
+                self._look(worker)
+            except Died as died:
+                self._drop(worker, died)
+                self._count_failed_start(died)
+
+    def ended(self) -> Iterator[DecodeWorker]:
+        """The workers whose request has ended, in whatever way. What a worker did for itself ends here."""
+        for worker in list(self._workers):
+            if worker.process.is_done and worker.request is None:
+                self._end_own(worker)
+            elif worker.process.is_done:
+                yield worker
+
+    def finish(self, worker: DecodeWorker) -> Any:
+        """The value of a request that has ended; the worker is free again, or gone.
+
+        Raises:
+            Died: the worker is gone.
+            Lost: an argument of the call is gone.
+            EnvironmentFault: the worker is gone because the cluster is.
+            Exception: what the call raised.
+        """
+        worker.request = None
+        try:
+            value = worker.process.finish()
+        except Died as died:
+            self._drop(worker, died)
+            if died.while_loading:
+                self._count_failed_start(died)
+            raise
+        self._num_failed_starts = 0
+        return value
+
+    def _look(self, worker: DecodeWorker) -> None:
+        worker.process.look()
+        complaint = worker.process.complaint()
+        if complaint is not None:
+            self._progress.say(f"{complaint}: killing the worker")
+            worker.process.kill(complaint)
+
+    def _end_own(self, worker: DecodeWorker) -> None:
+        """What a worker did for itself has ended: it knows the pipeline, or its memory is measured."""
+        limit = self._settings.max_rss_bytes
+        try:
+            value = worker.process.finish()
+        except Died as died:
+            self._drop(worker, died)
+            self._count_failed_start(died)
+            return
+        if isinstance(value, int) and limit is not None and value > limit:
+            self._progress.say(f"a worker holds {value / 1e6:.0f} MB: replacing it")
+            worker.process.kill("it held too much memory")
+            self._workers.remove(worker)
+
+    def _drop(self, worker: DecodeWorker, died: Died) -> None:
+        """Forget a dead worker; whoever is to blame, the cluster is asked first."""
+        worker.process.kill(str(died))
+        self._workers.remove(worker)
+        self._after_death()
+
+    def _count_failed_start(self, died: Died) -> None:
+        """Note that a worker died without having worked; those that go down with their node do not count.
+
+        Raises:
+            EnvironmentFault: too many did in a row.
+        """
+        if died.with_node:
+            self._progress.say(f"lost a worker: {died}")
+            return
+        self._num_failed_starts += 1
+        self._progress.say(f"a worker died before it worked ({died}); starting another one")
+        if self._num_failed_starts >= STARTS_EACH * (len(self._workers) + 1):
+            raise EnvironmentFault(
+                f"{self._num_failed_starts} workers in a row died before they worked; of the last one: {died}"
+            )

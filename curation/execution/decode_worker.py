@@ -1,0 +1,59 @@
+"""The decode worker as a Ray actor: `UnitWorker`, and a second thread that answers the watchdog."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from curation.execution.models.client import ModelRoutes, RemoteModels
+from curation.execution.plan import Task
+from curation.execution.processes import WATCHED
+from curation.execution.segments import SegmentResult
+from curation.execution.worker.heartbeat import Beat
+from curation.execution.worker.measure import Metrics
+from curation.execution.worker.worker import UnitWorker
+from curation.records import Source
+
+if TYPE_CHECKING:
+    from curation.pipeline import Pipeline
+
+
+def start_decode_worker(pipeline: Pipeline) -> Any:
+    """Start one; the actor. It takes one CPU, and is there once it answers."""
+    import ray
+
+    @ray.remote(num_cpus=1, num_gpus=0, **WATCHED)
+    class Worker:
+        def __init__(self, pipeline: Pipeline) -> None:
+            self._worker = UnitWorker(pipeline)
+
+        def use(self, pipeline: Pipeline) -> None:
+            self._worker.use(pipeline)
+
+        def work(self, task: Task, routes: ModelRoutes) -> Metrics:
+            self._worker.ask(partial(RemoteModels, routes))
+            return self._worker.work(task)
+
+        @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
+        def process_segment(
+            self, task: Task, routes: ModelRoutes, number: int
+        ) -> tuple[Metrics, SegmentResult]:
+            self._worker.ask(partial(RemoteModels, routes))
+            return self._worker.process_segment(task, number)
+
+        def merge(self, task: Task, routes: ModelRoutes, *results: SegmentResult) -> Metrics:
+            self._worker.ask(partial(RemoteModels, routes))
+            return self._worker.merge(task, results)
+
+        def probe(self, source: Source) -> Source:
+            return self._worker.probe(source)
+
+        def rss_bytes(self) -> int:
+            return self._worker.rss_bytes()
+
+        @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
+        def beat(self) -> Beat:
+            return self._worker.heartbeat.beat()
+
+    worker_class: Any = Worker
+    return worker_class.remote(pipeline)

@@ -1,0 +1,132 @@
+"""A Ray of the run's own, on this machine: started lean, and ended with everything that it started.
+
+    ray = OwnRay(num_cpus=2)
+    ...
+    ray.end()
+
+Beside the workers, Ray starts programs that a run on one machine has no use for: a dashboard, an autoscaler
+and one that forwards logs. They cost more than a second of start-up, so they are left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+from curation.execution import supervisor
+
+T = TypeVar("T")
+
+END_S = 3.0
+"""How long the end of a run waits for Ray's processes; the supervisor goes on after it."""
+
+
+class OwnRay:
+    """Ray's processes for one run, and the supervisor that ends them should the run not do so."""
+
+    def __init__(self, num_cpus: int | None) -> None:
+        """Start Ray, and connect to it.
+
+        Args:
+            num_cpus: Workers of one CPU each that Ray will have room for; None for this machine's CPUs.
+
+        Raises:
+            RuntimeError, ValueError, ConnectionError, TimeoutError: as `ray.init` does.
+        """
+        import ray
+
+        _, parent = temp_folder()
+        self._folder = tempfile.mkdtemp(prefix="ray-", dir=parent)
+        self._supervisor = _supervise(self._folder)
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "num_cpus": num_cpus}
+        start = partial(ray.init, "local", include_dashboard=False, _temp_dir=self._folder, **options)
+        with contextlib.ExitStack() as unless_started:
+            unless_started.callback(self.end)
+            unless_started.callback(ray.shutdown)
+            with _marked(self._folder), _lean_node():
+                own_signals(start)
+            unless_started.pop_all()
+
+    def end(self) -> None:
+        """End every process that is left, and remove Ray's folder. May be called again."""
+        if self._supervisor.stdin is None or self._supervisor.stdin.closed:
+            return
+        self._supervisor.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._supervisor.wait(END_S)
+
+
+def temp_folder() -> tuple[str, str]:
+    """The environment variable that names the folder for Ray's sockets and logs, and the folder."""
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    return name, os.environ.get(name, "/tmp")  # noqa: S108
+
+
+def own_signals(connect: Callable[[], T]) -> T:
+    """Let Ray connect, but keep our own handling of SIGTERM, which Ray would replace by its own."""
+    if threading.current_thread() is not threading.main_thread():
+        return connect()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return connect()
+    except SystemExit:
+        if callable(before):
+            before(signal.SIGTERM, None)  # Ray's handler ran
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _supervise(folder: str) -> subprocess.Popen[bytes]:
+    """Start the supervisor, in a session of its own: Ctrl-C is for the run."""
+    return subprocess.Popen(  # noqa: S603
+        [sys.executable, "-I", "-S", supervisor.__file__, folder, str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+@contextlib.contextmanager
+def _marked(folder: str) -> Iterator[None]:
+    """What is started now has the folder in its environment, so that the supervisor knows it."""
+    os.environ[supervisor.MARK] = folder
+    try:
+        yield
+    finally:
+        del os.environ[supervisor.MARK]
+
+
+@contextlib.contextmanager
+def _lean_node() -> Iterator[None]:
+    """Let `ray.init` start only what runs workers.
+
+    Ray has no option for it: `include_dashboard=False` still starts the dashboard's program, without pages.
+    Methods that a later Ray names otherwise are not left out then, and nothing else changes.
+    """
+    from ray._private import node
+
+    lean = {"start_api_server": _no_dashboard, "start_monitor": _nothing, "start_log_monitor": _nothing}
+    before = node.Node
+    node.Node = type("LeanNode", (node.Node,), lean)
+    try:
+        yield
+    finally:
+        node.Node = before
+
+
+def _no_dashboard(node: Any, **_: object) -> None:
+    node._webui_url = None  # what Ray notes there after it started one
+
+
+def _nothing(_: object) -> None:
+    pass
