@@ -24,7 +24,18 @@ from pydantic import Field, model_validator
 from curation.errors import ConfigError, MissingDependencyError
 from curation.pipeline.models import fetch
 from curation.records import Sample, SampleKind
-from curation.stage import Column, KeepMax, Location, Media, ModelRef, Setup, Stage, StageConfig, View
+from curation.stage import (
+    Column,
+    KeepMax,
+    Location,
+    Media,
+    ModelRef,
+    Resources,
+    Setup,
+    Stage,
+    StageConfig,
+    View,
+)
 
 _MODELS = "package:rapidocr_onnxruntime/models"
 _DETECTOR = f"{_MODELS}/ch_PP-OCRv4_det_infer.onnx"
@@ -99,6 +110,10 @@ class TextStage(Stage[TextConfig]):
         if kind == "image":
             return View(short_side=self.config.image_short_side)
         return View(fps=self.config.fps, short_side=self.config.short_side)
+
+    def resources(self) -> Resources:
+        # In workers of its own: it has another framework's memory, which those of torch would not count.
+        return Resources(gpu=self.config.backend == "paddleocr", group="text")
 
     def models(self) -> Sequence[ModelRef]:
         detector = ModelRef("detector", self.config.detector, self.config.revision)

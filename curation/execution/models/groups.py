@@ -76,22 +76,28 @@ def place_models(
     num_cards = sum(node.num_gpus for node in nodes)
     num_taken = sum(placed[name].num_workers * wanted[name].whole_gpus for name in placed)
     is_beside = num_cards > 0 and any(placed[name].gpu_fraction == SHARED_FRACTION for name in placed)
+    num_shared = sum(group.name not in placed for group in groups)
     shared = (
-        Placement(num_workers or num_cards, _LEFT_SHARE)
+        Placement(num_workers or num_cards, _hundredths(_LEFT_SHARE / max(1, num_shared)))
         if is_beside
-        else shared_placement(num_workers, max(0, num_cards - num_taken))
+        else shared_placement(num_workers, max(0, num_cards - num_taken), num_shared)
     )
     return {group: placed.get(group.name, shared) for group in groups}
 
 
-def shared_placement(num_workers: int | None, num_cards: int) -> Placement:
-    """Where workers run that take parts of cards: one on each card, or so many in all.
+def shared_placement(num_workers: int | None, num_cards: int, num_groups: int = 1) -> Placement:
+    """Where the workers of each of so many groups run that take parts of cards.
 
-    Without a card they take none: `num_workers`, or one.
+    That is one worker on each card, or `num_workers` in all; without cards `num_workers`, or one.
     """
     if not num_cards:
         return Placement(num_workers or 1)
-    if num_workers is None or num_workers <= num_cards:
+    if num_groups <= 1 and (num_workers is None or num_workers <= num_cards):
         return Placement(num_workers or num_cards, CARD_SHARE)
-    per_card = math.ceil(num_workers / num_cards)
-    return Placement(num_workers, math.floor(100 / per_card) / 100)
+    per_card = math.ceil((num_workers or num_cards) / num_cards)
+    return Placement(num_workers or num_cards, _hundredths(1 / (per_card * max(1, num_groups))))
+
+
+def _hundredths(share: float) -> float:
+    """Rounded down, so that all parts of a card fit on it."""
+    return math.floor(100 * share) / 100
