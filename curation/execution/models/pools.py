@@ -142,13 +142,13 @@ class ModelPools:
             self.check()
             time.sleep(CHECK_EVERY_S)
 
-    def __exit__(self, *_: object) -> None:
-        """End all of them, and wait until the GPUs are free."""
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """End all of them, and wait until the GPUs are free; after an error, end them without a word."""
+        if error is None:
+            self._end_in_order()
         for member in self._members:
-            member.process.actor.end.remote()
-        give_up_at = time.monotonic() + END_TIMEOUT_S
-        for member in self._members:
-            self._take_leave(member, give_up_at)
+            member.process.kill("the pass is over")
+            member.seat.leave()
         self._members.clear()
 
     def routes(self) -> ModelRoutes:
@@ -243,8 +243,15 @@ class ModelPools:
         self._count(member)
         member.seat.leave()
 
+    def _end_in_order(self) -> None:
+        """Take the last word of every worker, and wait until they are gone."""
+        for member in self._members:
+            member.process.actor.end.remote()
+        give_up_at = time.monotonic() + END_TIMEOUT_S
+        for member in self._members:
+            self._take_leave(member, give_up_at)
+
     def _take_leave(self, member: _WatchedWorker, give_up_at: float) -> None:
-        """Take the last word of a worker that was told to end, and make sure that it is gone."""
         import ray
 
         process = member.process
@@ -257,7 +264,6 @@ class ModelPools:
         with suppress(ray.exceptions.RayError):
             while time.monotonic() < give_up_at:
                 ray.get(process.actor.beat.remote(), timeout=max(0.1, give_up_at - time.monotonic()))
-        member.seat.leave()
 
     def _ask_use(self, member: _WatchedWorker) -> None:
         """Ask what it has done, and take the answer to the last such question."""
