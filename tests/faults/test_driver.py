@@ -191,6 +191,17 @@ def test_run_ends_with_a_sentence_when_ray_itself_is_killed(
     assert not list((tmp_path / "out").glob("ledger/*/*/*"))
 
 
+def idle_workers(number: int) -> list[int]:
+    """Process ids of workers, once so many have started; one can do all the work before another has."""
+    deadline = time.monotonic() + 60
+    while True:
+        found = [pid for pid, words in processes_below(os.getpid()).items() if "ray::Worker" in words]
+        if len(found) == number:
+            return found
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_idle_workers_that_are_killed_are_replaced_and_nobody_is_blamed(media: Path, tmp_path: Path) -> None:
     data = {
         "name": "faults",
@@ -205,9 +216,7 @@ def test_idle_workers_that_are_killed_are_replaced_and_nobody_is_blamed(media: P
     progress.say = said.append  # type: ignore[method-assign]
     with Pool(bench.pipeline, bench.ledger, None, progress) as pool:
         pool.do(bench.tasks("probe"))
-        idle = [pid for pid, words in processes_below(os.getpid()).items() if "ray::Worker" in words]
-        assert len(idle) == 2
-        for pid in idle:
+        for pid in idle_workers(2):
             os.kill(pid, signal.SIGKILL)
         time.sleep(1.5 * FRESH_S)
         pool.do(bench.tasks("filter"))
