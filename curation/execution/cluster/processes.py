@@ -20,6 +20,7 @@ The actor is made with the options `WATCHED`, and answers in the concurrency gro
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from types import MappingProxyType
@@ -85,6 +86,11 @@ class WorkerProcess:
         if not is_fresh:
             self._ask()
         return is_fresh
+
+    def forget_answer(self) -> None:
+        """Let an idle process answer anew before it is called: nobody has looked for a while."""
+        if not self.is_starting and not self.is_busy:
+            self._query, self._answered_s = None, -math.inf
 
     @property
     def is_done(self) -> bool:

@@ -1,10 +1,11 @@
 """The decode workers of a run: started as they are needed, watched, and replaced when they die.
 
-    workers = DecodeWorkers(settings, start_actor, progress)
+    workers = DecodeWorkers(settings, start_actor, progress, after_death)
+    workers.begin_pass()
     while work:
-        workers.fill(num_workers)
+        workers.fill(num_workers, pipeline)
         while work and (worker := workers.next_ready(pipeline)):
-            worker.start(request)
+            worker.start(request, routes)
         workers.wait()
         for worker in workers.ended():
             value = workers.finish(worker)         # raises Died, or what the call raised
@@ -95,6 +96,11 @@ class DecodeWorkers:
         """
         num_started = sum(not worker.process.is_starting for worker in self._workers)
         return num_started if len(self._workers) == 1 else num_started // 2
+
+    def begin_pass(self) -> None:
+        """Make sure that workers of the pass before still live before they are called."""
+        for worker in self._workers:
+            worker.process.forget_answer()
 
     def fill(self, number: int, pipeline: Pipeline) -> None:
         """Start workers until there are so many."""

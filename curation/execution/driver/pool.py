@@ -108,6 +108,7 @@ class Pool:
         settings = self._pipeline.config.run
         ledger = PassLedger(self._pipeline, self._ledger)
         schedule = Schedule(tasks, ledger, settings.max_kills, self._progress)
+        self._workers.begin_pass()
         while not schedule.is_over:
             self._check_cluster()
             models.check()
