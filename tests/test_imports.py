@@ -30,6 +30,7 @@ OWNERS = {
             "driver/pool",
             "models/actor",
             "models/client",
+            "models/notes",
             "models/pools",
             "services",
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.test_faults import FINE, outcomes
 
 from datasets_media import config_data, contents, curation, write_config
 
@@ -38,3 +39,25 @@ def test_shards_are_those_of_a_run_without_model_workers(
     assert tokens["num_samples"] == 7  # three images and four windows
     assert 0 < tokens["most_bytes_out"] <= tokens["bytes_sent"]
     assert "most in flight" in (apart / "report/index.html").read_text()
+
+
+def test_source_that_kills_its_model_worker_is_failed_and_nobody_else(media: Path, tmp_path: Path) -> None:
+    config = images_of(media, tmp_path, "deadly_model_color", "DeadlyModelColor")
+    said = curation("run", "-c", config)
+    assert "photo1.jpg killed its worker (the model worker of images.deadly_model_color died" in said
+    found = {name: found for name, found in outcomes(config, tmp_path).items() if name.endswith(".jpg")}
+    assert found == FINE | {"photo1.jpg": ("failed", "PoisonSource")}
+    assert "nothing was missing" in curation("run", "-c", config)
+
+
+def images_of(media: Path, tmp_path: Path, name: str, stage: str) -> Path:
+    """One stage of `model_stages` on the images, in one model worker."""
+    data = {
+        "name": "workers",
+        "input": [str(media)],
+        "output": str(tmp_path / "out"),
+        "images": {"filters": [name]},
+        "stages": {name: f"model_stages:{stage}"},
+        "run": {"workers": 2, "model_workers": 1, "unit_images": 3, "max_failed_fraction": 1.0},
+    }
+    return write_config(tmp_path / "c.yaml", data)

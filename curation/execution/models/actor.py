@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from curation.execution.cluster.placement import Placement
-from curation.execution.models.client import RETIRED, STARTED
+from curation.execution.models.client import RETIRED
 from curation.execution.models.model_worker import ModelUse, ModelWorker
+from curation.execution.models.notes import note, noted
 from curation.execution.worker.heartbeat import Beat
 
 if TYPE_CHECKING:
@@ -32,7 +34,10 @@ def model_actor(concurrency: int) -> Any:
             device: Literal["cpu", "cuda"],
             services: Mapping[str, Mapping[str, str]],
             placement: Placement,
+            name: str,
         ) -> None:
+            """`name` is noted with the first call."""
+            self._note_once = cache(partial(note, name))
             self._worker = ModelWorker(
                 pipeline,
                 keys,
@@ -49,22 +54,22 @@ def model_actor(concurrency: int) -> Any:
             self._is_loaded.set()
             return self._worker.stay()
 
-        @ray.method(concurrency_group="measure", num_returns="streaming")  # type: ignore[untyped-decorator]
-        def measure(self, key: str, batch: tuple[Sequence[Sample], Sequence[Media]]) -> Iterator[Any]:
-            yield from self._answer(self._worker.measure, key, *batch)
+        @ray.method(concurrency_group="measure")  # type: ignore[untyped-decorator]
+        def measure(self, call: str, key: str, batch: tuple[Sequence[Sample], Sequence[Media]]) -> Any:
+            return self._answer(call, self._worker.measure, key, *batch)
 
-        @ray.method(concurrency_group="measure", num_returns="streaming")  # type: ignore[untyped-decorator]
-        def infer(self, key: str, batch: tuple[str, NDArray[Any]]) -> Iterator[Any]:
-            yield from self._answer(self._worker.infer, key, *batch)
+        @ray.method(concurrency_group="measure")  # type: ignore[untyped-decorator]
+        def infer(self, call: str, key: str, batch: tuple[str, NDArray[Any]]) -> Any:
+            return self._answer(call, self._worker.infer, key, *batch)
 
-        def _answer(self, work: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
-            """Say that the call is begun, so that it is known which one a death is due to, and do it."""
+        def _answer(self, call: str, work: Callable[..., Any], *arguments: Any) -> Any:
+            """Do a call, and note its name, so that it is known which one a death is due to."""
             self._is_loaded.wait()
             if self._worker.is_over:
-                yield RETIRED
-            else:
-                yield STARTED
-                yield work(*arguments)
+                return RETIRED
+            self._note_once()
+            with noted(call):
+                return work(*arguments)
 
         @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
         def end(self) -> None:

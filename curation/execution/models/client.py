@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from curation.errors import WorkerError
+from curation.execution.cluster.results import explained
+from curation.execution.models.notes import take_note
 from curation.execution.worker.measure import ModelAnswer, ModelCall
 from curation.execution.worker.metrics import Metrics
 
@@ -19,8 +22,8 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 """How often a decode worker that waits says that it is alive."""
-STARTED, RETIRED = "started", "retired"
-"""What a model worker says first: that it measures now, or that it measures no more."""
+RETIRED = "retired"
+"""What a model worker returns that measures no more."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,9 @@ class _SentCall:
     def _send(self) -> None:
         self.route = self._choose(self._left)
         self._left.remove(self.route)
-        self._items = getattr(self.route.actor, self._method).remote(self._key, self._arguments)
+        self._name = uuid.uuid4().hex
+        method = getattr(self.route.actor, self._method)
+        self._returned = method.remote(self._name, self._key, self._arguments)
 
     def answer(self, alive: Callable[[], None]) -> Any:
         """Wait for what the model worker returns.
@@ -161,26 +166,24 @@ class _SentCall:
         import ray
 
         while True:
-            has_started = False
             try:
-                has_started = self._next(alive) == STARTED
-                if has_started:
-                    return self._next(alive)
+                answer = self._wait(alive)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from error
             except ray.exceptions.RayError as error:
-                if has_started:
-                    raise WorkerError(
-                        f"the model worker of {self._key} died ({type(error).__name__})"
-                    ) from error
+                if take_note(self._name):
+                    raise WorkerError(f"the model worker of {self._key} died: {explained(error)}") from error
+                answer = RETIRED
+            if not isinstance(answer, str):
+                return answer
             if not self._left:
                 raise WorkerError(f"no model worker of {self._key} is left", is_blameless=True)
             self._send()
 
-    def _next(self, alive: Callable[[], None]) -> Any:
+    def _wait(self, alive: Callable[[], None]) -> Any:
         import ray
 
-        while not ray.wait([self._items], timeout=POLL_S)[0]:
+        while not ray.wait([self._returned], timeout=POLL_S)[0]:
             alive()
         alive()
-        return ray.get(next(self._items))
+        return ray.get(self._returned)

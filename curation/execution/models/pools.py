@@ -11,6 +11,7 @@ told so, and the driver tries its unit's sources one by one.
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from curation.execution.models.actor import model_actor
 from curation.execution.models.client import ModelRoute, ModelRoutes
 from curation.execution.models.groups import CARD_SHARE, ModelGroup
 from curation.execution.models.model_worker import ModelUse
+from curation.execution.models.notes import take_note
 from curation.execution.worker.metrics import PoolMetrics
 from curation.execution.worker.overlap import MAX_CALLS
 
@@ -81,6 +83,7 @@ class _WatchedWorker:
     """One model worker.
 
     Attributes:
+        name: Under which it notes that it has begun to measure.
         use: What it had done when it was last asked.
         node_id: Where it runs, once it is known.
         is_retired: Whether it is to answer no further calls.
@@ -90,6 +93,7 @@ class _WatchedWorker:
     group: ModelGroup
     process: WorkerProcess
     seat: Seat
+    name: str
     is_second: bool = False
     is_retired: bool = False
     use: ModelUse = field(default_factory=ModelUse)
@@ -189,16 +193,17 @@ class ModelPools:
         settings = self._pipeline.config.run
         # Once one has died, calls go one by one, so that only the one that kills a worker is blamed.
         num_calls = 1 if self._deaths.get(group.name) else group.resources.concurrency
+        name = uuid.uuid4().hex
         actor = (
             model_actor(num_calls)
             .options(**seat.options)
-            .remote(self._pipeline, group.keys, self._device, self._services, placement)
+            .remote(self._pipeline, group.keys, self._device, self._services, placement, name)
         )
         process = WorkerProcess(
             actor, start_timeout_s=settings.start_timeout_s, stall_timeout_s=settings.stall_timeout_s
         )
         process.call([actor.work.remote()])
-        self._members.append(_WatchedWorker(group, process, seat, is_second))
+        self._members.append(_WatchedWorker(group, process, seat, name, is_second))
         number = sum(member.group == group for member in self._members)
         pool = self.metrics.setdefault(group.name, PoolMetrics())
         pool.num_workers = max(pool.num_workers, number)
@@ -227,7 +232,7 @@ class ModelPools:
             return
         name = member.group.name
         # What it was asked is told to the driver by the decode workers that wait for it.
-        self._deaths[name] = 1 if member.use.num_calls else self._deaths.get(name, 0) + 1
+        self._deaths[name] = 1 if take_note(member.name) else self._deaths.get(name, 0) + 1
         if self._deaths[name] >= MAX_DEATHS:
             raise EnvironmentFault(
                 f"the model workers of {name} died {MAX_DEATHS} times before they had measured anything "
@@ -260,6 +265,7 @@ class ModelPools:
             with suppress(Died, EnvironmentFault, WorkerError):
                 member.use = process.finish()
         self._count(member)
+        take_note(member.name)
         process.kill("the pass is over")
         with suppress(ray.exceptions.RayError):
             while time.monotonic() < give_up_at:
