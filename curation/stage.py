@@ -24,6 +24,7 @@ import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from curation.errors import ContractError
 from curation.storage.paths import expand_path
 
 if TYPE_CHECKING:
@@ -244,7 +245,12 @@ class Media:
         """Each frame with a short side of so many pixels at most, [H, W, 3] uint8 RGB, by halving.
 
         An image is shrunk from its size as decoded, whatever its view; a frame of a clip from its view.
+
+        Raises:
+            ContractError: this is a model worker.
         """
+        if len(self.halvings) != len(self.pixels):
+            raise ContractError("model workers get no smaller frames; take them in the stage's `prepare`")
         pairs = zip(self.pixels, self.halvings, strict=True)
         return [halvings.at_short_side(short_side) for _, halvings in pairs]
 
@@ -415,6 +421,13 @@ class Stage(abc.ABC, Generic[C]):
     def expand(self, sample: Sample) -> Sequence[Sample]:
         """The parts of a kept sample that this stage measures one by one; by default the sample itself."""
         return (sample,)
+
+    def check_device(self, device: Literal["cpu", "cuda"]) -> None:
+        """Make sure that it can compute there as its settings say. Called before any pass.
+
+        Raises:
+            ConfigError: it can't.
+        """
 
     def prepare(self, media: Media) -> Media:
         """What `measure` gets of a sample, from the pixels of its view; by default these as they are.

@@ -174,3 +174,13 @@ class QuicklyLoadedColor(SlowlyLoadedColor):
     name = "quickly_loaded_color"
     group = "quick"
     load_s = 0.0
+
+
+class UnsendableColor(ModelColor):
+    """Holds what stays in its process."""
+
+    name = "unsendable_color"
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._lock = threading.Lock()

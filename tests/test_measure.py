@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -20,9 +22,11 @@ from curation.errors import (
     StorageError,
     WorkerError,
 )
+from curation.execution.driver.actor import check_travels
 from curation.execution.worker.measure import isolate
 from curation.records import Sample, Source
 from curation.stage import Column, Media, Stage, StageConfig, View
+from datasets_media import built
 
 SOURCE = Source(source_id="s", uri="s.jpg", kind="image", size_bytes=1, etag="e")
 SAMPLES = [Sample(sample_id=name, source_id="s", kind="image") for name in "abcd"]
@@ -155,3 +159,58 @@ def test_what_this_machine_lacks_is_nobodys_fault(error: Exception, raised: type
 def test_broken_engine_is_nobodys_fault() -> None:
     with pytest.raises(WorkerError):
         isolate(Answer({"b": WorkerError("server gone")}), SAMPLES, pixels)
+
+
+class Unprepared(Answer):
+    """Forgets to return what it prepared."""
+
+    def prepare(self, media: Media) -> Media:
+        return None  # type: ignore[return-value]
+
+
+class Wordless(Answer):
+    """Returns something else than rows."""
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> Any:
+        return self.answers["all"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        (Unprepared({}), "prepared no Media, but NoneType"),
+        (Wordless({"all": None}), "returned NoneType rows for 4 samples"),
+        (Wordless({"all": [3] * 4}), "returned int in the place of a row"),
+    ],
+)
+def test_what_is_no_answer_stops_the_run(stage: Answer, said: str) -> None:
+    with pytest.raises(ContractError, match=said):
+        isolate(stage, SAMPLES, pixels)
+
+
+def test_smaller_frames_are_not_to_be_had_in_a_model_worker() -> None:
+    with pytest.raises(ContractError, match="prepare"):
+        pixels(SAMPLES[0], None).shrunk(1)
+
+
+def test_stage_that_ends_its_process_is_no_fault_of_a_sample() -> None:
+    class Ending(Answer):
+        def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+            sys.exit(7)
+
+    with pytest.raises(WorkerError, match="told to exit: SystemExit: 7"):
+        isolate(Ending({}), SAMPLES, pixels)
+
+
+def test_stage_that_cannot_be_sent_is_named(tmp_path: Path) -> None:
+    data = {
+        "name": "locked",
+        "input": [str(tmp_path)],
+        "output": str(tmp_path / "out"),
+        "images": {"filters": ["unsendable_color"]},
+        "stages": {"unsendable_color": "model_stages:UnsendableColor"},
+    }
+    with pytest.raises(
+        ContractError, match=r"^images.unsendable_color can't be sent to workers: TypeError: "
+    ):
+        check_travels(built(data)[1])

@@ -61,3 +61,13 @@ def images_of(media: Path, tmp_path: Path, name: str, stage: str) -> Path:
         "run": {"workers": 2, "model_workers": 1, "unit_images": 3, "max_failed_fraction": 1.0},
     }
     return write_config(tmp_path / "c.yaml", data)
+
+
+def test_precision_that_this_machine_lacks_is_refused_before_any_work(
+    media: Path, vocabulary: Path, tmp_path: Path
+) -> None:
+    data = config_data(media, tmp_path / "out", vocabulary)
+    data["tokens"]["precision"] = "tf32"
+    said = curation("run", "-c", write_config(tmp_path / "c.yaml", data), code=2)
+    assert "tokens.precision: tf32 is computed by NVIDIA GPUs" in said
+    assert not (tmp_path / "out/ledger").exists()

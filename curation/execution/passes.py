@@ -112,6 +112,9 @@ class Passes:
         """
         self._pool.connect()
         device = self._pool.device
+        for step in pipeline.steps():
+            if self._standing.may_measure(step.key):
+                step.stage.check_device(device)
         needed = frozenset().union(*(task.needs for task in tasks))
         services = services_of(pipeline, [step for step in pipeline.steps() if step.key in needed])
         groups = model_groups(pipeline, needed, device)

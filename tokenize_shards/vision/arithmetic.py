@@ -34,9 +34,11 @@ def check_precision(precision: Precision, device: str) -> None:
 
 
 def _has_tf32(device: str) -> bool:
+    if device != "cuda":
+        return False
     import torch
 
-    return device == "cuda" and torch.cuda.get_device_capability() >= _HAS_TF32
+    return torch.cuda.get_device_capability() >= _HAS_TF32
 
 
 def _check_compiler() -> None:

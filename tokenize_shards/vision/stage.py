@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from curation.pipeline.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind
 from curation.stage import Column, Location, Media, ModelRef, Resources, Setup, Stage, StageConfig, View
+from tokenize_shards.vision.arithmetic import check_precision
 from tokenize_shards.vision.sizes import Emu3Sizes
 from tokenize_shards.vision.tokenizer import (
     TEMPORAL_FACTOR,
@@ -109,6 +110,10 @@ class TokenStage(Stage[TokenConfig]):
 
     def resources(self) -> Resources:
         return Resources(gpu=True)
+
+    def check_device(self, device: Literal["cpu", "cuda"]) -> None:
+        if device == "cpu":  # what a GPU can is known where it is
+            check_precision(self.config.precision, device)
 
     def models(self) -> Sequence[ModelRef]:
         is_stand_in = self.config.weights == STAND_IN

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Literal
 
 from curation.errors import EnvironmentFault
+from curation.errors.isolation import isolated
 from curation.execution.cluster.own_ray import OwnRay, own_signals, temp_folder
 
 _ADDRESS = "RAY_ADDRESS"
@@ -67,12 +68,13 @@ def connect(address: str | None, workers: int | None) -> Connection:
     if address is not None:
         _check_reachable(address)
     try:
-        if address is not None:
-            own_signals(partial(ray.init, address=address, log_to_driver=False, logging_level="ERROR"))
-        else:
-            # More workers than CPUs is the user's choice; Ray would wait for CPUs that never come.
-            own = OwnRay(num_cpus=None if workers is None else max(workers, os.cpu_count() or 1))
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        with isolated(EnvironmentFault):  # Ray raises plain exceptions, too
+            if address is not None:
+                own_signals(partial(ray.init, address=address, log_to_driver=False, logging_level="ERROR"))
+            else:
+                # More workers than CPUs is the user's choice; Ray would wait for CPUs that never come.
+                own = OwnRay(num_cpus=None if workers is None else max(workers, os.cpu_count() or 1))
+    except EnvironmentFault as error:
         raise EnvironmentFault(f"cannot connect to Ray at {address or 'this machine'}: {error}") from error
     return Connection(own)
 

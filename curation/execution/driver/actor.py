@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from curation.errors import ContractError
+from curation.errors.isolation import isolated
 from curation.execution.cluster.processes import WATCHED
 from curation.execution.models.client import ModelRoutes, RemoteModels
 from curation.execution.plan import Task
@@ -16,6 +18,22 @@ from curation.records import Source
 
 if TYPE_CHECKING:
     from curation.pipeline import Pipeline
+
+
+def check_travels(pipeline: Pipeline) -> None:
+    """Make sure that every stage can be sent to workers.
+
+    Raises:
+        ContractError: one can't.
+    """
+    from ray import cloudpickle
+
+    for step in pipeline.steps():
+        try:
+            with isolated(ContractError):
+                cloudpickle.dumps(step.stage)
+        except ContractError as error:
+            raise ContractError(f"{step.key} can't be sent to workers: {error}") from error
 
 
 def start_decode_worker(pipeline: Pipeline) -> Any:

@@ -24,7 +24,7 @@ from curation.execution.cluster.connection import (
 from curation.execution.cluster.results import Died, Lost
 from curation.execution.cluster.tasks import A, R, in_process, on_cluster
 from curation.execution.cluster.watch import ClusterWatch
-from curation.execution.driver.actor import start_decode_worker
+from curation.execution.driver.actor import check_travels, start_decode_worker
 from curation.execution.driver.decode_workers import DecodeWorker, DecodeWorkers
 from curation.execution.driver.pass_ledger import PassLedger
 from curation.execution.driver.schedule import Schedule
@@ -87,6 +87,7 @@ class Pool:
         """Join the cluster, or start it, if that has not been done."""
         if not self._num_workers:
             settings = self._pipeline.config
+            check_travels(self._pipeline)
             self._connection = connect(self._address, settings.run.workers)
             self._watch = ClusterWatch()
             self._device = choose_device(settings.general.device)

@@ -225,7 +225,10 @@ def _media(stage: Stage[Any], sample: Sample, media_of: MediaOf) -> Media:
             f"{sample.duration_s:.3f} s are too short to hold a frame of this stage's view"
         )
     with isolated(MeasureError):
-        return stage.prepare(media)
+        prepared: object = stage.prepare(media)
+    if not isinstance(prepared, Media):
+        raise ContractError(f"stage {stage.name} prepared no Media, but {type(prepared).__name__}")
+    return prepared
 
 
 def failed_row(sample_id: str, error: SampleError) -> Row:
@@ -236,12 +239,15 @@ def failed_row(sample_id: str, error: SampleError) -> Row:
 def _checked(
     stage: Stage[Any], batch: Sequence[Sample], measured: Sequence[Mapping[str, Any] | SampleError]
 ) -> list[Row]:
-    if len(measured) != len(batch):
-        raise ContractError(f"stage {stage.name} returned {len(measured)} rows for {len(batch)} samples")
+    number = len(measured) if isinstance(measured, Sequence) else type(measured).__name__
+    if number != len(batch):
+        raise ContractError(f"stage {stage.name} returned {number} rows for {len(batch)} samples")
     declared = set(stage.columns)
     for values in measured:
         if isinstance(values, SampleError):
             continue
+        if not isinstance(values, Mapping):
+            raise ContractError(f"stage {stage.name} returned {type(values).__name__} in the place of a row")
         if set(values) != declared:
             odd = sorted(set(values) ^ declared)
             raise ContractError(
