@@ -66,7 +66,8 @@ class RunSettings(StageConfig):
     """Processes that read, decode and measure on a CPU; by default one per CPU of the cluster."""
     model_workers: Annotated[int, Field(ge=1)] | None = None
     """Processes that hold the models which want a GPU. By default as many as GPUs have room for, and none
-    where there is no GPU: every worker then holds the models itself. A number holds on any machine."""
+    where there is no GPU: every worker then holds the models itself. Only `engine: vllm` has a model worker
+    on a CPU, too. A number holds on any machine."""
     unit_images: Annotated[int, Field(ge=1)] = 256
     """Images in a unit: what is committed, and done again after a crash, together."""
     unit_videos: Annotated[int, Field(ge=1)] = 8
