@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 from functools import partial
 from typing import Literal
 
@@ -24,6 +25,8 @@ _MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 _LONGEST_SOCKET = "/ray-12345678/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """What a run and Ray put behind the temporary folder; the last number is a process id."""
 CONNECT_TIMEOUT_S = 10.0
+SHUTDOWN_S = 10.0
+"""Ray gets so long to disconnect."""
 
 
 class Connection:
@@ -43,8 +46,11 @@ class Connection:
         import ray
 
         self._is_new = False
+        # In a thread, since Ray waits for ever for a raylet that is stopped.
+        shutdown = threading.Thread(target=ray.shutdown, daemon=True)
+        shutdown.start()
         try:
-            ray.shutdown()
+            shutdown.join(SHUTDOWN_S)
         finally:
             if self._own is not None:
                 self._own.end()
