@@ -108,7 +108,7 @@ class Passes:
     ) -> Iterator[tuple[Mapping[str, Mapping[str, str]], ModelPools]]:
         """Start what these tasks' stages need beside the decode workers; it is stopped in any case.
 
-        That is, by step key, what services say, and the model workers.
+        Yields what the services say, by step key, and the model workers.
         """
         self._pool.connect()
         device = self._pool.device

@@ -95,8 +95,8 @@ class StepService:
     """What a step needs beside the workers.
 
     Attributes:
-        key: The step's.
-        revisions: Of the step's models.
+        key: The step's key.
+        revisions: Revisions of the step's models.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""The squares that CLIP sees of pictures: the part of its preprocessing that is dear, and needs no model.
+"""The squares that CLIP sees of pictures: the part of its preprocessing that is slow, and needs no model.
 
     pixels = squares(frames, square_px("ViT-L-14-quickgelu"))    # [T, 224, 224, 3] uint8 RGB
 

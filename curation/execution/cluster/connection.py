@@ -128,7 +128,11 @@ def cluster_cpus() -> int:
 
 
 def choose_device(asked: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
-    """Raises EnvironmentFault: a GPU was asked for and the cluster has none."""
+    """Where models run: on GPUs if the cluster has any, unless the CPU was asked for.
+
+    Raises:
+        EnvironmentFault: a GPU was asked for, and there is none.
+    """
     import ray
 
     has_gpu = ray.cluster_resources().get("GPU", 0) > 0

@@ -5,7 +5,7 @@
     except Died as died:
         ...                     # str(died) says why, in plain words
 
-Every way in which Ray says that a process has ended is known here, and nowhere else.
+Every way in which Ray says that a process has ended is known here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a worker is asked for: a task, one of its sources, or a segment of a long video. Knows no Ray."""
+"""What a worker is asked for: a task, one of its sources, or a segment of a long video."""
 
 from __future__ import annotations
 

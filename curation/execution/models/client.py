@@ -76,7 +76,7 @@ class RemoteModels:
 
     def submit(self, call: ModelCall) -> Callable[[], ModelAnswer]:
         """Send a call to a model worker, one on this node if there is one."""
-        # Without what makes frames smaller: a stage that wants that does it in `prepare`.
+        # Smaller frames stay here: a stage that wants them takes them in `prepare`.
         media = [replace(item, halvings=()) for item in call.media]
         sent = self._send("measure", call.step.key, (list(call.samples), media), call.num_bytes)
         return lambda: self._answer(sent)

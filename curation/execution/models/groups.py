@@ -31,6 +31,11 @@ class ModelGroup:
     keys: frozenset[str]
     resources: Resources
 
+    @property
+    def title(self) -> str:
+        """The steps, for messages."""
+        return ", ".join(sorted(self.keys))
+
 
 def model_groups(
     pipeline: Pipeline, needs: Collection[str], device: Literal["cpu", "cuda"]

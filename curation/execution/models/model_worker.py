@@ -35,8 +35,6 @@ class ModelUse:
         idle_s: Seconds in which it had nothing to measure, from the end of loading to the last call's end.
         num_calls: Calls that it answered.
         num_samples: Samples in them.
-        num_bytes: Bytes of pixels in them.
-        smallest_batch: The least that a batch was halved to, for lack of memory; 0 if none was.
         memory: That of its GPU, after the last call.
     """
 
@@ -45,8 +43,6 @@ class ModelUse:
     idle_s: float = 0.0
     num_calls: int = 0
     num_samples: int = 0
-    num_bytes: int = 0
-    smallest_batch: int = 0
     memory: DeviceMemory | None = field(default=None)
 
 
@@ -129,7 +125,6 @@ class ModelWorker:
                 rows += self._measure_part(key, samples[part], media[part])
         with self._lock:
             self.use.num_samples += len(samples)
-            self.use.num_bytes += sum(item.pixels.nbytes for item in media)
         return ModelAnswer(rows, time.perf_counter() - started, dict(stage.usage()))
 
     def infer(self, key: str, uri: str, batch: NDArray[Any]) -> NDArray[Any]:
@@ -144,7 +139,6 @@ class ModelWorker:
             raise ContractError(f"{stage.name} is no splitter")
         with self._busy(), isolated(MeasureError):
             self.heartbeat.renew(uri)
-            self.use.num_bytes += batch.nbytes
             return stage.infer(batch)
 
     @contextmanager
@@ -181,5 +175,5 @@ class ModelWorker:
                 raise DeviceMemoryFault(
                     f"{key}: one sample of {shape} does not fit into the GPU ({device_memory()}): {fault}"
                 ) from fault
-            self._largest_batch[key] = self.use.smallest_batch = len(samples) // 2
+            self._largest_batch[key] = len(samples) // 2
             return []

@@ -1,11 +1,11 @@
 """The model workers of a pass: started before it, watched during it, gone after it.
 
-    with ModelPools(pipeline, groups, ...) as models:
+    with ModelPools(pipeline, placements, services, progress, ...) as models:
         pool.do(tasks, models)
 
-A worker is given a part of a card that suits nothing but counting; how many really share one follows from the
-memory that the first of them was seen to use. One that dies is replaced. The call that it was busy with is
-told so, and the driver tries its unit's sources one by one.
+Ray counts a part of a card for each worker, only so that no two first ones share one. How many do share it
+follows from the memory that the first was seen to use. One that dies is replaced. The call that it was busy
+with is told so, and the driver tries its unit's sources one by one.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class ModelPools:
         self._ask_use(member)
         why = process.complaint()
         if why:
-            self._progress.say(f"the model worker of {member.group.name}: {why}; ending it")
+            self._progress.say(f"the model worker of {member.group.title}: {why}; ending it")
             process.kill(why)
         if not process.is_done:
             return
@@ -235,10 +235,10 @@ class ModelPools:
         self._deaths[name] = 1 if take_note(member.name) else self._deaths.get(name, 0) + 1
         if self._deaths[name] >= MAX_DEATHS:
             raise EnvironmentFault(
-                f"the model workers of {name} died {MAX_DEATHS} times before they had measured anything "
-                f"({died})"
+                f"the model workers of {member.group.title} died {MAX_DEATHS} times before they had measured "
+                f"anything ({died})"
             )
-        self._progress.say(f"the model worker of {name} died ({died}); starting another")
+        self._progress.say(f"the model worker of {member.group.title} died ({died}); starting another")
         if not member.is_second:
             placement = self._placements[member.group]
             self._add(member.group, take_seat(placement), placement)

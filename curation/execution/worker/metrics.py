@@ -54,7 +54,7 @@ class Metrics:
     says how often each was decoded. `bytes_stored` counts by pass the bytes of the sources that were
     opened, and `bytes_read` what was fetched of them, so that read / stored says how often; a long video
     counts in both once for each part. `usage` is what the stages say about themselves, by step key, and
-    `pools` what the model workers did, by group.
+    `pools` what each kind of workers did: decode workers, and model workers by group.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
