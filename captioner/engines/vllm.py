@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.process
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,14 @@ from pydantic import Field
 from captioner.engine_args import check_engine_args
 from captioner.engines.base import ROLE, Answer, AnswerSettings, Engine, Question
 from captioner.settings import CaptionConfig
-from curation.errors import CaptionError, EnvironmentFault, MissingDependencyError, WorkerError
+from curation.errors import (
+    CaptionError,
+    EnvironmentFault,
+    MeasureError,
+    MissingDependencyError,
+    WorkerError,
+)
+from curation.errors.isolation import isolated
 from curation.pipeline.models import fetch
 from curation.stage import ModelRef, Resources, Setup, StageConfig
 
@@ -123,7 +131,8 @@ class VLLMEngine(Engine[VLLMConfig]):
             self.llm: Any = start(**engine_arguments(self.config, model, setup))
         except (OSError, RuntimeError, ValueError) as error:
             raise EnvironmentFault(f"vLLM did not start with {self.config.model}: {error}") from error
-        _watch_processes(self.llm)
+        self._processes = multiprocessing.active_children()
+        _watch_processes(self.llm, self._processes)
         self._sampling = sampling
         self._turns = _Turns()
         self._done: dict[int, Any] = {}
@@ -137,10 +146,15 @@ class VLLMEngine(Engine[VLLMConfig]):
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            numbers = [self._enqueued(question) for question in questions]
-            return [one if isinstance(one, CaptionError) else self._answered(one) for one in numbers]
-        except EngineDeadError as error:
-            raise WorkerError(f"vLLM's engine died: {error}") from error
+            with isolated(MeasureError):
+                numbers = [self._enqueued(question) for question in questions]
+                return [one if isinstance(one, CaptionError) else self._answered(one) for one in numbers]
+        except MeasureError as error:
+            # Who asks while vLLM takes notice gets whatever its closed socket says.
+            is_dead = isinstance(error.__cause__, EngineDeadError)
+            if is_dead or not all(process.is_alive() for process in self._processes):
+                raise WorkerError(f"vLLM's engine died: {error}") from error
+            raise
 
     def _enqueued(self, question: Question) -> int | CaptionError:
         """Hand a question to the engine; its number there, or why the engine refuses this question."""
@@ -254,20 +268,20 @@ def _llm_class() -> Any:
     return LLM
 
 
-def _watch_processes(llm: Any) -> None:
-    """Wake who waits for vLLM's engine when a process of it is killed.
+def _watch_processes(llm: Any, processes: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    """Wake who waits for vLLM's engine when one of its processes is killed.
 
     vLLM 0.32 notices that, but closes the engine's socket without a word to whoever waits for its output.
     """
     from vllm.v1.engine.exceptions import EngineDeadError
 
-    processes = [child.sentinel for child in multiprocessing.active_children()]
+    sentinels = [process.sentinel for process in processes]
     outputs: Any = getattr(llm.llm_engine.engine_core, "outputs_queue", None)
-    if outputs is None or not processes:
+    if outputs is None or not sentinels:
         return  # the engine runs in this process
 
     def watch() -> None:
-        wait(processes)
+        wait(sentinels)
         outputs.put(EngineDeadError())
 
     threading.Thread(target=watch, daemon=True).start()
