@@ -198,7 +198,7 @@ def test_stage_that_ends_its_process_is_no_fault_of_a_sample() -> None:
         def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
             sys.exit(7)
 
-    with pytest.raises(WorkerError, match="told to exit: SystemExit: 7"):
+    with pytest.raises(WorkerError, match="answer told its process to exit: 7"):
         isolate(Ending({}), SAMPLES, pixels)
 
 

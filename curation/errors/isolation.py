@@ -20,7 +20,6 @@ from curation.errors.errors import (
     MissingDependencyError,
     SampleError,
     StorageError,
-    WorkerError,
 )
 from curation.errors.gpu import gpu_fault
 
@@ -63,7 +62,7 @@ def isolated(kind: type[CurationError]) -> Iterator[None]:
         StorageError: a disk or a mount failed.
         EnvironmentFault: this machine has no file handles, no threads or no GPU memory left, a GPU has
             failed, or a package can't be imported.
-        WorkerError: this process can't use its GPU any more, or was told to exit.
+        WorkerError: this process can't use its GPU any more.
         CurationError: any other of ours, as it is.
     """
     try:
@@ -73,8 +72,6 @@ def isolated(kind: type[CurationError]) -> Iterator[None]:
         raise
     except CurationError:
         raise
-    except SystemExit as error:
-        raise WorkerError(f"told to exit: {described(error)}") from error
     except Exception as error:
         _raise_fault(error)
         raise kind(described(error)) from error

@@ -19,6 +19,7 @@ from curation.errors import (
     MeasureError,
     SampleError,
     UnsupportedMediaError,
+    WorkerError,
 )
 from curation.errors.isolation import isolated
 from curation.errors.visible import spelled
@@ -181,11 +182,14 @@ def measure_rows(stage: Stage[Any], samples: Sequence[Sample], media: Sequence[M
     Raises:
         ContractError: the stage breaks its own declaration.
         DeviceMemoryFault: the batch does not fit into the GPU.
+        WorkerError: the stage told its process to exit.
         CurationError: anything else that is not about one sample.
     """
     try:
         with isolated(MeasureError):
             measured = stage.measure(samples, media)
+    except SystemExit as error:
+        raise WorkerError(f"stage {stage.name} told its process to exit: {error}") from error
     except SampleError as error:
         if len(samples) == 1:
             return [failed_row(samples[0].sample_id, error)]
