@@ -27,7 +27,7 @@ from captioner.engines.base import ROLE, Answer, AnswerSettings, Question
 from captioner.engines.vllm import VLLMEngine
 from captioner.gate import VERDICTS
 from captioner.settings import CaptionConfig
-from curation.errors import CaptionError, EnvironmentFault, WorkerError
+from curation.errors import CaptionError, EnvironmentFault, MeasureError, WorkerError
 from curation.pipeline.models import resolve_revision
 from curation.stage import Setup
 from datasets_media import ROOT, config_data, worked
@@ -142,7 +142,7 @@ def test_two_requests_at_once_say_what_they_say_alone(engine: VLLMEngine) -> Non
 def test_request_that_breaks_off_leaves_nothing_to_the_next(engine: VLLMEngine) -> None:
     (alone,) = texts(engine.answer([question(clip(8))]))
     broken = replace(question(clip(7)), frames=np.zeros((1, 8, 8, 5), np.uint8))  # no picture
-    with pytest.raises(TypeError):
+    with pytest.raises(MeasureError, match="TypeError"):
         engine.answer([question(clip(7)), broken])
     assert texts(engine.answer([question(clip(8))])) == [alone]
 
