@@ -62,23 +62,22 @@ def test_cards_are_shared_out(
     cards: list[int], num_workers: int | None, expected: dict[ModelGroup, Placement]
 ) -> None:
     nodes = [Node(str(number), count) for number, count in enumerate(cards)]
-    assert place_models([WHOLE, PARTS], {}, nodes, num_workers) == expected
+    assert place_models([WHOLE, PARTS], {}, nodes, num_workers) == (expected, {})
 
 
 def test_two_groups_share_every_card() -> None:
     other = ModelGroup("text", frozenset(["videos.text"]), Resources(gpu=True, group="text"))
-    assert place_models([PARTS, other], {}, [Node("a", 2)], None) == {
-        PARTS: Placement(2, 0.5),
-        other: Placement(2, 0.5),
-    }
-    beside = place_models([WHOLE, PARTS, other], {}, [Node("a", 1)], None)
+    placed, _ = place_models([PARTS, other], {}, [Node("a", 2)], None)
+    assert placed == {PARTS: Placement(2, 0.5), other: Placement(2, 0.5)}
+    beside, _ = place_models([WHOLE, PARTS, other], {}, [Node("a", 1)], None)
     assert beside[PARTS] == beside[other] == Placement(1, 0.12)
 
 
 def test_server_of_the_run_is_left_its_cards() -> None:
     server = {"captions": Resources(gpu=True, whole_gpus=2, max_workers=1)}
-    placed = place_models([PARTS], server, [Node("a", 4)], None)
+    placed, others = place_models([PARTS], server, [Node("a", 4)], None)
     assert placed == {PARTS: Placement(2, CARD_SHARE)}
+    assert others == {"captions": Placement(1, 2.0)}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from typing import Any
 import pytest
 
 from curation.errors import EnvironmentFault
+from curation.execution.cluster.placement import nodes
+from curation.execution.models.groups import ModelGroup, place_models
 from curation.execution.services import ServiceHost, StepService, running
 from curation.stage import Resources, Setup
 
@@ -75,8 +78,15 @@ def lives(pid: int) -> bool:
         return False
 
 
-def beside(service: Any) -> list[StepService]:
-    return [StepService("captions", service, {"model": "c0ffee"})]
+def run_beside(
+    service: Any, models: Mapping[str, Resources], device: Any, *, is_local: bool
+) -> AbstractContextManager[Mapping[str, Mapping[str, str]]]:
+    """Run a service beside groups of model workers."""
+    groups = [ModelGroup(name, frozenset(), wanted) for name, wanted in models.items()]
+    cards = nodes() if device == "cuda" else []
+    _, places = place_models(groups, {"captions": service.resources()}, cards, None)
+    found = [StepService("captions", service, {"model": "c0ffee"})]
+    return running(found, places, device, is_local=is_local)
 
 
 class TestHost:
@@ -122,7 +132,7 @@ def gpu_nodes() -> list[str]:
 @pytest.mark.slow
 class TestOnRay:
     def test_it_runs_on_a_node_with_its_gpus_and_is_stopped(self, cluster: Any, tmp_path: Path) -> None:
-        with running(beside(Marked(tmp_path)), {}, "cuda", is_local=False) as found:
+        with run_beside(Marked(tmp_path), {}, "cuda", is_local=False) as found:
             said = dict(found["captions"])
             assert [said["node"]] == gpu_nodes()
             assert (said["cards"], said["fraction"], said["revision"]) == ("0", "1", "c0ffee")
@@ -134,27 +144,27 @@ class TestOnRay:
     def test_it_leaves_a_part_of_the_only_card(self, cluster: Any, tmp_path: Path) -> None:
         import ray
 
-        with running(beside(Marked(tmp_path)), PARTS, "cuda", is_local=False) as found:
+        with run_beside(Marked(tmp_path), PARTS, "cuda", is_local=False) as found:
             assert found["captions"]["fraction"] == "0.75"
             assert ray.available_resources()["GPU"] == 0.25
 
     def test_without_gpus_it_takes_none_and_is_reached_by_loopback(
         self, cluster: Any, tmp_path: Path
     ) -> None:
-        with running(beside(Marked(tmp_path)), PARTS, "cpu", is_local=True) as found:
+        with run_beside(Marked(tmp_path), PARTS, "cpu", is_local=True) as found:
             assert (found["captions"]["cards"], found["captions"]["host"]) == ("", "127.0.0.1")
 
     def test_more_gpus_than_a_node_has_are_told(self, cluster: Any, tmp_path: Path) -> None:
         with (
             pytest.raises(EnvironmentFault, match="captions needs 2 GPUs"),
-            running(beside(Marked(tmp_path, cards=2)), {}, "cuda", is_local=False),
+            run_beside(Marked(tmp_path, cards=2), {}, "cuda", is_local=False),
         ):
             pass
 
     def test_it_is_stopped_when_the_pass_fails(self, cluster: Any, tmp_path: Path) -> None:
         with (
             pytest.raises(KeyboardInterrupt),
-            running(beside(Marked(tmp_path)), {}, "cuda", is_local=False),
+            run_beside(Marked(tmp_path), {}, "cuda", is_local=False),
         ):
             raise KeyboardInterrupt
         assert (tmp_path / "stopped").exists()
@@ -163,7 +173,7 @@ class TestOnRay:
         service = Marked(tmp_path, problem="no such model: tiny")
         with (
             pytest.raises(EnvironmentFault, match=r"^no such model: tiny$"),
-            running(beside(service), {}, "cuda", is_local=False),
+            run_beside(service, {}, "cuda", is_local=False),
         ):
             pass
 
@@ -173,9 +183,9 @@ class TestOnRay:
         monkeypatch.setattr("curation.execution.services.SEAT_TIMEOUT_S", 1.0)
         slow = Marked(tmp_path, start_timeout_s=1.0)
         with (
-            running(beside(Marked(tmp_path)), {}, "cuda", is_local=False),  # has the only GPU
+            run_beside(Marked(tmp_path), {}, "cuda", is_local=False),  # has the only GPU
             pytest.raises(EnvironmentFault, match="did not start within 2 s"),
-            running(beside(slow), {}, "cuda", is_local=False),
+            run_beside(slow, {}, "cuda", is_local=False),
         ):
             pass
 
@@ -183,7 +193,7 @@ class TestOnRay:
         self, cluster: Any, tmp_path: Path
     ) -> None:
         service = Marked(tmp_path, max_restarts=1)
-        with running(beside(service), {}, "cuda", is_local=False) as found:
+        with run_beside(service, {}, "cuda", is_local=False) as found:
             address = found["captions"]
             first = address["pid"]
             os.kill(int(first), signal.SIGKILL)
@@ -196,7 +206,7 @@ class TestOnRay:
 
     def test_address_is_empty_while_it_starts_again(self, cluster: Any, tmp_path: Path) -> None:
         (tmp_path / "go").touch()
-        with running(beside(Marked(tmp_path, waits=True)), {}, "cuda", is_local=False) as found:
+        with run_beside(Marked(tmp_path, waits=True), {}, "cuda", is_local=False) as found:
             address = found["captions"]
             first = address["pid"]
             (tmp_path / "go").unlink()
@@ -212,7 +222,7 @@ class TestOnRay:
         other = cluster.add_node(num_cpus=1, num_gpus=2)
         cluster.wait_for_nodes()
         # Two cards: only the new node has them, until that one is lost and a third one comes.
-        with running(beside(Marked(tmp_path, cards=2)), {}, "cuda", is_local=False) as found:
+        with run_beside(Marked(tmp_path, cards=2), {}, "cuda", is_local=False) as found:
             address = found["captions"]
             assert address["node"] == other.node_id
             cluster.remove_node(other, allow_graceful=False)
@@ -237,5 +247,5 @@ def test_workers_may_hold_the_address(cluster: Any, tmp_path: Path) -> None:
             thread.join()
         return found
 
-    with running(beside(Marked(tmp_path)), {}, "cuda", is_local=False) as found:
+    with run_beside(Marked(tmp_path), {}, "cuda", is_local=False) as found:
         assert ray.get(look.remote(found["captions"])) == {found["captions"]["pid"]}

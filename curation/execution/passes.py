@@ -118,16 +118,15 @@ class Passes:
         needed = frozenset().union(*(task.needs for task in tasks))
         services = services_of(pipeline, [step for step in pipeline.steps() if step.key in needed])
         groups = model_groups(pipeline, needed, device)
-        cards = nodes() if device == "cuda" else []
+        with_cards = nodes() if device == "cuda" else []
         others = {item.key: item.service.resources() for item in services}
-        placements = place_models(groups, others, cards, pipeline.config.run.model_workers)
+        settings = pipeline.config.run
+        placements, places = place_models(groups, others, with_cards, settings.model_workers)
         if services:
             self._progress.say(f"starting what {', '.join(item.key for item in services)} needs")
-        settings = pipeline.config.run
         max_bytes = bytes_in_flight(settings.max_held_bytes, self._pool.num_workers) if groups else 0
-        together = {group.name: group.resources for group in groups}
         with (
-            running(services, together, device, is_local=self._pool.is_local) as said,
+            running(services, places, device, is_local=self._pool.is_local) as said,
             ModelPools(
                 pipeline, placements, said, self._progress, device=device, max_bytes=max_bytes
             ) as models,

@@ -1,6 +1,6 @@
 """What a pass needs beside its workers, such as a model server: each runs in an actor of its own.
 
-    with running(services_of(pipeline, steps), models, "cuda", is_local=False) as found:
+    with running(services_of(pipeline, steps), placements, "cuda", is_local=False) as found:
         ...  # found["captions"] is what the workers' `setup` gets as `Setup.services`
 
 Ray puts the actor on a node that has the GPUs, and starts it again, on another node if need be, when its
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from curation.errors import EnvironmentFault
-from curation.execution.cluster.placement import SEAT_TIMEOUT_S, Placement, nodes, place, take_seat
-from curation.stage import Resources, Service, Setup
+from curation.execution.cluster.placement import SEAT_TIMEOUT_S, Placement, take_seat
+from curation.stage import Service, Setup
 
 if TYPE_CHECKING:
     from curation.pipeline import Pipeline
@@ -117,25 +117,23 @@ def services_of(pipeline: Pipeline, steps: Sequence[Step]) -> list[StepService]:
 @contextmanager
 def running(
     services: Sequence[StepService],
-    models: Mapping[str, Resources],
+    placements: Mapping[str, Placement],
     device: Literal["cpu", "cuda"],
     *,
     is_local: bool,
 ) -> Iterator[Mapping[str, Mapping[str, str]]]:
     """Run services; step key -> what its stage's `setup` gets. They are stopped whatever happens.
 
-    `models` are the groups of model workers of the same pass, which are left GPUs. `is_local`: the cluster is
-    this machine alone, and nobody else is to reach the services.
+    `placements` say where each runs. `is_local`: the cluster is this machine alone, and nobody else is to
+    reach the services.
 
     Raises:
         EnvironmentFault: one does not start, or no node has its GPUs.
     """
-    wanted = {item.key: item.service.resources() for item in services}
-    placements = place({**models, **wanted}, nodes() if device == "cuda" else [])
     with ExitStack() as stack:
         found = {}
         for item in services:
-            placement = placements.get(item.key, Placement(1))
+            placement = placements[item.key]
             setup = Setup(device, item.revisions, gpu_fraction=placement.gpu_fraction)
             actor = stack.enter_context(_running(item, setup, placement, is_local=is_local))
             found[item.key] = ServiceAddress(item.key, actor)

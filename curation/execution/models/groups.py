@@ -64,8 +64,8 @@ def place_models(
     others: Mapping[str, Resources],
     nodes: Sequence[Node],
     num_workers: int | None,
-) -> dict[ModelGroup, Placement]:
-    """Where the workers of each group run, and how many there are at first.
+) -> tuple[dict[ModelGroup, Placement], dict[str, Placement]]:
+    """Where the workers of each group run, and how many there are at first; where the others run, by name.
 
     Args:
         groups: Those of a pass.
@@ -87,7 +87,8 @@ def place_models(
         if is_beside
         else shared_placement(num_workers, max(0, num_cards - num_taken), num_shared)
     )
-    return {group: placed.get(group.name, shared) for group in groups}
+    found = {group: placed.get(group.name, shared) for group in groups}
+    return found, {name: placed.get(name, Placement(1)) for name in others}
 
 
 def shared_placement(num_workers: int | None, num_cards: int, num_groups: int = 1) -> Placement:

@@ -148,10 +148,14 @@ class ModelPools:
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         """End all of them, and wait until the GPUs are free; after an error, end them without a word."""
+        give_up_at = time.monotonic() + END_TIMEOUT_S
         if error is None:
-            self._end_in_order()
+            self._take_last_words(give_up_at)
         for member in self._members:
             member.process.kill("the pass is over")
+        for member in self._members:
+            if error is None:
+                _wait_until_gone(member.process, give_up_at)
             member.seat.leave()
         self._members.clear()
 
@@ -248,28 +252,19 @@ class ModelPools:
         self._count(member)
         member.seat.leave()
 
-    def _end_in_order(self) -> None:
-        """Take the last word of every worker, and wait until they are gone."""
-        for member in self._members:
-            member.process.actor.end.remote()
-        give_up_at = time.monotonic() + END_TIMEOUT_S
-        for member in self._members:
-            self._take_leave(member, give_up_at)
-
-    def _take_leave(self, member: _WatchedWorker, give_up_at: float) -> None:
+    def _take_last_words(self, give_up_at: float) -> None:
         import ray
 
-        process = member.process
-        ray.wait(process.references, timeout=max(0.0, give_up_at - time.monotonic()))
-        if process.is_done:
-            with suppress(Died, EnvironmentFault, WorkerError):
-                member.use = process.finish()
-        self._count(member)
-        take_note(member.name)
-        process.kill("the pass is over")
-        with suppress(ray.exceptions.RayError):
-            while time.monotonic() < give_up_at:
-                ray.get(process.actor.beat.remote(), timeout=max(0.1, give_up_at - time.monotonic()))
+        for member in self._members:
+            member.process.actor.end.remote()
+        for member in self._members:
+            process = member.process
+            ray.wait(process.references, timeout=max(0.0, give_up_at - time.monotonic()))
+            if process.is_done:
+                with suppress(Died, EnvironmentFault, WorkerError):
+                    member.use = process.finish()
+            self._count(member)
+            take_note(member.name)
 
     def _ask_use(self, member: _WatchedWorker) -> None:
         """Ask what it has done, and take the answer to the last such question."""
@@ -312,6 +307,15 @@ class ModelPools:
             share = replace(placement, num_gpus=min(SECOND_SHARE, max(0.01, round(largest, 2))))
             for _ in first:
                 self._add(group, take_seat(share), placement, is_second=True)
+
+
+def _wait_until_gone(process: WorkerProcess, give_up_at: float) -> None:
+    """Wait until a process that was killed does not answer any more."""
+    import ray
+
+    with suppress(ray.exceptions.RayError):
+        while time.monotonic() < give_up_at:
+            ray.get(process.actor.beat.remote(), timeout=max(0.1, give_up_at - time.monotonic()))
 
 
 def bytes_in_flight(max_held_bytes: int, num_decode_workers: int) -> int:
