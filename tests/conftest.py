@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import datasets_media as datasets
+from buckets import S3Server
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +30,18 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A vocabulary file of single bytes."""
     return datasets.write_vocabulary(tmp_path_factory.mktemp("vocabulary") / "bytes.tiktoken")
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server for tests that leave it running; who stops it starts one of their own."""
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty bucket, which this process and those that it starts reach."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.new_bucket()

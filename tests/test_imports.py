@@ -42,6 +42,7 @@ OWNERS = {
         "curation/media/skipping.py",
     },
     "decord": {"curation/media/decord.py"},
+    "obstore": {f"curation/storage/buckets/{name}.py" for name in ("connection", "faults")},
     "faiss": {"stages/clusters.py", "stages/duplicates.py"},
     "pillow_heif": {"curation/media/image.py"},
     "PIL": {

@@ -109,7 +109,7 @@ def test_kept_samples_by_column_equal_those_one_by_one(tmp_path: Path) -> None:
         expected = by_id(list(one_by_one(ledger, pipeline)))
         selection = Selection(ledger, pipeline)
         assert by_id(by_column(selection)) == expected
-        sent = pickle.loads(pickle.dumps(selection))  # noqa: S301  its own
+        sent = pickle.loads(pickle.dumps(selection))
         assert by_id(by_column(sent)) == expected
         found.update(row["kind"] for row in expected)
         found.update(name for row in expected for name in SCORES if row[name] is not None)

@@ -1,9 +1,10 @@
-"""Where runs read and write: one small interface over folders now and buckets later."""
+"""Where runs read and write: one small interface over folders and buckets."""
 
 from __future__ import annotations
 
 from curation.errors import ConfigError
 from curation.storage.base import Listed, Storage
+from curation.storage.buckets.connection import BUCKET_SCHEMES
 from curation.storage.local import LocalStorage
 
 __all__ = ["Listed", "Storage", "open_storage"]
@@ -13,11 +14,18 @@ def open_storage(root: str) -> Storage:
     """The storage behind a folder or URL.
 
     Raises:
-        ConfigError: the URL's scheme is not supported.
+        ConfigError: the URL's scheme is not supported, or it names no bucket.
     """
     scheme, separator, rest = root.partition("://")
     if not separator:
         return LocalStorage(root)
     if scheme == "file":
         return LocalStorage(rest)
-    raise ConfigError(f"{root}: storage of kind {scheme!r} is not supported; use a folder")
+    if scheme in BUCKET_SCHEMES:
+        from curation.storage.buckets.bucket import BucketStorage
+
+        return BucketStorage(root)
+    raise ConfigError(
+        f"{root}: storage of kind {scheme!r} is not supported; use a folder, or a URL that begins with "
+        f"{', '.join(f'{known}://' for known in BUCKET_SCHEMES)}"
+    )

@@ -27,6 +27,9 @@ class Storage(Protocol):
     """
 
     root: str
+    """As it was named, without a slash at its end where it is a URL."""
+    is_local: bool
+    """Whether objects are files of this machine, or of a disk that it has mounted."""
 
     def list(self, prefix: str) -> list[Listed]:
         """Objects under the folder `prefix` ("" = all), sorted by key. An absent folder is empty."""
@@ -69,4 +72,8 @@ class Storage(Protocol):
         """The object as a file on this machine, for decoders, as long as the context lasts."""
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Hold the root against other runs that would work on it at the same time."""
+        """Hold the root against other runs that would work on it at the same time.
+
+        Raises:
+            StorageError: another one does, and is named.
+        """

@@ -52,6 +52,8 @@ class _NamedFile(io.FileIO):
 class LocalStorage:
     """Objects as files under a folder."""
 
+    is_local = True
+
     def __init__(self, root: str) -> None:
         self.root = root
         self._folder = Path(root)

@@ -31,7 +31,7 @@ def media(count: int) -> Media:
 
 
 def ready(device: Any = "cpu", **settings: Any) -> CaptionStage:
-    stage: CaptionStage = pickle.loads(pickle.dumps(CaptionStage(CaptionConfig(**settings))))  # noqa: S301  its own
+    stage: CaptionStage = pickle.loads(pickle.dumps(CaptionStage(CaptionConfig(**settings))))
     stage.setup(Setup(device, {"captioner": "stand-in"}))
     return stage
 
@@ -276,7 +276,7 @@ class TestSections:
     def test_chosen_engine_gets_its_own_and_others_may_stay(self) -> None:
         serve = {"serve": {"port": 8001}}
         stage: Any = CaptionStage(CaptionConfig(engine="serve", model="m", **serve))
-        assert pickle.loads(pickle.dumps(stage)).engine.own.port == 8001  # noqa: S301  its own
+        assert pickle.loads(pickle.dumps(stage)).engine.own.port == 8001
         other: Any = CaptionStage(CaptionConfig(engine="vllm", model="m", **serve))
         assert not hasattr(other.engine.own, "port")
         assert CaptionConfig.model_validate(stage.config) == stage.config

@@ -125,7 +125,7 @@ def test_name_in_the_registry_is_the_stages_own(name: str) -> None:
 @pytest.mark.parametrize("name", STAGES.built_in)
 def test_pickles_before_setup(name: str) -> None:
     stage = build(name)
-    again = pickle.loads(pickle.dumps(stage))  # noqa: S301  our own bytes
+    again = pickle.loads(pickle.dumps(stage))
     assert again.config == stage.config
 
 
@@ -226,7 +226,7 @@ def test_preparing_needs_no_setup_and_keeps_times_and_source(name: str, kind: st
     stage = build(name)
     _, media = media_of(stage, kind, [1])
     (item,) = media
-    again = pickle.loads(pickle.dumps(stage)).prepare(item)  # noqa: S301  our own bytes
+    again = pickle.loads(pickle.dumps(stage)).prepare(item)
     for prepared in (stage.prepare(item), again):
         assert prepared.source == item.source
         assert prepared.pts_s.tolist() == item.pts_s.tolist()

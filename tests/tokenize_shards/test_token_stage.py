@@ -47,7 +47,7 @@ def grid_of(row: dict[str, Any]) -> NDArray[np.uint16]:
 
 @pytest.fixture(scope="module")
 def stage() -> TokenStage:
-    built: TokenStage = pickle.loads(pickle.dumps(TokenStage(TokenConfig(weights="stand-in"))))  # noqa: S301  its own
+    built: TokenStage = pickle.loads(pickle.dumps(TokenStage(TokenConfig(weights="stand-in"))))
     built.setup(Setup("cpu", {"tokenizer": "stand-in"}))
     return built
 
