@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import IO
 
 import pyarrow as pa
@@ -74,6 +74,13 @@ class BucketStorage:
 
     def write(self, key: str, data: bytes, expect: str | None = None) -> None:
         self._client.put(self._path(key), data, expect)
+
+    @contextmanager
+    def creating(self, key: str) -> Iterator[IO[bytes]]:
+        with TemporaryFile(prefix="curation-") as file:
+            yield file
+            file.flush()
+            self._client.put_file(self._path(key), file)
 
     def delete(self, key: str) -> None:
         self._client.delete(self._path(key))
