@@ -20,9 +20,10 @@ from itertools import groupby
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.errors import LedgerError, StorageError
+from curation.errors import LedgerError, NoSuchObject, StorageError
 from curation.storage import Listed, Storage, parquet
 from curation.storage.base import ABSENT
+from curation.storage.requests import in_order
 
 _UNIT_FILE = re.compile(r"unit-(\d{6,})\.parquet$")
 _COMPACT_FILE = re.compile(r"compact/(\d{6,})-\d{5,}\.parquet$")
@@ -163,10 +164,11 @@ class UnitFiles:
         self, unit: int, columns: Collection[str] | None = None, without: Collection[str] = ()
     ) -> pa.Table | None:
         key = self.key(unit)
-        if self._storage.find(key) is not None:
+        try:
             with self._storage.open(key) as file:
                 return parquet.read_columns(file, key, columns, without)
-        return self._read_merged(unit, columns, without)
+        except NoSuchObject:
+            return self._read_merged(unit, columns, without)
 
     def _read_merged(
         self, unit: int, columns: Collection[str] | None = None, without: Collection[str] = ()
@@ -220,8 +222,10 @@ class UnitFiles:
             yield from self._read_each(units[num_read:], columns)
 
     def _read_each(self, units: Iterable[int], columns: Collection[str]) -> Iterator[tuple[int, pa.Table]]:
-        for unit in units:
-            found = self.read(unit, columns)
+        def read(unit: int) -> tuple[int, pa.Table | None]:
+            return unit, self.read(unit, columns)
+
+        for unit, found in in_order(self._storage, read, units):
             if found is not None:
                 yield unit, found
 

@@ -41,7 +41,7 @@ class Storage(Protocol):
         """The object as a file to read and to seek in.
 
         Raises:
-            StorageError: there is none.
+            NoSuchObject: there is none.
         """
 
     def leftovers(self, prefix: str) -> tuple[str, ...]:

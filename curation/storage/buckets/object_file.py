@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from curation.errors import StorageError
+from curation.errors import NoSuchObject, StorageError
 from curation.storage.buckets.faults import named_faults
 
 FIRST_BYTES = 1 << 18
@@ -36,6 +36,8 @@ class ObjectFile(io.RawIOBase):
         try:
             found = self._get((0, FIRST_BYTES), etag)
             meta, self._held = found.meta, self._bytes_of(found)
+        except NoSuchObject:
+            raise
         except StorageError:
             # An empty object has no range that could be asked for.
             meta, self._held = self._head(), b""
@@ -84,7 +86,7 @@ class ObjectFile(io.RawIOBase):
             with named_faults(self.name):
                 return self._store.head(self._path)
         except FileNotFoundError as error:
-            raise StorageError(f"{self.name}: there is no such object") from error
+            raise NoSuchObject(f"{self.name}: there is no such object") from error
 
     def _get(self, span: tuple[int, int], etag: str | None) -> Any:
         options: dict[str, Any] = {"range": span} | ({"if_match": etag} if etag else {})
@@ -92,7 +94,7 @@ class ObjectFile(io.RawIOBase):
             with named_faults(self.name):
                 return self._store.get(self._path, options=options)
         except FileNotFoundError as error:
-            raise StorageError(f"{self.name}: there is no such object") from error
+            raise NoSuchObject(f"{self.name}: there is no such object") from error
 
     def _bytes_of(self, found: Any) -> bytes:
         with named_faults(self.name):
