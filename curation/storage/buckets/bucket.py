@@ -68,8 +68,8 @@ class BucketStorage:
             return None
         return Listed(key, found["size"], found["e_tag"] or "")
 
-    def open(self, key: str) -> IO[bytes]:
-        return ObjectFile(self._store, self._path(key), self._url(key))  # type: ignore[return-value]
+    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
+        return ObjectFile(self._store, self._path(key), self._url(key), etag)  # type: ignore[return-value]
 
     def leftovers(self, prefix: str) -> tuple[str, ...]:
         return ()
