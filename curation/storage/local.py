@@ -89,7 +89,7 @@ class LocalStorage:
             return None
         return Listed(path.relative_to(self._folder).as_posix(), status.st_size, etag_of(status))
 
-    def open(self, key: str) -> IO[bytes]:
+    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
         path = self._folder / key
         with named_errors(path):
             try:
