@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import IO
 
@@ -38,13 +38,15 @@ class BucketStorage:
         self._client = BucketClient(self._place)
 
     def list(self, prefix: str) -> list[Listed]:
+        # Consoles mark folders by empty objects, which are none of anybody's.
         rows = (row for batch in self.batches(prefix) for row in batch.to_pylist())
-        found = (Listed(*row.values()) for row in rows)
-        # As on a disk: a name that begins with a dot is nobody's data, such as the lease.
-        return sorted(
-            (item for item in found if not item.key.rpartition("/")[2].startswith(".")),
-            key=lambda item: item.key,
-        )
+        found = sorted((Listed(*row.values()) for row in rows), key=lambda item: item.key)
+        folders = {str(above) for item in found for above in PurePosixPath(item.key).parents} | {prefix, ""}
+        return [
+            item
+            for item in found
+            if not _is_hidden(item.key) and (item.size_bytes or item.key not in folders)
+        ]
 
     def batches(self, prefix: str) -> Iterator[pa.RecordBatch]:
         """Objects below the folder `prefix`, in no order: `key`, `size_bytes`, `etag`.
@@ -63,8 +65,8 @@ class BucketStorage:
             return None
         return Listed(key, found["size"], found["e_tag"] or "")
 
-    def open(self, key: str) -> IO[bytes]:
-        return ObjectFile(self._client, self._path(key), self._url(key))  # type: ignore[return-value]
+    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
+        return ObjectFile(self._client, self._path(key), self._url(key), etag)  # type: ignore[return-value]
 
     def leftovers(self, prefix: str) -> tuple[str, ...]:
         return ()
@@ -115,3 +117,8 @@ class BucketStorage:
 
     def _url(self, key: str) -> str:
         return f"{self.root}/{key}"
+
+
+def _is_hidden(key: str) -> bool:
+    """As on a disk: a name that begins with a dot is nobody's data, such as the lease."""
+    return key.rpartition("/")[2].startswith(".")

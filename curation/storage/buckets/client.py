@@ -125,13 +125,13 @@ class BucketClient:
         return self._put_after_looking(path, data, expect)
 
     def put_file(self, path: str, file: IO[bytes]) -> None:
-        """Write an object from a file's start to its end, in parts where it is large."""
+        """Write an object as a whole from a file, in parts, over whatever is there."""
 
-        def write() -> None:
+        def put() -> None:
             file.seek(0)
             self._store(Use.SERIES).put(path, file, chunk_size=PART_BYTES, max_concurrency=_NUM_PARTS_AT_ONCE)
 
-        self._persistently(path, write)
+        self._persistently(path, put)
 
     def read(self, path: str) -> tuple[bytes | None, str]:
         """An object and its version; (None, ABSENT) where there is none."""

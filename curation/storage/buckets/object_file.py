@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import Any, Protocol
 
-from curation.errors import StorageError
-from curation.storage.buckets.client import BucketClient, Fetched
+from curation.errors import NoSuchObject
 from curation.storage.buckets.retries import OutOfRange
 
 FIRST_BYTES = 1 << 18
 """What opening fetches: the whole of a small object, and of a large one its size."""
 READ_AHEAD_BYTES = 1 << 19
 """Fetched at least at a time."""
+
+
+class Part(Protocol):
+    """Some bytes of an object, and what is said of it as a whole: `size` and `e_tag`."""
+
+    @property
+    def meta(self) -> Any: ...
+
+    def bytes(self) -> bytes: ...
+
+
+class Objects(Protocol):
+    """Where objects can be read from; both methods raise FileNotFoundError where there is none."""
+
+    def get(self, path: str, *, options: Any = None) -> Part:
+        """An object of the version `if_match`, or a `range` of it."""
+
+    def head(self, path: str) -> Any:
+        """What is said of an object as a whole."""
 
 
 class ObjectFile(io.RawIOBase):
@@ -24,7 +42,7 @@ class ObjectFile(io.RawIOBase):
         etag: Its version.
     """
 
-    def __init__(self, client: BucketClient, path: str, url: str, etag: str | None = None) -> None:
+    def __init__(self, client: Objects, path: str, url: str, etag: str | None = None) -> None:
         """Open an object; `etag` is the version that it must have, if that is known.
 
         Raises:
@@ -82,11 +100,11 @@ class ObjectFile(io.RawIOBase):
         try:
             return self._client.head(self._path)
         except FileNotFoundError as error:
-            raise StorageError(f"{self.name}: there is no such object") from error
+            raise NoSuchObject(f"{self.name}: there is no such object") from error
 
-    def _get(self, span: tuple[int, int], etag: str | None) -> Fetched:
+    def _get(self, span: tuple[int, int], etag: str | None) -> Part:
         options: dict[str, Any] = {"range": span} | ({"if_match": etag} if etag else {})
         try:
             return self._client.get(self._path, options=options)
         except FileNotFoundError as error:
-            raise StorageError(f"{self.name}: there is no such object") from error
+            raise NoSuchObject(f"{self.name}: there is no such object") from error
