@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from curation.storage.buckets import lease as leases
 from curation.storage.buckets.client import BucketClient
 from curation.storage.buckets.connection import place_of
 from curation.storage.buckets.lease import Holder, Lease, check_lease
+from datasets_media import environment
 from faulty_proxy import ChangeHeaders, FaultyProxy, LoseAnswer
 
 HEARTBEAT_S = 0.5
@@ -127,6 +129,29 @@ def test_a_dead_run_of_this_machine_is_followed_at_once(take: Take, client: Buck
     started = time.monotonic()
     with take():
         assert time.monotonic() - started < STALE_S / 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_leaves_nothing(
+    number: signal.Signals, root: str, bucket: str, s3_server: S3Server
+) -> None:
+    program = (
+        "import sys, time\n"
+        "from curation.cli.stopping import StopSignals\n"
+        "from curation.storage import open_storage\n"
+        "with StopSignals() as stop, open_storage(sys.argv[1]).exclusive():\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(60)\n"
+        "sys.exit(stop.exit_code)\n"
+    )
+    command = [sys.executable, "-c", program, root]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "held\n"
+        assert list(contents(s3_server, bucket)) == ["out/.lease"]
+        run.send_signal(number)
+        assert run.wait(20) == 128 + number
+    assert contents(s3_server, bucket) == {}
 
 
 def test_a_lease_that_cannot_be_read_goes_stale_as_well(take: Take, client: BucketClient) -> None:
