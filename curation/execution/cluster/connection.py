@@ -120,13 +120,6 @@ def _check_reachable(address: str) -> None:
         raise EnvironmentFault(f"there is no Ray cluster at {address}: {error.strerror or error}") from error
 
 
-def cluster_cpus() -> int:
-    """CPUs of the connected cluster."""
-    import ray
-
-    return int(ray.cluster_resources().get("CPU", 1))
-
-
 def choose_device(asked: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
     """Where models run: on GPUs if the cluster has any, unless the CPU was asked for.
 
