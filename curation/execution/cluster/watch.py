@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curation.errors import EnvironmentFault
+from curation.errors.isolation import isolated
 
 ASK_EVERY_S = 5.0
 ANSWER_S = 30.0
@@ -100,11 +101,10 @@ class ClusterWatch:
         threading.Thread(target=self._query, name="cluster watch", daemon=True).start()
 
     def _query(self) -> None:
-        import ray
-
         try:
-            self._answers.put(_cluster_state())
-        except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+            with isolated(EnvironmentFault):  # Ray raises plain exceptions, too
+                self._answers.put(_cluster_state())
+        except EnvironmentFault as error:
             self._answers.put(error)
 
     def _take(self, *, timeout_s: float) -> None:
@@ -138,12 +138,12 @@ def _cluster_state() -> ClusterState:
 
     known = ray.nodes()
     alive = [node for node in known if node["Alive"]]
-    job = ray.get_runtime_context().job_id
-    starting = state.actors(job_id=job, actor_state_name="PENDING_CREATION")
+    job = ray.get_runtime_context().get_job_id()
+    starting = state.actors(actor_state_name="PENDING_CREATION")
     return ClusterState(
         {node["NodeID"]: node["NodeManagerAddress"] for node in known},
         frozenset(node["NodeID"] for node in alive),
         sum(int(node["Resources"].get("CPU", 0)) for node in alive),
         # A node that takes an actor up starts a process for it first.
-        frozenset(name for name, actor in starting.items() if not actor["Pid"]),
+        frozenset(name for name, actor in starting.items() if actor["JobID"] == job and not actor["Pid"]),
     )
