@@ -129,7 +129,13 @@ class Passes:
         with (
             running(services, places, device, is_local=self._pool.is_local) as said,
             ModelPools(
-                pipeline, placements, said, self._progress, device=device, max_bytes=max_bytes
+                pipeline,
+                placements,
+                said,
+                self._progress,
+                device=device,
+                max_bytes=max_bytes,
+                ask_cluster=self._pool.ask_cluster,
             ) as models,
         ):
             yield said, models

@@ -54,7 +54,7 @@ class Pool:
         self._device: Literal["cpu", "cuda"] = "cpu"
         self._connection: Connection | None = None
         self._watch: ClusterWatch | None = None
-        self._workers = DecodeWorkers(pipeline.config.run, start_decode_worker, progress, self._ask_cluster)
+        self._workers = DecodeWorkers(pipeline.config.run, start_decode_worker, progress, self.ask_cluster)
 
     def __enter__(self) -> Self:
         return self
@@ -192,7 +192,12 @@ class Pool:
         if self._watch is not None:
             self._watch.check()
 
-    def _ask_cluster(self) -> ClusterState:
+    def ask_cluster(self) -> ClusterState:
+        """What the cluster has now.
+
+        Raises:
+            EnvironmentFault: the cluster does not answer, or Ray on this machine has ended.
+        """
         if self._watch is not None:
             self._watch.check_now()
         return self.cluster
