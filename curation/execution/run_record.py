@@ -39,10 +39,7 @@ def last_work_record(metrics: Metrics, seconds: float) -> dict[str, Any]:
             for key in keys
             if metrics.rows[key]
         ],
-        "pools": [
-            {"pool": name, **{key: round(value, 3) for key, value in asdict(pool).items()}}
-            for name, pool in metrics.pools.items()
-        ],
+        "pools": [{"pool": name, **_rounded(asdict(pool))} for name, pool in metrics.pools.items()],
         "frames_decoded": decoded.total(),
         "images_decoded": metrics.images_decoded.total(),
         "decodes_per_frame": round(decoded["filter"] / metrics.frames_held, 3)
@@ -56,6 +53,10 @@ def last_work_record(metrics: Metrics, seconds: float) -> dict[str, Any]:
             if stored
         },
     }
+
+
+def _rounded(pool: dict[str, Any]) -> dict[str, Any]:
+    return {key: value if isinstance(value, dict) else round(value, 3) for key, value in pool.items()}
 
 
 def run_record(pipeline: Pipeline, listing: Any, last_work: Any) -> dict[str, Any]:

@@ -124,15 +124,6 @@ def check_temp_folder() -> None:
         )
 
 
-def cluster_cpus() -> int:
-    """CPUs of the connected cluster.
-
-    Raises:
-        EnvironmentFault: its head does not answer.
-    """
-    return int(_resources().get("CPU", 1))
-
-
 def choose_device(asked: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
     """Where models run: on GPUs if the cluster has any, unless the CPU was asked for.
 
