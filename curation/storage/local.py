@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import stat
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -18,6 +18,8 @@ from curation.storage.base import ABSENT, Listed
 
 _TEMP_PREFIX = ".writing-"
 _LOCK = ".lock"
+_FILES = (".parquet", ".json")
+"""How the names of files end that runs write; a folder of such a name hides one."""
 
 
 @contextmanager
@@ -25,8 +27,14 @@ def named_errors(path: Path | str) -> Iterator[None]:
     """What the system says about `path`, as a StorageError."""
     try:
         yield
+    except IsADirectoryError as error:
+        raise _is_folder(path) from error
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
+
+
+def _is_folder(path: Path | str) -> StorageError:
+    return StorageError(f"{path} is a folder where a file should be; move it away")
 
 
 def etag_of(status: os.stat_result) -> str:
@@ -69,6 +77,8 @@ class LocalStorage:
                 with os.scandir(folder) as entries:
                     for entry in entries:
                         if entry.is_dir(follow_symlinks=False):
+                            if entry.name.endswith(_FILES):
+                                raise _is_folder(entry.path)
                             waiting.append((entry.path, f"{keys}{entry.name}/"))
                         elif not entry.name.startswith(".") and entry.is_file():
                             status = entry.stat()
@@ -164,17 +174,16 @@ def _version(data: bytes) -> str:
 
 def _write_temp(folder: Path, data: bytes) -> Path:
     """A temporary file that holds `data`; none is left if there is no room for it."""
-    handle, name = tempfile.mkstemp(prefix=_TEMP_PREFIX, dir=folder)
-    temp = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
+    temp = folder / f"{_TEMP_PREFIX}{uuid.uuid4().hex}"
+    # Created as any new file is, so that the umask and the folder's own rules say who may read it.
+    with temp.open("xb") as file:
+        try:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temp.chmod(0o644)
-    except OSError:
-        temp.unlink()
-        raise
+        except OSError:
+            temp.unlink()
+            raise
     return temp
 
 
