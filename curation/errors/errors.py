@@ -9,6 +9,7 @@ CurationError
 ├── LedgerError              damaged file or summary that don't balance: stop, nothing lost
 │   └── DamagedFileError     files of the output are not what was written: named, with what to do
 ├── StorageError             input, output or temporary folder out of reach or full: stop, nothing lost
+│   ├── NoSuchObject         nothing is there under this key
 │   └── WriteConflict        someone else wrote first: read again and merge
 ├── WorkerError              replace the worker, retry its unit
 └── SampleError              record the sample as FAILED, go on
@@ -90,6 +91,10 @@ class StorageError(CurationError):
     """The input, the output or the folder for temporary files cannot be reached, or is full."""
 
     exit_code = 3
+
+
+class NoSuchObject(StorageError):
+    """There is no file or object of this name."""
 
 
 class WriteConflict(StorageError):

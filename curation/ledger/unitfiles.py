@@ -22,11 +22,12 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.errors import DamagedFileError, StorageError
+from curation.errors import DamagedFileError, NoSuchObject, StorageError
 from curation.ledger.expected import Expected
 from curation.storage import Listed, Storage, parquet
 from curation.storage.base import ABSENT
 from curation.storage.footer import read_footer
+from curation.storage.requests import in_order
 
 _UNIT_FILE = re.compile(r"unit-(\d{6,})\.parquet")
 _COMPACT_FILE = re.compile(r"compact/(\d{6,})-\d{5,}\.parquet")
@@ -174,10 +175,11 @@ class UnitFiles:
         self, unit: int, columns: Collection[str] | None = None, without: Collection[str] = ()
     ) -> pa.Table | None:
         key = self.key(unit)
-        if self._storage.find(key) is not None:
+        try:
             with self._storage.open(key) as file:
                 return self._own_table(file, unit, columns, without)
-        return self._read_merged(unit, columns, without)
+        except NoSuchObject:
+            return self._read_merged(unit, columns, without)
 
     def _own_table(
         self,
@@ -293,8 +295,10 @@ class UnitFiles:
             yield from self._read_each(units[num_read:], columns)
 
     def _read_each(self, units: Iterable[int], columns: Collection[str]) -> Iterator[tuple[int, pa.Table]]:
-        for unit in units:
-            found = self.read(unit, columns)
+        def read(unit: int) -> tuple[int, pa.Table | None]:
+            return unit, self.read(unit, columns)
+
+        for unit, found in in_order(self._storage, read, units):
             if found is not None:
                 yield unit, found
 

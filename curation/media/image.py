@@ -54,7 +54,7 @@ _FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TGA"),
     *("TIFF", "WEBP"),
 )
-"""What is opened. Pillow goes by content, whatever a file is called: for an EPS it would start Ghostscript."""
+"""What is opened. Pillow goes by content, whatever a file is called: an EPS would start Ghostscript."""
 _DAMAGED = (
     OSError,
     SyntaxError,

@@ -37,11 +37,12 @@ class Storage(Protocol):
     def find(self, key: str) -> Listed | None:
         """One object as a listing shows it, or None where there is none."""
 
-    def open(self, key: str) -> IO[bytes]:
-        """The object as a file to read and to seek in.
+    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
+        """The object as a file to read and to seek in; a bucket gives the version with that etag.
 
         Raises:
-            StorageError: there is none.
+            NoSuchObject: there is none.
+            WriteConflict: the bucket has another version.
         """
 
     def leftovers(self, prefix: str) -> tuple[str, ...]:
@@ -63,6 +64,13 @@ class Storage(Protocol):
 
         Raises:
             WriteConflict: another writer was first.
+        """
+
+    def creating(self, key: str) -> AbstractContextManager[IO[bytes]]:
+        """A file to write an object to, for what is too large to be held; other objects are left as they are.
+
+        The object appears as a whole when the context ends, and not at all if that is by an error. It takes
+        the place of the one that is there.
         """
 
     def delete(self, key: str) -> None:

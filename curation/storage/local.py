@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from curation.errors import StorageError, WriteConflict
+from curation.errors import NoSuchObject, StorageError, WriteConflict
 from curation.storage.base import ABSENT, Listed
 
 _TEMP_PREFIX = ".writing-"
@@ -99,10 +99,13 @@ class LocalStorage:
             return None
         return Listed(path.relative_to(self._folder).as_posix(), status.st_size, etag_of(status))
 
-    def open(self, key: str) -> IO[bytes]:
+    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
         path = self._folder / key
         with named_errors(path):
-            return io.BufferedReader(_NamedFile(path))
+            try:
+                return io.BufferedReader(_NamedFile(path))
+            except FileNotFoundError as error:
+                raise NoSuchObject(f"{path}: {error.strerror}") from error
 
     def read(self, key: str) -> bytes | None:
         path = self._folder / key
@@ -120,14 +123,24 @@ class LocalStorage:
         path = self._folder / key
         with named_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temp = _write_temp(path.parent, data)
-            try:
+            with _new_temp(path.parent) as (temp, file):
+                file.write(data)
+                _close(file)
                 if expect is None:
                     temp.replace(path)
                 else:
                     self._replace_if(path, temp, expect)
-            finally:
-                temp.unlink(missing_ok=True)
+            _sync_folder(path.parent)
+
+    @contextmanager
+    def creating(self, key: str) -> Iterator[IO[bytes]]:
+        path = self._folder / key
+        with named_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _new_temp(path.parent) as (temp, file):
+                yield file
+                _close(file)
+                temp.replace(path)
             _sync_folder(path.parent)
 
     def _replace_if(self, path: Path, temp: Path, expect: str) -> None:
@@ -172,19 +185,25 @@ def _version(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _write_temp(folder: Path, data: bytes) -> Path:
-    """A temporary file that holds `data`; none is left if there is no room for it."""
+@contextmanager
+def _new_temp(folder: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """A temporary file, and its path; it is gone in the end, unless it was given another name.
+
+    Created as any new file is, so that the umask and the folder's own rules say who may read it.
+    """
     temp = folder / f"{_TEMP_PREFIX}{uuid.uuid4().hex}"
-    # Created as any new file is, so that the umask and the folder's own rules say who may read it.
-    with temp.open("xb") as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            temp.unlink()
-            raise
-    return temp
+    try:
+        with temp.open("xb") as file:
+            yield temp, file
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+def _close(file: IO[bytes]) -> None:
+    """Bring all that was written to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -129,14 +129,21 @@ def read_manifest(storage: Storage, folder: str) -> Manifest | None:
     """
     key = key_in(folder, MANIFEST)
     data = storage.read(key)
-    if data is None:
-        return None
+    return None if data is None else parse_manifest(data, f"{storage.root}/{key}")
+
+
+def parse_manifest(data: bytes, name: str) -> Manifest:
+    """The manifest in a JSON text.
+
+    Raises:
+        DamagedFileError: `name` is damaged, or of another version of this program.
+    """
     try:
         return TypeAdapter(Manifest).validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         why = f"it is no manifest of this version: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise DamagedFileError.of({f"{storage.root}/{key}": why}) from error
+        raise DamagedFileError.of({name: why}) from error
 
 
 def write_manifest(storage: Storage, folder: str, manifest: Manifest) -> None:
