@@ -24,6 +24,42 @@ from curation.media.sampling import Sampling
 from curation.media.skipping import Shown, SkippingDecoder, can_skip
 from curation.media.timeline import Timeline, TimeStamps, timeline_of
 
+_FORMATS = (
+    *(
+        "asf",
+        "asf_o",
+        "av1",
+        "avi",
+        "dirac",
+        "dv",
+        "flv",
+        "gif",
+        "h261",
+        "h263",
+        "h264",
+        "hevc",
+        "ivf",
+        "m4v",
+    ),
+    *(
+        "matroska",
+        "mov",
+        "mpeg",
+        "mpegts",
+        "mpegvideo",
+        "mxf",
+        "nut",
+        "obu",
+        "ogg",
+        "rm",
+        "vc1",
+        "yuv4mpegpipe",
+    ),
+)
+"""Demuxers that read one file and no other. FFmpeg goes by content, whatever a file is called, and playlists
+(HLS, DASH, concat, SDP) and scripts would have it open what they name."""
+_OPTIONS = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
+
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
@@ -42,7 +78,8 @@ def _opened(path: Path) -> Iterator[Any]:
         raise ProbeError("the file is empty")
     av.logging.set_level(av.logging.PANIC)
     try:
-        container = av.open(str(path), metadata_errors="ignore")
+        # An absolute path is never taken for a URL, as a file called "concat:a.mp4" would be.
+        container = av.open(str(path.absolute()), metadata_errors="ignore", options=dict(_OPTIONS))
     except (av.FFmpegError, ValueError) as error:
         raise ProbeError(f"not a video: {_reason(error)}") from error
     with container:
@@ -53,6 +90,10 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _reason(error: Exception) -> str:
+    import av
+
+    if isinstance(error, av.error.ArgumentError):
+        return "it is in no format that is read"
     return getattr(error, "strerror", None) or str(error)
 
 
