@@ -65,6 +65,13 @@ class Storage(Protocol):
             WriteConflict: another writer was first.
         """
 
+    def creating(self, key: str) -> AbstractContextManager[IO[bytes]]:
+        """A file to write an object to, for what is too large to be held; other objects are left as they are.
+
+        The object appears as a whole when the context ends, and not at all if that is by an error. It takes
+        the place of the one that is there.
+        """
+
     def delete(self, key: str) -> None:
         """Remove the object if it is there."""
 

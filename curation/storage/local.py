@@ -110,14 +110,24 @@ class LocalStorage:
         path = self._folder / key
         with named_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temp = _write_temp(path.parent, data)
-            try:
+            with _new_temp(path.parent) as (temp, file):
+                file.write(data)
+                _close(file, temp)
                 if expect is None:
                     temp.replace(path)
                 else:
                     self._replace_if(path, temp, expect)
-            finally:
-                temp.unlink(missing_ok=True)
+            _sync_folder(path.parent)
+
+    @contextmanager
+    def creating(self, key: str) -> Iterator[IO[bytes]]:
+        path = self._folder / key
+        with named_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _new_temp(path.parent) as (temp, file):
+                yield file
+                _close(file, temp)
+                temp.replace(path)
             _sync_folder(path.parent)
 
     def _replace_if(self, path: Path, temp: Path, expect: str) -> None:
@@ -162,20 +172,24 @@ def _version(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _write_temp(folder: Path, data: bytes) -> Path:
-    """A temporary file that holds `data`; none is left if there is no room for it."""
+@contextmanager
+def _new_temp(folder: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """A temporary file, and its path; it is gone in the end, unless it was given another name."""
     handle, name = tempfile.mkstemp(prefix=_TEMP_PREFIX, dir=folder)
     temp = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temp.chmod(0o644)
-    except OSError:
-        temp.unlink()
-        raise
-    return temp
+            yield temp, file
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+def _close(file: IO[bytes], temp: Path) -> None:
+    """Bring all that was written to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+    temp.chmod(0o644)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import IO, Any
 
 import pyarrow as pa
@@ -99,6 +99,15 @@ class BucketStorage:
                 chunk_size=PART_BYTES,
                 max_concurrency=4,
             )
+
+    @contextmanager
+    def creating(self, key: str) -> Iterator[IO[bytes]]:
+        with TemporaryFile(prefix="curation-") as file:
+            yield file
+            file.flush()
+            file.seek(0)
+            with named_faults(self._url(key)):
+                self._store.put(self._path(key), file, chunk_size=PART_BYTES, max_concurrency=4)
 
     def delete(self, key: str) -> None:
         try:

@@ -92,6 +92,9 @@ class HubStorage:
     def write(self, key: str, data: bytes, expect: str | None = None) -> None:
         self._refuse()
 
+    def creating(self, key: str) -> AbstractContextManager[IO[bytes]]:
+        self._refuse()
+
     def delete(self, key: str) -> None:
         self._refuse()
 
