@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from curation.errors import ConfigError, WriteConflict
 from curation.storage.base import ABSENT, Listed
+from curation.storage.buckets.client import Fetched
 from curation.storage.buckets.object_file import ObjectFile
 from curation.storage.hub.faults import named_hub_faults, patiently
 from curation.storage.hub.place import NO_OUTPUT, HubPlace, commit_of, hub, place_of
@@ -135,22 +136,6 @@ class HubStorage:
 
 
 @dataclass(frozen=True)
-class Fetched:
-    """Bytes of a file.
-
-    Attributes:
-        meta: `size` of the whole file in bytes, and `e_tag`.
-    """
-
-    data: bytes
-    meta: Mapping[str, Any]
-
-    def bytes(self) -> bytes:
-        """The bytes."""
-        return self.data
-
-
-@dataclass(frozen=True)
 class HubFiles:
     """The files of a data set by their paths. Answers as a store of obstore does, for `ObjectFile`."""
 
@@ -178,7 +163,7 @@ class HubFiles:
             size, data = 0, b""
         else:
             size, data = len(data), data[start:end]
-        return Fetched(data, {"size": size, "e_tag": etag})
+        return Fetched({"size": size, "e_tag": etag}, data)
 
     def head(self, path: str) -> dict[str, Any]:
         """What `get` says of the whole file."""
