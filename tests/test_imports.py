@@ -82,7 +82,10 @@ OWNERS = {
         "tokenize_shards/shards/loader.py",
         "tokenize_shards/shards/exports/emu3.py",
     },
-    "huggingface_hub": {"curation/pipeline/models.py"},
+    "huggingface_hub": {
+        "curation/pipeline/models.py",
+        *(f"curation/storage/hub/{name}.py" for name in ("faults", "place", "repository", "upload")),
+    },
 }
 """Heavy libraries, and the modules that may import them."""
 
