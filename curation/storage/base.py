@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,10 @@ from typing import IO, Protocol
 
 ABSENT = ""
 """The version of an object that does not exist."""
+
+
+def ignore(num_bytes: int) -> None:
+    """Counts nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +42,10 @@ class Storage(Protocol):
     def find(self, key: str) -> Listed | None:
         """One object as a listing shows it, or None where there is none."""
 
-    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
+    def open(self, key: str, etag: str | None = None, on_fetch: Callable[[int], None] = ignore) -> IO[bytes]:
         """The object as a file to read and to seek in; a bucket gives the version with that etag.
+
+        `on_fetch` is told how many bytes each request to a bucket brings.
 
         Raises:
             WriteConflict: the bucket has another version.

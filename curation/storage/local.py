@@ -8,13 +8,13 @@ import io
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from curation.errors import StorageError, WriteConflict
-from curation.storage.base import ABSENT, Listed
+from curation.storage.base import ABSENT, Listed, ignore
 
 _TEMP_PREFIX = ".writing-"
 _LOCK = ".lock"
@@ -89,7 +89,7 @@ class LocalStorage:
             return None
         return Listed(path.relative_to(self._folder).as_posix(), status.st_size, etag_of(status))
 
-    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
+    def open(self, key: str, etag: str | None = None, on_fetch: Callable[[int], None] = ignore) -> IO[bytes]:
         path = self._folder / key
         with named_errors(path):
             return io.BufferedReader(_NamedFile(path))
