@@ -48,8 +48,8 @@ class Storage(Protocol):
         `on_fetch` is told how many bytes each request to a bucket brings.
 
         Raises:
+            NoSuchObject: there is none.
             WriteConflict: the bucket has another version.
-            StorageError: there is none.
         """
 
     def leftovers(self, prefix: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import IO
 
@@ -35,13 +35,15 @@ class BucketStorage:
         self._client = BucketClient(self._place)
 
     def list(self, prefix: str) -> list[Listed]:
+        # Consoles mark folders by empty objects, which are none of anybody's.
         rows = (row for batch in self.batches(prefix) for row in batch.to_pylist())
-        found = (Listed(*row.values()) for row in rows)
-        # As on a disk: a name that begins with a dot is nobody's data, such as the lease.
-        return sorted(
-            (item for item in found if not item.key.rpartition("/")[2].startswith(".")),
-            key=lambda item: item.key,
-        )
+        found = sorted((Listed(*row.values()) for row in rows), key=lambda item: item.key)
+        folders = {str(above) for item in found for above in PurePosixPath(item.key).parents} | {prefix, ""}
+        return [
+            item
+            for item in found
+            if not _is_hidden(item.key) and (item.size_bytes or item.key not in folders)
+        ]
 
     def batches(self, prefix: str) -> Iterator[pa.RecordBatch]:
         """Objects below the folder `prefix`, in no order: `key`, `size_bytes`, `etag`.
@@ -81,8 +83,7 @@ class BucketStorage:
         with TemporaryFile(prefix="curation-") as file:
             yield file
             file.flush()
-            file.seek(0)
-            self._client.put(self._path(key), file.read())
+            self._client.put_file(self._path(key), file)
 
     def delete(self, key: str) -> None:
         self._client.delete(self._path(key))
@@ -104,3 +105,8 @@ class BucketStorage:
 
     def _url(self, key: str) -> str:
         return f"{self.root}/{key}"
+
+
+def _is_hidden(key: str) -> bool:
+    """As on a disk: a name that begins with a dot is nobody's data, such as the lease."""
+    return key.rpartition("/")[2].startswith(".")

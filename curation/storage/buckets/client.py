@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -114,6 +114,15 @@ class BucketClient:
                 raise
         self.do_without_conditions()
         return self._put_after_looking(path, data, expect)
+
+    def put_file(self, path: str, file: IO[bytes]) -> None:
+        """Write an object as a whole from a file, in parts, over whatever is there."""
+
+        def put() -> None:
+            file.seek(0)
+            self._store(Use.SERIES).put(path, file, chunk_size=PART_BYTES, max_concurrency=_NUM_PARTS_AT_ONCE)
+
+        self._persistently(path, put)
 
     def read(self, path: str) -> tuple[bytes | None, str]:
         """An object and its version; (None, ABSENT) where there is none."""

@@ -30,6 +30,8 @@ UPLOAD_SILENCE_S = 300.0
 """The same while a large body is sent, when a server has nothing to say: 16 MB at 0.5 Mbit/s."""
 REQUEST_TIMEOUT_S = 3600.0
 """Longest request as a whole: an object of 5 GB at 11 Mbit/s."""
+_ATTEMPT_FRACTION = 0.25
+"""Of the time for all attempts, what one of them may take without a sign of life."""
 _VARIABLES = ("AWS_", "GOOGLE_", "AZURE_", "CURATION_STORAGE_", "HOME")
 
 
@@ -104,9 +106,9 @@ def _store(scheme: str, bucket: str, use: Use, limit_s: float, variables: tuple[
     kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
     settings: dict[str, Any] = s3_settings() if scheme == "s3" else {}
     endpoint = settings.get("endpoint") or dict(variables).get("AZURE_ENDPOINT", "")
-    silence_s = UPLOAD_SILENCE_S if use is Use.UPLOADS else min(SILENCE_S, limit_s)
+    silence_s = UPLOAD_SILENCE_S if use is Use.UPLOADS else min(SILENCE_S, limit_s * _ATTEMPT_FRACTION)
     client = {
-        "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, limit_s)),
+        "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, limit_s * _ATTEMPT_FRACTION)),
         "read_timeout": timedelta(seconds=silence_s),
         "timeout": timedelta(seconds=REQUEST_TIMEOUT_S),
         "allow_http": endpoint.startswith("http://"),

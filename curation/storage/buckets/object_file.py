@@ -6,11 +6,10 @@ import io
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
-from curation.errors import StorageError, WriteConflict
+from curation.errors import NoSuchObject, StorageError, WriteConflict
 from curation.storage.base import ignore
-from curation.storage.buckets.client import BucketClient, Fetched
 from curation.storage.buckets.retries import OutOfRange
 
 FIRST_BYTES = 1 << 18
@@ -21,6 +20,25 @@ MAX_READ_AHEAD_BYTES = 1 << 22
 """Fetched at most beyond what is asked for."""
 _MAX_HELD_BYTES = 1 << 24
 """Of ranges that are held, besides the last one: readers go to and fro between an index and the data."""
+
+
+class Part(Protocol):
+    """Some bytes of an object, and what is said of it as a whole: `size` and `e_tag`."""
+
+    @property
+    def meta(self) -> Any: ...
+
+    def bytes(self) -> bytes: ...
+
+
+class Objects(Protocol):
+    """Where objects can be read from; both methods raise FileNotFoundError where there is none."""
+
+    def get(self, path: str, *, options: Any = None) -> Part:
+        """An object of the version `if_match`, or a `range` of it."""
+
+    def head(self, path: str) -> Any:
+        """What is said of an object as a whole."""
 
 
 class ObjectFile(io.RawIOBase):
@@ -37,7 +55,7 @@ class ObjectFile(io.RawIOBase):
 
     def __init__(
         self,
-        client: BucketClient,
+        client: Objects,
         path: str,
         url: str,
         etag: str | None = None,
@@ -145,8 +163,9 @@ class ObjectFile(io.RawIOBase):
             return
         self._size_bytes = found.meta["size"]
         self._etag = self._etag or found.meta["e_tag"]
-        self._hold(start, found.data)
-        self._sequence_until = start + len(found.data)
+        data = found.bytes()
+        self._hold(start, data)
+        self._sequence_until = start + len(data)
 
     def _hold(self, start: int, data: bytes) -> None:
         while self._held and len(data) + sum(map(len, self._held.values())) > _MAX_HELD_BYTES:
@@ -162,11 +181,11 @@ class ObjectFile(io.RawIOBase):
         self._etag = meta["e_tag"]
         return self._size_bytes
 
-    def _get(self, span: tuple[int, int]) -> Fetched:
+    def _get(self, span: tuple[int, int]) -> Part:
         options: dict[str, Any] = {"range": span} | ({"if_match": self._etag} if self._etag else {})
         with self._failing():
             found = self._client.get(self._path, options=options)
-        self._on_fetch(len(found.data))
+        self._on_fetch(len(found.bytes()))
         return found
 
     @contextmanager
@@ -177,7 +196,7 @@ class ObjectFile(io.RawIOBase):
         except OutOfRange:
             raise
         except FileNotFoundError as error:
-            self.failure = StorageError(f"{self.name}: there is no such object")
+            self.failure = NoSuchObject(f"{self.name}: there is no such object")
             raise self.failure from error
         except StorageError as error:
             self.failure = error

@@ -97,8 +97,7 @@ class Patience:
         waited_s = time.monotonic() - self._began
         left_s = self._limit_s - waited_s
         if left_s <= 0:
-            tries = "once" if self._num_failed == 1 else f"{self._num_failed} times"
-            raise StorageError(f"{url}: {fault} (tried {tries} in {waited_s:.0f} s)")
+            raise StorageError(f"{url}: {fault} (tried for {waited_s:.0f} s)")
         longest_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(self._num_failed, 30))
         time.sleep(min(random.uniform(0, longest_s), left_s))
 
