@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from curation.errors import NoSuchObject, StorageError, WriteConflict
-from curation.storage.base import ABSENT, Listed
+from curation.storage.base import ABSENT, Listed, ignore
 
 _TEMP_PREFIX = ".writing-"
 _LOCK = ".lock"
@@ -100,7 +100,7 @@ class LocalStorage:
             return None
         return Listed(path.relative_to(self._folder).as_posix(), status.st_size, etag_of(status))
 
-    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
+    def open(self, key: str, etag: str | None = None, on_fetch: Callable[[int], None] = ignore) -> IO[bytes]:
         path = self._folder / key
         with named_errors(path):
             try:

@@ -18,7 +18,7 @@ from typing import IO, Any, NoReturn
 import pyarrow as pa
 
 from curation.errors import ConfigError, WriteConflict
-from curation.storage.base import ABSENT, Listed
+from curation.storage.base import ABSENT, Listed, ignore
 from curation.storage.buckets.client import Fetched
 from curation.storage.buckets.object_file import ObjectFile
 from curation.storage.hub.faults import named_hub_faults, patiently
@@ -76,8 +76,9 @@ class HubStorage:
         files = [file for file in found if file.path == path and hasattr(file, "blob_id")]
         return Listed(key, files[0].size, etag_of(files[0])) if files else None
 
-    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
-        return ObjectFile(self._files, self._path(key), self._url(key), etag)  # type: ignore[return-value]
+    def open(self, key: str, etag: str | None = None, on_fetch: Callable[[int], None] = ignore) -> IO[bytes]:
+        path, url = self._path(key), self._url(key)
+        return ObjectFile(self._files, path, url, etag, on_fetch)  # type: ignore[return-value]
 
     def leftovers(self, prefix: str) -> tuple[str, ...]:
         return ()
