@@ -18,7 +18,9 @@ OWNERS = {
     "ray": {
         f"curation/execution/{name}.py"
         for name in (
+            "cluster/address",
             "cluster/connection",
+            "cluster/head",
             "cluster/own_ray",
             "cluster/placement",
             "cluster/processes",
@@ -42,7 +44,7 @@ OWNERS = {
         "curation/media/skipping.py",
     },
     "decord": {"curation/media/decord.py"},
-    "obstore": {f"curation/storage/buckets/{name}.py" for name in ("connection", "faults")},
+    "obstore": {f"curation/storage/buckets/{name}.py" for name in ("connection", "credentials", "retries")},
     "faiss": {"stages/clusters.py", "stages/duplicates.py"},
     "pillow_heif": {"curation/media/image.py"},
     "PIL": {

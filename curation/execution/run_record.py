@@ -120,7 +120,7 @@ class _Model(BaseModel):
     revision: str
 
 
-class _Listing(BaseModel):
+class _ListingRecord(BaseModel):
     lines: list[str] = []
 
 
@@ -136,7 +136,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(strict=True)
 
     models: list[_Model] = []
-    listing: _Listing | None = None
+    listing: _ListingRecord | None = None
     last_work: _LastWork | None = None
 
 
