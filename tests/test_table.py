@@ -12,7 +12,7 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
 
-from curation.errors import ConfigError
+from curation.errors import StorageError
 from curation.ingest.metadata import texts_of
 from curation.ledger import Ledger
 from curation.ledger.schemas import METADATA_COLUMNS, SOURCES, source_record
@@ -160,7 +160,7 @@ def test_file_is_written_part_by_part_and_whole_or_not_at_all(tmp_path: Path, la
         raise OSError(28, "No space left on device")
 
     target.write_text("before")
-    with pytest.raises(ConfigError, match="No space left on device"):
+    with pytest.raises(StorageError, match="No space left on device"):
         write_table(table.schema, broken(), str(target), layout)
     assert target.read_text() == "before"
     num_rows = len(list(rows(table)))

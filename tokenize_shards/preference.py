@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from pydantic import Field
 
 from curation.errors import ConfigError
 from curation.stage import StageConfig
-from curation.storage import Storage, parquet
+from curation.storage import Storage, parquet, storage_of
 from tokenize_shards.documents.document import build
 from tokenize_shards.documents.text import TextTokenizer
 from tokenize_shards.shards.rows import grid_of
@@ -180,8 +179,10 @@ def write_triplets(
 
 
 def _read(path: str, schema: pa.Schema) -> list[dict[str, Any]]:
+    storage, key = storage_of(path)
     try:
-        table = pj.read_json(path) if path.endswith((".json", ".jsonl")) else pq.read_table(path)
+        with storage.open(key) as file:
+            table = pj.read_json(file) if path.endswith((".json", ".jsonl")) else pq.read_table(file)
         rows: list[dict[str, Any]] = table.select(schema.names).cast(schema).to_pylist()
     except (OSError, KeyError, pa.ArrowException) as error:
         raise ConfigError(f"{path}: {_first_line(error)}") from error
@@ -286,12 +287,9 @@ def make_triplets(candidates: str, votes: str, target: str, vocabulary: str, **s
     """`write_triplets` for the command line: a vocabulary by name, a Parquet file as the target."""
     from curation.pipeline.models import fetch, resolve_revision
     from curation.stage import ModelRef
-    from curation.storage import open_storage
 
-    path = Path(target)
-    if path.suffix != ".parquet":
+    if not target.endswith(".parquet"):
         raise ConfigError(f"{target}: triplets are written as .parquet, and the name does not end in it")
     ref = ModelRef("vocabulary", vocabulary)
     tokenizer = TextTokenizer(fetch(ref, resolve_revision(ref)))
-    storage = open_storage(str(path.parent))
-    return write_triplets(candidates, votes, storage, path.name, tokenizer, PreferenceConfig(**settings))
+    return write_triplets(candidates, votes, *storage_of(target), tokenizer, PreferenceConfig(**settings))

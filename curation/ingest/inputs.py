@@ -22,7 +22,8 @@ from curation.ingest.sources import container_reader, is_read, may_be_container
 from curation.ingest.suffixes import kind_of_suffix
 from curation.records import Source, stable_id
 from curation.storage import open_storage
-from curation.storage.survey import Survey, survey
+from curation.storage.survey import survey
+from curation.storage.surveyed import Survey
 
 _SOURCES = r"sources/(unit-|compact/)"
 
@@ -114,7 +115,7 @@ def _has_any(files: pa.Table) -> bool:
 
 def _spelled(root: str) -> str:
     """An input as its sources are called: `in` for `./in`, `in/` and `in/.`."""
-    scheme, separator, path = root.rpartition("://")
+    scheme, separator, path = root.partition("://") if "://" in root else ("", "", root)
     return f"{scheme}{separator}{PurePosixPath(re.sub('/+', '/', path))}"
 
 

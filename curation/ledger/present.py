@@ -118,8 +118,12 @@ def absent_beside(shards: str) -> Absent:
     Raises:
         StorageError: the folder can't be read.
     """
-    ledger = Ledger(open_storage(str(Path(shards).resolve().parent.parent)))
-    return absent_sources(ledger) if ledger.storage.find(PRESENT) else Absent()
+    if "://" in shards:
+        root, _, _ = shards.rstrip("/").rpartition("/shards/")
+    else:
+        root = str(Path(shards).resolve().parent.parent)
+    ledger = Ledger(open_storage(root)) if root else None
+    return absent_sources(ledger) if ledger and ledger.storage.find(PRESENT) else Absent()
 
 
 def match_names(uris: pa.ChunkedArray) -> pa.Array:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from curation.errors import ConfigError
+from curation.storage import storage_of
 
 Format = Literal["parquet", "csv"]
 ROW_GROUP_BYTES = 64_000_000
@@ -43,18 +44,12 @@ def write_table(schema: pa.Schema, parts: Iterable[pa.Table], target: str, layou
     an empty cell, an empty text is "".
 
     Raises:
-        ConfigError: the file can't be written.
+        ConfigError: `target` names no file.
+        StorageError: it can't be written.
     """
-    part_file = Path(f"{target}.part")
-    try:
-        with part_file.open("wb") as sink:
-            num_rows = (_write_csv if layout == "csv" else _write_parquet)(schema, parts, sink)
-        part_file.replace(target)
-    except OSError as error:
-        raise ConfigError(f"cannot write {target}: {error.strerror}") from error
-    finally:
-        part_file.unlink(missing_ok=True)
-    return num_rows
+    storage, key = storage_of(target)
+    with storage.creating(key) as sink:
+        return (_write_csv if layout == "csv" else _write_parquet)(schema, parts, sink)
 
 
 def _write_parquet(schema: pa.Schema, parts: Iterable[pa.Table], sink: IO[bytes]) -> int:

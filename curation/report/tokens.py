@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -38,7 +37,7 @@ from curation.report.funnel import untrained_notice
 from curation.report.html import html_environment
 from curation.report.lookup import Hit, find, is_meant, is_prefix, judged_sources
 from curation.stage import Setup
-from curation.storage import Storage
+from curation.storage import Storage, storage_of
 
 CACHE = "report/tokens.json"
 MAX_COMPARED = 10_000
@@ -203,16 +202,15 @@ def write_preview(pipeline: Pipeline, looks: list[SampleLook], target: str) -> N
     """Write looks to a file: the first picture (.png), or else a page that needs nothing beside it.
 
     Raises:
-        ConfigError: the file can't be written.
+        ConfigError: `target` names no file.
+        StorageError: it can't be written.
     """
     if target.endswith(".png"):
         data = base64.b64decode(next(look.png for look in looks if look.png))
     else:
         data = _page(pipeline, looks).encode()
-    try:
-        Path(target).write_bytes(data)
-    except OSError as error:
-        raise ConfigError(f"cannot write {target}: {error.strerror}") from error
+    storage, key = storage_of(target)
+    storage.write(key, data)
 
 
 def _page(pipeline: Pipeline, looks: list[SampleLook]) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from curation.errors import ConfigError
 from curation.storage.base import Listed, Storage
 from curation.storage.buckets.connection import BUCKET_SCHEMES
+from curation.storage.hub.place import HUB_SCHEME
 from curation.storage.local import LocalStorage
 
-__all__ = ["Listed", "Storage", "open_storage"]
+__all__ = ["Listed", "Storage", "open_storage", "storage_of"]
 
 
 def open_storage(root: str) -> Storage:
@@ -25,7 +26,23 @@ def open_storage(root: str) -> Storage:
         from curation.storage.buckets.bucket import BucketStorage
 
         return BucketStorage(root)
+    if scheme == HUB_SCHEME:
+        from curation.storage.hub.repository import HubStorage
+
+        return HubStorage(root)
     raise ConfigError(
         f"{root}: storage of kind {scheme!r} is not supported; use a folder, or a URL that begins with "
-        f"{', '.join(f'{known}://' for known in BUCKET_SCHEMES)}"
+        f"{', '.join(f'{known}://' for known in (*BUCKET_SCHEMES, HUB_SCHEME))}"
     )
+
+
+def storage_of(path: str) -> tuple[Storage, str]:
+    """The storage of the folder that a file lies in, and the file's key there, of a path or a URL.
+
+    Raises:
+        ConfigError: as `open_storage`, or it names a bucket and no file.
+    """
+    folder, separator, name = path.rpartition("/")
+    if not name or folder.endswith(":/"):
+        raise ConfigError(f"{path} names no file")
+    return open_storage(folder or separator or "."), name

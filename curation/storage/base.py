@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +38,12 @@ class Storage(Protocol):
     def find(self, key: str) -> Listed | None:
         """One object as a listing shows it, or None where there is none."""
 
-    def open(self, key: str) -> IO[bytes]:
-        """The object as a file to read and to seek in.
+    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
+        """The object as a file to read and to seek in; a bucket gives the version with that etag.
 
         Raises:
-            StorageError: there is none.
+            NoSuchObject: there is none.
+            WriteConflict: the bucket has another version.
         """
 
     def leftovers(self, prefix: str) -> tuple[str, ...]:
@@ -65,14 +67,30 @@ class Storage(Protocol):
             WriteConflict: another writer was first.
         """
 
+    def creating(self, key: str) -> AbstractContextManager[IO[bytes]]:
+        """A file to write an object to, for what is too large to be held; other objects are left as they are.
+
+        The object appears as a whole when the context ends, and not at all if that is by an error. It takes
+        the place of the one that is there.
+        """
+
     def delete(self, key: str) -> None:
         """Remove the object if it is there."""
 
     def local_path(self, key: str) -> AbstractContextManager[Path]:
         """The object as a file on this machine, for decoders, as long as the context lasts."""
 
-    def exclusive(self) -> AbstractContextManager[None]:
+    @property
+    def compares_versions(self) -> bool:
+        """Whether `write` with `expect` is safe against other writers, as far as this process has seen.
+
+        Some buckets know no conditional writes: there only `exclusive` keeps two runs apart.
+        """
+
+    def exclusive(self, say: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
         """Hold the root against other runs that would work on it at the same time.
+
+        `say` is told of what takes time, and of a run that has left its hold behind.
 
         Raises:
             StorageError: another one does, and is named.

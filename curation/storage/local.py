@@ -8,12 +8,12 @@ import io
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from curation.errors import StorageError, WriteConflict
+from curation.errors import NoSuchObject, StorageError, WriteConflict
 from curation.storage.base import ABSENT, Listed
 
 _TEMP_PREFIX = ".writing-"
@@ -53,6 +53,7 @@ class LocalStorage:
     """Objects as files under a folder."""
 
     is_local = True
+    compares_versions = True
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -89,10 +90,13 @@ class LocalStorage:
             return None
         return Listed(path.relative_to(self._folder).as_posix(), status.st_size, etag_of(status))
 
-    def open(self, key: str) -> IO[bytes]:
+    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
         path = self._folder / key
         with named_errors(path):
-            return io.BufferedReader(_NamedFile(path))
+            try:
+                return io.BufferedReader(_NamedFile(path))
+            except FileNotFoundError as error:
+                raise NoSuchObject(f"{path}: {error.strerror}") from error
 
     def read(self, key: str) -> bytes | None:
         path = self._folder / key
@@ -110,14 +114,24 @@ class LocalStorage:
         path = self._folder / key
         with named_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temp = _write_temp(path.parent, data)
-            try:
+            with _new_temp(path.parent) as (temp, file):
+                file.write(data)
+                _close(file, temp)
                 if expect is None:
                     temp.replace(path)
                 else:
                     self._replace_if(path, temp, expect)
-            finally:
-                temp.unlink(missing_ok=True)
+            _sync_folder(path.parent)
+
+    @contextmanager
+    def creating(self, key: str) -> Iterator[IO[bytes]]:
+        path = self._folder / key
+        with named_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _new_temp(path.parent) as (temp, file):
+                yield file
+                _close(file, temp)
+                temp.replace(path)
             _sync_folder(path.parent)
 
     def _replace_if(self, path: Path, temp: Path, expect: str) -> None:
@@ -137,7 +151,7 @@ class LocalStorage:
         yield self._folder / key
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
         with named_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         with _locked(self._folder / _LOCK, wait=False):
@@ -162,20 +176,24 @@ def _version(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _write_temp(folder: Path, data: bytes) -> Path:
-    """A temporary file that holds `data`; none is left if there is no room for it."""
+@contextmanager
+def _new_temp(folder: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """A temporary file, and its path; it is gone in the end, unless it was given another name."""
     handle, name = tempfile.mkstemp(prefix=_TEMP_PREFIX, dir=folder)
     temp = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temp.chmod(0o644)
-    except OSError:
-        temp.unlink()
-        raise
-    return temp
+            yield temp, file
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+def _close(file: IO[bytes], temp: Path) -> None:
+    """Bring all that was written to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+    temp.chmod(0o644)
 
 
 def _sync_folder(folder: Path) -> None:

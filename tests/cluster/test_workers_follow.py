@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import ray
-from fault_stages import CALLS
 from ray.cluster_utils import Cluster
 
 from curation.cli.console import console
@@ -24,6 +23,7 @@ from curation.execution.driver.pool import Pool
 from curation.execution.plan import Task
 from curation.execution.progress import ConsoleProgress
 from datasets_media import ROOT, TESTS, Bench, write_photo
+from fault_stages import CALLS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -21,7 +21,10 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from curation.errors import ConfigError
+from curation.storage import open_storage
+from curation.storage.buckets.aside import read_aside
 from tokenize_shards.documents.pack import Pack, collate
+from tokenize_shards.shards.manifest import MANIFEST, Manifest, parse_manifest
 from tokenize_shards.shards.stream import Example, Position, ShardStream, check_identity
 
 
@@ -54,7 +57,7 @@ class ShardDataset(IterableDataset[Example]):
         )
         if not 0 <= self._rank < self._world_size:
             raise ConfigError(f"rank {self._rank} is none of {self._world_size} ranks")
-        self._folder, self._settings = folder, settings
+        self._folder, self._settings = folder, settings | {"manifest": _manifest_of(folder)}
         self._epoch, self._at_end = 0, False
         self._positions: dict[int, Position] = {}
         self._num_streams: int | None = None
@@ -116,6 +119,15 @@ class ShardDataset(IterableDataset[Example]):
         self._positions = {int(index): Position(*place) for index, place in state["positions"].items()}
         self._num_streams, self._first_stream = state["num_streams"], state["first_stream"]
         self._epoch, self._at_end = state["epoch"], False
+
+
+def _manifest_of(folder: str) -> Manifest | None:
+    """The manifest of shards in a bucket, read so that a loader may fork this process; else None."""
+    if open_storage(folder).is_local:
+        return None
+    url = f"{folder.rstrip('/')}/{MANIFEST}"
+    data = read_aside(url)
+    return None if data is None else parse_manifest(data, url)
 
 
 def collate_examples(examples: Sequence[Example]) -> dict[str, Any]:

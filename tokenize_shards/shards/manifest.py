@@ -126,14 +126,21 @@ def read_manifest(storage: Storage, folder: str) -> Manifest | None:
     """
     key = key_in(folder, MANIFEST)
     data = storage.read(key)
-    if data is None:
-        return None
+    return None if data is None else parse_manifest(data, f"{storage.root}/{key}")
+
+
+def parse_manifest(data: bytes, name: str) -> Manifest:
+    """The manifest in a JSON text.
+
+    Raises:
+        LedgerError: `name` is damaged, or of another version of this program.
+    """
     try:
         record: dict[str, Any] = json.loads(data)
         shards = tuple(Shard(**shard) for shard in record["shards"])
         fields = {name: record[name] for name in ("selection", "samples", "vocabulary_sha256", "context")}
     except (ValueError, TypeError, KeyError) as error:
-        raise LedgerError(f"{storage.root}/{key} is no manifest of this version: {error!r}") from error
+        raise LedgerError(f"{name} is no manifest of this version: {error!r}") from error
     return Manifest(shards=shards, **fields)
 
 

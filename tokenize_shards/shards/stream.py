@@ -19,7 +19,7 @@ from curation.errors import ConfigError
 from curation.storage import open_storage
 from tokenize_shards.documents.pack import VISION_WEIGHT, Fill, Pack, Packer, assemble
 from tokenize_shards.shards.blocks import Block, RowGroupShare, read_block, read_lengths
-from tokenize_shards.shards.manifest import MANIFEST, SPLITS, Shard, read_manifest
+from tokenize_shards.shards.manifest import MANIFEST, SPLITS, Manifest, Shard, read_manifest
 
 PARTS_PER_READER = 8
 """Where there are fewer row groups than this for each reader, they are dealt out in parts."""
@@ -68,8 +68,9 @@ class ShardStream:
         endless: bool = False,
         shuffle_bytes: int = 64_000_000,
         vision_weight: float = VISION_WEIGHT,
+        manifest: Manifest | None = None,
     ) -> None:
-        """Read the manifest.
+        """Read the manifest, unless it is known.
 
         Args:
             folder: Folder or URL of the shards.
@@ -81,6 +82,7 @@ class ShardStream:
             endless: Go on with the next epoch.
             shuffle_bytes: Bytes of row groups that are held and shuffled together, about.
             vision_weight: Weight of the loss on vision tokens.
+            manifest: That of the folder.
 
         Raises:
             ConfigError: there are no such shards, or they are packed for another context.
@@ -91,7 +93,7 @@ class ShardStream:
         self._reader, self._num_readers = reader, num_readers
         self._shuffle_bytes, self._vision_weight = shuffle_bytes, vision_weight
         self._at_end = False
-        manifest = read_manifest(self._storage, "")
+        manifest = manifest or read_manifest(self._storage, "")
         if manifest is None:
             raise ConfigError(f"{folder} holds no finished shards: there is no {MANIFEST} in it")
         self._shards = manifest.of_split(split)

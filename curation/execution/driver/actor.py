@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from curation.execution.worker.heartbeat import Beat
 from curation.execution.worker.metrics import Metrics
 from curation.execution.worker.worker import UnitWorker
 from curation.records import Source
+from curation.storage.hub.place import pin, pinned
 
 if TYPE_CHECKING:
     from curation.pipeline import Pipeline
@@ -47,7 +49,8 @@ def start_decode_worker(pipeline: Pipeline) -> Any:
 
     @ray.remote(num_cpus=1, num_gpus=0, scheduling_strategy="SPREAD", **WATCHED)
     class Worker:
-        def __init__(self, pipeline: Pipeline) -> None:
+        def __init__(self, pipeline: Pipeline, commits: Mapping[str, str]) -> None:
+            pin(commits)
             self._worker = UnitWorker(pipeline)
             self._node_id = ray.get_runtime_context().get_node_id()
 
@@ -80,4 +83,4 @@ def start_decode_worker(pipeline: Pipeline) -> Any:
             return replace(self._worker.heartbeat.beat(), node_id=self._node_id)
 
     worker_class: Any = Worker
-    return worker_class.remote(pipeline)
+    return worker_class.remote(pipeline, pinned())

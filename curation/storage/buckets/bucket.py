@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import IO, Any
+from pathlib import Path, PurePosixPath
+from tempfile import NamedTemporaryFile, TemporaryFile
+from typing import IO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from curation.storage.base import ABSENT, Listed
-from curation.storage.buckets.connection import connect, place_of
-from curation.storage.buckets.faults import named_faults
+from curation.storage.base import Listed
+from curation.storage.buckets.access import check_writing
+from curation.storage.buckets.client import BucketClient
+from curation.storage.buckets.connection import place_of
+from curation.storage.buckets.lease import check_lease, held
 from curation.storage.buckets.object_file import ObjectFile
 
-_LISTED_TOGETHER = 10_000
-"""Objects of a listing that become a batch."""
 _COPY_BYTES = 1 << 23
-PART_BYTES = 1 << 24
-"""Objects larger than this are written in parts of this size."""
+_LEASE = ".lease"
 
 
 class BucketStorage:
@@ -35,41 +35,38 @@ class BucketStorage:
         """
         self._place = place_of(url)
         self.root = self._place.url
+        self._client = BucketClient(self._place)
 
     def list(self, prefix: str) -> list[Listed]:
+        # Consoles mark folders by empty objects, which are none of anybody's.
         rows = (row for batch in self.batches(prefix) for row in batch.to_pylist())
-        return sorted((Listed(*row.values()) for row in rows), key=lambda item: item.key)
+        found = sorted((Listed(*row.values()) for row in rows), key=lambda item: item.key)
+        folders = {str(above) for item in found for above in PurePosixPath(item.key).parents} | {prefix, ""}
+        return [
+            item
+            for item in found
+            if not _is_hidden(item.key) and (item.size_bytes or item.key not in folders)
+        ]
 
     def batches(self, prefix: str) -> Iterator[pa.RecordBatch]:
         """Objects below the folder `prefix`, in no order: `key`, `size_bytes`, `etag`.
 
         Objects that only mark a folder are not left out: their key is that of the folder.
         """
-        top = self._path(prefix)
         skipped = len(f"{self._place.prefix}/") if self._place.prefix else 0
-        with named_faults(f"{self.root}/{prefix}"):
-            stream = self._store.list(
-                f"{top}/" if top else None, chunk_size=_LISTED_TOGETHER, return_arrow=True
-            )
-            for chunk in stream:
-                found = pa.record_batch(chunk)
-                keys = found["path"].cast(pa.string())
-                if skipped:
-                    keys = pa.compute.utf8_slice_codeunits(keys, skipped)
-                etags = found["e_tag"].cast(pa.string())
-                columns = [keys, found["size"].cast(pa.int64()), etags]
-                yield pa.record_batch(columns, names=["key", "size_bytes", "etag"])
+        for batch in self._client.list(self._path(prefix)):
+            keys = pc.utf8_slice_codeunits(batch["key"], skipped) if skipped else batch["key"]
+            yield pa.record_batch([keys, batch["size_bytes"], batch["etag"]], schema=batch.schema)
 
     def find(self, key: str) -> Listed | None:
         try:
-            with named_faults(self._url(key)):
-                found = self._store.head(self._path(key))
+            found = self._client.head(self._path(key))
         except FileNotFoundError:
             return None
         return Listed(key, found["size"], found["e_tag"] or "")
 
-    def open(self, key: str) -> IO[bytes]:
-        return ObjectFile(self._store, self._path(key), self._url(key))  # type: ignore[return-value]
+    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
+        return ObjectFile(self._client, self._path(key), self._url(key), etag)  # type: ignore[return-value]
 
     def leftovers(self, prefix: str) -> tuple[str, ...]:
         return ()
@@ -78,34 +75,28 @@ class BucketStorage:
         return self.read_versioned(key)[0]
 
     def read_versioned(self, key: str) -> tuple[bytes | None, str]:
-        try:
-            with named_faults(self._url(key)):
-                found = self._store.get(self._path(key))
-                return bytes(found.bytes()), found.meta["e_tag"] or ""
-        except FileNotFoundError:
-            return None, ABSENT
+        return self._client.read(self._path(key))
 
     def write(self, key: str, data: bytes, expect: str | None = None) -> None:
-        mode: Any = "overwrite"
-        if expect is not None:
-            mode = "create" if expect == ABSENT else {"e_tag": expect}
-        is_large = expect is None and len(data) > PART_BYTES
-        with named_faults(self._url(key)):
-            self._store.put(
-                self._path(key),
-                data,
-                mode=mode,
-                use_multipart=is_large,
-                chunk_size=PART_BYTES,
-                max_concurrency=4,
-            )
+        if expect is None:
+            check_lease(self._url(key))
+        self._client.put(self._path(key), data, expect)
+
+    @property
+    def compares_versions(self) -> bool:
+        return self._client.is_conditional
+
+    @contextmanager
+    def creating(self, key: str) -> Iterator[IO[bytes]]:
+        with TemporaryFile(prefix="curation-") as file:
+            yield file
+            file.flush()
+            check_lease(self._url(key))
+            self._client.put_file(self._path(key), file)
 
     def delete(self, key: str) -> None:
-        try:
-            with named_faults(self._url(key)):
-                self._store.delete(self._path(key))
-        except FileNotFoundError:
-            pass
+        check_lease(self._url(key))
+        self._client.delete(self._path(key))
 
     @contextmanager
     def local_path(self, key: str) -> Iterator[Path]:
@@ -116,15 +107,18 @@ class BucketStorage:
             yield Path(copy.name)
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        yield
-
-    @property
-    def _store(self) -> Any:
-        return connect(self._place)
+    def exclusive(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
+        check_writing(self.root)
+        with held(self._client, self._path(_LEASE), self.root, say):
+            yield
 
     def _path(self, key: str) -> str:
         return f"{self._place.prefix}/{key}" if self._place.prefix and key else self._place.prefix or key
 
     def _url(self, key: str) -> str:
         return f"{self.root}/{key}"
+
+
+def _is_hidden(key: str) -> bool:
+    """As on a disk: a name that begins with a dot is nobody's data, such as the lease."""
+    return key.rpartition("/")[2].startswith(".")
