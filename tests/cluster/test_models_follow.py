@@ -99,7 +99,8 @@ def lose_and_regain(cluster: Cluster, second: Any, node: dict[str, Any], tmp_pat
         with pytest.raises(WorkerError, match="its node went down") as lost:
             answer()
         assert lost.value.is_blameless
-        until(lambda: any("lost a model worker" in line for line in said), "that the pool knows")
+        until(lambda: pools.check() or said, "that the pool knows")
+        assert [line.partition(":")[0] for line in said] == [f"lost a model worker of {step.key}"]
         waited_until = time.monotonic() + START_S + 2
         while time.monotonic() < waited_until:
             assert len(pools.routes().by_step[step.key]) == 1
