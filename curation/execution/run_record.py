@@ -41,10 +41,7 @@ def last_work_record(metrics: Metrics, seconds: float) -> dict[str, Any]:
             for key in keys
             if metrics.rows[key]
         ],
-        "pools": [
-            {"pool": name, **{key: round(value, 3) for key, value in asdict(pool).items()}}
-            for name, pool in metrics.pools.items()
-        ],
+        "pools": [{"pool": name, **_rounded(asdict(pool))} for name, pool in metrics.pools.items()],
         "frames_decoded": decoded.total(),
         "images_decoded": metrics.images_decoded.total(),
         "decodes_per_frame": round(decoded["filter"] / metrics.frames_held, 3)
@@ -58,6 +55,10 @@ def last_work_record(metrics: Metrics, seconds: float) -> dict[str, Any]:
             if stored
         },
     }
+
+
+def _rounded(pool: dict[str, Any]) -> dict[str, Any]:
+    return {key: value if isinstance(value, dict) else round(value, 3) for key, value in pool.items()}
 
 
 def run_record(pipeline: Pipeline, listing: Any, last_work: Any) -> dict[str, Any]:
@@ -87,6 +88,8 @@ def _versions(pipeline: Pipeline) -> dict[str, str]:
 def write_run(storage: Storage, pipeline: Pipeline, listing: Any, last_work: Any) -> dict[str, Any]:
     """Write run.json, unless it says so already; what is in it."""
     record = run_record(pipeline, listing, last_work)
+    if not storage.compares_versions:
+        record["conditional_writes"] = False
     write_if_changed(storage, RUN, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return record
 
@@ -117,7 +120,7 @@ class _Model(BaseModel):
     revision: str
 
 
-class _Listing(BaseModel):
+class _ListingRecord(BaseModel):
     lines: list[str] = []
 
 
@@ -133,7 +136,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(strict=True)
 
     models: list[_Model] = []
-    listing: _Listing | None = None
+    listing: _ListingRecord | None = None
     last_work: _LastWork | None = None
 
 

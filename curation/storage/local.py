@@ -8,13 +8,13 @@ import io
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from curation.errors import NoSuchObject, StorageError, WriteConflict
-from curation.storage.base import ABSENT, Listed
+from curation.storage.base import ABSENT, Listed, ignore
 
 _TEMP_PREFIX = ".writing-"
 _LOCK = ".lock"
@@ -61,6 +61,7 @@ class LocalStorage:
     """Objects as files under a folder."""
 
     is_local = True
+    compares_versions = True
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -99,7 +100,7 @@ class LocalStorage:
             return None
         return Listed(path.relative_to(self._folder).as_posix(), status.st_size, etag_of(status))
 
-    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
+    def open(self, key: str, etag: str | None = None, on_fetch: Callable[[int], None] = ignore) -> IO[bytes]:
         path = self._path(key)
         with named_errors(path):
             try:
@@ -170,7 +171,7 @@ class LocalStorage:
         return self._folder / key
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
         with named_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         with _locked(self._folder / _LOCK, wait=False):
