@@ -357,3 +357,25 @@ class SlowlyUnpickledColor(ColorStage):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         time.sleep(60)
+
+
+class SpeakingColor(ColorStage):
+    """Prints the URI of what it measures."""
+
+    name = "speaking_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        for item in media:
+            sys.stdout.write(f"looking at {item.source.uri}\n")
+            sys.stdout.flush()
+        return super().measure(samples, media)
+
+
+class SlowColor(ColorStage):
+    """Takes a second for each picture."""
+
+    name = "slow_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        time.sleep(1.0 * len(samples))
+        return super().measure(samples, media)

@@ -17,6 +17,7 @@ from curation.errors import EnvironmentFault
 from curation.errors.isolation import isolated
 from curation.execution.cluster.address import check_head, check_token_file, cluster_address
 from curation.execution.cluster.limits import within
+from curation.execution.cluster.logs import WorkerLog, forward_worker_logs
 from curation.execution.cluster.own_ray import OwnRay, temp_folder
 
 _MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
@@ -59,8 +60,10 @@ class Connection:
                 self._own.end()
 
 
-def connect(address: str | None, workers: int | None) -> Connection:
+def connect(address: str | None, workers: int | None, worker_log: WorkerLog | None = None) -> Connection:
     """Connect to the cluster at this address, or that of `ray job submit`, or start Ray on this machine.
+
+    `worker_log` gets what workers print, in a thread; None: nobody does.
 
     Raises:
         ConfigError: that is no address that a run can connect to.
@@ -73,22 +76,25 @@ def connect(address: str | None, workers: int | None) -> Connection:
 
     if ray.is_initialized():
         return Connection(is_new=False)
+    forward_worker_logs(worker_log)
+    has_log = worker_log is not None
     cluster = cluster_address(address)
     if cluster is not None:
         check_head(cluster)
-        _join(cluster)
+        _join(cluster, with_worker_logs=has_log)
         return Connection()
     check_token_file()
     try:
         with isolated(EnvironmentFault):  # Ray raises plain exceptions, too
             # More workers than CPUs is the user's choice; Ray would wait for CPUs that never come.
-            own = OwnRay(num_cpus=None if workers is None else max(workers, os.cpu_count() or 1))
+            num_cpus = None if workers is None else max(workers, os.cpu_count() or 1)
+            own = OwnRay(num_cpus, with_worker_logs=has_log)
     except EnvironmentFault as error:
         raise EnvironmentFault(f"cannot start Ray on this machine: {error}") from error
     return Connection(own)
 
 
-def _join(address: str) -> None:
+def _join(address: str, *, with_worker_logs: bool = False) -> None:
     """Connect to a cluster whose head answers.
 
     Raises:
@@ -97,7 +103,7 @@ def _join(address: str) -> None:
     import ray
 
     # In a thread it also leaves our handling of signals alone.
-    join = partial(ray.init, address=address, log_to_driver=False, logging_level="ERROR")
+    join = partial(ray.init, address=address, log_to_driver=with_worker_logs, logging_level="ERROR")
     try:
         within(CONNECT_S, join, "it did not let this machine join")
     except EnvironmentFault as error:

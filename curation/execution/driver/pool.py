@@ -45,12 +45,19 @@ class Pool:
     """The workers of a run. They are started with the first task; each does one request at a time."""
 
     def __init__(
-        self, pipeline: Pipeline, ledger: Ledger, address: str | None, progress: ProgressListener
+        self,
+        pipeline: Pipeline,
+        ledger: Ledger,
+        address: str | None,
+        progress: ProgressListener,
+        *,
+        worker_logs: bool = False,
     ) -> None:
         self._pipeline = pipeline
         self._ledger = ledger
         self._address = address
         self._progress = progress
+        self._worker_logs = worker_logs
         self._num_workers = 0
         self._device: Literal["cpu", "cuda"] = "cpu"
         self._connection: Connection | None = None
@@ -88,7 +95,11 @@ class Pool:
         if not self._num_workers:
             settings = self._pipeline.config
             check_travels(self._pipeline)
-            self._connection = connect(self._address, settings.run.workers)
+            self._connection = connect(
+                self._address,
+                settings.run.workers,
+                self._progress.worker_said if self._worker_logs else None,
+            )
             self._watch = ClusterWatch()
             self._device = choose_device(settings.general.device)
             self._num_workers = max(1, settings.run.workers or cluster_cpus())
