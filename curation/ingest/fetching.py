@@ -11,6 +11,7 @@ raised by `opened` of the source that it is about, and by no other.
 from __future__ import annotations
 
 import hashlib
+import io
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -231,9 +232,11 @@ def _fetch(source: Source, room: Scratch, num_bytes: int, stopped: threading.Eve
         stack.callback(room.give_back, num_bytes)
         copy, path = stack.enter_context(unnamed_file())
         with storage.open(key, source.etag) as file:
-            while data := file.read(max(1, min(_PART_BYTES, source.size_bytes - file.tell()))):
+            left = source.size_bytes or file.seek(0, io.SEEK_END)  # what is listed as empty must be there
+            while left and (data := file.read(min(_PART_BYTES, left))):
                 write_temporary(copy, data)
                 digest.update(data)
+                left -= len(data)
                 if stopped.is_set():
                     raise StorageError(f"{source.uri} is not fetched to its end any more")
         stack.enter_context(known_digest(path, digest.hexdigest()))
