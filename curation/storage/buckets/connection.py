@@ -72,6 +72,26 @@ def connect(place: Place) -> Any:
     return _store(place.scheme, place.bucket)
 
 
+def connect_arrow(place: Place) -> Any:
+    """Arrow's own client for a bucket on S3, which takes any key; None for other providers."""
+    from pyarrow.fs import S3FileSystem
+
+    if place.scheme != "s3":
+        return None
+    endpoint = next((os.environ[name] for name in _ENDPOINTS["s3"] if os.environ.get(name)), "")
+    scheme, _, host = endpoint.rpartition("://")
+    is_anonymous = os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return S3FileSystem(
+        anonymous=is_anonymous,
+        region=region,
+        endpoint_override=host.rstrip("/") or None,
+        scheme=scheme or "https",
+        connect_timeout=CONNECT_TIMEOUT_S,
+        request_timeout=READ_TIMEOUT_S,
+    )
+
+
 @lru_cache
 def _store(scheme: str, bucket: str) -> Any:
     from obstore.store import AzureStore, GCSStore, S3Store
