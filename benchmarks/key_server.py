@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,6 +37,11 @@ class KeyServer:
         self.keys = sorted(sizes_bytes, key=str.encode)
         self.requests: list[str] = []
         """Paths that were asked for, with their queries."""
+        self.delay_s = 0.0
+        """How long the server takes for a page."""
+        self.max_at_once = 0
+        """Pages that were asked for at the same time, at most."""
+        self._num_now = 0
         handler = type("Handler", (_Handler,), {"names": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._encoded = [key.encode() for key in self.keys]
@@ -68,7 +74,11 @@ class KeyServer:
 
     def page(self, prefix: str, after: str, *, by_folder: bool) -> tuple[list[str], bool]:
         """Keys, or folders with a slash at their end, that follow `after`; whether there are more."""
+        self._num_now += 1
+        self.max_at_once = max(self.max_at_once, self._num_now)
+        time.sleep(self.delay_s)
         found = list(islice(self._listed(prefix, after, by_folder=by_folder), PAGE_KEYS + 1))
+        self._num_now -= 1
         return found[:PAGE_KEYS], len(found) > PAGE_KEYS
 
     def _listed(self, prefix: str, after: str, *, by_folder: bool) -> Iterator[str]:

@@ -77,7 +77,9 @@ def _survey(url: str, takes: Callable[[str], bool]) -> Survey:
     called_like_files = {key for key in [*folders.filter(is_named).to_pylist(), *marked] if takes(key)}
     not_files = dict.fromkeys(found.unreadable, WHY_UNREADABLE)
     not_files |= dict.fromkeys(called_like_files, READ_AS_FOLDER)
-    return Survey(files.cast(FILES), list(found.hidden), not_files)
+    # A hidden folder may be marked, too.
+    hidden = [key for key in found.hidden if f"{key}/" not in found.hidden]
+    return Survey(files.cast(FILES), hidden, not_files)
 
 
 def _folders(files: pa.Table) -> pa.Array:
