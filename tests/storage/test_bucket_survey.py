@@ -205,6 +205,7 @@ def test_large_folders_are_listed_at_the_same_time(monkeypatch: pytest.MonkeyPat
         (["{}/in/.cache/deep", "{}/in/.cache"], [0, 1], ["{}/in/.cache/deep", ""]),
         (["{}/in", "{}/in/absent", "{}/in/su"], [3, 0, 0], ["", "", ""]),
         (["{}/in/.cache/deep", "{}"], [1, 4], ["", ""]),
+        (["{}/in", "{}"], [0, 4], ["{}/in", ""]),
     ],
 )
 def test_one_bucket_inside_another_is_read_once(

@@ -35,7 +35,7 @@ def survey_buckets(urls: Sequence[str], takes: Callable[[str], bool]) -> list[Su
     surveys = [Survey() for _ in urls]
     read: list[int] = []
     # The outer of two places comes first, so that the inner one is found in it as a whole.
-    for number in sorted(range(len(urls)), key=lambda number: places[number].prefix.count("/")):
+    for number in sorted(range(len(urls)), key=lambda number: len(places[number].prefix)):
         outer = next((other for other in read if _reaches(places[other], places[number])), None)
         if outer is None:
             surveys[number] = _survey(urls[number], takes)
