@@ -60,12 +60,12 @@ def list_objects(storage: BucketStorage) -> Objects:
     """
     threads = ThreadPoolExecutor(NUM_THREADS)
     try:
-        return _Listing(storage, threads).result()
+        return _ParallelListing(storage, threads).result()
     finally:
         threads.shutdown(cancel_futures=True)
 
 
-class _Listing:
+class _ParallelListing:
     def __init__(self, storage: BucketStorage, threads: ThreadPoolExecutor) -> None:
         self._storage = storage
         self._threads = threads
