@@ -9,6 +9,7 @@ import pytest
 
 import datasets_media as datasets
 from buckets import S3Server
+from hub_stand_in import HubStandIn
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +46,25 @@ def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return s3_server.new_bucket()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
+    """A stand-in of the Hub, without a token, which this process and those that it starts reach."""
+    from huggingface_hub import constants
+
+    from curation.storage.hub import place
+
+    monkeypatch.setattr(place, "_PINNED", {})
+    with HubStandIn() as stand_in:
+        set_up = {"HF_ENDPOINT": stand_in.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hf")}
+        for name, value in {**set_up, "no_proxy": "127.0.0.1"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        # The client reads its environment when it is imported, which may have been long ago.
+        monkeypatch.setattr(constants, "ENDPOINT", stand_in.url)
+        template = f"{stand_in.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf/token"))
+        yield stand_in

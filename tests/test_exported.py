@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sharpness import SharpnessStage
 
 from curation.config import parse_config
 from curation.execution.dataset_wide import bind
@@ -19,6 +18,7 @@ from curation.ledger.selection import Selection
 from curation.pipeline import build_pipeline
 from curation.storage import open_storage
 from datasets_media import config_data, contents, curation, write_config
+from sharpness import SharpnessStage
 from tokenize_shards.shards.writer import ShardWriter
 
 pytestmark = pytest.mark.slow

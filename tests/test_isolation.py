@@ -20,7 +20,6 @@ import cv2
 import pyarrow as pa
 import pytest
 import torch
-from test_video_pass import Run, data_of
 
 from curation.errors import (
     ContractError,
@@ -47,6 +46,7 @@ from curation.media.frame import Frame
 from curation.records import Row, Source
 from curation.stage import Column
 from datasets_media import Bench, write_photo, write_video
+from test_video_pass import Run, data_of
 
 FORESEEN_BY_NOBODY = [
     AssertionError(),

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.test_faults import FINE, outcomes
 
 from datasets_media import config_data, contents, curation, write_config
+from faults.test_faults import FINE, outcomes
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model_stages import CrampedColor
 from numpy.typing import NDArray
 
 from curation.errors import DeviceMemoryFault
@@ -19,6 +18,7 @@ from curation.execution.worker.worker import UnitWorker
 from curation.pipeline.rules import Step
 from curation.records import Source
 from datasets_media import Bench, config_data
+from model_stages import CrampedColor
 
 
 class ModelsHere:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures_media import hdr_planes, write_changing, write_hdr
 
 from curation.execution.worker.worker import UnitWorker
 from curation.report.table import flat_table
 from datasets_media import Bench, built
 from generated import texture
+from pictures_media import hdr_planes, write_changing, write_hdr
 
 
 def data_of(folder: Path, output: Path, **changes: Any) -> dict[str, Any]:

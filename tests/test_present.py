@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from test_populations import run_here
 
 from curation.execution.plan import plan_probes
 from curation.ingest.listed import LISTED, ListedSources
@@ -30,6 +29,7 @@ from curation.report.summary import summarize
 from curation.report.table import flat_table
 from curation.storage import open_storage
 from datasets_media import Bench, config_data, curation, write_config, write_photo
+from test_populations import run_here
 
 
 def data_of(tmp_path: Path, *inputs: str | Path) -> dict[str, Any]:

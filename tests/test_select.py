@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from test_columns import Noting
 
 from curation.errors import ConfigError
 from curation.ingest.metadata import drawn_text
@@ -31,6 +30,7 @@ from datasets_media import Bench, config_data
 from one_by_one import scan_verdicts
 from random_ledgers import a_pipeline, random_ledger
 from stages.color import ColorStage
+from test_columns import Noting
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ CurationError
 │   └── DeviceMemoryFault    one sample alone does not fit: stop
 ├── ContractError            a stage broke its own declaration: stop
 ├── LedgerError              damaged file or summary that don't balance: stop, nothing lost
+│   └── DamagedFileError     files of the output are not what was written: named, with what to do
 ├── StorageError             input, output or temporary folder out of reach or full: stop, nothing lost
+│   ├── NoSuchObject         nothing is there under this key
 │   └── WriteConflict        someone else wrote first: read again and merge
 ├── WorkerError              replace the worker, retry its unit
 └── SampleError              record the sample as FAILED, go on
@@ -18,7 +20,14 @@ Every constructor takes one message, because extra positional arguments do not s
 between processes. Secrets in it are hidden.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 from curation.errors.redaction import redact
+
+MENDING = "`curation gc --damaged` removes what is damaged, and the next run makes it anew"
+_MAX_NAMED = 10
 
 
 class CurationError(Exception):
@@ -58,10 +67,34 @@ class LedgerError(CurationError):
     """A ledger file is damaged, or the counts don't add up."""
 
 
+class DamagedFileError(LedgerError):
+    """Files of the output are not what was written.
+
+    Attributes:
+        found: Each file, and what is wrong with it.
+    """
+
+    def __init__(self, message: str = "", *, found: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.found = dict(found or {})
+
+    @classmethod
+    def of(cls, found: Mapping[str, str]) -> DamagedFileError:
+        """Name the files, and say what mends them."""
+        texts = [f"{name} is damaged: {' '.join(why.split())}" for name, why in found.items()]
+        shown = "; ".join(texts[:_MAX_NAMED])
+        more = f"; so are {len(texts) - _MAX_NAMED} more files" if len(texts) > _MAX_NAMED else ""
+        return cls(f"{shown}{more}; {MENDING}", found=found)
+
+
 class StorageError(CurationError):
     """The input, the output or the folder for temporary files cannot be reached, or is full."""
 
     exit_code = 3
+
+
+class NoSuchObject(StorageError):
+    """There is no file or object of this name."""
 
 
 class WriteConflict(StorageError):

@@ -21,12 +21,13 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TypeVar
 
-from curation.errors import ProbeError, StorageError
+from curation.errors import ChangedError, ProbeError, StorageError, WriteConflict
 from curation.errors.isolation import machine_fault
 from curation.storage import Listed, Storage, open_storage
 
 T = TypeVar("T")
 
+CHANGED = "it was changed since it was listed; the next run takes it up anew"
 _WAITS_S = (0.5, 1.0, 2.0)
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM})
 _UNREACHABLE = _FORBIDDEN | frozenset(
@@ -147,28 +148,36 @@ def _can_be_opened(path: str) -> bool:
 
 
 class InputStorage:
-    """A folder of an input, to read from. What is not there has gone; while the input is away, it waits."""
+    """A folder of an input, to read from. What is not there has gone; while the input is away, it waits.
+
+    A bucket says itself which of the two it is, and its storage waits by itself.
+    """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._prefix = f"{storage.root.rstrip('/')}/"
         self.root = storage.root
+        self.is_local = storage.is_local
 
     def find(self, key: str) -> Listed | None:
         """One object as a listing shows it, or None where there is none."""
-        return reached(f"{self._prefix}{key}", partial(self._storage.find, key))
+        return self._reached(key, partial(self._storage.find, key))
 
-    def open(self, key: str) -> IO[bytes]:
-        """The object as a file to read and to seek in.
+    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
+        """The object as a file to read and to seek in; of a bucket, the version with that etag.
 
         Raises:
+            WriteConflict: the bucket has another version.
             StorageError: there is none.
         """
-        return reached(f"{self._prefix}{key}", partial(self._storage.open, key))
+        return self._reached(key, partial(self._storage.open, key, etag))
 
     def read(self, key: str) -> bytes | None:
         """The whole object, or None where there is none."""
-        return reached(f"{self._prefix}{key}", partial(self._storage.read, key))
+        return self._reached(key, partial(self._storage.read, key))
+
+    def _reached(self, key: str, attempt: Callable[[], T]) -> T:
+        return reached(f"{self._prefix}{key}", attempt) if self.is_local else attempt()
 
     def local_path(self, key: str) -> AbstractContextManager[Path]:
         """The object as a file on this machine as long as the context lasts; it may have gone."""
@@ -177,10 +186,21 @@ class InputStorage:
 
 @contextmanager
 def blaming_the_file() -> Iterator[None]:
-    """Make a ProbeError of what the storage says of one file, such as that it may not be read."""
+    """Make a ProbeError of what a storage says of one file, such as that it may not be read.
+
+    Raises:
+        ChangedError: a bucket has another version than was asked for.
+        ProbeError: it has gone, or can't be read.
+        StorageError: the storage itself is in trouble.
+    """
     try:
         yield
+    except WriteConflict as error:
+        raise ChangedError(CHANGED) from error
     except StorageError as error:
-        if error.__cause__ is None or machine_fault(error.__cause__) is not None:
+        cause = error.__cause__
+        if isinstance(cause, FileNotFoundError) and cause.errno is None:  # as buckets say it
+            raise ProbeError("it is not there any more") from error
+        if not isinstance(cause, OSError) or cause.errno is None or machine_fault(cause) is not None:
             raise
         raise ProbeError(str(error)) from error

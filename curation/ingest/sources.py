@@ -15,7 +15,7 @@ from curation.ingest.containers.reader import ContainerReader, Reader
 from curation.ingest.containers.tars import TarReader
 from curation.ingest.files import FileReader
 from curation.ingest.locator import locator_of, version_of
-from curation.ingest.reach import blaming_the_file
+from curation.ingest.reach import CHANGED, blaming_the_file
 from curation.records import Source
 from curation.storage.digest import Watch, digest_of
 
@@ -112,7 +112,7 @@ def _changed(source: Source) -> ChangedError:
             "it was changed since it was listed, though size and date are the same; "
             "touch the file, and the next run takes it up anew"
         )
-    return ChangedError("it was changed since it was listed; the next run takes it up anew")
+    return ChangedError(CHANGED)
 
 
 def while_unchanged(source: Source, path: Path, frames: Iterable[T]) -> Iterator[T]:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from curation.errors import LedgerError, WriteConflict
 from curation.ledger.schemas import (
+    EVERY_STAGE,
     SOURCES,
     merge_rows,
     rows_to_table,
@@ -40,7 +41,7 @@ class Ledger:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self._sources = UnitFiles(storage, "sources")
+        self._sources = UnitFiles(storage, "sources", SOURCES)
         self._steps: dict[tuple[str, str], UnitFiles] = {}
 
     def units(self) -> list[int]:
@@ -54,7 +55,7 @@ class Ledger:
     def _step(self, stage: str, fingerprint: str) -> UnitFiles:
         key = (stage, fingerprint)
         if key not in self._steps:
-            self._steps[key] = UnitFiles(self.storage, f"ledger/{stage}/{fingerprint}")
+            self._steps[key] = UnitFiles(self.storage, f"ledger/{stage}/{fingerprint}", EVERY_STAGE)
         return self._steps[key]
 
     def sources(self, unit: int) -> list[Source]:

@@ -62,6 +62,8 @@ _STATUS = [
     pa.field("error", pa.string()),
     pa.field("seconds", pa.float64(), nullable=False),
 ]
+EVERY_STAGE = pa.schema([*_KEY, *_STATUS])
+"""The columns that the rows of every stage have."""
 
 
 def stage_schema(columns: Mapping[str, Column]) -> pa.Schema:

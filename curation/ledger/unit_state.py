@@ -12,6 +12,7 @@ from curation.ledger import Ledger
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import KEPT, Rows, Step, Verdict, decide, steps_of
 from curation.records import Outcome, Row, Sample, Source
+from curation.storage.requests import in_order
 
 
 @dataclass(frozen=True)
@@ -120,15 +121,16 @@ def load_unit(
     Of one that `is_new` there are no sources yet.
     """
     state = UnitState(unit, [] if is_new else ledger.sources(unit))
-    for step in _distinct(pipeline.steps()):
-        for row in ledger.rows(step.name, step.fingerprint, unit, without=step.large_columns):
+    steps = list({step.key: step for step in pipeline.steps()}.values())
+
+    def rows_of(step: Step) -> list[Row]:
+        return ledger.rows(step.name, step.fingerprint, unit, without=step.large_columns)
+
+    for step, rows in zip(steps, in_order(ledger.storage, rows_of, steps), strict=True):
+        for row in rows:
             if not recompute.counts_as_missing(step.name, not row.ok):
                 state.add(step, row)
     return state
-
-
-def _distinct(steps: Iterable[Step]) -> Iterator[Step]:
-    yield from {step.key: step for step in steps}.values()
 
 
 def unit_verdicts(pipeline: Pipeline, state: UnitState) -> list[SourceVerdict]:

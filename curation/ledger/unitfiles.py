@@ -10,22 +10,27 @@ between writing and deleting, or was followed by a commit that wrote the unit's 
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.errors import LedgerError, StorageError
+from curation.errors import DamagedFileError, NoSuchObject, StorageError
+from curation.ledger.expected import Expected
 from curation.storage import Listed, Storage, parquet
 from curation.storage.base import ABSENT
+from curation.storage.footer import read_footer
+from curation.storage.requests import in_order
 
-_UNIT_FILE = re.compile(r"unit-(\d{6,})\.parquet$")
-_COMPACT_FILE = re.compile(r"compact/(\d{6,})-\d{5,}\.parquet$")
+_UNIT_FILE = re.compile(r"unit-(\d{6,})\.parquet")
+_COMPACT_FILE = re.compile(r"compact/(\d{6,})-\d{5,}\.parquet")
 _UNITS = b"units"
 """Metadata of a compact file: [unit, its row group or null if it has no rows], as JSON."""
 MAX_RUN_BYTES = 4_000_000
@@ -58,17 +63,17 @@ class _Compact:
         """The rows of some of its units, with the columns that are asked for."""
         schema = self.footer.schema.to_arrow_schema().remove_metadata()
         wanted = parquet.wanted_columns(schema, columns, without)
+        name = f"{storage.root}/{self.key}"
         with storage.open(self.key) as file:
-            try:
-                opened = pq.ParquetFile(file, metadata=self.footer, pre_buffer=False)
-                for together in self._runs(units):
-                    groups = [group for unit in together if (group := self.row_groups[unit]) is not None]
-                    table = schema.empty_table().select(wanted)
-                    if groups:
+            with parquet.blaming(name):
+                opened = parquet.open_at(file, self.footer)
+            for together in self._runs(units):
+                groups = [group for unit in together if (group := self.row_groups[unit]) is not None]
+                table = schema.empty_table().select(wanted)
+                if groups:
+                    with parquet.blaming(name):
                         table = opened.read_row_groups(groups, wanted, use_threads=False)
-                    yield from self._by_unit(together, table.replace_schema_metadata(None))
-            except (pa.ArrowException, OSError) as error:
-                raise LedgerError(f"{self.key} is damaged: {error}") from error
+                yield from self._by_unit(together, table.replace_schema_metadata(None))
 
     def _runs(self, units: Iterable[int]) -> Iterator[list[int]]:
         """The units in runs that are read at once."""
@@ -126,8 +131,10 @@ class Snapshot:
 class UnitFiles:
     """The units under one folder."""
 
-    def __init__(self, storage: Storage, prefix: str) -> None:
+    def __init__(self, storage: Storage, prefix: str, schema: pa.Schema) -> None:
+        """`schema` is what the files must have; `Expected` says how."""
         self._storage, self._prefix = storage, prefix
+        self._expected = Expected(prefix, schema)
         self._compacts: list[_Compact] = []
 
     def units(self) -> list[int]:
@@ -135,8 +142,13 @@ class UnitFiles:
         return self.snapshot().units()
 
     def _own(self) -> list[int]:
-        matches = (_UNIT_FILE.search(item.key) for item in self._storage.list(self._prefix))
-        return [int(match[1]) for match in matches if match]
+        return [*self._matching(_UNIT_FILE).values()]
+
+    def _matching(self, pattern: re.Pattern[str]) -> dict[str, int]:
+        """Key of each file whose name is like this -> the number in it."""
+        keys = [item.key for item in self._storage.list(self._prefix)]
+        matches = ((key, pattern.fullmatch(key.removeprefix(f"{self._prefix}/"))) for key in keys)
+        return {key: int(match[1]) for key, match in matches if match}
 
     def key(self, unit: int) -> str:
         """Where a unit's own file is, or would be."""
@@ -163,10 +175,24 @@ class UnitFiles:
         self, unit: int, columns: Collection[str] | None = None, without: Collection[str] = ()
     ) -> pa.Table | None:
         key = self.key(unit)
-        if self._storage.find(key) is not None:
+        try:
             with self._storage.open(key) as file:
-                return parquet.read_columns(file, key, columns, without)
-        return self._read_merged(unit, columns, without)
+                return self._own_table(file, unit, columns, without)
+        except NoSuchObject:
+            return self._read_merged(unit, columns, without)
+
+    def _own_table(
+        self,
+        file: IO[bytes] | pa.NativeFile,
+        unit: int,
+        columns: Collection[str] | None = None,
+        without: Collection[str] = (),
+    ) -> pa.Table:
+        """The rows in a unit's own file."""
+        name = self._name(self.key(unit))
+        check = partial(self._expected.check, name, unit=unit)
+        table = parquet.read_columns(file, name, columns, without, check=check)
+        return table.replace_schema_metadata(None)
 
     def _read_merged(
         self, unit: int, columns: Collection[str] | None = None, without: Collection[str] = ()
@@ -181,7 +207,7 @@ class UnitFiles:
         """All of a unit, and the version of its own file, for `write`."""
         data, version = self._storage.read_versioned(self.key(unit))
         if data is not None:
-            return parquet.from_bytes(data, self.key(unit)), version
+            return self._own_table(pa.BufferReader(data), unit), version
         return self._read_merged(unit), ABSENT
 
     def write(self, unit: int, table: pa.Table, expect: str | None = None) -> None:
@@ -190,7 +216,21 @@ class UnitFiles:
         Raises:
             WriteConflict: its own file is not of the version `expect` any more.
         """
+        table = table.replace_schema_metadata(self._expected.metadata(unit))
         self._storage.write(self.key(unit), parquet.to_bytes(table), expect=expect)
+
+    def damaged(self) -> Iterator[tuple[str, str]]:
+        """Key of each file that is not what was written, and what is wrong with it; every byte is read."""
+        for key, unit in self._matching(_UNIT_FILE).items():
+            with naming(key) as found, self._storage.open(key) as file:
+                self._own_table(file, unit)
+            yield from found
+        for item in self._listed_compacts():
+            with naming(item.key) as found:
+                compact = self._opened(item)
+                for _ in compact.read(self._storage, compact.row_groups, None, ()):
+                    pass
+            yield from found
 
     def snapshot(self) -> Snapshot:
         """What is there now, listed once."""
@@ -199,13 +239,26 @@ class UnitFiles:
     def scan(
         self, snapshot: Snapshot, units: Iterable[int], columns: Collection[str]
     ) -> Iterator[tuple[int, pa.Table]]:
-        """These columns of units, in the order of the units; those that are not there are left out."""
+        """These columns of units, in the order of the units; those that are not there are left out.
+
+        Raises:
+            DamagedFileError: some files are not what was written. The rest of the scan only finds out which.
+        """
         own, merged = snapshot.own, snapshot.merged
-        for compact, together in groupby(units, lambda unit: None if unit in own else merged.get(unit)):
+        damaged: dict[str, str] = {}
+        for (number, compact), together in groupby(units, lambda unit: _file_of(unit, own, merged)):
             if compact is None:
-                yield from self._read_each((unit for unit in together if unit in own), columns)
+                parts = self._read_each([number] if number is not None else [], columns)
             else:
-                yield from self._read_compact(compact, list(together), columns)
+                parts = self._read_compact(compact, list(together), columns)
+            try:
+                for part in parts:
+                    if not damaged:
+                        yield part
+            except DamagedFileError as error:
+                damaged |= error.found
+        if damaged:
+            raise DamagedFileError.of(damaged)
 
     def _read_compact(
         self, compact: _Compact, units: Sequence[int], columns: Collection[str]
@@ -220,29 +273,50 @@ class UnitFiles:
             yield from self._read_each(units[num_read:], columns)
 
     def _read_each(self, units: Iterable[int], columns: Collection[str]) -> Iterator[tuple[int, pa.Table]]:
-        for unit in units:
-            found = self.read(unit, columns)
+        def read(unit: int) -> tuple[int, pa.Table | None]:
+            return unit, self.read(unit, columns)
+
+        for unit, found in in_order(self._storage, read, units):
             if found is not None:
                 yield unit, found
 
     def _merged(self) -> dict[int, _Compact]:
         """Unit -> the newest compact file that holds it."""
-        listed = [
-            item for item in self._storage.list(f"{self._prefix}/compact") if _COMPACT_FILE.search(item.key)
-        ]
-        listed.sort(key=lambda item: item.key)
+        listed = self._listed_compacts()
         if [(item.key, item.etag) for item in listed] != [(file.key, file.etag) for file in self._compacts]:
-            self._compacts = [self._opened(item) for item in listed]
+            self._compacts = self._opened_all(listed)
         return {unit: file for file in self._compacts for unit in file.row_groups}
 
-    def _opened(self, item: Listed) -> _Compact:
-        with self._storage.open(item.key) as file:
+    def _listed_compacts(self) -> list[Listed]:
+        """The compact files, from old to new."""
+        listed = self._storage.list(f"{self._prefix}/compact")
+        found = (
+            item for item in listed if _COMPACT_FILE.fullmatch(item.key.removeprefix(f"{self._prefix}/"))
+        )
+        return sorted(found, key=lambda item: item.key)
+
+    def _opened_all(self, listed: Iterable[Listed]) -> list[_Compact]:
+        opened: list[_Compact] = []
+        damaged: dict[str, str] = {}
+        for item in listed:
             try:
-                footer = pq.read_metadata(file)
-                places = json.loads(footer.metadata[_UNITS])
-            except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-                raise LedgerError(f"{item.key} is damaged: {error}") from error
-        return _Compact(item.key, item.etag, footer, dict(places))
+                opened.append(self._opened(item))
+            except DamagedFileError as error:
+                damaged |= error.found
+        if damaged:
+            raise DamagedFileError.of(damaged)
+        return opened
+
+    def _opened(self, item: Listed) -> _Compact:
+        name = self._name(item.key)
+        with self._storage.open(item.key) as file:
+            footer = read_footer(file, name)
+        with parquet.blaming(name):
+            self._expected.check(name, footer.schema.to_arrow_schema(), None)
+            return _Compact(item.key, item.etag, footer, _places(footer))
+
+    def _name(self, key: str) -> str:
+        return f"{self._storage.root}/{key}"
 
     def compact(self, *, whole: bool = True) -> int:
         """Merge units into a new generation of compact files, then delete what they replace.
@@ -255,13 +329,12 @@ class UnitFiles:
         Returns:
             How many files were replaced; 0 if no unit has a file of its own, when nothing is done.
         """
-        before = [item.key for item in self._storage.list(self._prefix)]
-        own = {key: int(match[1]) for key in before if (match := _UNIT_FILE.search(key))}
+        own = self._matching(_UNIT_FILE)
         if not own:
             return 0
-        older = {key: int(match[1]) for key in before if (match := _COMPACT_FILE.search(key))}
+        older = self._matching(_COMPACT_FILE)
         generation = max(older.values(), default=0) + 1
-        writer = _CompactWriter(self._storage, f"{self._prefix}/compact", generation)
+        writer = _CompactWriter(self._storage, self._expected, generation)
         for unit in self.units() if whole else sorted(own.values()):
             table = self.read(unit)
             if table is not None:
@@ -276,8 +349,8 @@ class UnitFiles:
 class _CompactWriter:
     """Writes units one after the other into compact files of one generation."""
 
-    def __init__(self, storage: Storage, folder: str, generation: int) -> None:
-        self._storage, self._folder, self._generation = storage, folder, generation
+    def __init__(self, storage: Storage, expected: Expected, generation: int) -> None:
+        self._storage, self._expected, self._generation = storage, expected, generation
         self._num_written = 0
         self._held: list[tuple[int, pa.Table]] = []
         self._held_bytes = 0
@@ -300,13 +373,43 @@ class _CompactWriter:
         places: list[tuple[int, int | None]] = []
         for unit, table in self._held:
             places.append((unit, sum(group is not None for _, group in places) if table.num_rows else None))
-        schema = self._held[0][1].schema.with_metadata({_UNITS: json.dumps(places).encode()})
-        sink = io.BytesIO()
-        with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-            for _, table in self._held:
-                if table.num_rows:
-                    writer.write_table(table.cast(schema), row_group_size=table.num_rows)
-        key = f"{self._folder}/{self._generation:06d}-{self._num_written:05d}.parquet"
-        self._storage.write(key, sink.getvalue())
+        metadata = {_UNITS: json.dumps(places).encode(), **self._expected.metadata(None)}
+        schema = self._held[0][1].schema.with_metadata(metadata)
+        data = parquet.row_groups_to_bytes((table for _, table in self._held if table.num_rows), schema)
+        name = f"{self._generation:06d}-{self._num_written:05d}.parquet"
+        self._storage.write(f"{self._expected.folder}/compact/{name}", data)
         self._num_written += 1
         self._held, self._held_bytes = [], 0
+
+
+def _file_of(
+    unit: int, own: Collection[int], merged: Mapping[int, _Compact]
+) -> tuple[int | None, _Compact | None]:
+    """Where a unit's rows are: in its own file, in a compact file, or nowhere."""
+    return (unit, None) if unit in own else (None, merged.get(unit))
+
+
+def _places(footer: pq.FileMetaData) -> dict[int, int | None]:
+    """Where the units of a compact file are.
+
+    Raises:
+        ValueError: it does not say that.
+    """
+    try:
+        places = dict(json.loads((footer.metadata or {})[_UNITS]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError("it does not say where its units are") from error
+    known = {None, *range(footer.num_row_groups)}
+    if not all(isinstance(unit, int) and group in known for unit, group in places.items()):
+        raise ValueError("its units are not where it says")
+    return places
+
+
+@contextmanager
+def naming(key: str) -> Iterator[list[tuple[str, str]]]:
+    """Collects what is wrong with one file: nothing, or its key and why."""
+    found: list[tuple[str, str]] = []
+    try:
+        yield found
+    except DamagedFileError as error:
+        found += [(key, why) for why in error.found.values()]

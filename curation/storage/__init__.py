@@ -5,6 +5,7 @@ from __future__ import annotations
 from curation.errors import ConfigError
 from curation.storage.base import Listed, Storage
 from curation.storage.buckets.connection import BUCKET_SCHEMES
+from curation.storage.hub.place import HUB_SCHEME
 from curation.storage.local import LocalStorage
 
 __all__ = ["Listed", "Storage", "open_storage", "storage_of"]
@@ -25,9 +26,13 @@ def open_storage(root: str) -> Storage:
         from curation.storage.buckets.bucket import BucketStorage
 
         return BucketStorage(root)
+    if scheme == HUB_SCHEME:
+        from curation.storage.hub.repository import HubStorage
+
+        return HubStorage(root)
     raise ConfigError(
         f"{root}: storage of kind {scheme!r} is not supported; use a folder, or a URL that begins with "
-        f"{', '.join(f'{known}://' for known in BUCKET_SCHEMES)}"
+        f"{', '.join(f'{known}://' for known in (*BUCKET_SCHEMES, HUB_SCHEME))}"
     )
 
 

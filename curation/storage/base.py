@@ -37,11 +37,12 @@ class Storage(Protocol):
     def find(self, key: str) -> Listed | None:
         """One object as a listing shows it, or None where there is none."""
 
-    def open(self, key: str) -> IO[bytes]:
-        """The object as a file to read and to seek in.
+    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
+        """The object as a file to read and to seek in; a bucket gives the version with that etag.
 
         Raises:
-            StorageError: there is none.
+            NoSuchObject: there is none.
+            WriteConflict: the bucket has another version.
         """
 
     def leftovers(self, prefix: str) -> tuple[str, ...]:

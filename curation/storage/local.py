@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from curation.errors import StorageError, WriteConflict
+from curation.errors import NoSuchObject, StorageError, WriteConflict
 from curation.storage.base import ABSENT, Listed
 
 _TEMP_PREFIX = ".writing-"
@@ -89,10 +89,13 @@ class LocalStorage:
             return None
         return Listed(path.relative_to(self._folder).as_posix(), status.st_size, etag_of(status))
 
-    def open(self, key: str) -> IO[bytes]:
+    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
         path = self._folder / key
         with named_errors(path):
-            return io.BufferedReader(_NamedFile(path))
+            try:
+                return io.BufferedReader(_NamedFile(path))
+            except FileNotFoundError as error:
+                raise NoSuchObject(f"{path}: {error.strerror}") from error
 
     def read(self, key: str) -> bytes | None:
         path = self._folder / key

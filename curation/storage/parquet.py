@@ -1,50 +1,72 @@
-"""Tables as Parquet objects: to bytes, and back by the columns that are wanted."""
+"""Tables as Parquet objects: to bytes, and back by the columns that are wanted.
+
+Every page and the footer carry a checksum, so that what is read is what was written. Objects that older
+versions wrote have none, and are read as they are.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.errors import LedgerError
+from curation.errors import DamagedFileError
+from curation.storage.footer import SEAL, read_footer, sealed
 
 
 def to_bytes(table: pa.Table) -> bytes:
     """Parquet; the same table gives the same bytes."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
+    with _writer(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sealed(sink.getvalue())
 
 
 def batches_to_bytes(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> bytes:
     """Parquet, written batch by batch, so that one batch is all that is held beside the bytes."""
     sink = io.BytesIO()
-    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+    with _writer(sink, schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
-    return sink.getvalue()
+    return sealed(sink.getvalue())
+
+
+def row_groups_to_bytes(tables: Iterable[pa.Table], schema: pa.Schema) -> bytes:
+    """Parquet with a row group for each table; none of them is empty."""
+    sink = io.BytesIO()
+    with _writer(sink, schema) as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema), row_group_size=table.num_rows)
+    return sealed(sink.getvalue())
+
+
+def _writer(sink: IO[bytes], schema: pa.Schema) -> pq.ParquetWriter:
+    metadata = {**(schema.metadata or {}), SEAL: b"1"}
+    return pq.ParquetWriter(
+        sink, schema.with_metadata(metadata), compression="zstd", write_page_checksum=True
+    )
 
 
 def schema_of(file: IO[bytes], name: str) -> pa.Schema:
     """The schema of a Parquet file with its metadata; no row is read.
 
     Raises:
-        LedgerError: `name` is not a Parquet object.
+        DamagedFileError: `name` is not what was written.
     """
-    try:
-        return pq.read_schema(file)
-    except (pa.ArrowException, OSError) as error:
-        raise LedgerError(f"{name} is damaged: {error}") from error
+    footer = read_footer(file, name)
+    with blaming(name):
+        return footer.schema.to_arrow_schema()
 
 
 def from_bytes(data: bytes, name: str) -> pa.Table:
     """The table in a Parquet object.
 
     Raises:
-        LedgerError: `name` is not a Parquet object.
+        DamagedFileError: `name` is not what was written.
     """
     return read_columns(pa.BufferReader(data), name)
 
@@ -54,21 +76,41 @@ def read_columns(
     name: str,
     columns: Collection[str] | None = None,
     without: Collection[str] = (),
+    *,
+    check: Callable[[pa.Schema], None] | None = None,
 ) -> pa.Table:
     """The table in an open Parquet object: all columns, or those in `columns`, but not those in `without`.
 
-    Only their bytes are read; a column that the object lacks is left out.
+    Only their bytes are read; a column that the object lacks is left out. `check` is called with the schema
+    of the whole object before any row is read.
 
     Raises:
-        LedgerError: `name` is not a Parquet object.
+        DamagedFileError: `name` is not what was written.
     """
-    try:
+    footer = read_footer(file, name)
+    with blaming(name):
+        opened = open_at(file, footer)
+        if check is not None:
+            check(opened.schema_arrow)
         # On this thread: unit files are small, and a process that ends while Arrow's readers are still
         # about is aborted by the C++ runtime now and then.
-        opened = pq.ParquetFile(file, pre_buffer=False)
-        return opened.read(wanted_columns(opened.schema_arrow, columns, without), use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise LedgerError(f"{name} is damaged: {error}") from error
+        table = opened.read(wanted_columns(opened.schema_arrow, columns, without), use_threads=False)
+    metadata = {key: value for key, value in (table.schema.metadata or {}).items() if key != SEAL}
+    return table.replace_schema_metadata(metadata or None)
+
+
+def open_at(file: IO[bytes] | pa.NativeFile, footer: pq.FileMetaData) -> pq.ParquetFile:
+    """An open file of which the footer is known; what is read of it is held against its checksums."""
+    return pq.ParquetFile(file, metadata=footer, pre_buffer=False, page_checksum_verification=True)
+
+
+@contextmanager
+def blaming(name: str) -> Iterator[None]:
+    """Make a DamagedFileError of what Arrow says of a file that it can't read."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DamagedFileError.of({name: str(error)}) from error
 
 
 def wanted_columns(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_stages import CALLS
 from test_faults import FINE, images, images_only, outcomes
 
 from curation.cli.console import console
@@ -19,6 +18,7 @@ from curation.execution.cluster.processes import FRESH_S
 from curation.execution.driver.pool import Pool
 from curation.execution.progress import ConsoleProgress
 from datasets_media import Bench, command, curation, environment, write_photo
+from fault_stages import CALLS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fault_stages import CALLS
 
 from datasets_media import command, config_data, environment, write_config
+from fault_stages import CALLS
 
 pytestmark = pytest.mark.slow
 

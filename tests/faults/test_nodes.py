@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import ray
-from fault_stages import CALLS
 from ray.cluster_utils import Cluster
 from test_processes import Sleeper, end_of, look_until, pid_of, wait_gone, watched
 
@@ -20,6 +19,7 @@ from curation.execution.cluster.results import Died
 from curation.execution.driver.pool import Pool
 from curation.execution.progress import ConsoleProgress
 from datasets_media import ROOT, TESTS, Bench, write_photo
+from fault_stages import CALLS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

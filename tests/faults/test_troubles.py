@@ -18,15 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from fault_stages import (
-    INPUT,
-    SETUP_TROUBLES,
-    TROUBLE,
-    UNLOADABLE,
-    TroubledColor,
-    UnloadableColor,
-    UnmountingColor,
-)
 
 from curation.errors import EnvironmentFault, ProbeError, StorageError
 from curation.execution.worker.worker import UnitWorker
@@ -36,6 +27,15 @@ from curation.ingest.reach import watch_inputs
 from curation.ingest.sources import open_source
 from curation.records import Source
 from datasets_media import Bench, contents, curation, write_config, write_photo, write_video
+from fault_stages import (
+    INPUT,
+    SETUP_TROUBLES,
+    TROUBLE,
+    UNLOADABLE,
+    TroubledColor,
+    UnloadableColor,
+    UnmountingColor,
+)
 from stages.color import ColorStage
 
 

@@ -12,16 +12,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from pictures_media import (
-    HDR_CODES,
-    combing,
-    filtered,
-    hdr_planes,
-    moving_bar,
-    write_changing,
-    write_hdr,
-    write_interlaced,
-)
 from PIL import Image
 
 from curation.errors import DecodeError, ProbeError
@@ -33,6 +23,16 @@ from curation.media.pictures.orientation import UPRIGHT, Orientation, from_matri
 from curation.media.pictures.render import Rendering, square_width
 from curation.media.pictures.tonemap import ToneMapper
 from generated import a_source, cut_off, texture, with_matrix, write_video
+from pictures_media import (
+    HDR_CODES,
+    combing,
+    filtered,
+    hdr_planes,
+    moving_bar,
+    write_changing,
+    write_hdr,
+    write_interlaced,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 FFMPEG = shutil.which("ffmpeg")

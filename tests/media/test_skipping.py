@@ -9,15 +9,15 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from coded_media import FORMATS, PAIRS
-from pictures_media import in_pictures, write_interlaced, write_parts
 
+from coded_media import FORMATS, PAIRS
 from curation.errors import DecodeError
 from curation.media.decode import decode_video
 from curation.media.frame import Frame
 from curation.media.sampling import Sampling
 from curation.media.skipping import can_skip
 from generated import cut_off, scenes_of, texture, write_video
+from pictures_media import in_pictures, write_interlaced, write_parts
 
 FPS = 25
 SAMPLING = Sampling(2.0, frozenset({4.0}))

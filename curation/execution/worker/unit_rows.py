@@ -13,6 +13,7 @@ from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
 from curation.records import Row
 from curation.splitter import Splitter
+from curation.storage.requests import in_order
 
 
 class UnitRows:
@@ -53,11 +54,15 @@ class UnitRows:
     def commit(self, ledger: Ledger, pipeline: Pipeline, task: Task) -> None:
         """Write the new rows: one commit per step."""
         steps = {step.key: step for step in pipeline.steps()}
-        for key, rows in self._new.items():
-            step = steps[key]
+
+        def commit(key: str) -> None:
+            step, rows = steps[key], self._new[key]
             replaces = self._replaced(ledger, step, rows) if task.recompute.stages else set()
             columns = step.stage.columns
             ledger.commit(step.name, step.fingerprint, task.unit, rows, columns, replaces=replaces)
+
+        for _ in in_order(ledger.storage, commit, self._new):
+            pass
 
     def _replaced(self, ledger: Ledger, step: Step, rows: Sequence[Row]) -> set[str]:
         """The rows that new ones take the place of; of a source that was split again, all its clips."""

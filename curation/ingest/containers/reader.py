@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryFile, gettempdir
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
-from curation.errors import EnvironmentFault
 from curation.ingest.metadata import PROBLEM, metadata_jsons
 from curation.ingest.reach import InputStorage
 from curation.records import MetadataValue, Source, SourceKind
 from curation.storage import Listed
-from curation.storage.local import named_errors
 
 MAX_ENTRIES = 1_000_000
 """Media that one container may hold; those behind are not listed, and the container has failed."""
@@ -203,35 +199,3 @@ class ContainerReader(Reader, Protocol):
         Raises:
             StorageError: the file can't be reached.
         """
-
-
-@contextmanager
-def unnamed_file() -> Iterator[tuple[IO[bytes], Path]]:
-    """A file to write to, and a path to read it by. It is gone with this process, however that ends.
-
-    Raises:
-        EnvironmentFault: the folder for temporary files takes none.
-    """
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(TemporaryFile(prefix="curation-"))
-        except OSError as error:
-            raise EnvironmentFault(f"no temporary file can be made: {error}") from error
-        yield file, path_of_handle(file.fileno())
-
-
-def write_temporary(file: IO[bytes], data: bytes) -> None:
-    """Write to an unnamed file.
-
-    Raises:
-        StorageError: the folder for temporary files, which is named, has no room.
-    """
-    left = memoryview(data)
-    with named_errors(gettempdir()):
-        while left:  # not by the file's buffer, which would be written again when it is closed
-            left = left[os.write(file.fileno(), left) :]
-
-
-def path_of_handle(handle: int) -> Path:
-    """A path to an open file, whatever its name stands for by now."""
-    return Path(f"/proc/self/fd/{handle}")

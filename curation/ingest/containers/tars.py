@@ -25,13 +25,12 @@ from curation.ingest.containers.reader import (
     Entry,
     EntryColumns,
     Inventory,
-    unnamed_file,
-    write_temporary,
 )
-from curation.ingest.locator import check_unchanged, locator_of, position_of, printable
+from curation.ingest.locator import check_unchanged, locator_of, position_of, printable, version_of
 from curation.ingest.metadata import MAX_SIDECAR_BYTES, SIDECAR_SUFFIXES, from_sidecar, from_sidecars
 from curation.ingest.suffixes import kind_of
 from curation.records import MetadataValue, Source, SourceKind
+from curation.storage.scratch import unnamed_file, write_temporary
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _BLOCK_BYTES = tarfile.BLOCKSIZE
@@ -130,7 +129,7 @@ class TarReader:
         storage, key = locator_of(source.uri).open_storage()
         check_unchanged(source, storage, key)
         with unnamed_file() as (copy, path):
-            with storage.open(key) as file:
+            with storage.open(key, version_of(source)[1]) as file:
                 file.seek(position_of(source))
                 _copy(file, copy, source.size_bytes)
             yield path

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile, TemporaryFile
-from typing import IO, Any
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.storage.base import ABSENT, Listed
-from curation.storage.buckets.connection import connect, place_of
-from curation.storage.buckets.faults import named_faults
+from curation.storage.base import Listed
+from curation.storage.buckets.client import BucketClient
+from curation.storage.buckets.connection import place_of
 from curation.storage.buckets.object_file import ObjectFile
 
-_LISTED_TOGETHER = 1000
-"""Objects of a listing that become a batch: a page of it."""
 _COPY_BYTES = 1 << 23
-PART_BYTES = 1 << 24
-"""Objects larger than this are written in parts of this size."""
 
 
 class BucketStorage:
@@ -37,30 +33,32 @@ class BucketStorage:
         self._place = place_of(url)
         self.root = self._place.url
         self._skipped = len(f"{self._place.prefix}/") if self._place.prefix else 0
+        self._client = BucketClient(self._place)
 
     def list(self, prefix: str) -> list[Listed]:
+        # Consoles mark folders by empty objects, which are none of anybody's.
         rows = (row for batch in self.batches(prefix) for row in batch.to_pylist())
-        return sorted((Listed(*row.values()) for row in rows), key=lambda item: item.key)
+        found = sorted((Listed(*row.values()) for row in rows), key=lambda item: item.key)
+        folders = {str(above) for item in found for above in PurePosixPath(item.key).parents} | {prefix, ""}
+        return [
+            item
+            for item in found
+            if not _is_hidden(item.key) and (item.size_bytes or item.key not in folders)
+        ]
 
     def batches(self, prefix: str, *, after: str = "") -> Iterator[pa.RecordBatch]:
         """Objects below the folder `prefix`, in no order: `key`, `size_bytes`, `etag`.
 
         Objects that only mark a folder are not left out: their key is that of the folder.
 
-        `after`: A key; what the server lists before it and itself are left out.
+        `after`: A key; itself and what the server lists before it are left out.
 
         Raises:
             UnreadableKey: the server has come to a key that obstore refuses.
         """
-        top = self.path(prefix)
-        with named_faults(f"{self.root}/{prefix}"):
-            stream = self._store.list(
-                f"{top}/" if top else None,
-                offset=self.path(after) if after else None,
-                chunk_size=_LISTED_TOGETHER,
-                return_arrow=True,
-            )
-            yield from map(self._as_batch, stream)
+        return map(
+            self._relative, self._client.list(self.path(prefix), after=self.path(after) if after else "")
+        )
 
     def own(self, folder: str) -> tuple[Sequence[pa.RecordBatch], Sequence[str]]:
         """The objects in a folder itself, as `batches` gives them, and the keys of the folders in it.
@@ -70,32 +68,23 @@ class BucketStorage:
         Raises:
             UnreadableKey: obstore refuses a key in it.
         """
-        with named_faults(f"{self.root}/{folder}"):
-            found = self._store.list_with_delimiter(self.path(folder) or None, return_arrow=True)
-        batches = pa.table(found["objects"]).to_batches()
-        return list(map(self._as_batch, batches)), [
-            name[self._skipped :] or "/" for name in found["common_prefixes"]
-        ]
+        batches, folders = self._client.own(self.path(folder))
+        return list(map(self._relative, batches)), [name[self._skipped :] or "/" for name in folders]
 
-    def _as_batch(self, chunk: Any) -> pa.RecordBatch:
-        """What obstore lists, with keys relative to the root."""
-        found = pa.record_batch(chunk)
-        keys = found["path"].cast(pa.string())
-        if self._skipped:
-            keys = pc.utf8_slice_codeunits(keys, self._skipped)
-        columns = [keys, found["size"].cast(pa.int64()), found["e_tag"].cast(pa.string())]
-        return pa.record_batch(columns, names=["key", "size_bytes", "etag"])
+    def _relative(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Objects with keys relative to the root."""
+        keys = pc.utf8_slice_codeunits(batch["key"], self._skipped) if self._skipped else batch["key"]
+        return pa.record_batch([keys, batch["size_bytes"], batch["etag"]], schema=batch.schema)
 
     def find(self, key: str) -> Listed | None:
         try:
-            with named_faults(self._url(key)):
-                found = self._store.head(self.path(key))
+            found = self._client.head(self.path(key))
         except FileNotFoundError:
             return None
         return Listed(key, found["size"], found["e_tag"] or "")
 
-    def open(self, key: str) -> IO[bytes]:
-        return ObjectFile(self._store, self.path(key), self._url(key))  # type: ignore[return-value]
+    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
+        return ObjectFile(self._client, self.path(key), self._url(key), etag)  # type: ignore[return-value]
 
     def leftovers(self, prefix: str) -> tuple[str, ...]:
         return ()
@@ -104,43 +93,20 @@ class BucketStorage:
         return self.read_versioned(key)[0]
 
     def read_versioned(self, key: str) -> tuple[bytes | None, str]:
-        try:
-            with named_faults(self._url(key)):
-                found = self._store.get(self.path(key))
-                return bytes(found.bytes()), found.meta["e_tag"] or ""
-        except FileNotFoundError:
-            return None, ABSENT
+        return self._client.read(self.path(key))
 
     def write(self, key: str, data: bytes, expect: str | None = None) -> None:
-        mode: Any = "overwrite"
-        if expect is not None:
-            mode = "create" if expect == ABSENT else {"e_tag": expect}
-        is_large = expect is None and len(data) > PART_BYTES
-        with named_faults(self._url(key)):
-            self._store.put(
-                self.path(key),
-                data,
-                mode=mode,
-                use_multipart=is_large,
-                chunk_size=PART_BYTES,
-                max_concurrency=4,
-            )
+        self._client.put(self.path(key), data, expect)
 
     @contextmanager
     def creating(self, key: str) -> Iterator[IO[bytes]]:
         with TemporaryFile(prefix="curation-") as file:
             yield file
             file.flush()
-            file.seek(0)
-            with named_faults(self._url(key)):
-                self._store.put(self.path(key), file, chunk_size=PART_BYTES, max_concurrency=4)
+            self._client.put_file(self.path(key), file)
 
     def delete(self, key: str) -> None:
-        try:
-            with named_faults(self._url(key)):
-                self._store.delete(self.path(key))
-        except FileNotFoundError:
-            pass
+        self._client.delete(self.path(key))
 
     @contextmanager
     def local_path(self, key: str) -> Iterator[Path]:
@@ -154,13 +120,14 @@ class BucketStorage:
     def exclusive(self) -> Iterator[None]:
         yield
 
-    @property
-    def _store(self) -> Any:
-        return connect(self._place)
-
     def path(self, key: str) -> str:
         """The key of an object in its bucket; "" for the root of a bucket."""
         return f"{self._place.prefix}/{key}" if self._place.prefix and key else self._place.prefix or key
 
     def _url(self, key: str) -> str:
         return f"{self.root}/{key}"
+
+
+def _is_hidden(key: str) -> bool:
+    """As on a disk: a name that begins with a dot is nobody's data, such as the lease."""
+    return key.rpartition("/")[2].startswith(".")

@@ -1,11 +1,11 @@
 """How a bucket is reached: endpoint, region and credentials, from the environment alone.
 
     place = place_of("s3://photos/raw/2026")
-    store = connect(place)                      # an obstore store; one per bucket and process
+    store = connect(place, Use.OBJECTS)         # an obstore store; one per bucket, use and process
 
-The variables are those of the providers' own tools, which obstore reads: AWS_ENDPOINT_URL, AWS_REGION,
-AWS_ACCESS_KEY_ID, AWS_SKIP_SIGNATURE=true for anonymous access, and so on. Nothing of them is kept here, so
-that no secret travels with an object that is sent to a worker.
+The variables are those of the providers' own tools, which obstore reads, and profiles of AWS
+(`credentials.py`). Nothing of them is kept here, so that no secret travels with an object that is sent to a
+worker.
 """
 
 from __future__ import annotations
@@ -13,23 +13,34 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum
 from functools import lru_cache
 from typing import Any
 
-from curation.errors import ConfigError
+from curation.errors import ConfigError, StorageError
 from curation.errors.isolation import isolated
+from curation.storage.buckets.credentials import is_anonymous, s3_settings
+from curation.storage.buckets.retries import deadline_s, retry_config
 
 BUCKET_SCHEMES = ("s3", "gs", "az")
-_ENDPOINTS = {
-    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
-    "gs": (),
-    "az": ("AZURE_ENDPOINT",),
-}
 CONNECT_TIMEOUT_S = 10.0
-READ_TIMEOUT_S = 30.0
-"""Longest silence of a server in the middle of an answer."""
+SILENCE_S = 30.0
+"""Longest silence of a server in the middle of an answer, or before it begins."""
+UPLOAD_SILENCE_S = 300.0
+"""The same while a large body is sent, when a server has nothing to say: 16 MB at 0.5 Mbit/s."""
 REQUEST_TIMEOUT_S = 3600.0
-"""Longest request as a whole: an object of 5 GB on a slow line."""
+"""Longest request as a whole: an object of 5 GB at 11 Mbit/s."""
+_ATTEMPT_FRACTION = 0.25
+"""Of the time for all attempts, what one of them may take without a sign of life."""
+_VARIABLES = ("AWS_", "GOOGLE_", "AZURE_", "CURATION_STORAGE_", "HOME")
+
+
+class Use(Enum):
+    """What a store is for, which decides how patient it is by itself."""
+
+    OBJECTS = "small requests, which `persistently` repeats"
+    UPLOADS = "large bodies in one request, which `persistently` repeats"
+    SERIES = "listings and uploads in parts: obstore repeats the single requests of a series"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,46 +74,86 @@ def place_of(url: str) -> Place:
     return Place(scheme, bucket, prefix.strip("/"))
 
 
-def connect(place: Place) -> Any:
-    """The obstore store of a bucket.
+def connect(place: Place, use: Use = Use.OBJECTS, limit_s: float | None = None) -> Any:
+    """The obstore store of a bucket. It follows the environment, should that change.
+
+    `limit_s`: for how long a request may go without success; None takes `deadline_s`.
 
     Raises:
         ConfigError: the environment holds what obstore does not take.
+        StorageError: there are no credentials, or this process was forked from one that uses buckets.
     """
-    return _store(place.scheme, place.bucket)
+    if _runtime.is_lost:
+        raise StorageError(
+            f"{place.url}: a process that was forked from one that uses buckets can't reach them itself; "
+            "start it by spawn or forkserver"
+        )
+    _runtime.is_used = True
+    variables = tuple(item for item in os.environ.items() if item[0].startswith(_VARIABLES))
+    return _store(place.scheme, place.bucket, use, limit_s or deadline_s(), variables)
+
+
+def forget_credentials() -> None:
+    """Let stores be made anew, with what the environment and the profiles hold by then."""
+    _store.cache_clear()
 
 
 def connect_arrow(place: Place) -> Any:
-    """Arrow's own client for a bucket on S3, which takes any key; None for other providers."""
+    """Arrow's own client for a bucket on S3, which takes any key; None for other providers.
+
+    Raises:
+        StorageError: there are no credentials.
+    """
     from pyarrow.fs import S3FileSystem
 
     if place.scheme != "s3":
         return None
-    endpoint = next((os.environ[name] for name in _ENDPOINTS["s3"] if os.environ.get(name)), "")
-    scheme, _, host = endpoint.rpartition("://")
-    is_anonymous = os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    settings = s3_settings()
+    keys = settings["credential_provider"]() if "credential_provider" in settings else {}
+    scheme, _, host = settings.get("endpoint", "").rpartition("://")
+    regions = (settings.get("region"), os.environ.get("AWS_REGION"), os.environ.get("AWS_DEFAULT_REGION"))
     return S3FileSystem(
-        anonymous=is_anonymous,
-        region=region,
+        anonymous=is_anonymous(),
+        access_key=keys.get("access_key_id"),
+        secret_key=keys.get("secret_access_key"),
+        session_token=keys.get("token"),
+        region=next(filter(None, regions), None),
         endpoint_override=host.rstrip("/") or None,
         scheme=scheme or "https",
         connect_timeout=CONNECT_TIMEOUT_S,
-        request_timeout=READ_TIMEOUT_S,
+        request_timeout=SILENCE_S,
     )
 
 
 @lru_cache
-def _store(scheme: str, bucket: str) -> Any:
+def _store(scheme: str, bucket: str, use: Use, limit_s: float, variables: tuple[tuple[str, str], ...]) -> Any:
+    """`variables` are only here so that another environment has other stores."""
     from obstore.store import AzureStore, GCSStore, S3Store
 
     kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
-    endpoints = [os.environ[name] for name in _ENDPOINTS[scheme] if os.environ.get(name)]
+    settings: dict[str, Any] = s3_settings() if scheme == "s3" else {}
+    endpoint = settings.get("endpoint") or dict(variables).get("AZURE_ENDPOINT", "")
+    silence_s = UPLOAD_SILENCE_S if use is Use.UPLOADS else min(SILENCE_S, limit_s * _ATTEMPT_FRACTION)
     client = {
-        "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
-        "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
+        "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, limit_s * _ATTEMPT_FRACTION)),
+        "read_timeout": timedelta(seconds=silence_s),
         "timeout": timedelta(seconds=REQUEST_TIMEOUT_S),
-        "allow_http": any(endpoint.startswith("http://") for endpoint in endpoints),
+        "allow_http": endpoint.startswith("http://"),
     }
+    retries = retry_config(limit_s if use is Use.SERIES else None)
     with isolated(ConfigError):  # obstore's builders raise plain exceptions, too
-        return kinds[scheme](bucket, client_options=client)
+        return kinds[scheme](bucket, client_options=client, retry_config=retries, **settings)
+
+
+class _Runtime:
+    """Whether obstore's threads run in this process. A fork leaves them behind, and requests would hang."""
+
+    def __init__(self) -> None:
+        self.is_used = self.is_lost = False
+        os.register_at_fork(after_in_child=self._note_fork)
+
+    def _note_fork(self) -> None:
+        self.is_lost = self.is_used
+
+
+_runtime = _Runtime()

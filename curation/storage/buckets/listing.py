@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.storage.buckets.bucket import BucketStorage
-from curation.storage.buckets.faults import UnreadableKey
+from curation.storage.buckets.retries import UnreadableKey
 from curation.storage.buckets.unreadable import SLASH, around_unreadable
 
 NUM_THREADS = 16

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import Any, Protocol
 
-from curation.errors import StorageError
-from curation.storage.buckets.faults import named_faults
+from curation.errors import NoSuchObject
+from curation.storage.buckets.retries import OutOfRange
 
 FIRST_BYTES = 1 << 18
 """What opening fetches: the whole of a small object, and of a large one its size."""
 READ_AHEAD_BYTES = 1 << 19
 """Fetched at least at a time."""
+
+
+class Part(Protocol):
+    """Some bytes of an object, and what is said of it as a whole: `size` and `e_tag`."""
+
+    @property
+    def meta(self) -> Any: ...
+
+    def bytes(self) -> bytes: ...
+
+
+class Objects(Protocol):
+    """Where objects can be read from; both methods raise FileNotFoundError where there is none."""
+
+    def get(self, path: str, *, options: Any = None) -> Part:
+        """An object of the version `if_match`, or a `range` of it."""
+
+    def head(self, path: str) -> Any:
+        """What is said of an object as a whole."""
 
 
 class ObjectFile(io.RawIOBase):
@@ -23,24 +42,22 @@ class ObjectFile(io.RawIOBase):
         etag: Its version.
     """
 
-    def __init__(self, store: Any, path: str, url: str, etag: str | None = None) -> None:
+    def __init__(self, client: Objects, path: str, url: str, etag: str | None = None) -> None:
         """Open an object; `etag` is the version that it must have, if that is known.
 
         Raises:
             StorageError: there is none, or not of this version.
         """
         self.name = url
-        self._store, self._path = store, path
+        self._client, self._path = client, path
         self._at = 0
         self._held_from = 0
         try:
             found = self._get((0, FIRST_BYTES), etag)
-            meta, self._held = found.meta, self._bytes_of(found)
-        except StorageError:
+            meta, self._held = found.meta, found.bytes()
+        except OutOfRange:
             # An empty object has no range that could be asked for.
             meta, self._held = self._head(), b""
-            if meta["size"]:
-                raise
         self.size_bytes: int = meta["size"]
         self.etag: str = meta["e_tag"] or ""
 
@@ -75,25 +92,19 @@ class ObjectFile(io.RawIOBase):
         start = self._at - self._held_from
         if not 0 <= start < len(self._held):
             last = min(max(end, self._at + READ_AHEAD_BYTES), self.size_bytes)
-            self._held = self._bytes_of(self._get((self._at, last), self.etag))
+            self._held = self._get((self._at, last), self.etag).bytes()
             self._held_from, start = self._at, 0
         return memoryview(self._held)[start : start + end - self._at]
 
     def _head(self) -> Any:
         try:
-            with named_faults(self.name):
-                return self._store.head(self._path)
+            return self._client.head(self._path)
         except FileNotFoundError as error:
-            raise StorageError(f"{self.name}: there is no such object") from error
+            raise NoSuchObject(f"{self.name}: there is no such object") from error
 
-    def _get(self, span: tuple[int, int], etag: str | None) -> Any:
+    def _get(self, span: tuple[int, int], etag: str | None) -> Part:
         options: dict[str, Any] = {"range": span} | ({"if_match": etag} if etag else {})
         try:
-            with named_faults(self.name):
-                return self._store.get(self._path, options=options)
+            return self._client.get(self._path, options=options)
         except FileNotFoundError as error:
-            raise StorageError(f"{self.name}: there is no such object") from error
-
-    def _bytes_of(self, found: Any) -> bytes:
-        with named_faults(self.name):
-            return bytes(found.bytes())
+            raise NoSuchObject(f"{self.name}: there is no such object") from error

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from curation.storage.buckets.bucket import BucketStorage
 from curation.storage.buckets.connection import connect_arrow, place_of
-from curation.storage.buckets.faults import UnreadableKey
+from curation.storage.buckets.retries import UnreadableKey
 
 SLASH = "/"
 """How keys that begin with a slash are told."""

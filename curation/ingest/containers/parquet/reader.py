@@ -41,13 +41,12 @@ from curation.ingest.containers.reader import (
     Entry,
     EntryColumns,
     Inventory,
-    unnamed_file,
-    write_temporary,
 )
 from curation.ingest.locator import check_unchanged, locator_of, position_of, printable, version_of
 from curation.ingest.metadata import Unkept, kept
 from curation.ingest.suffixes import kind_of
 from curation.records import MetadataValue, Source
+from curation.storage.scratch import unnamed_file, write_temporary
 
 _MAX_FOOTER_BYTES = 64 << 20
 _MAX_FOOTER_ITEMS = 1_000_000
@@ -301,7 +300,7 @@ class _Cursor:
         """`version` is the file's URI and etag."""
         self.version = version
         storage, key = locator_of(version[0]).open_storage()
-        self._file = storage.open(key)
+        self._file = storage.open(key, version[1])
         try:
             self._parquet = _opened(self._file)
             self._columns = {printable(column.name): column for column in layout_of(self._parquet).media}

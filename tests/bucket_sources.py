@@ -1,0 +1,57 @@
+"""Sources in a bucket, made by hand as a listing makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from curation.execution.plan import Task
+from curation.ingest.locator import Locator
+from curation.ingest.suffixes import kind_of
+from curation.records import Source, stable_id
+from curation.storage import open_storage
+from datasets_media import Bench
+
+
+def source_of(url: str, key: str, data: bytes | None = None) -> Source:
+    """The object below `url` as a source; `data` is put there first."""
+    storage = open_storage(url)
+    if data is not None:
+        storage.write(key, data)
+    found = storage.find(key)
+    kind = kind_of(key)
+    assert found is not None
+    uri = f"{url}/{key}"
+    return Source(
+        source_id=stable_id(uri),
+        uri=uri,
+        kind=kind or "container",
+        size_bytes=found.size_bytes,
+        etag=found.etag,
+    )
+
+
+def part_of(container: Source, scheme: str, part: str, position: int, size_bytes: int = 0) -> Source:
+    """A part of a container, as its reader lists it."""
+    uri = Locator(scheme, container.uri, part).uri
+    return replace(
+        container,
+        source_id=stable_id(uri),
+        uri=uri,
+        kind=kind_of(part) or "image",
+        size_bytes=size_bytes,
+        etag=f"{container.etag}@{position}",
+    )
+
+
+def uploaded(url: str, files: Mapping[str, bytes]) -> list[Source]:
+    """Files as sources, put below `url` in their order."""
+    return [source_of(url, key, data) for key, data in files.items()]
+
+
+def filter_task(bench: Bench, sources: list[Source], unit: int = 0) -> Task:
+    """What filters these sources as a new unit, all of one kind, as `plan_probes` plans it."""
+    steps = frozenset(
+        step.key for step in bench.pipeline.steps() if step.key.startswith(f"{sources[0].kind}s.")
+    )
+    return Task("filter", unit, tuple(sources), steps=steps, needs=steps, num_sources=len(sources))
