@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from curation.errors import EnvironmentFault
+from curation.execution.cluster.connection import ANSWER_S
+from curation.execution.cluster.limits import within
 from curation.stage import Resources, Stage
 
 SHARED_FRACTION = 0.75
@@ -153,12 +155,15 @@ class _Room:
 
 
 def nodes() -> list[Node]:
-    """The machines of the connected cluster."""
+    """The machines of the connected cluster.
+
+    Raises:
+        EnvironmentFault: its head does not answer.
+    """
     import ray
 
-    return [
-        Node(node["NodeID"], int(node["Resources"].get("GPU", 0))) for node in ray.nodes() if node["Alive"]
-    ]
+    found = within(ANSWER_S, ray.nodes, "the head of the Ray cluster did not answer")
+    return [Node(node["NodeID"], int(node["Resources"].get("GPU", 0))) for node in found if node["Alive"]]
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile, TemporaryFile
@@ -12,11 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.storage.base import Listed
+from curation.storage.buckets.access import check_writing
 from curation.storage.buckets.client import BucketClient
 from curation.storage.buckets.connection import place_of
+from curation.storage.buckets.lease import check_lease, held
 from curation.storage.buckets.object_file import ObjectFile
 
 _COPY_BYTES = 1 << 23
+_LEASE = ".lease"
 
 
 class BucketStorage:
@@ -34,6 +37,11 @@ class BucketStorage:
         self.root = self._place.url
         self._skipped = len(f"{self._place.prefix}/") if self._place.prefix else 0
         self._client = BucketClient(self._place)
+
+    @property
+    def prefix(self) -> str:
+        """How the keys begin in the bucket; "" at its root."""
+        return self._place.prefix
 
     def list(self, prefix: str) -> list[Listed]:
         # Consoles mark folders by empty objects, which are none of anybody's.
@@ -57,7 +65,7 @@ class BucketStorage:
             UnreadableKey: the server has come to a key that obstore refuses.
         """
         return map(
-            self._relative, self._client.list(self.path(prefix), after=self.path(after) if after else "")
+            self._relative, self._client.list(self._path(prefix), after=self._path(after) if after else "")
         )
 
     def own(self, folder: str) -> tuple[Sequence[pa.RecordBatch], Sequence[str]]:
@@ -68,7 +76,7 @@ class BucketStorage:
         Raises:
             UnreadableKey: obstore refuses a key in it.
         """
-        batches, folders = self._client.own(self.path(folder))
+        batches, folders = self._client.own(self._path(folder))
         return list(map(self._relative, batches)), [name[self._skipped :] or "/" for name in folders]
 
     def _relative(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -78,13 +86,13 @@ class BucketStorage:
 
     def find(self, key: str) -> Listed | None:
         try:
-            found = self._client.head(self.path(key))
+            found = self._client.head(self._path(key))
         except FileNotFoundError:
             return None
         return Listed(key, found["size"], found["e_tag"] or "")
 
     def open(self, key: str, etag: str | None = None) -> IO[bytes]:
-        return ObjectFile(self._client, self.path(key), self._url(key), etag)  # type: ignore[return-value]
+        return ObjectFile(self._client, self._path(key), self._url(key), etag)  # type: ignore[return-value]
 
     def leftovers(self, prefix: str) -> tuple[str, ...]:
         return ()
@@ -93,20 +101,28 @@ class BucketStorage:
         return self.read_versioned(key)[0]
 
     def read_versioned(self, key: str) -> tuple[bytes | None, str]:
-        return self._client.read(self.path(key))
+        return self._client.read(self._path(key))
 
     def write(self, key: str, data: bytes, expect: str | None = None) -> None:
-        self._client.put(self.path(key), data, expect)
+        if expect is None:
+            check_lease(self._url(key))
+        self._client.put(self._path(key), data, expect)
+
+    @property
+    def compares_versions(self) -> bool:
+        return self._client.is_conditional
 
     @contextmanager
     def creating(self, key: str) -> Iterator[IO[bytes]]:
         with TemporaryFile(prefix="curation-") as file:
             yield file
             file.flush()
-            self._client.put_file(self.path(key), file)
+            check_lease(self._url(key))
+            self._client.put_file(self._path(key), file)
 
     def delete(self, key: str) -> None:
-        self._client.delete(self.path(key))
+        check_lease(self._url(key))
+        self._client.delete(self._path(key))
 
     @contextmanager
     def local_path(self, key: str) -> Iterator[Path]:
@@ -117,11 +133,12 @@ class BucketStorage:
             yield Path(copy.name)
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        yield
+    def exclusive(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
+        check_writing(self.root)
+        with held(self._client, self._path(_LEASE), self.root, say):
+            yield
 
-    def path(self, key: str) -> str:
-        """The key of an object in its bucket; "" for the root of a bucket."""
+    def _path(self, key: str) -> str:
         return f"{self._place.prefix}/{key}" if self._place.prefix and key else self._place.prefix or key
 
     def _url(self, key: str) -> str:

@@ -30,7 +30,7 @@ _HIDDEN = r"^(?P<hidden>(?:[^./][^/]*/)*\.[^/]*/?)"
 
 
 @dataclass
-class Objects:
+class ListedObjects:
     """What was listed.
 
     Attributes:
@@ -52,7 +52,7 @@ class Objects:
         self.batches.append(batch.filter(pc.and_(names.is_null(), pc.not_equal(batch["key"], ""))))
 
 
-def list_objects(storage: BucketStorage) -> Objects:
+def list_objects(storage: BucketStorage) -> ListedObjects:
     """All objects of a storage.
 
     Raises:
@@ -69,11 +69,11 @@ class _ParallelListing:
     def __init__(self, storage: BucketStorage, threads: ThreadPoolExecutor) -> None:
         self._storage = storage
         self._threads = threads
-        self._found = Objects()
+        self._found = ListedObjects()
         self._num_waiting = 0
 
-    def result(self) -> Objects:
-        first = self._list if self._storage.path("") else self._list_root
+    def result(self) -> ListedObjects:
+        first = self._list if self._storage.prefix else self._list_root
         waiting = {self._threads.submit(first, "")}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)

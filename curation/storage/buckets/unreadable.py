@@ -51,7 +51,7 @@ def around_unreadable(
     names = _names_below(storage, folder, error)
     parts = pc.struct_field(pc.extract_regex(names, _UNREADABLE), "unreadable")
     unreadable = set(pc.unique(parts.drop_null()).to_pylist()) or {
-        error.key.removeprefix(f"{storage.path('')}/")
+        error.key.removeprefix(f"{storage.prefix}/")
     }
     is_bad = np.asarray(parts.is_valid())
     good = names.filter(pa.array(~is_bad))
