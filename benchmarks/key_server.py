@@ -3,21 +3,19 @@
     with KeyServer({"in/a.jpg": 3}) as server:      # pages of 1000 keys in the order of UTF-8, as on AWS
         server.environment                          # reaches it, whatever the keys
 
-    python -m benchmarks.key_server 1000000         # made-up keys, in a process of its own; says where it is
-
 Real servers take minutes for as many objects, and not one that runs here keeps keys as AWS does: SeaweedFS
 makes `a/b` of `a//b`.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
+from multiprocessing.connection import Connection
 from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -53,12 +51,7 @@ class KeyServer:
     @property
     def environment(self) -> dict[str, str]:
         """The variables by which a run reaches this server."""
-        return {
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": "any",
-            "AWS_SECRET_ACCESS_KEY": "any",
-            "AWS_REGION": "us-east-1",
-        }
+        return environment_of(self.endpoint)
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}).start()
@@ -150,12 +143,23 @@ def _text(key: str) -> str:
     return escape(key).translate(_CONTROLS)
 
 
+def environment_of(endpoint: str) -> dict[str, str]:
+    """The variables by which a run reaches such a server, which believes any signature."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_REGION": "us-east-1",
+    }
+
+
 def made_up_keys(number: int) -> dict[str, int]:
     """Pictures in folders: key -> size."""
     return {f"in/{name // FOLDER_KEYS:05d}/picture{name:08d}.jpg": name + 1 for name in range(number)}
 
 
-if __name__ == "__main__":
-    server = KeyServer(made_up_keys(int(sys.argv[1])))
-    print(server.endpoint, flush=True)
+def serve_made_up_keys(number: int, told: Connection) -> None:
+    """Serve `made_up_keys` until the process ends; `told` is sent the address."""
+    server = KeyServer(made_up_keys(number))
+    told.send(server.endpoint)
     server.serve()

@@ -1,7 +1,7 @@
 """Lists what lies below a bucket's prefix as columns, several folders at a time, in no order.
 
     found = list_objects(BucketStorage("s3://photos"))
-    found.batches, found.hidden, found.unreadable
+    found.in_order(), found.hidden, found.unreadable
 
 A page of a listing names up to 1000 keys and costs a round trip, and the next one can't be asked for before.
 So a large folder whose inner folders are large, too, is listed by these. No order of keys is relied on: AWS
@@ -10,9 +10,10 @@ sorts them by their bytes, other servers don't.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +21,10 @@ import pyarrow.compute as pc
 from curation.storage.buckets.bucket import BucketStorage
 from curation.storage.buckets.retries import UnreadableKey
 from curation.storage.buckets.unreadable import SLASH, around_unreadable
+from curation.storage.surveyed import FILES, by_key
+
+OBJECTS = pa.schema([FILES.field("key").with_type(pa.string()), *list(FILES)[1:]])
+"""What a listing says of objects."""
 
 NUM_THREADS = 16
 _PAGE_KEYS = 1000
@@ -34,8 +39,8 @@ class ListedObjects:
     """What was listed.
 
     Attributes:
-        batches: `key`, `size_bytes` and `etag` of what is neither hidden nor unreadable. An object that only
-            marks a folder has the key of the folder.
+        batches: What is neither hidden nor unreadable (`OBJECTS`). An object that only marks a folder has the
+            key of the folder.
         hidden: The others' keys up to the part that begins with a dot; folders end with `/`.
         unreadable: Keys that can't be read, up to the part that is to blame.
     """
@@ -49,15 +54,36 @@ class ListedObjects:
         names = pc.struct_field(pc.extract_regex(batch["key"], _HIDDEN), "hidden")
         self.hidden.update(pc.unique(names.drop_null()).to_pylist())
         # The empty key is the mark of the folder that is listed.
-        self.batches.append(batch.filter(pc.and_(names.is_null(), pc.not_equal(batch["key"], ""))))
+        batch = batch.filter(pc.and_(names.is_null(), pc.not_equal(batch["key"], "")))
+        if batch.num_rows:
+            self.batches.append(batch)
+
+    def in_order(self) -> pa.Table:
+        """The objects, sorted by key; `batches` is empty afterwards, so that memory holds them once."""
+        # Batches of a server that sorts keys need no more than this; `by_key` sees to the others.
+        batches = sorted(self.batches, key=lambda batch: batch["key"][0].as_buffer().to_pybytes())
+        self.batches = []
+        return by_key(pa.Table.from_batches(batches, OBJECTS))
 
 
-def list_objects(storage: BucketStorage) -> ListedObjects:
-    """All objects of a storage.
+class Listable(Protocol):
+    """What can be listed at all."""
+
+    def batches(self, prefix: str) -> Iterator[pa.RecordBatch]:
+        """Objects below the folder `prefix` (`OBJECTS`), in no order."""
+
+
+def list_objects(storage: Listable) -> ListedObjects:
+    """All objects of a storage; those of a bucket by several threads.
 
     Raises:
         StorageError: it can't be listed.
     """
+    if not isinstance(storage, BucketStorage):
+        found = ListedObjects()
+        for batch in storage.batches(""):
+            found.add(batch)
+        return found
     threads = ThreadPoolExecutor(NUM_THREADS)
     try:
         return _ParallelListing(storage, threads).result()

@@ -15,13 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.storage.base import Storage
 from curation.storage.buckets.bucket import BucketStorage
 from curation.storage.buckets.connection import Place, place_of
-from curation.storage.buckets.listing import NUM_THREADS, list_objects
+from curation.storage.buckets.listing import NUM_THREADS, OBJECTS, list_objects
 from curation.storage.buckets.unreadable import WHY_UNREADABLE
 from curation.storage.surveyed import FILES, READ_AS_FOLDER, Survey, by_key
-
-_OBJECTS = pa.schema([FILES.field("key").with_type(pa.string()), *list(FILES)[1:]])
 
 
 def survey_buckets(urls: Sequence[str], takes: Callable[[str], bool]) -> list[Survey]:
@@ -70,7 +69,7 @@ def _survey(url: str, takes: Callable[[str], bool]) -> Survey:
     """What lies below one URL."""
     storage = BucketStorage(url)
     found = list_objects(storage)
-    files = by_key(pa.Table.from_batches(found.batches, _OBJECTS))
+    files = found.in_order()
     folders = _folders(files)
     files, marked = _without_marks(files, folders, storage)
     is_named = pc.match_substring_regex(folders, r"\.[^/]*$")
@@ -95,7 +94,7 @@ def _folders(files: pa.Table) -> pa.Array:
     return pc.unique(pa.concat_arrays(found)) if found else pa.array([], pa.string())
 
 
-def _without_marks(files: pa.Table, folders: pa.Array, storage: BucketStorage) -> tuple[pa.Table, list[str]]:
+def _without_marks(files: pa.Table, folders: pa.Array, storage: Storage) -> tuple[pa.Table, list[str]]:
     """Files without the objects that only mark folders, and the keys of folders with nothing in them.
 
     Listed without the slash at its end, the mark of an empty folder looks like an empty object, or like
@@ -114,7 +113,7 @@ def _without_marks(files: pa.Table, folders: pa.Array, storage: BucketStorage) -
     with ThreadPoolExecutor(NUM_THREADS) as threads:
         found = list(threads.map(storage.find, unsure))
     there = [(item.key, item.size_bytes, item.etag) for item in found if item is not None]
-    rows = [dict(zip(_OBJECTS.names, row, strict=True)) for row in there]
+    rows = [dict(zip(OBJECTS.names, row, strict=True)) for row in there]
     sure = files.filter(pa.array(~(is_unsure | is_mark)))
     marked = [key for key, item in zip(unsure, found, strict=True) if item is None]
-    return by_key(pa.concat_tables([sure, pa.Table.from_pylist(rows, schema=_OBJECTS)])), marked
+    return by_key(pa.concat_tables([sure, pa.Table.from_pylist(rows, schema=OBJECTS)])), marked
