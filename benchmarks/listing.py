@@ -1,6 +1,6 @@
 """Listing 100,000 files, rows of Parquet and keys of a bucket: CPU seconds per million, summed (goal 60).
 
-python -m benchmarks.listing 1000000 does it for a million; goals: 30 s for files, 10 s for rows, 20 s for keys.
+python -m benchmarks.listing 1000000 does it for a million; goals: 30 s for files, 10 s for rows, 20 for keys.
 The bucket is a server on loopback that makes its listing up, in a process of its own, which is not
 counted; what obstore alone takes for the same listing is printed beside.
 """
