@@ -1,4 +1,5 @@
-"""What lies below prefixes of buckets: every object once, told apart from the marks of folders.
+"""What lies below prefixes of buckets, and of data sets on the Hub: every object once, told apart from the
+marks of folders.
 
     survey_buckets(["s3://photos", "s3://photos/2026"], takes=lambda name: name.endswith(".jpg"))
 
@@ -20,6 +21,8 @@ from curation.storage.buckets.bucket import BucketStorage
 from curation.storage.buckets.connection import Place, place_of
 from curation.storage.buckets.listing import NUM_THREADS, OBJECTS, list_objects
 from curation.storage.buckets.unreadable import WHY_UNREADABLE
+from curation.storage.hub.place import is_on_hub
+from curation.storage.hub.repository import HubStorage
 from curation.storage.surveyed import FILES, READ_AS_FOLDER, Survey, by_key
 
 
@@ -67,7 +70,7 @@ def _is_any_below(found: Survey, folder: str) -> bool:
 
 def _survey(url: str, takes: Callable[[str], bool]) -> Survey:
     """What lies below one URL."""
-    storage = BucketStorage(url)
+    storage = HubStorage(url) if is_on_hub(url) else BucketStorage(url)
     found = list_objects(storage)
     files = found.in_order()
     folders = _folders(files)
