@@ -19,7 +19,7 @@ from curation.cli.label import label
 from curation.cli.ledger import compact, gc
 from curation.cli.look import explain, preview, report, status, table
 from curation.cli.run import demo, run, stage
-from curation.cli.shards import export, preference, verify
+from curation.cli.shards import export, preference, publish, verify
 from curation.cli.stopping import StopSignals
 from curation.errors import CurationError
 from curation.errors.redaction import redact
@@ -59,6 +59,7 @@ for command in (
     table,
     explain,
     verify,
+    publish,
     preference,
     export,
     preview,
@@ -78,13 +79,13 @@ def main(args: Sequence[str] | None = None) -> None:
     accept_any_text()
     code = 0
     with StopSignals() as stop:
-        code = _run_command(args)
+        code = _run_command(args, stop)
     sys.exit(stop.exit_code or code)
 
 
-def _run_command(args: Sequence[str] | None) -> int:
+def _run_command(args: Sequence[str] | None, stop: StopSignals) -> int:
     try:
-        code = cli.main(args=args, prog_name="curation", standalone_mode=False)
+        code = cli.main(args=args, prog_name="curation", standalone_mode=False, obj=stop)
     except click.exceptions.Exit as finished:
         code = finished.exit_code
     except click.Abort:
