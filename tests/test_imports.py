@@ -67,6 +67,7 @@ OWNERS = {
     "httpx2": {"captioner/engines/chat.py", "captioner/server.py"},
     "torch": {
         "curation/pipeline/precision.py",
+        "curation/pipeline/weights.py",
         "stages/aesthetic.py",
         "stages/clip/tower.py",
         "stages/flow.py",
