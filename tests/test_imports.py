@@ -21,6 +21,7 @@ OWNERS = {
             "cluster/address",
             "cluster/connection",
             "cluster/head",
+            "cluster/logs",
             "cluster/own_ray",
             "cluster/placement",
             "cluster/processes",
