@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from curation.config.choices import (
     SAMPLES,
@@ -27,6 +27,7 @@ from curation.media.decoder import DecoderName, DecoderSettings
 from curation.media.image import MAX_PIXELS
 from curation.registry import SHARDS, load
 from curation.stage import Location, StageConfig
+from curation.storage.hub.place import NO_OUTPUT, is_on_hub
 
 
 class General(StageConfig):
@@ -35,7 +36,8 @@ class General(StageConfig):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """The dataset's name: letters, digits, `.`, `_`, `-`; the shards go to `<output>/shards/<name>`."""
     input: list[Location] = Field(min_length=1)
-    """Folders to read, all files below them. A source's identity is its path as spelled here, `./in` being
+    """Folders to read, all files below them; also in buckets, or on the Hub, there as
+    `hf://datasets/ORG/NAME[@REVISION]/FOLDER`. A source's identity is its path as spelled here, `./in` being
     `in`."""
     output: Location
     """Folder for ledger, shards and report."""
@@ -57,6 +59,13 @@ class General(StageConfig):
     is added to kept samples, anew. The column `color_transfer` names it in any case."""
     license: str = "unknown"
     """Licence of the media, written to every shard row and to the dataset card."""
+
+    @field_validator("output")
+    @classmethod
+    def _can_be_written(cls, output: str) -> str:
+        if is_on_hub(output):
+            raise ValueError(NO_OUTPUT)
+        return output
 
 
 class WorkerRange(StageConfig):
@@ -114,6 +123,13 @@ class RunSettings(StageConfig):
     worked on together. At least one image or sample is held, whatever its size."""
     max_rss_bytes: Annotated[int, Field(ge=2**28)] | None = None
     """A worker that holds more memory than this after a unit is replaced; for libraries that leak."""
+    scratch: str | None = None
+    """Folder on a local disk into which workers fetch what lies in buckets, as files without names, of which
+    nothing is left when a worker ends; by default the one for temporary files."""
+    scratch_bytes: Annotated[int, Field(ge=2**26)] = 2**32
+    """Room that one worker may take there, for what it works on and what it fetches ahead. A video that is
+    larger is read in ranges, and fetched up to three times; pictures that are worked on at the same time are
+    fetched in any case."""
     decoder: DecoderName = "pyav"
     """Library that decodes videos; what `decord` is known to get wrong is decoded by PyAV all the same."""
     segment_s: Annotated[float, Field(ge=1)] | None = 900.0

@@ -18,6 +18,7 @@ from curation.ingest.sources import open_source
 from curation.media.probe import probe
 from curation.records import Source
 from curation.storage import open_storage
+from curation.storage.buckets.retries import DEADLINE
 from datasets_media import write_photo, write_video
 
 
@@ -98,5 +99,6 @@ def test_server_that_is_away_stops_the_run_and_blames_no_source(
             monkeypatch.setenv(name, value)
         source = source_of(server.new_bucket(), "a.jpg", photos[0])
         server.kill()
+        monkeypatch.setenv(DEADLINE, "1")
         with pytest.raises(StorageError, match=r"a\.jpg"):
             content(source)

@@ -28,6 +28,9 @@ CONNECT_S = 25.0
 30 s, Ray ends this process by itself, and says so."""
 ANSWER_S = 30.0
 """The head of a cluster gets so long to say what the cluster has."""
+STARTS = 3
+"""So often Ray is started on a machine so busy that Ray itself gives up, after 30 s that can't be changed."""
+_TOO_SLOW = "timed out during startup"
 SHUTDOWN_S = 10.0
 """Ray gets so long to disconnect."""
 
@@ -79,13 +82,23 @@ def connect(address: str | None, workers: int | None) -> Connection:
         _join(cluster)
         return Connection()
     check_token_file()
+    # More workers than CPUs is the user's choice; Ray would wait for CPUs that never come.
+    return Connection(_start(None if workers is None else max(workers, os.cpu_count() or 1)))
+
+
+def _start(num_cpus: int | None, tries: int = STARTS) -> OwnRay:
+    """Start Ray on this machine.
+
+    Raises:
+        EnvironmentFault: that did not work.
+    """
     try:
         with isolated(EnvironmentFault):  # Ray raises plain exceptions, too
-            # More workers than CPUs is the user's choice; Ray would wait for CPUs that never come.
-            own = OwnRay(num_cpus=None if workers is None else max(workers, os.cpu_count() or 1))
+            return OwnRay(num_cpus)
     except EnvironmentFault as error:
+        if tries > 1 and _TOO_SLOW in str(error):
+            return _start(num_cpus, tries - 1)
         raise EnvironmentFault(f"cannot start Ray on this machine: {error}") from error
-    return Connection(own)
 
 
 def _join(address: str) -> None:

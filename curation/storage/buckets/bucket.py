@@ -11,7 +11,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.storage.base import Listed
+from curation.storage.base import Listed, ignore
 from curation.storage.buckets.access import check_writing
 from curation.storage.buckets.client import BucketClient
 from curation.storage.buckets.connection import place_of
@@ -65,8 +65,9 @@ class BucketStorage:
             return None
         return Listed(key, found["size"], found["e_tag"] or "")
 
-    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
-        return ObjectFile(self._client, self._path(key), self._url(key), etag)  # type: ignore[return-value]
+    def open(self, key: str, etag: str | None = None, on_fetch: Callable[[int], None] = ignore) -> IO[bytes]:
+        path, url = self._path(key), self._url(key)
+        return ObjectFile(self._client, path, url, etag, on_fetch)  # type: ignore[return-value]
 
     def leftovers(self, prefix: str) -> tuple[str, ...]:
         return ()

@@ -246,4 +246,11 @@ def _check_answer(meta: Any, num_bytes: int, options: Any) -> None:
 
 def _listed(chunk: pa.RecordBatch) -> pa.RecordBatch:
     columns = [chunk[name].cast(of.type) for name, of in zip(("path", "size", "e_tag"), _LISTED, strict=True)]
-    return pa.record_batch(columns, schema=_LISTED)
+    return pa.record_batch([*columns[:2], _quoted(columns[2])], schema=_LISTED)
+
+
+def _quoted(etags: pa.Array) -> pa.Array:
+    """ETags as headers have them: Azure lists them without their quotes."""
+    bare = pc.replace_substring_regex(etags, '^"(.*)"$', r"\1")
+    is_strong = pc.invert(pc.starts_with(etags, "W/"))
+    return pc.if_else(is_strong, pc.binary_join_element_wise('"', bare, '"', ""), etags)
