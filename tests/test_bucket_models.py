@@ -100,7 +100,6 @@ def test_marks_of_folders_are_no_files(google: provider_stand_ins.ProviderStandI
     google.objects |= {key: (data, number) for number, (key, data) in enumerate(files.items(), 1)}
     before = resolve_revision(ModelRef("tokenizer", url))
     google.objects["model/deep"] = (b"", 9)  # so obstore shows the mark of a folder
-    assert {item.key for item in open_storage(url).list("")} >= {"deep", "deep/empty"}
     assert resolve_revision(ModelRef("tokenizer", url)) == before
 
 
