@@ -18,7 +18,10 @@ OWNERS = {
     "ray": {
         f"curation/execution/{name}.py"
         for name in (
+            "cluster/address",
             "cluster/connection",
+            "cluster/head",
+            "cluster/logs",
             "cluster/own_ray",
             "cluster/placement",
             "cluster/processes",
@@ -42,7 +45,7 @@ OWNERS = {
         "curation/media/skipping.py",
     },
     "decord": {"curation/media/decord.py"},
-    "obstore": {f"curation/storage/buckets/{name}.py" for name in ("connection", "faults")},
+    "obstore": {f"curation/storage/buckets/{name}.py" for name in ("connection", "credentials", "retries")},
     "faiss": {"stages/clusters.py", "stages/duplicates.py"},
     "pillow_heif": {"curation/media/image.py"},
     "PIL": {
@@ -65,6 +68,7 @@ OWNERS = {
     "httpx2": {"captioner/engines/chat.py", "captioner/server.py"},
     "torch": {
         "curation/pipeline/precision.py",
+        "curation/pipeline/weights.py",
         "stages/aesthetic.py",
         "stages/clip/tower.py",
         "stages/flow.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,10 @@ from typing import IO, Protocol
 
 ABSENT = ""
 """The version of an object that does not exist."""
+
+
+def ignore(num_bytes: int) -> None:
+    """Counts nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +42,10 @@ class Storage(Protocol):
     def find(self, key: str) -> Listed | None:
         """One object as a listing shows it, or None where there is none."""
 
-    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
+    def open(self, key: str, etag: str | None = None, on_fetch: Callable[[int], None] = ignore) -> IO[bytes]:
         """The object as a file to read and to seek in; a bucket gives the version with that etag.
+
+        `on_fetch` is told how many bytes each request to a bucket brings.
 
         Raises:
             NoSuchObject: there is none.
@@ -79,8 +86,17 @@ class Storage(Protocol):
     def local_path(self, key: str) -> AbstractContextManager[Path]:
         """The object as a file on this machine, for decoders, as long as the context lasts."""
 
-    def exclusive(self) -> AbstractContextManager[None]:
+    @property
+    def compares_versions(self) -> bool:
+        """Whether `write` with `expect` is safe against other writers, as far as this process has seen.
+
+        Some buckets know no conditional writes: there only `exclusive` keeps two runs apart.
+        """
+
+    def exclusive(self, say: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
         """Hold the root against other runs that would work on it at the same time.
+
+        `say` is told of what takes time, and of a run that has left its hold behind.
 
         Raises:
             StorageError: another one does, and is named.

@@ -8,7 +8,7 @@ download address, which takes many more requests than its API does.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import IO, Any, NoReturn
 import pyarrow as pa
 
 from curation.errors import ConfigError, WriteConflict
-from curation.storage.base import ABSENT, Listed
+from curation.storage.base import ABSENT, Listed, ignore
 from curation.storage.buckets.client import Fetched
 from curation.storage.buckets.object_file import ObjectFile
 from curation.storage.hub.faults import named_hub_faults, patiently
@@ -38,6 +38,7 @@ class HubStorage:
     """Files below a folder of a data set. Holds no connection, so that it can be sent to workers."""
 
     is_local = False
+    compares_versions = True  # there is nothing to compare: it takes no writes
 
     def __init__(self, url: str) -> None:
         """`url` as `place_of` reads it.
@@ -75,8 +76,9 @@ class HubStorage:
         files = [file for file in found if file.path == path and hasattr(file, "blob_id")]
         return Listed(key, files[0].size, etag_of(files[0])) if files else None
 
-    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
-        return ObjectFile(self._files, self._path(key), self._url(key), etag)  # type: ignore[return-value]
+    def open(self, key: str, etag: str | None = None, on_fetch: Callable[[int], None] = ignore) -> IO[bytes]:
+        path, url = self._path(key), self._url(key)
+        return ObjectFile(self._files, path, url, etag, on_fetch)  # type: ignore[return-value]
 
     def leftovers(self, prefix: str) -> tuple[str, ...]:
         return ()
@@ -108,7 +110,7 @@ class HubStorage:
             copy.flush()
             yield Path(copy.name)
 
-    def exclusive(self) -> AbstractContextManager[None]:
+    def exclusive(self, say: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
         self._refuse()
 
     def _refuse(self) -> NoReturn:
