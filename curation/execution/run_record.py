@@ -85,6 +85,8 @@ def _versions(pipeline: Pipeline) -> dict[str, str]:
 def write_run(storage: Storage, pipeline: Pipeline, listing: Any, last_work: Any) -> dict[str, Any]:
     """Write run.json, unless it says so already; what is in it."""
     record = run_record(pipeline, listing, last_work)
+    if not storage.compares_versions:
+        record["conditional_writes"] = False
     write_if_changed(storage, RUN, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return record
 

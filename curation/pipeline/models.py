@@ -25,7 +25,7 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
-from curation.errors import ConfigError, CurationError, EnvironmentFault, MissingDependencyError
+from curation.errors import ConfigError, CurationError, EnvironmentFault, MissingDependencyError, StorageError
 from curation.stage import ModelRef
 
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
@@ -47,15 +47,16 @@ class Checklist:
 
     def __init__(self) -> None:
         self._places: dict[str, list[str]] = {}
-        self._is_about_machine = False
+        self._kinds: set[type[CurationError]] = set()
 
     def attempt(self, where: str, check: Callable[[], T]) -> T | None:
         """The result of a check; None after noting why there is none."""
         try:
             return check()
-        except (ConfigError, EnvironmentFault) as error:
+        except (ConfigError, EnvironmentFault, StorageError) as error:
             self._places.setdefault(str(error), []).append(where)
-            self._is_about_machine |= isinstance(error, EnvironmentFault)
+            kinds = (ConfigError, StorageError, MissingDependencyError)
+            self._kinds.add(next((kind for kind in kinds if isinstance(error, kind)), MissingDependencyError))
             return None
 
     def finish(self) -> None:
@@ -63,11 +64,13 @@ class Checklist:
 
         Raises:
             ConfigError: the configuration names what is not there.
-            MissingDependencyError: something is to be fetched first, and maybe that as well.
+            StorageError: a bucket can't be used.
+            MissingDependencyError: something is to be fetched first, and maybe one of the others as well.
         """
         if not self._places:
             return
-        kind: type[CurationError] = MissingDependencyError if self._is_about_machine else ConfigError
+        order = (MissingDependencyError, StorageError, ConfigError)
+        kind: type[CurationError] = next(kind for kind in order if kind in self._kinds)
         found = [f"{', '.join(dict.fromkeys(places))}: {what}" for what, places in self._places.items()]
         raise kind("\n  ".join([f"{len(found)} things are missing", *found] if len(found) > 1 else found))
 

@@ -8,7 +8,7 @@ import io
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -53,6 +53,7 @@ class LocalStorage:
     """Objects as files under a folder."""
 
     is_local = True
+    compares_versions = True
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -150,7 +151,7 @@ class LocalStorage:
         yield self._folder / key
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
         with named_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         with _locked(self._folder / _LOCK, wait=False):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from curation.errors import ContractError
 from curation.errors.isolation import isolated
 from curation.execution.cluster.processes import WATCHED
+from curation.execution.cluster.shared import SharedFolders
 from curation.execution.models.client import ModelRoutes, RemoteModels
 from curation.execution.plan import Task
 from curation.execution.segments import SegmentResult
@@ -38,13 +39,20 @@ def check_travels(pipeline: Pipeline) -> None:
             raise ContractError(f"{step.key} can't be sent to workers: {error}") from error
 
 
-def start_decode_worker(pipeline: Pipeline) -> Any:
-    """Start one; the actor. It takes one CPU, and is there once it answers."""
+def start_decode_worker(pipeline: Pipeline, shared: SharedFolders | None = None) -> Any:
+    """Start one; the actor. It takes one CPU, and is there once it answers.
+
+    It looks for the folders that all nodes share, if there are any, before it does anything.
+    """
     import ray
 
     @ray.remote(num_cpus=1, num_gpus=0, **WATCHED)
     class Worker:
-        def __init__(self, pipeline: Pipeline, commits: Mapping[str, str]) -> None:
+        def __init__(
+            self, pipeline: Pipeline, commits: Mapping[str, str], shared: SharedFolders | None
+        ) -> None:
+            if shared is not None:
+                shared.check_here()
             pin(commits)
             self._worker = UnitWorker(pipeline)
 
@@ -77,4 +85,4 @@ def start_decode_worker(pipeline: Pipeline) -> Any:
             return self._worker.heartbeat.beat()
 
     worker_class: Any = Worker
-    return worker_class.remote(pipeline, pinned())
+    return worker_class.remote(pipeline, pinned(), shared)

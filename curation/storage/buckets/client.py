@@ -68,6 +68,15 @@ class BucketClient:
         """Compare versions before writing, from now on: the bucket has shown that it doesn't."""
         _unconditional.add(self._place)
 
+    def within(self, limit_s: float) -> BucketClient:
+        """The same objects, with another time that a request may go without success."""
+        return BucketClient(self._place, limit_s)
+
+    def peek(self, folder: str) -> None:
+        """List the first objects below a folder, to see if that can be done at all."""
+        below = f"{folder}/" if folder else None
+        self._persistently(folder, lambda: next(self._store().list(below, chunk_size=1), None))
+
     def get(self, path: str, *, options: Any = None) -> Fetched:
         """An object, or the range of it that `options` name."""
 

@@ -7,7 +7,7 @@ download address, which takes many more requests than its API does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ class HubStorage:
     """Files below a folder of a data set. Holds no connection, so that it can be sent to workers."""
 
     is_local = False
+    compares_versions = True  # there is nothing to compare: it takes no writes
 
     def __init__(self, url: str) -> None:
         """`url` as `place_of` reads it.
@@ -106,7 +107,7 @@ class HubStorage:
             copy.flush()
             yield Path(copy.name)
 
-    def exclusive(self) -> AbstractContextManager[None]:
+    def exclusive(self, say: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
         self._refuse()
 
     def _refuse(self) -> NoReturn:
