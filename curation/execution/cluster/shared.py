@@ -89,7 +89,7 @@ def check_nodes(shared: SharedFolders) -> None:
     asked = {
         look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
             shared
-        ): node["NodeManagerAddress"]
+        ): node.get("NodeName") or node["NodeManagerAddress"]
         for node in within(ANSWER_S, ray.nodes, "the head of the Ray cluster did not answer")
         if node["Alive"]
     }
