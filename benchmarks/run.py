@@ -21,6 +21,8 @@ NAMES = (
     "reports",
     "flat_memory",
     "start_up",
+    "nodes",
+    "many_workers",
     "listing",
     "captions",
     "shards",

@@ -18,7 +18,10 @@ OWNERS = {
     "ray": {
         f"curation/execution/{name}.py"
         for name in (
+            "cluster/address",
             "cluster/connection",
+            "cluster/head",
+            "cluster/logs",
             "cluster/own_ray",
             "cluster/placement",
             "cluster/processes",
@@ -42,7 +45,7 @@ OWNERS = {
         "curation/media/skipping.py",
     },
     "decord": {"curation/media/decord.py"},
-    "obstore": {f"curation/storage/buckets/{name}.py" for name in ("connection", "faults")},
+    "obstore": {f"curation/storage/buckets/{name}.py" for name in ("connection", "credentials", "retries")},
     "faiss": {"stages/clusters.py", "stages/duplicates.py"},
     "pillow_heif": {"curation/media/image.py"},
     "PIL": {
@@ -65,6 +68,7 @@ OWNERS = {
     "httpx2": {"captioner/engines/chat.py", "captioner/server.py"},
     "torch": {
         "curation/pipeline/precision.py",
+        "curation/pipeline/weights.py",
         "stages/aesthetic.py",
         "stages/clip/tower.py",
         "stages/flow.py",
@@ -82,7 +86,10 @@ OWNERS = {
         "tokenize_shards/shards/loader.py",
         "tokenize_shards/shards/exports/emu3.py",
     },
-    "huggingface_hub": {"curation/pipeline/models.py"},
+    "huggingface_hub": {
+        "curation/pipeline/models.py",
+        *(f"curation/storage/hub/{name}.py" for name in ("faults", "place", "repository", "upload")),
+    },
 }
 """Heavy libraries, and the modules that may import them."""
 

@@ -26,6 +26,12 @@ class Segment:
         """Whether a time lies in the segment."""
         return self.start_s <= time_s < self.end_s
 
+    def share_of(self, duration_s: float | None) -> float:
+        """Its share of a video that is so long; 1 where that is not known."""
+        if not duration_s:
+            return 1.0
+        return (min(self.end_s, duration_s) - max(self.start_s, 0.0)) / duration_s
+
 
 WHOLE_VIDEO = Segment()
 

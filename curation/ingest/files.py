@@ -11,23 +11,21 @@ from pathlib import Path
 
 from curation.errors import ProbeError
 from curation.ingest.locator import locator_of, printable
-from curation.ingest.reach import InputStorage, reached
+from curation.ingest.reach import reached
 from curation.ingest.suffixes import kind_of
 from curation.records import Source, SourceKind
 from curation.storage.folder_survey import DANGLING, describe_mode
-from curation.storage.scratch import path_of_handle, unnamed_file, write_temporary
+from curation.storage.scratch import path_of_handle
 
 _COPIED_BYTES: Mapping[SourceKind, int] = {"image": 1 << 26}
 """Larger pictures are read from where they are, and all other files."""
 _COPIED_AT_FIRST_BYTES: Mapping[SourceKind, int] = {**_COPIED_BYTES, "video": 1 << 28}
 """The same where a source is hashed and decoded in one go, which would read it twice."""
 _BLOCK_BYTES = 1 << 26
-_FETCHED_BYTES = 1 << 23
-"""Fetched of an object at a time."""
 
 
 class FileReader:
-    """Reads folders of files, and the objects of buckets, which are fetched."""
+    """Reads folders of files."""
 
     scheme = ""
 
@@ -39,33 +37,15 @@ class FileReader:
 
         `is_first` is what `opened` is told.
         """
-        storage, _ = locator_of(source.uri).open_storage()
-        return storage.is_local and source.size_bytes > _copied_bytes(source, is_first=is_first)
+        return source.size_bytes > _copied_bytes(source, is_first=is_first)
 
     @contextmanager
     def opened(self, source: Source, *, is_first: bool = False) -> Iterator[Path]:
         """The source as a file. `is_first`: it is about to be hashed and decoded, one after the other."""
         storage, key = locator_of(source.uri).open_storage()
-        if not storage.is_local:
-            with _fetched(source, storage, key) as path:
-                yield path
-            return
         max_bytes, was_there = _copied_bytes(source, is_first=is_first), source.etag != DANGLING
         with storage.local_path(key) as path, _held(path, max_bytes, was_there=was_there) as held:
             yield held
-
-
-@contextmanager
-def _fetched(source: Source, storage: InputStorage, key: str) -> Iterator[Path]:
-    """An object as a file without a name.
-
-    Raises: as `InputStorage.open`.
-    """
-    with unnamed_file() as (copy, path):
-        with storage.open(key, source.etag) as file:
-            while data := file.read(_FETCHED_BYTES):
-                write_temporary(copy, data)
-        yield path
 
 
 def _copied_bytes(source: Source, *, is_first: bool) -> int:

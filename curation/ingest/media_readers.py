@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import numpy as np
 
 from curation.errors import DecodeError, SampleError
 from curation.errors.isolation import isolated
-from curation.ingest.sources import open_source, while_unchanged
+from curation.ingest.sources import OpenSource, open_source, while_unchanged
 from curation.media.decoder import DecoderSettings, decoder_for
+from curation.media.file import MediaFile
 from curation.media.frame import Frame
 from curation.media.halvings import Halvings
 from curation.media.image import read_image
@@ -35,7 +35,7 @@ class ImageReader:
         sources: Mapping[str, Source],
         on_decode: Callable[[str], None],
         max_pixels: int,
-        opened: Callable[[Source], AbstractContextManager[Path]] = open_source,
+        opened: Callable[[Source], AbstractContextManager[MediaFile]] = open_source,
         short_side: int | None = None,
     ) -> None:
         """`sources` by sample id; `on_decode` is told the URI before each decode, which `opened` opens.
@@ -69,8 +69,8 @@ class ImageReader:
         if sample_id not in self._halvings:
             self._on_decode(source.uri)
             try:
-                with self._opened(source) as path, isolated(DecodeError):
-                    self._halvings[sample_id] = Halvings(read_image(path, self._max_pixels, self._short_side))
+                with self._opened(source) as file, isolated(DecodeError):
+                    self._halvings[sample_id] = Halvings(read_image(file, self._max_pixels, self._short_side))
             except SampleError as error:
                 self._halvings[sample_id] = error
         return self._halvings[sample_id]
@@ -85,11 +85,16 @@ class VideoReader:
         decoder: DecoderSettings,
         on_frame: Callable[[], None],
         start_s: float = 0.0,
-        opened: Callable[[Source], AbstractContextManager[Path]] = open_source,
+        opened: OpenSource = open_source,
+        span_s: float | None = None,
     ) -> None:
-        """Frames well before `start_s` may be left out; `opened` opens the source."""
+        """Frames well before `start_s` may be left out; `opened` opens the source.
+
+        `span_s`: seconds that are looked at of the source in all, as far as that is known.
+        """
         self._source = source
         self._opened = opened
+        self._span_s = span_s
         self._decoder = decoder_for(decoder, source)
         self._on_frame = on_frame
         self._start_s = start_s
@@ -105,8 +110,8 @@ class VideoReader:
         """Whether the caller stopped before the last frame."""
 
     def __iter__(self) -> Iterator[Frame]:
-        with self._opened(self._source) as path:
-            for frame in self._frames(path, self._start_s, self.sampling):
+        with self._opened(self._source, span_s=self._span_s) as file:
+            for frame in self._frames(file, self._start_s, self.sampling):
                 if self._last_s is not None and frame.pts_s > self._last_s:
                     self._interval_s = frame.pts_s - self._last_s
                 self._last_s = frame.pts_s
@@ -119,13 +124,15 @@ class VideoReader:
 
     def first_s(self) -> float:
         """When the source's first frame is shown, wherever this reader begins."""
-        with open_source(self._source) as path:
-            return next((frame.pts_s for frame in self._frames(path)), 0.0)
+        with open_source(self._source, span_s=self._span_s) as file:
+            return next((frame.pts_s for frame in self._frames(file)), 0.0)
 
-    def _frames(self, path: Path, start_s: float = 0.0, sampling: Sampling | None = None) -> Iterator[Frame]:
+    def _frames(
+        self, file: MediaFile, start_s: float = 0.0, sampling: Sampling | None = None
+    ) -> Iterator[Frame]:
         with isolated(DecodeError):
-            frames = self._decoder.frames(path, start_s, sampling)
-            yield from while_unchanged(self._source, path, frames)
+            frames = self._decoder.frames(file, start_s, sampling)
+            yield from while_unchanged(self._source, file, frames)
 
     @property
     def end_s(self) -> float:
@@ -142,7 +149,8 @@ def read_again(source: Source, sample: Sample, view: View, *, decoder: DecoderSe
     if sample.kind == "image":
         return ImageReader({sample.sample_id: source}, lambda _: None, decoder.max_pixels).media(sample, view)
     collector = SpanCollector([sample], [view])
-    for frame in VideoReader(source, decoder, lambda: None, sample.start_s):
+    span_s = sample.end_s - sample.start_s
+    for frame in VideoReader(source, decoder, lambda: None, sample.start_s, span_s=span_s):
         if collector.push(frame):
             break
     else:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -147,6 +148,30 @@ def _can_be_opened(path: str) -> bool:
     return True
 
 
+class ByteCount:
+    """Counts what threads fetch of buckets."""
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+        self._taken = 0
+        self._lock = threading.Lock()
+
+    def add(self, num_bytes: int) -> None:
+        """Count the bytes of one answer."""
+        with self._lock:
+            self.num_bytes += num_bytes
+
+    def take(self) -> int:
+        """Bytes since this was asked last."""
+        with self._lock:
+            number, self._taken = self.num_bytes - self._taken, self.num_bytes
+        return number
+
+
+FETCHED = ByteCount()
+"""All that this process has fetched of inputs in buckets."""
+
+
 class InputStorage:
     """A folder of an input, to read from. What is not there has gone; while the input is away, it waits.
 
@@ -170,11 +195,14 @@ class InputStorage:
             WriteConflict: the bucket has another version.
             StorageError: there is none.
         """
-        return self._reached(key, partial(self._storage.open, key, etag))
+        return self._reached(key, partial(self._storage.open, key, etag, FETCHED.add))
 
     def read(self, key: str) -> bytes | None:
         """The whole object, or None where there is none."""
-        return self._reached(key, partial(self._storage.read, key))
+        data = self._reached(key, partial(self._storage.read, key))
+        if data is not None and not self.is_local:
+            FETCHED.add(len(data))
+        return data
 
     def _reached(self, key: str, attempt: Callable[[], T]) -> T:
         return reached(f"{self._prefix}{key}", attempt) if self.is_local else attempt()

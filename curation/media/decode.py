@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.errors import DecodeError, ProbeError
+from curation.media.file import MediaFile, rewound, size_of
 from curation.media.frame import Frame
 from curation.media.image import MAX_PIXELS
 from curation.media.pictures.orientation import Orientation, orientation_of
@@ -24,9 +25,47 @@ from curation.media.sampling import Sampling
 from curation.media.skipping import Shown, SkippingDecoder, can_skip
 from curation.media.timeline import Timeline, TimeStamps, timeline_of
 
+_FORMATS = (
+    *(
+        "asf",
+        "asf_o",
+        "av1",
+        "avi",
+        "dirac",
+        "dv",
+        "flv",
+        "gif",
+        "h261",
+        "h263",
+        "h264",
+        "hevc",
+        "ivf",
+        "m4v",
+    ),
+    *(
+        "matroska",
+        "mov",
+        "mpeg",
+        "mpegts",
+        "mpegvideo",
+        "mxf",
+        "nut",
+        "obu",
+        "ogg",
+        "rm",
+        "vc1",
+        "yuv4mpegpipe",
+    ),
+)
+"""Demuxers that read one file and no other. FFmpeg goes by content, whatever a file is called, and playlists
+(HLS, DASH, concat, SDP) and scripts would have it open what they name."""
+_OPTIONS = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
+_BUFFER_BYTES = 1 << 16
+"""What FFmpeg asks of a file that is no path at a time; its default of 32 kB for paths stays."""
+
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(file: MediaFile) -> Iterator[Any]:
     """The container and its main video stream: the one FFmpeg holds for the best, usually the largest.
 
     Raises:
@@ -35,14 +74,18 @@ def _opened(path: Path) -> Iterator[Any]:
     import av
 
     try:
-        size_bytes = path.stat().st_size
+        size_bytes = size_of(file)
     except OSError as error:
         raise ProbeError(f"the file can't be read: {error.strerror or error}") from error
     if size_bytes == 0:
         raise ProbeError("the file is empty")
     av.logging.set_level(av.logging.PANIC)
     try:
-        container = av.open(str(path), metadata_errors="ignore")
+        # An absolute path is never taken for a URL, as a file called "concat:a.mp4" would be.
+        source = rewound(file.absolute() if isinstance(file, Path) else file)
+        container = av.open(
+            source, metadata_errors="ignore", buffer_size=_BUFFER_BYTES, options=dict(_OPTIONS)
+        )
     except (av.FFmpegError, ValueError) as error:
         raise ProbeError(f"not a video: {_reason(error)}") from error
     with container:
@@ -53,6 +96,10 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _reason(error: Exception) -> str:
+    import av
+
+    if isinstance(error, av.error.ArgumentError):
+        return "it is in no format that is read"
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -116,14 +163,14 @@ _PROGRESSIVE = 1
 """FFmpeg's field orders: 0 is unknown, and those above 1 are interlaced."""
 
 
-def probe_video(path: Path, max_pixels: int = MAX_PIXELS) -> VideoHeader:
+def probe_video(file: MediaFile, max_pixels: int = MAX_PIXELS) -> VideoHeader:
     """Read the header, the times of all packets, and one frame, which knows orientation and true size.
 
     Raises:
         ProbeError: not a video, no video stream, more than `max_pixels` with square pixels, or not one
             frame can be decoded.
     """
-    with _opened(path) as (container, stream):
+    with _opened(file) as (container, stream):
         aspect = stream.sample_aspect_ratio
         _check_size(stream.codec_context, aspect, max_pixels)
         first, stamps = _scanned(container, stream)
@@ -227,13 +274,13 @@ class PacketTimes:
     aspect: Fraction | None
 
 
-def packet_times(path: Path) -> PacketTimes:
+def packet_times(file: MediaFile) -> PacketTimes:
     """Times of all frames, from the packets; only the first frame is decoded.
 
     Raises:
         ProbeError: not a video, or not one frame can be decoded.
     """
-    with _opened(path) as (container, stream):
+    with _opened(file) as (container, stream):
         first, stamps = _scanned(container, stream)
         times = _timeline(container, stream, stamps).times(stamps)
         times_s = [float(ticks * stream.time_base) for ticks in times]
@@ -258,7 +305,7 @@ ROLL_IN_S = 1.0
 
 
 def decode_video(
-    path: Path,
+    file: MediaFile,
     start_s: float = 0.0,
     rendering: Rendering = DEFAULT_RENDERING,
     timeline: Timeline | None = None,
@@ -282,7 +329,7 @@ def decode_video(
     """
     import av
 
-    with _opened(path) as (container, stream):
+    with _opened(file) as (container, stream):
         stream.thread_count = 1
         if timeline is None:
             _seek(container, stream, start_s)
@@ -353,15 +400,15 @@ def _items(
     return (Shown(picture, picture.time) for picture in _decoded(container, stream, timeline))
 
 
-def decode_recordings(path: Path, rendering: Rendering = DEFAULT_RENDERING) -> Iterator[Frame]:
+def decode_recordings(file: MediaFile, rendering: Rendering = DEFAULT_RENDERING) -> Iterator[Frame]:
     """All frames of a video whose clock jumps, on its timeline; the first behind each jump is marked.
 
     Raises:
         ProbeError, DecodeError: as `decode_video`.
     """
-    timeline = _timeline_of_file(path)
+    timeline = _timeline_of_file(file)
     joints_s = deque(timeline.joints_s)
-    for frame in decode_video(path, rendering=rendering, timeline=timeline):
+    for frame in decode_video(file, rendering=rendering, timeline=timeline):
         while joints_s and frame.pts_s > joints_s[0] - _ROUNDING_S:
             joints_s.popleft()
             frame.follows_jump = True
@@ -381,10 +428,10 @@ def _decoded(container: Any, stream: Any, timeline: Timeline | None) -> Iterator
         yield from packet.decode()
 
 
-def _timeline_of_file(path: Path) -> Timeline:
+def _timeline_of_file(file: MediaFile) -> Timeline:
     import av
 
-    with _opened(path) as (container, stream):
+    with _opened(file) as (container, stream):
         stamps = TimeStamps()
         with suppress(av.FFmpegError):  # decoding meets it again, and reports it
             for packet in container.demux(stream):

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from curation.errors import MissingDependencyError
 from curation.media.decode import decode_recordings, decode_video
 from curation.media.decord import decode_with_decord, refusal
+from curation.media.file import MediaFile
 from curation.media.frame import Frame
 from curation.media.image import MAX_PIXELS
 from curation.media.pictures.render import DEFAULT_RENDERING, Rendering
@@ -41,7 +42,9 @@ class Decoder(Protocol):
     def refusal(self, source: Source) -> str | None:
         """Why this decoder is known to get such a video wrong; None if it takes it."""
 
-    def frames(self, path: Path, start_s: float = 0.0, sampling: Sampling | None = None) -> Iterator[Frame]:
+    def frames(
+        self, file: MediaFile, start_s: float = 0.0, sampling: Sampling | None = None
+    ) -> Iterator[Frame]:
         """Upright frames of one size, in presentation order and with the container's times, or where its
         clock jumps, with those of the `Timeline`.
 
@@ -65,29 +68,40 @@ class PyAVDecoder:
     def refusal(self, source: Source) -> str | None:
         return None
 
-    def frames(self, path: Path, start_s: float = 0.0, sampling: Sampling | None = None) -> Iterator[Frame]:
+    def frames(
+        self, file: MediaFile, start_s: float = 0.0, sampling: Sampling | None = None
+    ) -> Iterator[Frame]:
         if self._clock_jumps:
-            return decode_recordings(path, self._rendering)
-        return decode_video(path, start_s, self._rendering, sampling=sampling)
+            return decode_recordings(file, self._rendering)
+        return decode_video(file, start_s, self._rendering, sampling=sampling)
 
 
 class DecordDecoder:
-    """decord, which converts every frame."""
+    """decord, which converts every frame. It opens paths only: `other` decodes what is read in ranges."""
+
+    def __init__(self, other: Decoder | None = None) -> None:
+        """`other`: by default PyAV."""
+        self._other = other or PyAVDecoder()
 
     def refusal(self, source: Source) -> str | None:
         return refusal(source)
 
-    def frames(self, path: Path, start_s: float = 0.0, sampling: Sampling | None = None) -> Iterator[Frame]:
-        return decode_with_decord(path, start_s)
+    def frames(
+        self, file: MediaFile, start_s: float = 0.0, sampling: Sampling | None = None
+    ) -> Iterator[Frame]:
+        if not isinstance(file, Path):
+            return self._other.frames(file, start_s, sampling)
+        return decode_with_decord(file, start_s)
 
 
 def decoder_for(settings: DecoderSettings, source: Source) -> Decoder:
     """The decoder of the settings, or PyAV where it refuses the source; frames have the source's size."""
-    if settings.name == "decord" and refusal(source) is None:
-        return DecordDecoder()
     size = (source.height, source.width) if source.height and source.width else None
     rendering = Rendering(size, settings.tone_maps, settings.max_pixels)
-    return PyAVDecoder(rendering, clock_jumps=source.clock_jumps)
+    decoder = PyAVDecoder(rendering, clock_jumps=source.clock_jumps)
+    if settings.name == "decord" and refusal(source) is None:
+        return DecordDecoder(decoder)
+    return decoder
 
 
 def check_decoder(name: DecoderName) -> None:

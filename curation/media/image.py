@@ -20,10 +20,10 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from curation.errors import DecodeError, ProbeError, SampleError, UnsupportedMediaError
+from curation.media.file import MediaFile, reading, rewound
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +50,11 @@ _TRANSPOSE = {
     8: "ROTATE_90",
 }
 """Orientation -> what turns the stored picture upright (EXIF 2.32, tag 274)."""
+_FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TGA"),
+    *("TIFF", "WEBP"),
+)
+"""What is opened. Pillow goes by content, whatever a file is called: an EPS would start Ghostscript."""
 _DAMAGED = (
     OSError,
     SyntaxError,
@@ -68,11 +73,10 @@ _DAMAGED = (
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int, damaged: type[SampleError]) -> Iterator[Image.Image]:
+def _opened(file: MediaFile, max_pixels: int, damaged: type[SampleError]) -> Iterator[Image.Image]:
     """The image; what it makes Pillow raise while it is open becomes `damaged`."""
     from PIL import Image
 
-    _add_plugins()
     limit = Image.MAX_IMAGE_PIXELS
     try:
         # Pillow looks at the limit wherever a format names a size, also behind the header.
@@ -80,7 +84,7 @@ def _opened(path: Path, max_pixels: int, damaged: type[SampleError]) -> Iterator
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # broken metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(rewound(file), formats=_formats()) as image:
                 width, height = image.size
                 if width < 1 or height < 1:
                     raise damaged(f"the header says {width}x{height} pixels")
@@ -88,12 +92,21 @@ def _opened(path: Path, max_pixels: int, damaged: type[SampleError]) -> Iterator
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise damaged(f"it has more pixels than max_pixels: {max_pixels}") from error
     except _DAMAGED as error:
-        raise damaged(_hint(path) or _without_path(error, path)) from error
+        raise damaged(_hint(file) or _without_path(error, file)) from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
 
 @functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `_FORMATS` that Pillow knows here, in its own order."""
+    from PIL import Image
+
+    _add_plugins()
+    Image.init()
+    return tuple(name for name in Image.ID if name in _FORMATS)
+
+
 def _add_plugins() -> None:
     """HEIC, where pillow-heif is installed."""
     try:
@@ -103,15 +116,15 @@ def _add_plugins() -> None:
     register_heif_opener()
 
 
-def probe_image(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int, str, int]:
+def probe_image(file: MediaFile, max_pixels: int = MAX_PIXELS) -> tuple[int, int, str, int]:
     """Upright width, upright height, format name and clockwise rotation in degrees, from the header.
 
     Raises:
         ProbeError: not an image, or more than `max_pixels`.
     """
-    with _opened(path, max_pixels, ProbeError) as image:
+    with _opened(file, max_pixels, ProbeError) as image:
         width, height = image.size
-        if image.format == "PNG" and not _may_have_exif(image, path):
+        if image.format == "PNG" and not _may_have_exif(image, file):
             image.info["exif"] = b""  # Pillow would decode the pixels to see whether any follows them
         orientation = _orientation(image)
         codec = (image.format or "unknown").lower()
@@ -129,14 +142,14 @@ def _orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) and found in _TRANSPOSE else 1
 
 
-def _may_have_exif(image: Image.Image, path: Path) -> bool:
+def _may_have_exif(image: Image.Image, file: MediaFile) -> bool:
     """Whether there is EXIF before a PNG's pixels, or behind them chunks that may hold EXIF or XMP."""
     if "exif" in image.info or "Raw profile type exif" in image.info:
         return True
-    with path.open("rb") as file:
-        file.seek(8)
+    with reading(file) as chunks:
+        chunks.seek(8)
         in_pixels = False
-        for name in _png_chunks(file):
+        for name in _png_chunks(chunks):
             if in_pixels and name in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
                 return True
             in_pixels = in_pixels or name == b"IDAT"
@@ -150,7 +163,9 @@ def _png_chunks(file: IO[bytes]) -> Iterator[bytes]:
         file.seek(size_bytes + 4, io.SEEK_CUR)
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS, short_side: int | None = None) -> NDArray[np.uint8]:
+def read_image(
+    file: MediaFile, max_pixels: int = MAX_PIXELS, short_side: int | None = None
+) -> NDArray[np.uint8]:
     """The first frame as [H, W, 3] uint8 sRGB, upright; transparency is composited on white.
 
     With `short_side`, JPEGs come at 1/2, 1/4 or 1/8 of their size, as small as leaves so many pixels at
@@ -162,7 +177,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS, short_side: int | None 
     """
     from PIL import Image
 
-    with _opened(path, max_pixels, DecodeError) as image:
+    with _opened(file, max_pixels, DecodeError) as image:
         if short_side is not None and image.format in _SCALED:
             image.draft(None, (short_side, short_side))
         promised = image.size
@@ -269,11 +284,11 @@ def _transform(profile: bytes, mode: str) -> Any:
         return None
 
 
-def _hint(path: Path) -> str | None:
+def _hint(file: MediaFile) -> str | None:
     """What is wrong with a file that Pillow doesn't know, where that can be told."""
     try:
-        with path.open("rb") as file:
-            start = file.read(12)
+        with reading(file) as first:
+            start = first.read(12)
     except OSError:
         return None
     if not start:
@@ -289,8 +304,8 @@ def _has_heif() -> bool:
     return "HEIF" in Image.OPEN
 
 
-def _without_path(error: Exception, path: Path) -> str:
+def _without_path(error: Exception, file: MediaFile) -> str:
     """The message alone: the row names the file already."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error).replace(repr(str(path)), "").strip() or type(error).__name__
+    return str(error).replace(repr(str(file)), "").strip() or type(error).__name__

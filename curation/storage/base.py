@@ -12,6 +12,10 @@ ABSENT = ""
 """The version of an object that does not exist."""
 
 
+def ignore(num_bytes: int) -> None:
+    """Counts nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """An object as a listing shows it: key relative to the root, size, and a tag that changes with it."""
@@ -38,8 +42,10 @@ class Storage(Protocol):
     def find(self, key: str) -> Listed | None:
         """One object as a listing shows it, or None where there is none."""
 
-    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
+    def open(self, key: str, etag: str | None = None, on_fetch: Callable[[int], None] = ignore) -> IO[bytes]:
         """The object as a file to read and to seek in; a bucket gives the version with that etag.
+
+        `on_fetch` is told how many bytes each request to a bucket brings.
 
         Raises:
             NoSuchObject: there is none.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 Stamp = tuple[int, ...]
@@ -19,6 +20,8 @@ _SETTLED_NS = 2 * 10**9
 """File systems note times in steps of up to two seconds, so two changes may look like one for so long."""
 _MAX_KNOWN = 4096
 _KNOWN: OrderedDict[Stamp, str] = OrderedDict()
+_OWN: dict[Stamp, str] = {}
+"""Of files that nobody else can write to."""
 
 
 def stamp_of(path: Path) -> Stamp:
@@ -31,6 +34,17 @@ def stamp_of(path: Path) -> Stamp:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
+@contextmanager
+def known_digest(path: Path, digest: str) -> Iterator[None]:
+    """Let `digest_of` know a file that nobody else can write to, as long as the context lasts."""
+    stamp = stamp_of(path)
+    _OWN[stamp] = digest
+    try:
+        yield
+    finally:
+        del _OWN[stamp]
+
+
 def digest_of(path: Path, on_read: Callable[[int], None] | None = None) -> str:
     """The SHA-256 of a file's bytes, in hex; `on_read` is told how many bytes are read for it, if any.
 
@@ -38,8 +52,8 @@ def digest_of(path: Path, on_read: Callable[[int], None] | None = None) -> str:
         OSError: it can't be read.
     """
     stamp = stamp_of(path)
-    if stamp in _KNOWN:
-        return _KNOWN[stamp]
+    if (known := _OWN.get(stamp) or _KNOWN.get(stamp)) is not None:
+        return known
     is_settled = time.time_ns() - stamp[-1] > _SETTLED_NS
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

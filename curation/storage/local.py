@@ -7,17 +7,19 @@ import hashlib
 import io
 import os
 import stat
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from curation.errors import NoSuchObject, StorageError, WriteConflict
-from curation.storage.base import ABSENT, Listed
+from curation.storage.base import ABSENT, Listed, ignore
 
 _TEMP_PREFIX = ".writing-"
 _LOCK = ".lock"
+_FILES = (".parquet", ".json")
+"""How the names of files end that runs write; a folder of such a name hides one."""
 
 
 @contextmanager
@@ -25,8 +27,14 @@ def named_errors(path: Path | str) -> Iterator[None]:
     """What the system says about `path`, as a StorageError."""
     try:
         yield
+    except IsADirectoryError as error:
+        raise _is_folder(path) from error
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
+
+
+def _is_folder(path: Path | str) -> StorageError:
+    return StorageError(f"{path} is a folder where a file should be; move it away")
 
 
 def etag_of(status: os.stat_result) -> str:
@@ -60,7 +68,7 @@ class LocalStorage:
         self._folder = Path(root)
 
     def list(self, prefix: str) -> list[Listed]:
-        top = self._folder / prefix
+        top = self._path(prefix)
         found: list[Listed] = []
         with named_errors(top):
             is_there = (status := _status_of(top)) is not None and stat.S_ISDIR(status.st_mode)
@@ -70,6 +78,8 @@ class LocalStorage:
                 with os.scandir(folder) as entries:
                     for entry in entries:
                         if entry.is_dir(follow_symlinks=False):
+                            if entry.name.endswith(_FILES):
+                                raise _is_folder(entry.path)
                             waiting.append((entry.path, f"{keys}{entry.name}/"))
                         elif not entry.name.startswith(".") and entry.is_file():
                             status = entry.stat()
@@ -77,21 +87,21 @@ class LocalStorage:
         return sorted(found, key=lambda item: item.key)
 
     def leftovers(self, prefix: str) -> tuple[str, ...]:
-        top = self._folder / prefix
+        top = self._path(prefix)
         with named_errors(top):
             found = [path.relative_to(self._folder).as_posix() for path in top.rglob(f"{_TEMP_PREFIX}*")]
         return tuple(sorted(found))
 
     def find(self, key: str) -> Listed | None:
-        path = self._folder / key
+        path = self._path(key)
         with named_errors(path):
             status = _status_of(path)
         if status is None or not stat.S_ISREG(status.st_mode):
             return None
         return Listed(path.relative_to(self._folder).as_posix(), status.st_size, etag_of(status))
 
-    def open(self, key: str, etag: str | None = None) -> IO[bytes]:
-        path = self._folder / key
+    def open(self, key: str, etag: str | None = None, on_fetch: Callable[[int], None] = ignore) -> IO[bytes]:
+        path = self._path(key)
         with named_errors(path):
             try:
                 return io.BufferedReader(_NamedFile(path))
@@ -99,7 +109,7 @@ class LocalStorage:
                 raise NoSuchObject(f"{path}: {error.strerror}") from error
 
     def read(self, key: str) -> bytes | None:
-        path = self._folder / key
+        path = self._path(key)
         with named_errors(path):
             try:
                 return path.read_bytes()
@@ -111,12 +121,12 @@ class LocalStorage:
         return data, ABSENT if data is None else _version(data)
 
     def write(self, key: str, data: bytes, expect: str | None = None) -> None:
-        path = self._folder / key
+        path = self._path(key)
         with named_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with _new_temp(path.parent) as (temp, file):
                 file.write(data)
-                _close(file, temp)
+                _close(file)
                 if expect is None:
                     temp.replace(path)
                 else:
@@ -125,12 +135,12 @@ class LocalStorage:
 
     @contextmanager
     def creating(self, key: str) -> Iterator[IO[bytes]]:
-        path = self._folder / key
+        path = self._path(key)
         with named_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with _new_temp(path.parent) as (temp, file):
                 yield file
-                _close(file, temp)
+                _close(file)
                 temp.replace(path)
             _sync_folder(path.parent)
 
@@ -142,13 +152,23 @@ class LocalStorage:
             temp.replace(path)
 
     def delete(self, key: str) -> None:
-        path = self._folder / key
+        path = self._path(key)
         with named_errors(path):
             path.unlink(missing_ok=True)
 
     @contextmanager
     def local_path(self, key: str) -> Iterator[Path]:
-        yield self._folder / key
+        yield self._path(key)
+
+    def _path(self, key: str) -> Path:
+        """Where an object is. Names that come from data never lead out of the folder.
+
+        Raises:
+            StorageError: this one would.
+        """
+        if key.startswith("/") or ".." in key.split("/"):
+            raise StorageError(f"{key!r} leads out of {self.root}")
+        return self._folder / key
 
     @contextmanager
     def exclusive(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
@@ -178,22 +198,23 @@ def _version(data: bytes) -> str:
 
 @contextmanager
 def _new_temp(folder: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """A temporary file, and its path; it is gone in the end, unless it was given another name."""
-    handle, name = tempfile.mkstemp(prefix=_TEMP_PREFIX, dir=folder)
-    temp = Path(name)
+    """A temporary file, and its path; it is gone in the end, unless it was given another name.
+
+    Created as any new file is, so that the umask and the folder's own rules say who may read it.
+    """
+    temp = folder / f"{_TEMP_PREFIX}{uuid.uuid4().hex}"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temp.open("xb") as file:
             yield temp, file
     finally:
         temp.unlink(missing_ok=True)
 
 
-def _close(file: IO[bytes], temp: Path) -> None:
+def _close(file: IO[bytes]) -> None:
     """Bring all that was written to the disk."""
     file.flush()
     os.fsync(file.fileno())
     file.close()
-    temp.chmod(0o644)
 
 
 def _sync_folder(folder: Path) -> None:

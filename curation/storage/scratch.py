@@ -1,13 +1,17 @@
 """Files for what is fetched of the inputs: without names, so that nothing is left of them by a kill.
 
-with unnamed_file() as (file, path):
-    write_temporary(file, data)
-    decode(path)
+    use_scratch("/mnt/nvme", 2**32)             # once, in a process that works on the sources of a run
+    with unnamed_file() as (file, path):
+        write_temporary(file, data)
+        decode(path)
+
+The folder is for small files, too; the limit is for objects that are fetched as a whole.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,19 +21,63 @@ from typing import IO
 from curation.errors import EnvironmentFault
 from curation.storage.local import named_errors
 
+DEFAULT_BYTES = 2**32
+
+
+class Scratch:
+    """A folder for files without names, and the room that this process may take there."""
+
+    def __init__(self, folder: str | None = None, max_bytes: int = DEFAULT_BYTES) -> None:
+        """`folder`: None is the system's for temporary files."""
+        self._folder = folder
+        self.max_bytes = max_bytes
+        self._taken = 0
+        self._lock = threading.Lock()
+
+    @property
+    def folder(self) -> str:
+        """Where the files are, as long as they are open."""
+        return self._folder or gettempdir()
+
+    def take(self, num_bytes: int) -> bool:
+        """Take room, if there is so much."""
+        with self._lock:
+            fits = self._taken + num_bytes <= self.max_bytes
+            self._taken += num_bytes if fits else 0
+            return fits
+
+    def give_back(self, num_bytes: int) -> None:
+        """Give back room that was taken."""
+        with self._lock:
+            self._taken -= num_bytes
+
+
+_SCRATCH = [Scratch()]
+
+
+def use_scratch(folder: str | None, max_bytes: int) -> None:
+    """Fetch into this folder from now on, and no more than so much at a time."""
+    _SCRATCH[0] = Scratch(folder, max_bytes)
+
+
+def scratch() -> Scratch:
+    """What this process uses."""
+    return _SCRATCH[0]
+
 
 @contextmanager
 def unnamed_file() -> Iterator[tuple[IO[bytes], Path]]:
     """A file to write to, and a path to read it by. It is gone with this process, however that ends.
 
     Raises:
-        EnvironmentFault: the folder for temporary files takes none.
+        EnvironmentFault: the scratch folder takes none.
     """
+    folder = scratch().folder
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(TemporaryFile(prefix="curation-"))
+            file = stack.enter_context(TemporaryFile(prefix="curation-", dir=folder))
         except OSError as error:
-            raise EnvironmentFault(f"no temporary file can be made: {error}") from error
+            raise EnvironmentFault(f"{folder}: no temporary file can be made: {error.strerror}") from error
         yield file, path_of_handle(file.fileno())
 
 
@@ -37,10 +85,10 @@ def write_temporary(file: IO[bytes], data: bytes) -> None:
     """Write to an unnamed file.
 
     Raises:
-        StorageError: the folder for temporary files, which is named, has no room.
+        StorageError: the scratch folder, which is named, has no room.
     """
     left = memoryview(data)
-    with named_errors(gettempdir()):
+    with named_errors(scratch().folder):
         while left:  # not by the file's buffer, which would be written again when it is closed
             left = left[os.write(file.fileno(), left) :]
 

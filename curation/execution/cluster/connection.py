@@ -30,6 +30,9 @@ CONNECT_S = 25.0
 30 s, Ray ends this process by itself, and says so."""
 ANSWER_S = 30.0
 """The head of a cluster gets so long to say what the cluster has."""
+STARTS = 3
+"""So often Ray is started on a machine so busy that Ray itself gives up, after 30 s that can't be changed."""
+_TOO_SLOW = "timed out during startup"
 SHUTDOWN_S = 10.0
 """Ray gets so long to disconnect."""
 
@@ -85,14 +88,24 @@ def connect(address: str | None, workers: int | None, worker_log: WorkerLog | No
         _join(cluster, with_worker_logs=has_log)
         return Connection()
     check_token_file()
+    # More workers than CPUs is the user's choice; Ray would wait for CPUs that never come.
+    num_cpus = None if workers is None else max(workers, os.cpu_count() or 1)
+    return Connection(_start(num_cpus, with_worker_logs=has_log))
+
+
+def _start(num_cpus: int | None, *, with_worker_logs: bool, tries: int = STARTS) -> OwnRay:
+    """Start Ray on this machine.
+
+    Raises:
+        EnvironmentFault: that did not work.
+    """
     try:
         with isolated(EnvironmentFault):  # Ray raises plain exceptions, too
-            # More workers than CPUs is the user's choice; Ray would wait for CPUs that never come.
-            num_cpus = None if workers is None else max(workers, os.cpu_count() or 1)
-            own = OwnRay(num_cpus, with_worker_logs=has_log)
+            return OwnRay(num_cpus, with_worker_logs=with_worker_logs)
     except EnvironmentFault as error:
+        if tries > 1 and _TOO_SLOW in str(error):
+            return _start(num_cpus, with_worker_logs=with_worker_logs, tries=tries - 1)
         raise EnvironmentFault(f"cannot start Ray on this machine: {error}") from error
-    return Connection(own)
 
 
 def _join(address: str, *, with_worker_logs: bool = False) -> None:
@@ -132,15 +145,6 @@ def check_temp_folder() -> None:
             f"{name}={folder} is too long for Ray's sockets, which have room for {room} bytes; name a "
             "shorter folder by RAY_TMPDIR, such as RAY_TMPDIR=/tmp"
         )
-
-
-def cluster_cpus() -> int:
-    """CPUs of the connected cluster.
-
-    Raises:
-        EnvironmentFault: its head does not answer.
-    """
-    return int(_resources().get("CPU", 1))
 
 
 def choose_device(asked: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:

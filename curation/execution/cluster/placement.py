@@ -186,8 +186,10 @@ class Seat:
             self._group = None
 
 
-def take_seat(placement: Placement, timeout_s: float = SEAT_TIMEOUT_S) -> Seat:
+def take_seat(placement: Placement, timeout_s: float | None = SEAT_TIMEOUT_S) -> Seat:
     """What the actor of one worker needs; its placement group, if it stands in one, is ready.
+
+    With `timeout_s` None it may not be: Ray then starts the actor once it is.
 
     Raises:
         EnvironmentFault: the GPUs are not to be had.
@@ -208,7 +210,7 @@ def take_seat(placement: Placement, timeout_s: float = SEAT_TIMEOUT_S) -> Seat:
         },
         group,
     )
-    if not group.wait(timeout_s):
+    if timeout_s is not None and not group.wait(timeout_s):
         seat.leave()
         raise EnvironmentFault(
             f"no {len(placement.bundles)} GPUs became free within {timeout_s:g} s for a model that spans them"

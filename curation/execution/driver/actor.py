@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +43,13 @@ def check_travels(pipeline: Pipeline) -> None:
 def start_decode_worker(pipeline: Pipeline, shared: SharedFolders | None = None) -> Any:
     """Start one; the actor. It takes one CPU, and is there once it answers.
 
-    It looks for the folders that all nodes share, if there are any, before it does anything.
+    It looks for the folders that all nodes share, if there are any, before it does anything. Workers are
+    spread over the nodes: Ray would fill half of one node before it takes the next, whose disk, network and
+    memory would serve nobody.
     """
     import ray
 
-    @ray.remote(num_cpus=1, num_gpus=0, **WATCHED)
+    @ray.remote(num_cpus=1, num_gpus=0, scheduling_strategy="SPREAD", **WATCHED)
     class Worker:
         def __init__(
             self, pipeline: Pipeline, commits: Mapping[str, str], shared: SharedFolders | None
@@ -55,6 +58,7 @@ def start_decode_worker(pipeline: Pipeline, shared: SharedFolders | None = None)
                 shared.check_here()
             pin(commits)
             self._worker = UnitWorker(pipeline)
+            self._node_id = ray.get_runtime_context().get_node_id()
 
         def use(self, pipeline: Pipeline) -> None:
             self._worker.use(pipeline)
@@ -82,7 +86,7 @@ def start_decode_worker(pipeline: Pipeline, shared: SharedFolders | None = None)
 
         @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
         def beat(self) -> Beat:
-            return self._worker.heartbeat.beat()
+            return replace(self._worker.heartbeat.beat(), node_id=self._node_id)
 
     worker_class: Any = Worker
     return worker_class.remote(pipeline, pinned(), shared)

@@ -14,6 +14,7 @@ from curation.execution.worker.frame_buffer import FrameBuffer, Pixels
 from curation.execution.worker.measure import KnownRows, Measurer, RowMeasured
 from curation.execution.worker.overlap import MAX_CALLS, Overlap
 from curation.ingest.media_readers import ImageReader, VideoReader
+from curation.ingest.sources import OpenSource, open_source
 from curation.media.decoder import DecoderSettings
 from curation.media.views import SpanCollector
 from curation.pipeline.rules import AllOf, decide, steps_of
@@ -35,11 +36,12 @@ class EnrichPass:
         on_image: Callable[[str], None],
         on_frame: Callable[[], None],
         max_bytes: int,
+        opened: OpenSource = open_source,
     ) -> None:
         """`rule` holds the captioner and the tokenizer; `known` gives the rows of former runs.
 
         `on_image` gets the URI before an image is decoded, `on_frame` is called after each video frame;
-        at most `max_bytes` of frames are held, or those of one sample.
+        `opened` opens a source; at most `max_bytes` of frames are held, or those of one sample.
         """
         self._rule = rule
         self._steps = [step for step in steps_of(rule) if step.key in measurer.allowed]
@@ -49,6 +51,7 @@ class EnrichPass:
         self._decoder = decoder
         self._on_image = on_image
         self._on_frame = on_frame
+        self._opened = opened
         # With two calls out, the frames of three buffers are held.
         is_remote = bool(measurer.remote & {step.key for step in self._steps})
         self._max_bytes = max_bytes // (1 + MAX_CALLS) if is_remote else max_bytes
@@ -57,7 +60,8 @@ class EnrichPass:
     def add_image(self, source: Source, samples: Iterable[Sample]) -> Iterator[RowMeasured]:
         """Decode an image for the samples of it that need something."""
         for sample in samples:
-            reader = ImageReader({sample.sample_id: source}, self._on_image, self._decoder.max_pixels)
+            max_pixels = self._decoder.max_pixels
+            reader = ImageReader({sample.sample_id: source}, self._on_image, max_pixels, self._opened)
             yield from self._add(source, sample, self._pixels(reader, sample))
 
     def add_video(self, source: Source, samples: Sequence[Sample]) -> Iterator[RowMeasured]:
@@ -66,9 +70,12 @@ class EnrichPass:
         Raises:
             SampleError: the video can't be decoded.
         """
-        for group in neighbors(list(samples), can_seek=not source.clock_jumps):
+        groups = list(neighbors(list(samples), can_seek=not source.clock_jumps))
+        span_s = sum(group[-1].end_s - group[0].start_s for group in groups)
+        for group in groups:
             collector = SpanCollector(group, {view for sample in group for view in self._views(sample)})
-            for frame in VideoReader(source, self._decoder, self._on_frame, group[0].start_s):
+            start_s = group[0].start_s
+            for frame in VideoReader(source, self._decoder, self._on_frame, start_s, self._opened, span_s):
                 yield from self._add_windows(source, collector.push(frame), collector)
                 if frame.pts_s >= group[-1].end_s:
                     break

@@ -13,13 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 
 from curation.errors import ProbeError, SampleError
 from curation.errors.isolation import isolated
+from curation.execution.segments import WHOLE_VIDEO, Segment
 from curation.execution.worker.metrics import Metrics
-from curation.ingest.sources import is_in_place, open_source
+from curation.ingest.fetching import is_in_bucket
+from curation.ingest.sources import is_in_place, open_source, raise_failure
 from curation.ledger.schemas import check_source
+from curation.media.file import MediaFile, size_of
 from curation.media.probe import failed, probe
 from curation.records import Source
 
@@ -32,7 +34,8 @@ class FirstReads:
         self._max_pixels = max_pixels
         self._metrics = metrics
         self._phase = phase
-        self._open: dict[str, tuple[Path, ExitStack]] = {}
+        self._counted: set[str] = set()
+        self._open: dict[str, tuple[MediaFile, ExitStack]] = {}
 
     def probe(self, source: Source) -> Source:
         """The source with what its header says, or with the error that reading it met.
@@ -47,9 +50,10 @@ class FirstReads:
         """Count bytes that are fetched from where a source is stored."""
         self._metrics.bytes_read[self._phase] += num_bytes
 
-    def count_stored(self, source: Source) -> None:
-        """Count the bytes of a source that is opened."""
-        self._metrics.bytes_stored[self._phase] += source.size_bytes
+    def count_stored(self, source: Source, segment: Segment = WHOLE_VIDEO) -> None:
+        """Count the bytes of a source that is opened; in a bucket those of a segment, by its time."""
+        share = segment.share_of(source.duration_s) if is_in_bucket(source) else 1.0
+        self._metrics.bytes_stored[self._phase] += round(share * source.size_bytes)
 
     def _probe(self, source: Source) -> Source:
         fresh = replace(source, error_type=None, error=None, content_hash=None)
@@ -58,8 +62,9 @@ class FirstReads:
                 path = stack.enter_context(open_source(fresh, self.count_read, is_first=True))
                 in_place = is_in_place(fresh, is_first=True)
                 if in_place:
-                    self.count_read(path.stat().st_size)  # to be hashed
+                    self.count_read(size_of(path))  # to be hashed
                 probed = probe(fresh, path, self._max_pixels)
+                raise_failure(path)
                 with isolated(ProbeError):
                     check_source(probed)
                 if probed.ok and (probed.kind == "image" or not in_place):
@@ -69,8 +74,10 @@ class FirstReads:
         return probed
 
     @contextmanager
-    def opened_video(self, source: Source) -> Iterator[Path]:
+    def opened_video(self, source: Source, *, span_s: float | None = None) -> Iterator[MediaFile]:
         """A video as a file; one that is still open from probing is that, and is closed after.
+
+        `span_s` as `open_source` takes it.
 
         Raises: as `open_source`.
         """
@@ -78,13 +85,25 @@ class FirstReads:
             with self.opened(source) as path:
                 yield path
             return
-        with open_source(source, self.count_read) as path:
+        with open_source(source, self.count_read, span_s=span_s) as path:
             if is_in_place(source):
                 self.count_read(source.size_bytes)
             yield path
 
     @contextmanager
-    def opened(self, source: Source) -> Iterator[Path]:
+    def opened_again(self, source: Source, *, span_s: float | None = None) -> Iterator[MediaFile]:
+        """A source that was probed in another pass, counted once however often it is opened.
+
+        Raises: as `open_source`.
+        """
+        if source.source_id not in self._counted:
+            self._counted.add(source.source_id)
+            self.count_stored(source)
+        with self.opened_video(source, span_s=span_s) as file:
+            yield file
+
+    @contextmanager
+    def opened(self, source: Source) -> Iterator[MediaFile]:
         """A source as a file, as `open_source` gives it; of a probed image, what was probed. Closed after.
 
         Raises: as `open_source`.

@@ -25,6 +25,7 @@ from curation.execution.worker.metrics import Metrics
 from curation.execution.worker.overlap import ModelClient, Overlap
 from curation.execution.worker.unit_rows import UnitRows
 from curation.execution.worker.video_pass import ClipFound, SourceMeasured, VideoEvent, VideoPass
+from curation.ingest.sources import reading_ahead
 from curation.ledger import Ledger
 from curation.ledger.unit_state import PROBE, branch_steps, load_unit, source_verdict, unit_verdicts
 from curation.pipeline import Pipeline
@@ -61,17 +62,19 @@ class UnitRun:
     def run(self) -> Metrics:
         """Measure what the task allows and the unit needs, and commit it."""
         if self._task.sources:
-            self._filter_new()
+            with reading_ahead(self._task.sources, self._heartbeat.renew):
+                self._filter_new()
             self._ledger.commit_sources(self._task.unit, self._rows.state.sources)
             self._commit()
             return self.metrics
         sources = [source for source in self._sources() if source.ok]
         images = [source for source in sources if source.kind == "image"]
         videos = [source for source in sources if source.kind == "video"]
-        if self._task.phase == "filter":
-            self._filter(images, videos)
-        else:
-            self._enrich(images, videos)
+        with reading_ahead(self._fetched_whole(sources), self._heartbeat.renew):
+            if self._task.phase == "filter":
+                self._filter(images, videos)
+            else:
+                self._enrich(images, videos)
         self._commit()
         return self.metrics
 
@@ -79,7 +82,7 @@ class UnitRun:
         """Process one segment of the task's only video. Nothing is committed."""
         (source,) = self._sources()
         self._heartbeat.renew(source.uri)
-        self._reads.count_stored(source)
+        self._reads.count_stored(source, segment)
         try:
             return self._video_pass(source).process_segment(segment)
         except SampleError as error:
@@ -103,6 +106,16 @@ class UnitRun:
             for verdict in unit_verdicts(self._pipeline, state)
             if verdict.source.source_id not in task.excluded and verdict.waits_for(task.steps)
         ]
+
+    def _fetched_whole(self, sources: Iterable[Source]) -> list[Source]:
+        """The sources that this task will open, as far as that is known: its images, if pixels are asked for.
+
+        Of how much of a video is looked at, the pass over the video decides.
+        """
+        stages = [step.stage for step in self._pipeline.steps() if step.key in self._task.steps]
+        if not any("image" in stage.kinds and stage.view("image") is not None for stage in stages):
+            return []
+        return [source for source in sources if source.kind == "image"]
 
     def _filter_new(self) -> None:
         """Filter the sources of a new unit, which are all of one kind, as they are probed."""
@@ -183,6 +196,7 @@ class UnitRun:
             on_image=self._count_image,
             on_frame=self._count_frame,
             max_bytes=self._pipeline.config.run.max_held_bytes,
+            opened=self._reads.opened_again,
         )
         for source in images:
             self._record(enrich.add_image(source, self._waiting(source)))

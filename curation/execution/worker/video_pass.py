@@ -15,11 +15,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 from curation.errors import ContractError, DecodeError, MeasureError
@@ -28,7 +26,7 @@ from curation.execution.segments import WHOLE_VIDEO, Segment, SegmentResult, nei
 from curation.execution.worker.measure import KnownRows, Measurer, Measuring, RowMeasured
 from curation.execution.worker.overlap import Overlap
 from curation.ingest.media_readers import VideoReader, without_pixels
-from curation.ingest.sources import open_source
+from curation.ingest.sources import OpenSource, open_source
 from curation.ledger.unit_state import decide_sample
 from curation.media.decoder import DecoderSettings
 from curation.media.frame import Frame
@@ -81,7 +79,7 @@ class VideoPass:
         *,
         decoder: DecoderSettings,
         on_frame: Callable[[], None],
-        opened: Callable[[Source], AbstractContextManager[Path]] = open_source,
+        opened: OpenSource = open_source,
     ) -> None:
         """`known` gives the rows of former runs; `on_frame` is called after each decoded frame.
 
@@ -123,8 +121,10 @@ class VideoPass:
             SampleError: the video can't be decoded.
         """
         waiting = [clip for clip in clips if self._needs(clip) in self._measurer.allowed]
-        for group in neighbors(waiting, can_seek=not self._source.clock_jumps):
-            reader, collector = self._open(group[0].start_s, None)
+        groups = list(neighbors(waiting, can_seek=not self._source.clock_jumps))
+        span_s = sum(group[-1].end_s - group[0].start_s for group in groups)
+        for group in groups:
+            reader, collector = self._open(group[0].start_s, None, span_s)
             segment = Segment(end_s=group[-1].end_s)
             yield from self._pass_by(reader, _KnownSpans(group), collector, segment)
             self._metrics.frames_held += reader.num_frames
@@ -136,7 +136,9 @@ class VideoPass:
             SampleError: the segment can't be decoded or split.
         """
         stage = self._stage()
-        reader, collector = self._open(segment.start_s - (stage.lookback_s or 0.0) - RUN_UP_S, stage)
+        start_s = segment.start_s - (stage.lookback_s or 0.0) - RUN_UP_S
+        last_s = min(segment.end_s + OVERRUN_S, self._source.duration_s or math.inf)
+        reader, collector = self._open(start_s, stage, last_s - max(0.0, start_s))
         finder = self._finder(stage, keeps_frame_metrics=True)
         rows: dict[str, list[Row]] = {}
         for event in self._pass_by(reader, finder, collector, segment):
@@ -188,15 +190,18 @@ class VideoPass:
                 return PerRecording(partial(stage.start, self._source, infer=infer))
             return stage.start(self._source, keeps_frame_metrics=keeps_frame_metrics, infer=infer)
 
-    def _open(self, start_s: float, stage: Splitter[Any] | None) -> tuple[VideoReader, GridCollector]:
+    def _open(
+        self, start_s: float, stage: Splitter[Any] | None, span_s: float | None = None
+    ) -> tuple[VideoReader, GridCollector]:
         """A reader from `start_s` on, and what collects the filters' views of its frames.
 
         Args:
             start_s: Where the frames are needed from, in seconds.
             stage: The splitter that looks at the frames; None where the cuts are known.
+            span_s: Seconds of the source that are needed in all; None for all of them.
         """
         start_s = max(0.0, start_s)
-        reader = VideoReader(self._source, self._decoder, self._on_frame, start_s, self._opened)
+        reader = VideoReader(self._source, self._decoder, self._on_frame, start_s, self._opened, span_s)
         steps = [step for step in steps_of(self._branch.rule) if step.key in self._measurer.allowed]
         views = [view for step in steps if (view := step.stage.view("clip")) is not None]
         first_s = reader.first_s() if start_s > 0 else None

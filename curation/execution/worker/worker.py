@@ -21,7 +21,8 @@ from curation.execution.worker.stale import drop_rows_of_changed
 from curation.execution.worker.unit import UnitRun
 from curation.ingest.containers.index import ListingIndex
 from curation.ingest.inputs import input_roots
-from curation.ingest.reach import watch_inputs
+from curation.ingest.reach import FETCHED, watch_inputs
+from curation.ingest.sources import reading_ahead
 from curation.ledger import Ledger
 from curation.ledger.unit_state import PROBE, load_unit, source_verdict
 from curation.ledger.versions import renew_metadata, settle
@@ -30,6 +31,7 @@ from curation.pipeline.rules import Step
 from curation.records import Source
 from curation.stage import Setup, Stage
 from curation.storage import open_storage
+from curation.storage.scratch import use_scratch
 
 
 class UnitWorker:
@@ -45,6 +47,7 @@ class UnitWorker:
         self._services: Mapping[str, Mapping[str, str]] = {}
         self.heartbeat = Heartbeat()
         watch_inputs(input_roots(pipeline.config))
+        use_scratch(pipeline.config.run.scratch, pipeline.config.run.scratch_bytes)
 
     def use(self, pipeline: Pipeline) -> None:
         """Work by this pipeline from now on; stages that are set up stay so."""
@@ -66,19 +69,20 @@ class UnitWorker:
         """
         started = self._enter(task)
         if task.phase == "list":
-            return _timed(self._list(task), started)
-        return _timed(self._probe(task) if task.phase == "probe" else self._unit(task).run(), started)
+            return _counted(self._list(task), task, started)
+        metrics = self._probe(task) if task.phase == "probe" else self._unit(task).run()
+        return _counted(metrics, task, started)
 
     def process_segment(self, task: Task, number: int) -> tuple[Metrics, SegmentResult]:
         """Process one of the task's segments; nothing is committed."""
         started, unit = self._enter(task), self._unit(task)
         result = unit.process_segment(task.segments[number])
-        return _timed(unit.metrics, started), result
+        return _counted(unit.metrics, task, started), result
 
     def merge(self, task: Task, results: Sequence[SegmentResult]) -> Metrics:
         """Merge the task's segments, measure what is still missing, and commit."""
         started = self._enter(task)
-        return _timed(self._unit(task).merge(results), started)
+        return _counted(self._unit(task).merge(results), task, started)
 
     def _enter(self, task: Task) -> float:
         """Begin with a task; the time."""
@@ -87,6 +91,7 @@ class UnitWorker:
             self._phase = task.phase
         self._services = task.services
         self.heartbeat.renew("")
+        FETCHED.take()  # what a task that failed has fetched counts nowhere
         return time.perf_counter()
 
     def _unit(self, task: Task) -> UnitRun:
@@ -114,11 +119,13 @@ class UnitWorker:
     def _probe(self, task: Task) -> Metrics:
         """Read the headers of a new unit, or those of an old one whose files are read again."""
         metrics, sources = Metrics(), []
-        for source in task.sources:
-            started = time.perf_counter()
-            probed = self._probed(source, metrics)
-            sources.append(probed)
-            metrics.record(PROBE, rows=1, failed=int(not probed.ok), seconds=time.perf_counter() - started)
+        with reading_ahead(task.sources, self.heartbeat.renew):
+            for source in task.sources:
+                started = time.perf_counter()
+                probed = self._probed(source, metrics)
+                sources.append(probed)
+                seconds = time.perf_counter() - started
+                metrics.record(PROBE, rows=1, failed=int(not probed.ok), seconds=seconds)
         commit_probed(self._pipeline, self._ledger, task, sources)
         return metrics
 
@@ -142,8 +149,10 @@ class UnitWorker:
         return probed
 
 
-def _timed(metrics: Metrics, started: float) -> Metrics:
-    """What one call measured, with the time that it took."""
+def _counted(metrics: Metrics, task: Task, started: float) -> Metrics:
+    """What one call measured, with the time that it took and what it fetched of buckets."""
+    if num_bytes := FETCHED.take():
+        metrics.bytes_read[task.phase] += num_bytes
     metrics.pool(DECODE).add(PoolMetrics(busy_s=time.perf_counter() - started, num_calls=1))
     return metrics
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from curation.errors import ConfigError, StorageError
 from curation.errors.isolation import isolated
-from curation.storage.buckets.credentials import s3_settings
+from curation.storage.buckets.credentials import is_anonymous, s3_settings
 from curation.storage.buckets.retries import deadline_s, retry_config
 
 BUCKET_SCHEMES = ("s3", "gs", "az")
@@ -32,7 +32,9 @@ REQUEST_TIMEOUT_S = 3600.0
 """Longest request as a whole: an object of 5 GB at 11 Mbit/s."""
 _ATTEMPT_FRACTION = 0.25
 """Of the time for all attempts, what one of them may take without a sign of life."""
-_VARIABLES = ("AWS_", "GOOGLE_", "AZURE_", "CURATION_STORAGE_", "HOME")
+_VARIABLES = ("AWS_", "GOOGLE_", "AZURE_", "AZURITE_", "CURATION_STORAGE_", "HOME")
+_ENDPOINTS = {"gs": "GOOGLE_BASE_URL", "az": "AZURE_ENDPOINT"}
+"""Variables that name another server than the provider's own."""
 
 
 class Use(Enum):
@@ -98,6 +100,33 @@ def forget_credentials() -> None:
     _store.cache_clear()
 
 
+def connect_arrow(place: Place) -> Any:
+    """Arrow's own client for a bucket on S3, which takes any key; None for other providers.
+
+    Raises:
+        StorageError: there are no credentials.
+    """
+    from pyarrow.fs import S3FileSystem
+
+    if place.scheme != "s3":
+        return None
+    settings = s3_settings()
+    keys = settings["credential_provider"]() if "credential_provider" in settings else {}
+    scheme, _, host = settings.get("endpoint", "").rpartition("://")
+    regions = (settings.get("region"), os.environ.get("AWS_REGION"), os.environ.get("AWS_DEFAULT_REGION"))
+    return S3FileSystem(
+        anonymous=is_anonymous(),
+        access_key=keys.get("access_key_id"),
+        secret_key=keys.get("secret_access_key"),
+        session_token=keys.get("token"),
+        region=next(filter(None, regions), None),
+        endpoint_override=host.rstrip("/") or None,
+        scheme=scheme or "https",
+        connect_timeout=CONNECT_TIMEOUT_S,
+        request_timeout=SILENCE_S,
+    )
+
+
 @lru_cache
 def _store(scheme: str, bucket: str, use: Use, limit_s: float, variables: tuple[tuple[str, str], ...]) -> Any:
     """`variables` are only here so that another environment has other stores."""
@@ -105,7 +134,7 @@ def _store(scheme: str, bucket: str, use: Use, limit_s: float, variables: tuple[
 
     kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
     settings: dict[str, Any] = s3_settings() if scheme == "s3" else {}
-    endpoint = settings.get("endpoint") or dict(variables).get("AZURE_ENDPOINT", "")
+    endpoint = settings.get("endpoint") or dict(variables).get(_ENDPOINTS.get(scheme, ""), "")
     silence_s = UPLOAD_SILENCE_S if use is Use.UPLOADS else min(SILENCE_S, limit_s * _ATTEMPT_FRACTION)
     client = {
         "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, limit_s * _ATTEMPT_FRACTION)),
