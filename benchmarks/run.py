@@ -21,6 +21,7 @@ NAMES = (
     "reports",
     "flat_memory",
     "start_up",
+    "nodes",
     "listing",
     "captions",
     "shards",

@@ -12,6 +12,7 @@ from typing import Literal
 from curation.errors import ConfigError
 from curation.records import SampleKind, stable_id
 from curation.stage import check_template
+from curation.storage import open_storage
 
 Length = Literal["short", "medium", "long"]
 KINDS: tuple[SampleKind, ...] = ("image", "clip")
@@ -40,14 +41,13 @@ class Prompts:
 
 
 def load_prompts(folder: str | None, lengths: Mapping[Length, float], *, structured: bool) -> Prompts:
-    """Read the prompts that these settings ask for, from `folder` or from those that come along.
+    """Read the prompts that these settings ask for, from `folder`, which may be a URL, or from ours.
 
     Raises:
         ConfigError: a file is missing, or names a place that can't be filled in.
     """
-    root: Traversable = Path(folder) if folder else files("captioner").joinpath("prompts")
     names = [f"{kind}-{length}" for kind in KINDS for length in sorted(lengths)]
-    texts = {name: _read(root, name) for name in [*names, *(["structured"] if structured else [])]}
+    texts = {name: _read(folder, name) for name in [*names, *(["structured"] if structured else [])]}
     for name, text in texts.items():
         try:
             check_template(f"{name}.txt", text, num_frames=1, seconds=1.0, language="English")
@@ -56,11 +56,22 @@ def load_prompts(folder: str | None, lengths: Mapping[Length, float], *, structu
     return Prompts(texts)
 
 
-def _read(root: Traversable, name: str) -> str:
+def _read(folder: str | None, name: str) -> str:
     try:
+        if folder is not None and "://" in folder:
+            return _read_object(folder, name)
+        root: Traversable = Path(folder) if folder else files("captioner").joinpath("prompts")
         return root.joinpath(f"{name}.txt").read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the prompt {root}/{name}.txt: {error}") from error
+        place = folder or "captioner/prompts"
+        raise ConfigError(f"cannot read the prompt {place}/{name}.txt: {error}") from error
+
+
+def _read_object(folder: str, name: str) -> str:
+    data = open_storage(folder).read(f"{name}.txt")
+    if data is None:
+        raise FileNotFoundError("there is no such object")
+    return data.decode().replace("\r\n", "\n").strip()
 
 
 def drawn_length(sample_id: str, lengths: Mapping[Length, float], seed: int) -> Length:

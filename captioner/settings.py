@@ -76,7 +76,7 @@ class CaptionConfig(StageConfig):
     """Longest window in seconds."""
 
     prompts: Location | None = None
-    """Folder of prompt files like those in captioner/prompts, which are the default."""
+    """Folder of prompt files like those in captioner/prompts, which are the default; also in a bucket."""
     lengths: Annotated[dict[Length, Annotated[float, Field(ge=0)]], Field(min_length=1)] = Field(
         default={"short": 0.1, "medium": 0.2, "long": 0.7}
     )

@@ -68,3 +68,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf/token"))
         yield stand_in
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the demo has run, as with `make demo`; read-only."""
+    folder = tmp_path_factory.mktemp("project")
+    datasets.curation("demo", "--fetch-only", cwd=folder)
+    datasets.curation("run", "--config", datasets.ROOT / "configs/demo.yaml", cwd=folder)
+    return folder

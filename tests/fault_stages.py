@@ -357,3 +357,19 @@ class SlowlyUnpickledColor(ColorStage):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         time.sleep(60)
+
+
+class GatedColor(ColorStage):
+    """Notes its node and the file, and waits until somebody makes the file `gate` beside its notes."""
+
+    name = "gated_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        import ray
+
+        notes = Path(os.environ[CALLS])
+        with notes.open("a") as file:
+            file.write(f"{ray.get_runtime_context().get_node_id()} {Path(media[0].source.uri).name}\n")
+        while not notes.with_name("gate").exists():
+            time.sleep(0.05)
+        return super().measure(samples, media)

@@ -62,6 +62,7 @@ class HubStandIn:
         data_sets: "org/name" -> data set.
         asked: Method and path of all requests, in order; of downloads with their range.
         fails_with: HTTP statuses of the next answers.
+        fails_at_upload, fails_at_commit: Whether large files and commits are refused.
         uploaded: SHA-256 of large files, each as often as it was uploaded.
         tokens_elsewhere: What came as authorization to where large files lie. The Hub's token must not.
         cards: Texts that were sent to have their YAML checked.
@@ -71,6 +72,7 @@ class HubStandIn:
         self.data_sets: dict[str, DataSet] = {}
         self.asked: list[str] = []
         self.fails_with: list[int] = []
+        self.fails_at_upload = self.fails_at_commit = False
         self.uploaded: list[str] = []
         self.tokens_elsewhere: list[str] = []
         self.cards: list[str] = []
@@ -114,7 +116,14 @@ class _Handler(QuietHandler):
         self.send(200, json.dumps(value).encode(), **headers)
 
     def body(self) -> bytes:
-        return self.rfile.read(int(self.headers["Content-Length"] or 0))
+        if self.headers["Transfer-Encoding"] != "chunked":
+            return self.rfile.read(int(self.headers["Content-Length"] or 0))
+        data = b""
+        while size := int(self.rfile.readline(), 16):
+            data += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return data
 
     def send_part(self, data: bytes, **headers: str) -> None:
         """Answer with data, or the range of it that is asked for."""
@@ -139,6 +148,9 @@ class _LargeFiles(_Handler):
     def do_PUT(self) -> None:
         self._note_token()
         data, sha256 = self.body(), self.path.rpartition("/")[2]
+        if self.stand_in.fails_at_upload:
+            self.send(403, b"")
+            return
         assert hashlib.sha256(data).hexdigest() == sha256
         self.stand_in.large[sha256] = data
         self.stand_in.uploaded.append(sha256)
@@ -307,10 +319,14 @@ class _Hub(_Handler):
 
     def make_commit(self, body: bytes, name: str, revision: str) -> None:
         data_set = self.data_set(name, to_write=True)
-        _, files = self.commit(name, revision)
+        head, files = self.commit(name, revision)
         files = dict(files)
+        if self.stand_in.fails_at_commit:
+            raise _Refusal(507, message="no room")
         lines = [json.loads(line) for line in body.splitlines()]
-        message = next(line["value"]["summary"] for line in lines if line["key"] == "header")
+        header = next(line["value"] for line in lines if line["key"] == "header")
+        if header.get("parentCommit", head) != head:
+            raise _Refusal(412, message="A commit has happened since. Please refresh and try again.")
         for line in lines:
             value = line["value"]
             if line["key"] == "file":
@@ -319,7 +335,7 @@ class _Hub(_Handler):
                 files[value["path"]] = self.stand_in.large[value["oid"]]
             elif line["key"] == "deletedFile":
                 del files[value["path"]]
-        commit = data_set.commit(revision, files, message)
+        commit = data_set.commit(revision, files, header["summary"])
         url = f"{self.stand_in.url}/datasets/{name}/commit/{commit}"
         self.answer({"success": True, "commitOid": commit, "commitUrl": url})
 

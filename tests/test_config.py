@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from curation.config import load_config, parse_config
+from curation.config.config import WorkerRange
 from curation.errors import ConfigError
 from curation.pipeline import build_pipeline
 from datasets_media import ROOT
@@ -121,6 +122,39 @@ def test_strings_are_not_taken_for_numbers() -> None:
     assert "run.workers" in problems(minimal(run={"workers": "2"}))
 
 
+@pytest.mark.parametrize(
+    ("workers", "problem"),
+    [
+        ("2", "run.workers: must be a number from 1 on, or min and max, not '2'"),
+        (0, "run.workers: must be a number from 1 on, or min and max, not 0"),
+        (True, "run.workers: must be a number from 1 on, or min and max, not True"),
+        ([1, 2], "run.workers: must be a number from 1 on, or min and max, not [1, 2]"),
+        ({"min": 0}, "run.workers.min: "),
+        ({"max": 2.5}, "run.workers.max: "),
+        ({"min": 3, "max": 2}, "run.workers: min 3 is above max 2"),
+        ({"most": 2}, "run.workers.most: unknown; known are max, min"),
+    ],
+)
+def test_workers_that_are_no_range(workers: object, problem: str) -> None:
+    assert problem in problems(minimal(run={"workers": workers}))
+
+
+@pytest.mark.parametrize(
+    ("workers", "in_cluster", "alone"),
+    [  # wanted with 0, 4 and 16 CPUs: by a cluster of others that may grow, by this machine alone
+        (None, [1, 4, 16], [1, 4, 16]),
+        (3, [3, 3, 3], [3, 3, 3]),
+        ({"min": 6}, [6, 6, 16], [6, 6, 16]),
+        ({"max": 6}, [6, 6, 6], [1, 4, 6]),
+        ({"min": 2, "max": 6}, [6, 6, 6], [2, 4, 6]),
+    ],
+)
+def test_workers_that_are_wanted(workers: object, in_cluster: list[int], alone: list[int]) -> None:
+    found = parse_config(minimal(run={"workers": workers})).run.workers
+    assert [found.wanted(cpus, can_grow=True) for cpus in (0, 4, 16)] == in_cluster
+    assert [found.wanted(cpus, can_grow=False) for cpus in (0, 4, 16)] == alone
+
+
 def test_stand_ins_are_refused_unless_allowed() -> None:
     images = {"filters": ["aesthetic"], "aesthetic": {"weights": "stand-in", "head": "stand-in"}}
     message = problems(
@@ -149,7 +183,7 @@ def test_overrides_replace_nested_settings(tmp_path: Path) -> None:
     )
     assert config.images is not None
     assert config.images.stages["images.text"].settings.model_dump()["max_text_coverage"] == 0.5
-    assert config.run.workers == 3
+    assert config.run.workers == WorkerRange(min=3, max=3)
     assert config.general.output == "elsewhere"
 
 

@@ -28,15 +28,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the demo has run, as with `make demo`."""
-    folder = tmp_path_factory.mktemp("project")
-    curation("demo", "--fetch-only", cwd=folder)
-    curation("run", "--config", ROOT / "configs/demo.yaml", cwd=folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def shard_rows(demo: Path) -> list[dict[str, Any]]:
     files = sorted((demo / "demo/output/shards/demo").glob("train-*.parquet"))
     return [row for path in files for row in pq.read_table(path).to_pylist()]

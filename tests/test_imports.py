@@ -18,7 +18,9 @@ OWNERS = {
     "ray": {
         f"curation/execution/{name}.py"
         for name in (
+            "cluster/address",
             "cluster/connection",
+            "cluster/head",
             "cluster/own_ray",
             "cluster/placement",
             "cluster/processes",
@@ -42,7 +44,7 @@ OWNERS = {
         "curation/media/skipping.py",
     },
     "decord": {"curation/media/decord.py"},
-    "obstore": {f"curation/storage/buckets/{name}.py" for name in ("connection", "faults")},
+    "obstore": {f"curation/storage/buckets/{name}.py" for name in ("connection", "credentials", "retries")},
     "faiss": {"stages/clusters.py", "stages/duplicates.py"},
     "pillow_heif": {"curation/media/image.py"},
     "PIL": {
@@ -82,7 +84,10 @@ OWNERS = {
         "tokenize_shards/shards/loader.py",
         "tokenize_shards/shards/exports/emu3.py",
     },
-    "huggingface_hub": {"curation/pipeline/models.py"},
+    "huggingface_hub": {
+        "curation/pipeline/models.py",
+        *(f"curation/storage/hub/{name}.py" for name in ("faults", "place", "repository", "upload")),
+    },
 }
 """Heavy libraries, and the modules that may import them."""
 

@@ -123,14 +123,18 @@ def test_place_that_nothing_can_be_written_to_ends_with_3(config: Path, tmp_path
     assert (code, said) == (3, f"EnvironmentFault: cannot make {config}/input: Not a directory\n")
 
 
-@pytest.mark.parametrize("record", ["{", "[]", "null", "\x00"])
+@pytest.mark.parametrize(
+    "record", ["", "{", "[]", "null", "\x00", '{"models": 5}', '{"last_work": {}}', "[" * 100_000]
+)
 def test_damaged_run_record_is_named(config: Path, tmp_path: Path, capsys: Said, record: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/run.json").write_text(record)
     for name in ("status", "run"):
         code, said = said_by(capsys, name, "-c", config)
         assert code == 1
-        assert f"LedgerError: {tmp_path}/out/run.json is damaged: " in said
+        assert f"DamagedFileError: {tmp_path}/out/run.json is damaged: " in said
+        assert "`curation gc --damaged` removes" in said
+        assert said.count("\n") == 1
 
 
 class TestTempFolder:

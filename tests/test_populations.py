@@ -382,6 +382,9 @@ def test_two_workers_come_to_the_rows_of_one_process(tmp_path: Path, monkeypatch
     monkeypatch.setattr(population, "PART_ROWS", 3)
     connection = connect(None, 2)
     try:
-        assert found("spread", 2, partial(on_cluster, limit=2, check=lambda: None, timeout_s=60)) == whole
+        assert (
+            found("spread", 2, partial(on_cluster, limit=lambda: 2, check=lambda: None, timeout_s=60))
+            == whole
+        )
     finally:
         connection.close()

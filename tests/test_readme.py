@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from datasets_media import ROOT, TESTS, command, environment, write_photo, write_video, write_vocabulary
+from hub_stand_in import WRITE_TOKEN, HubStandIn
 from loopback import LoopbackServer, QuietHandler
 
 pytestmark = pytest.mark.slow
@@ -108,13 +109,17 @@ def in_project(project: Path, words: list[str]) -> subprocess.CompletedProcess[s
     )
 
 
-def test_commands_work_as_written(project: Path, server: LoopbackServer) -> None:
+def test_commands_work_as_written(
+    project: Path, server: LoopbackServer, hub: HubStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
     assert len(COMMANDS) >= 15
     for text in COMMANDS:
         done = in_project(project, command(*filled_in(text, server)[1:]))
         assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
     assert (project / "demo/table.csv").read_text().startswith('"level","sample_id"')
     assert json.loads((project / "demo/training.json").read_text())
+    assert "manifest.json" in hub.files("ORG/NAME")
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))

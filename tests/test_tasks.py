@@ -58,17 +58,17 @@ def _fail(message: str) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_call_that_does_not_end_and_cluster_that_is_gone_are_not_waited_for() -> None:
     with pytest.raises(EnvironmentFault, match="a task has not ended for 3 s"):
-        list(on_cluster_until(_never_end, range(2), limit=2, check=lambda: None, timeout_s=3))
+        list(on_cluster_until(_never_end, range(2), limit=lambda: 2, check=lambda: None, timeout_s=3))
     gone = partial(_fail, "the cluster is gone")
     with pytest.raises(EnvironmentFault, match="the cluster is gone"):
-        list(on_cluster_until(_never_end, range(2), limit=2, check=gone, timeout_s=3600))
+        list(on_cluster_until(_never_end, range(2), limit=lambda: 2, check=gone, timeout_s=3600))
 
 
 @pytest.mark.usefixtures("cluster")
 def test_calls_on_the_cluster(tmp_path: Path) -> None:
-    assert list(on_cluster(_square, range(7), limit=2)) == list(in_process(_square, range(7)))
-    found = on_cluster(_fail_at_three, range(9), limit=2)
+    assert list(on_cluster(_square, range(7), limit=lambda: 2)) == list(in_process(_square, range(7)))
+    found = on_cluster(_fail_at_three, range(9), limit=lambda: 2)
     assert [next(found) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(StorageError, match="no such bucket"):
         next(found)
-    assert list(on_cluster(partial(_die_once, tmp_path), range(2), limit=2)) == [0, 1]
+    assert list(on_cluster(partial(_die_once, tmp_path), range(2), limit=lambda: 2)) == [0, 1]

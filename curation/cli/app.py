@@ -19,7 +19,7 @@ from curation.cli.label import label
 from curation.cli.ledger import compact, gc
 from curation.cli.look import explain, preview, report, status, table
 from curation.cli.run import demo, run, stage
-from curation.cli.shards import export, preference, verify
+from curation.cli.shards import export, preference, publish, verify
 from curation.cli.stopping import StopSignals
 from curation.errors import CurationError
 from curation.errors.redaction import redact
@@ -59,6 +59,7 @@ for command in (
     table,
     explain,
     verify,
+    publish,
     preference,
     export,
     preview,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 import click
 
@@ -40,18 +41,20 @@ def compact(path: str, overrides: tuple[str, ...], output: str | None) -> int:
     help="YAML configuration whose rows and shards stay; name every one that is still in use.",
 )
 @OUTPUT
+@click.option("--damaged", is_flag=True, help="Remove damaged files instead; the next run makes them anew.")
 @click.option("--yes", is_flag=True, help="Remove without asking.")
-def gc(paths: tuple[str, ...], output: str | None, yes: bool) -> int:
+def gc(paths: tuple[str, ...], output: str | None, damaged: bool, yes: bool) -> int:
     """Remove rows, listings of containers and shards that no configuration given uses."""
     from curation.config import load_config
     from curation.execution.run import open_pipeline
     from curation.ledger.unused import remove, unused_folders
 
     configs = [load_config(path, output=output) for path in paths]
+    if damaged:
+        _check_same(config.general.output for config in configs)
+        return _remove_damaged(configs[0].general.output, yes=yes)
     storages = [open_pipeline(config)[1].storage for config in configs]
-    roots = {storage.root for storage in storages}
-    if len(roots) > 1:
-        raise ConfigError(f"these configurations have different outputs: {', '.join(sorted(roots))}")
+    _check_same(storage.root for storage in storages)
     if len({tuple(config.general.input) for config in configs}) > 1:
         # What is in the inputs is known of the last run alone, and rows of dataset-wide stages hang on it.
         raise ConfigError("these configurations read different inputs; give each an output of its own")
@@ -66,10 +69,45 @@ def gc(paths: tuple[str, ...], output: str | None, yes: bool) -> int:
             return 0
         num_bytes = sum(folder.num_bytes for folder in folders)
         echo(f"{num_bytes / 1e6:10.1f} MB  that {', '.join(paths)} do not use")
-        if not yes and not (sys.stdin.isatty() and click.confirm("Remove it?")):
-            echo("nothing was removed; --yes removes it")
+        if not _may_remove(yes=yes):
             return 0
         for folder in folders:
             remove(storage, folder)
         echo("removed")
+    return 0
+
+
+def _check_same(outputs: Iterable[str]) -> None:
+    roots = {*outputs}
+    if len(roots) > 1:
+        raise ConfigError(f"these configurations have different outputs: {', '.join(sorted(roots))}")
+
+
+def _may_remove(*, yes: bool) -> bool:
+    if yes or (sys.stdin.isatty() and click.confirm("Remove it?")):
+        return True
+    echo("nothing was removed; --yes removes it")
+    return False
+
+
+def _remove_damaged(output: str, *, yes: bool) -> int:
+    """`gc --damaged`: exit code 1 where something damaged is left."""
+    from curation.execution.damaged import find_damaged, is_output, remove_damaged
+    from curation.storage import open_storage
+
+    storage = open_storage(output)
+    if not is_output(storage):
+        raise ConfigError(f"{storage.root} is no output of a run; `curation run` would make it one")
+    with storage.exclusive():
+        found = find_damaged(storage)
+        for key, why in found.items():
+            echo(f"{key}: {why}")
+        if not found:
+            echo("nothing is damaged")
+            return 0
+        if not _may_remove(yes=yes):
+            return 1
+        for key in found:
+            remove_damaged(storage, key)
+        echo(f"removed {len(found)}; the next run makes anew what was in them")
     return 0

@@ -1,11 +1,13 @@
-"""Commands that work on finished shards and token grids: verify, export, preference."""
+"""Commands that work on finished shards and token grids: verify, publish, export, preference."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import click
 
 from curation.cli.console import echo
-from curation.cli.options import ConfigFile, path_text, shards_options
+from curation.cli.options import SHARDS_CONFIG, SHARDS_OUTPUT, ConfigFile, path_text, shards_options
 from curation.errors import ConfigError
 from curation.registry import EXPORTS
 
@@ -49,6 +51,36 @@ def verify(folder: str | None, path: str | None, output: str | None) -> int:
         f"{place}: {len(found.problems)} problems; sound: {sound}" if found.problems else f"{place}: {sound}"
     )
     return 1 if found.problems else 0
+
+
+@click.command()
+@click.argument("places", nargs=-1, required=True, type=path_text, metavar="[FOLDER] hf://datasets/ORG/NAME")
+@SHARDS_CONFIG
+@SHARDS_OUTPUT
+@click.option("--private", "is_private", is_flag=True, help="Create it as a private data set.")
+@click.option("--revision", metavar="BRANCH", help="Branch to commit to; made if there is none.")
+@click.option("--message", metavar="TEXT", help="What the commit says.")
+@click.option("--allow-stand-ins", is_flag=True, help="Publish what untrained models made, too.")
+def publish(places: tuple[str, ...], path: str | None, output: str | None, **terms: Any) -> int:
+    """Bring the shards in FOLDER, with card and manifest, to a data set on the Hugging Face Hub.
+
+    They are verified before. Publishing again sends what differs, and goes on where it was stopped.
+    """
+    from curation.registry import PUBLISH, load
+
+    *folders, url = places
+    if len(folders) > 1:
+        raise click.UsageError("one folder and one data set, please: [FOLDER] hf://datasets/ORG/NAME")
+    place = _shards_folder(folders[0] if folders else None, path, output)
+    done = load(PUBLISH)(place, url, echo, **terms)
+    for problem in done.problems:
+        echo(problem)
+    if done.problems:
+        echo(f"{place}: {len(done.problems)} problems; nothing was published")
+        return 1
+    echo(f"sent {done.num_files} files, {done.num_bytes} bytes; {done.num_same} were there")
+    echo(f"{'created' if done.is_new else 'published'}: {done.url}")
+    return 0
 
 
 @click.command()

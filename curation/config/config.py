@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from curation.config.choices import (
     SAMPLES,
@@ -27,6 +27,7 @@ from curation.media.decoder import DecoderName, DecoderSettings
 from curation.media.image import MAX_PIXELS
 from curation.registry import SHARDS, load
 from curation.stage import Location, StageConfig
+from curation.storage.hub.place import NO_OUTPUT, is_on_hub
 
 
 class General(StageConfig):
@@ -35,7 +36,8 @@ class General(StageConfig):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """The dataset's name: letters, digits, `.`, `_`, `-`; the shards go to `<output>/shards/<name>`."""
     input: list[Location] = Field(min_length=1)
-    """Folders to read, all files below them. A source's identity is its path as spelled here, `./in` being
+    """Folders to read, all files below them; also in buckets, or on the Hub, there as
+    `hf://datasets/ORG/NAME[@REVISION]/FOLDER`. A source's identity is its path as spelled here, `./in` being
     `in`."""
     output: Location
     """Folder for ledger, shards and report."""
@@ -58,12 +60,52 @@ class General(StageConfig):
     license: str = "unknown"
     """Licence of the media, written to every shard row and to the dataset card."""
 
+    @field_validator("output")
+    @classmethod
+    def _can_be_written(cls, output: str) -> str:
+        if is_on_hub(output):
+            raise ValueError(NO_OUTPUT)
+        return output
+
+
+class WorkerRange(StageConfig):
+    """How many workers a run has: as many as the cluster has CPUs, within these limits."""
+
+    min: Annotated[int, Field(ge=1)] = 1
+    """The fewest that are wanted, whatever the cluster has."""
+    max: Annotated[int, Field(ge=1)] | None = None
+    """The most. A cluster that grows by itself grows until it has room for so many, while there is work for
+    them; null: as many as it has CPUs of its own accord."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+    def wanted(self, num_cpus: int, *, can_grow: bool) -> int:
+        """How many there should be in a cluster that has so many CPUs now, and may get more or may not."""
+        most = self.max if self.max is not None and (can_grow or self.max < num_cpus) else num_cpus
+        return max(self.min, most)
+
+
+def _worker_range(value: object) -> object:
+    """A number of workers is the range that holds it alone; none is the default."""
+    if value is None:
+        return WorkerRange()
+    if isinstance(value, Mapping | WorkerRange):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return WorkerRange(min=value, max=value)
+    raise ValueError(f"must be a number from 1 on, or min and max, not {value!r}")
+
 
 class RunSettings(StageConfig):
     """How a run is carried out; nothing here changes a number."""
 
-    workers: Annotated[int, Field(ge=1)] | None = None
-    """Processes that read, decode and measure on a CPU; by default one per CPU of the cluster."""
+    workers: Annotated[WorkerRange, BeforeValidator(_worker_range)] = WorkerRange()
+    """Processes that read, decode and measure, each on a CPU: a number, or `{min: 4, max: 64}`, where either
+    may be left out. By default one per CPU of the cluster, more as it grows and fewer as it shrinks."""
     model_workers: Annotated[int, Field(ge=1)] | None = None
     """Processes that hold the models which want a GPU. By default as many as GPUs have room for, and none
     where there is no GPU: every worker then holds the models itself. Only `engine: vllm` has a model worker

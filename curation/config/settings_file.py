@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from curation.errors import ConfigError
+from curation.storage import storage_of
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -27,13 +28,14 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def read_settings(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The settings of a YAML file, changed by "a.b=value" overrides.
+    """The settings of a YAML file, which may lie in a bucket, changed by "a.b=value" overrides.
 
     Raises:
+        StorageError: the bucket can't be reached.
         ConfigError: the file can't be read, is not YAML in UTF-8 or holds no settings, or an override is odd.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        text = _bytes_of(path).decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -56,6 +58,16 @@ def parse_overrides(overrides: Sequence[str], data: dict[str, Any] | None = None
     data = {} if data is None else data
     for override in overrides:
         _override(data, override)
+    return data
+
+
+def _bytes_of(path: str) -> bytes:
+    if "://" not in path:
+        return Path(path).read_bytes()
+    storage, key = storage_of(path)
+    data = storage.read(key)
+    if data is None:
+        raise ConfigError(f"cannot read the configuration {path}: there is no such object")
     return data
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -63,20 +62,22 @@ class Passes:
     def _do(self, pipeline: Pipeline, phase: Phase, tasks: Sequence[Task]) -> None:
         if not tasks:
             return
-        started = time.monotonic()
         with self._beside(pipeline, tasks) as (services, models):
             self._progress.begin(phase, sum(task.num_sources for task in tasks))
             self._standing.changed(tasks)
             metrics = self._pool.do([replace(task, services=services) for task in tasks], models)
             self._progress.end()
-        self._count_pools(phase, metrics, models, time.monotonic() - started)
+        self._count_pools(phase, metrics, models)
         self.metrics.add(metrics)
 
-    def _count_pools(self, phase: Phase, metrics: Metrics, models: ModelPools, seconds: float) -> None:
+    def _count_pools(self, phase: Phase, metrics: Metrics, models: ModelPools) -> None:
         """Complete what is known of the workers, and name them by their pass too."""
         decode = metrics.pool(DECODE)
-        decode.num_workers = self._pool.num_workers
-        decode.idle_s = max(0.0, decode.num_workers * seconds - decode.busy_s)
+        attendance = self._pool.attendance
+        decode.num_workers = attendance.most
+        for node_id, number in attendance.most_by_node.items():
+            decode.nodes[self._pool.cluster.name_of(node_id)] = number
+        decode.idle_s = max(0.0, attendance.worker_s - decode.busy_s)
         decode.waited_s = sum(pool.waited_s for pool in metrics.pools.values())
         decode.busy_s -= decode.waited_s
         for name, pool in models.metrics.items():
@@ -128,7 +129,13 @@ class Passes:
         with (
             running(services, places, device, is_local=self._pool.is_local) as said,
             ModelPools(
-                pipeline, placements, said, self._progress, device=device, max_bytes=max_bytes
+                pipeline,
+                placements,
+                said,
+                self._progress,
+                device=device,
+                max_bytes=max_bytes,
+                ask_cluster=self._pool.ask_cluster,
             ) as models,
         ):
             yield said, models

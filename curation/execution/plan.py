@@ -95,8 +95,7 @@ def plan_probes(
     known = ledger.sources_table(("uri", "etag", "carried", "carried_etag", "status"))
     matched = _match(known, listing.sources.table, limit)
     tasks = list(_rewrites(listing.sources, known, matched, recompute))
-    used = set(ledger.units())
-    free = (number for number in count() if number not in used)
+    free = _free_units(ledger)
     sizes: dict[SourceKind, int] = {
         "image": config.run.unit_images,
         "video": config.run.unit_videos,
@@ -112,6 +111,16 @@ def plan_probes(
             steps = filters.get(kind)
             tasks.append(replace(task, phase="filter", steps=steps, needs=steps) if steps else task)
     return tasks
+
+
+def _free_units(ledger: Ledger) -> Iterator[int]:
+    """Numbers for new units.
+
+    Not those that have rows while their sources are lost: a file's id is that of its name, so rows of what
+    a file held before would be taken for rows of what it holds now.
+    """
+    used = ledger.used_units()
+    yield from (number for number in count() if number not in used)
 
 
 def filters_of_new(pipeline: Pipeline, steps: Collection[str]) -> dict[SourceKind, frozenset[str]]:

@@ -42,7 +42,8 @@ from curation.report.card import render_card
 from curation.report.funnel import untrained_notice
 from curation.report.page import render_page
 from curation.report.summary import Summary, summarize
-from curation.storage import open_storage
+from curation.storage import Storage, open_storage
+from curation.storage.access import check_input, check_output
 
 REPORT = "report/index.html"
 
@@ -87,8 +88,10 @@ def open_pipeline(config: Config) -> tuple[Pipeline, Ledger]:
     Raises:
         ConfigError: no run has been there, or a model is not the one that the output was begun with.
         EnvironmentFault: a model can't be found.
+        StorageError: the output can't be reached.
     """
     storage = open_storage(config.general.output)
+    check_input(storage.root)
     ledger = Ledger(storage)
     record = read_run(storage)
     if not record and not ledger.units():
@@ -100,15 +103,19 @@ def _open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledge
     """The pipeline, the ledger and the shard writer, once all that they need has been found.
 
     Raises:
+        StorageError: an input or the output is in a bucket that can't be used.
         ConfigError: a model is not the one that the output was begun with, or is named wrongly.
         EnvironmentFault: something is missing on this machine; all of it is named.
     """
     storage = open_storage(config.general.output)
     is_local = starts_here(options.address)
     checklist = Checklist()
+    for root in config.general.input:
+        checklist.attempt("input", partial(check_input, root))
+    record = checklist.attempt("output", partial(_begun, storage)) or {}
     pipeline = build_pipeline(
         config,
-        read_run(storage).get("models"),
+        record.get("models"),
         accept_new_models=options.accept_new_models,
         readiness=Readiness(checklist, packages=is_local),
     )
@@ -122,6 +129,12 @@ def _open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledge
     return pipeline, Ledger(storage), writer
 
 
+def _begun(storage: Storage) -> dict[str, Any]:
+    """What run.json says of an output that can be written to."""
+    check_output(storage.root)
+    return read_run(storage)
+
+
 def run(config: Config, options: RunOptions, progress: ProgressListener) -> Result:
     """Measure what is missing, write shards and report, and check that the counts add up.
 
@@ -131,7 +144,7 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
     started = time.monotonic()
     pipeline, ledger, writer = _open_for_work(config, options)
     found = find_inputs(config)
-    with ledger.storage.exclusive():
+    with ledger.storage.exclusive(progress.say):
         with Pool(pipeline, ledger, options.address, progress) as pool:
             retry_failed = options.recompute.counts_as_missing(PROBE, row_failed=True)
             _list_containers(unlisted_containers(config, found, retry_failed=retry_failed), pool, progress)
@@ -139,7 +152,7 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             remember_listing(ledger.storage, listing.sources)
             absent = absent_sources(ledger)
             listing.leftovers.num_bad_metadata = num_bad_metadata(ledger, absent)
-            _announce(pipeline, listing, absent.gone, progress)
+            _announce(pipeline, ledger.storage, listing, absent.gone, progress)
             before = read_run(ledger.storage)
             write_run(ledger.storage, pipeline, listing.leftovers.record(), before.get("last_work"))
 
@@ -184,12 +197,18 @@ def _list_containers(containers: Sequence[Source], pool: Pool, progress: Progres
 
 
 def _announce(
-    pipeline: Pipeline, listing: Listing, gone: Mapping[str, str], progress: ProgressListener
+    pipeline: Pipeline,
+    storage: Storage,
+    listing: Listing,
+    gone: Mapping[str, str],
+    progress: ProgressListener,
 ) -> None:
     progress.say(f"{pipeline.config.general.name}: {len(listing.sources)} sources")
     notice = untrained_notice(pipeline)
     if notice:
         progress.warn(notice)
+    if not storage.compares_versions:
+        progress.warn(f"{storage.root} knows no conditional writes: the lease alone keeps two runs apart")
     for line in listing.leftovers.lines():
         progress.say(line)
     if gone:

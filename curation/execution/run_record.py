@@ -8,8 +8,10 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from curation import __version__
-from curation.errors import LedgerError
+from curation.errors import DamagedFileError
 from curation.errors.redaction import redact_settings
 from curation.execution.worker.metrics import Metrics
 from curation.ledger.unit_state import PROBE
@@ -39,10 +41,7 @@ def last_work_record(metrics: Metrics, seconds: float) -> dict[str, Any]:
             for key in keys
             if metrics.rows[key]
         ],
-        "pools": [
-            {"pool": name, **{key: round(value, 3) for key, value in asdict(pool).items()}}
-            for name, pool in metrics.pools.items()
-        ],
+        "pools": [{"pool": name, **_rounded(asdict(pool))} for name, pool in metrics.pools.items()],
         "frames_decoded": decoded.total(),
         "images_decoded": metrics.images_decoded.total(),
         "decodes_per_frame": round(decoded["filter"] / metrics.frames_held, 3)
@@ -56,6 +55,10 @@ def last_work_record(metrics: Metrics, seconds: float) -> dict[str, Any]:
             if stored
         },
     }
+
+
+def _rounded(pool: dict[str, Any]) -> dict[str, Any]:
+    return {key: value if isinstance(value, dict) else round(value, 3) for key, value in pool.items()}
 
 
 def run_record(pipeline: Pipeline, listing: Any, last_work: Any) -> dict[str, Any]:
@@ -85,6 +88,8 @@ def _versions(pipeline: Pipeline) -> dict[str, str]:
 def write_run(storage: Storage, pipeline: Pipeline, listing: Any, last_work: Any) -> dict[str, Any]:
     """Write run.json, unless it says so already; what is in it."""
     record = run_record(pipeline, listing, last_work)
+    if not storage.compares_versions:
+        record["conditional_writes"] = False
     write_if_changed(storage, RUN, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return record
 
@@ -93,16 +98,51 @@ def read_run(storage: Storage) -> dict[str, Any]:
     """What is in run.json; nothing where there is none.
 
     Raises:
-        LedgerError: it is damaged.
+        DamagedFileError: it is damaged.
     """
     data = storage.read(RUN)
+    if data is None:
+        return {}
     try:
-        record = json.loads(data) if data else {}
-    except ValueError as error:
-        raise LedgerError(f"{storage.root}/{RUN} is damaged: {error}") from error
-    if not isinstance(record, dict):
-        raise LedgerError(f"{storage.root}/{RUN} is damaged: it holds no mapping")
+        record: dict[str, Any] = json.loads(data)
+        _Record.model_validate(record)
+    except (ValueError, RecursionError) as error:
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise DamagedFileError.of({f"{storage.root}/{RUN}": why}) from error
     return record
+
+
+class _Model(BaseModel):
+    step: str
+    role: str
+    name: str
+    asked: str | None
+    revision: str
+
+
+class _ListingRecord(BaseModel):
+    lines: list[str] = []
+
+
+class _LastWork(BaseModel):
+    steps: list[dict[str, Any]]
+    pools: list[dict[str, Any]]
+    seconds: float
+
+
+class _Record(BaseModel):
+    """What is read back of run.json: the models by the next run, the rest by the report."""
+
+    model_config = ConfigDict(strict=True)
+
+    models: list[_Model] = []
+    listing: _ListingRecord | None = None
+    last_work: _LastWork | None = None
+
+
+def forget_run(storage: Storage) -> None:
+    """Put an empty run.json into the place of a damaged one, by which the output is still known as one."""
+    storage.write(RUN, b"{}\n")
 
 
 def write_if_changed(storage: Storage, key: str, text: str) -> None:

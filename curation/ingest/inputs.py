@@ -22,6 +22,7 @@ from curation.ingest.sources import container_reader, is_read, may_be_container
 from curation.ingest.suffixes import kind_of_suffix
 from curation.records import Source, stable_id
 from curation.storage import open_storage
+from curation.storage.hub.place import is_on_hub, pin_latest
 from curation.storage.survey import survey
 from curation.storage.surveyed import Survey
 
@@ -81,13 +82,14 @@ def input_roots(config: Config) -> list[str]:
 
 
 def find_inputs(config: Config) -> list[FoundFolder]:
-    """The files below the configured inputs, each once.
+    """The files below the configured inputs, each once; of data sets on the Hub those of the latest commit.
 
     Raises:
         ConfigError: an input is missing, has no file that could hold media, or is the output of a run.
         StorageError: a folder can't be read.
     """
     roots = input_roots(config)
+    pin_latest(root for root in roots if is_on_hub(root))
     found = [_folder(root, one) for root, one in zip(roots, survey(roots, is_read), strict=True)]
     for root, folder in zip(config.general.input, found, strict=True):
         if not folder.survey.repeated and not _has_any(folder.files):

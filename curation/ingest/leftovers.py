@@ -14,6 +14,7 @@ from curation.ingest.inputs import FoundFolder
 from curation.ingest.locator import printable
 from curation.ingest.metadata import PROBLEM
 from curation.ingest.suffixes import suffix_of
+from curation.storage.hub.place import commit_of, is_on_hub, place_of
 
 NO_SUFFIX = "no suffix"
 HIDDEN = "hidden"
@@ -36,6 +37,7 @@ class Leftovers:
         repeated: Path -> path under which the same folder or file is read.
         metadata: What of the metadata in containers could not be kept -> how many times.
         num_bad_metadata: Sources that came with something that could not be kept.
+        commits: Data set on the Hub -> the commit that is read.
     """
 
     kinds: Counter[str] = field(default_factory=Counter)
@@ -44,6 +46,7 @@ class Leftovers:
     repeated: dict[str, str] = field(default_factory=dict)
     metadata: Counter[str] = field(default_factory=Counter)
     num_bad_metadata: int = 0
+    commits: dict[str, str] = field(default_factory=dict)
 
     def add_inventory(self, key: str, inventory: Inventory) -> None:
         """Count what a container holds beside its sources."""
@@ -54,7 +57,10 @@ class Leftovers:
             self.kinds[suffix if is_whole else f"in {suffix} files"] += inventory.num_ignored
 
     def add_survey(self, folder: FoundFolder) -> None:
-        """Note what is no file to read."""
+        """Note what is no file to read, and what the input was read at."""
+        if is_on_hub(folder.root):
+            place = place_of(folder.root)
+            self.commits[place.repository_url] = commit_of(place)
         found = folder.survey
         num_inside = found.files.num_rows - folder.files.num_rows
         if num_inside:
@@ -81,6 +87,7 @@ class Leftovers:
         metadata = (f"{what} {number}" for what, number in self.metadata.most_common())
         num_bad = self.num_bad_metadata
         said = {
+            "commits": some_names(f"{url} at {commit}" for url, commit in self.commits.items()),
             "left out": ", ".join(kinds),
             "no files": some_names(f"{path} ({what})" for path, what in self.not_files.items()),
             "read once": some_names(
@@ -105,6 +112,7 @@ class Leftovers:
             "repeated": dict(islice(self.repeated.items(), MAX_RECORDED)),
             "not_carried": dict(self.metadata.most_common()),
             "num_bad_metadata": self.num_bad_metadata,
+            "commits": self.commits,
         }
 
     def _ranked(self) -> list[tuple[str, int]]:

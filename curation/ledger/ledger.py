@@ -113,6 +113,26 @@ class Ledger:
         keys = (item.key.split("/") for item in self.storage.list("ledger"))
         return frozenset((key[1], key[2]) for key in keys if len(key) > 3)
 
+    def used_units(self) -> set[int]:
+        """Units that have sources, or rows of any stage, whatever became of their sources."""
+        found = set(self.units())
+        for step in self.known_steps:
+            found.update(self.measured_units(*step))
+        return found
+
+    def damaged(self) -> dict[str, str]:
+        """Key of each file that is not what was written, and what is wrong with it; everything is read."""
+        found = dict(self._sources.damaged())
+        for step in sorted(self.known_steps):
+            found |= self._step(*step).damaged()
+        return found
+
+    def remove_damaged(self, key: str) -> None:
+        """Remove a damaged file of the ledger. Only for who holds the output alone."""
+        folder = key.partition("/compact/")[0] if "/compact/" in key else key.rpartition("/")[0]
+        files = self._sources if folder == "sources" else self._step(*folder.split("/")[1:])
+        files.remove_damaged(key)
+
     def remove_rows(self, stage: str, fingerprint: str, unit: int, sample_ids: Iterable[str]) -> None:
         """Take rows out of a unit file, so that they are measured again.
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from curation.errors import LedgerError
+from curation.errors import DamagedFileError
 from curation.ingest.listed import ListedSources
 from curation.ingest.locator import LEADING_DOTS
 from curation.ingest.metadata import PROBLEM
@@ -75,6 +75,9 @@ def absent_sources(ledger: Ledger) -> Absent:
 
     Of the versions of a file, the one with the listed etag counts, else the newest: it may be the same
     bytes under another date, and the next run finds out. Without a listing nothing is gone.
+
+    Raises:
+        DamagedFileError: the listing is damaged; a run writes it anew before it asks.
     """
     known = ledger.sources_table(_COLUMNS)
     listed = _listed(ledger.storage)
@@ -163,7 +166,8 @@ def _listed(storage: Storage) -> pa.Table | None:
     data = storage.read(PRESENT)
     if data is None:
         return None
-    try:
-        return parquet.from_bytes(data, PRESENT)
-    except LedgerError:
-        return None  # it is only a copy; the next run writes it anew
+    name = f"{storage.root}/{PRESENT}"
+    table = parquet.from_bytes(data, name)
+    if not table.schema.equals(_LISTED):
+        raise DamagedFileError.of({name: "it lists no sources"})
+    return table

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -231,6 +231,28 @@ class UnitFiles:
                 for _ in compact.read(self._storage, compact.row_groups, None, ()):
                     pass
             yield from found
+
+    def remove_damaged(self, key: str) -> None:
+        """Remove a file that is damaged; what is whole in a compact file gets unit files first.
+
+        Only for who holds the output alone.
+        """
+        for unit, table in self._whole_units(key):
+            self.write(unit, table)
+        self._storage.delete(key)
+
+    def _whole_units(self, key: str) -> Iterator[tuple[int, pa.Table]]:
+        """The units of a damaged compact file that can be read, but for those that newer files hold."""
+        opened: dict[str, _Compact] = {}
+        for item in self._listed_compacts():
+            with suppress(DamagedFileError):
+                opened[item.key] = self._opened(item)
+        if key not in opened:
+            return
+        newer = {unit for name, file in opened.items() if name > key for unit in file.row_groups}
+        for unit in opened[key].row_groups.keys() - newer - {*self._own()}:
+            with suppress(DamagedFileError):
+                yield from opened[key].read(self._storage, [unit], None, ())
 
     def snapshot(self) -> Snapshot:
         """What is there now, listed once."""

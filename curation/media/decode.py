@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from curation.errors import DecodeError, ProbeError
@@ -24,6 +25,41 @@ from curation.media.sampling import Sampling
 from curation.media.skipping import Shown, SkippingDecoder, can_skip
 from curation.media.timeline import Timeline, TimeStamps, timeline_of
 
+_FORMATS = (
+    *(
+        "asf",
+        "asf_o",
+        "av1",
+        "avi",
+        "dirac",
+        "dv",
+        "flv",
+        "gif",
+        "h261",
+        "h263",
+        "h264",
+        "hevc",
+        "ivf",
+        "m4v",
+    ),
+    *(
+        "matroska",
+        "mov",
+        "mpeg",
+        "mpegts",
+        "mpegvideo",
+        "mxf",
+        "nut",
+        "obu",
+        "ogg",
+        "rm",
+        "vc1",
+        "yuv4mpegpipe",
+    ),
+)
+"""Demuxers that read one file and no other. FFmpeg goes by content, whatever a file is called, and playlists
+(HLS, DASH, concat, SDP) and scripts would have it open what they name."""
+_OPTIONS = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
 _BUFFER_BYTES = 1 << 16
 """What FFmpeg asks of a file that is no path at a time; its default of 32 kB for paths stays."""
 
@@ -45,7 +81,11 @@ def _opened(file: MediaFile) -> Iterator[Any]:
         raise ProbeError("the file is empty")
     av.logging.set_level(av.logging.PANIC)
     try:
-        container = av.open(rewound(file), metadata_errors="ignore", buffer_size=_BUFFER_BYTES)
+        # An absolute path is never taken for a URL, as a file called "concat:a.mp4" would be.
+        source = rewound(file.absolute() if isinstance(file, Path) else file)
+        container = av.open(
+            source, metadata_errors="ignore", buffer_size=_BUFFER_BYTES, options=dict(_OPTIONS)
+        )
     except (av.FFmpegError, ValueError) as error:
         raise ProbeError(f"not a video: {_reason(error)}") from error
     with container:
@@ -56,6 +96,10 @@ def _opened(file: MediaFile) -> Iterator[Any]:
 
 
 def _reason(error: Exception) -> str:
+    import av
+
+    if isinstance(error, av.error.ArgumentError):
+        return "it is in no format that is read"
     return getattr(error, "strerror", None) or str(error)
 
 

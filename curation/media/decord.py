@@ -57,7 +57,7 @@ def decode_with_decord(path: Path, start_s: float = 0.0) -> Iterator[Frame]:
 
     packets = packet_times(path)
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
+        reader = decord.VideoReader(str(path.absolute()), num_threads=1)
     except (decord.DECORDError, RuntimeError) as error:
         raise DecodeError(f"stopped after 0 frames: {_reason(error)}") from error
     if len(reader) != len(packets.times_s):

@@ -50,6 +50,11 @@ _TRANSPOSE = {
     8: "ROTATE_90",
 }
 """Orientation -> what turns the stored picture upright (EXIF 2.32, tag 274)."""
+_FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TGA"),
+    *("TIFF", "WEBP"),
+)
+"""What is opened. Pillow goes by content, whatever a file is called: an EPS would start Ghostscript."""
 _DAMAGED = (
     OSError,
     SyntaxError,
@@ -72,7 +77,6 @@ def _opened(file: MediaFile, max_pixels: int, damaged: type[SampleError]) -> Ite
     """The image; what it makes Pillow raise while it is open becomes `damaged`."""
     from PIL import Image
 
-    _add_plugins()
     limit = Image.MAX_IMAGE_PIXELS
     try:
         # Pillow looks at the limit wherever a format names a size, also behind the header.
@@ -80,7 +84,7 @@ def _opened(file: MediaFile, max_pixels: int, damaged: type[SampleError]) -> Ite
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # broken metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(rewound(file)) as image:
+            with Image.open(rewound(file), formats=_formats()) as image:
                 width, height = image.size
                 if width < 1 or height < 1:
                     raise damaged(f"the header says {width}x{height} pixels")
@@ -94,6 +98,15 @@ def _opened(file: MediaFile, max_pixels: int, damaged: type[SampleError]) -> Ite
 
 
 @functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `_FORMATS` that Pillow knows here, in its own order."""
+    from PIL import Image
+
+    _add_plugins()
+    Image.init()
+    return tuple(name for name in Image.ID if name in _FORMATS)
+
+
 def _add_plugins() -> None:
     """HEIC, where pillow-heif is installed."""
     try:

@@ -3,6 +3,7 @@
 A name is, tried in this order:
     package:NAME/path/file    a file inside an installed package
     https://...               a file, with its sha256 beside it in the configuration
+    s3:// gs:// az://...      a file or a folder in a bucket
     a path that exists        a file or a folder
     org/name                  a repository on the Hugging Face hub
 A revision is the hub's commit, or the sha256 of the file or folder; it is never invented. What is missing is
@@ -15,7 +16,6 @@ import base64
 import hashlib
 import http.client
 import importlib.util
-import os
 import re
 import tempfile
 from collections.abc import Callable
@@ -25,7 +25,9 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
-from curation.errors import ConfigError, CurationError, EnvironmentFault, MissingDependencyError
+from curation.errors import ConfigError, CurationError, EnvironmentFault, MissingDependencyError, StorageError
+from curation.pipeline.bucket_models import find_model, is_in_bucket
+from curation.pipeline.model_files import cache_folder, digest_of_model
 from curation.stage import ModelRef
 
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
@@ -47,15 +49,16 @@ class Checklist:
 
     def __init__(self) -> None:
         self._places: dict[str, list[str]] = {}
-        self._is_about_machine = False
+        self._kinds: set[type[CurationError]] = set()
 
     def attempt(self, where: str, check: Callable[[], T]) -> T | None:
         """The result of a check; None after noting why there is none."""
         try:
             return check()
-        except (ConfigError, EnvironmentFault) as error:
+        except (ConfigError, EnvironmentFault, StorageError) as error:
             self._places.setdefault(str(error), []).append(where)
-            self._is_about_machine |= isinstance(error, EnvironmentFault)
+            kinds = (ConfigError, StorageError, MissingDependencyError)
+            self._kinds.add(next((kind for kind in kinds if isinstance(error, kind)), MissingDependencyError))
             return None
 
     def finish(self) -> None:
@@ -63,11 +66,13 @@ class Checklist:
 
         Raises:
             ConfigError: the configuration names what is not there.
-            MissingDependencyError: something is to be fetched first, and maybe that as well.
+            StorageError: a bucket can't be used.
+            MissingDependencyError: something is to be fetched first, and maybe one of the others as well.
         """
         if not self._places:
             return
-        kind: type[CurationError] = MissingDependencyError if self._is_about_machine else ConfigError
+        order = (MissingDependencyError, StorageError, ConfigError)
+        kind: type[CurationError] = next(kind for kind in order if kind in self._kinds)
         found = [f"{', '.join(dict.fromkeys(places))}: {what}" for what, places in self._places.items()]
         raise kind("\n  ".join([f"{len(found)} things are missing", *found] if len(found) > 1 else found))
 
@@ -76,7 +81,7 @@ def resolve_revision(ref: ModelRef) -> str:
     """The commit or sha256 that `ref` stands for now.
 
     Raises:
-        ConfigError: the name is none of the four kinds, or the file's sha256 is not the one asked for.
+        ConfigError: the name is none of the five kinds, or the file's sha256 is not the one asked for.
         MissingDependencyError: the hub can't be reached and the model is not in the local cache.
     """
     if ref.stand_in:
@@ -85,9 +90,11 @@ def resolve_revision(ref: ModelRef) -> str:
         if ref.sha256 is None:
             raise ConfigError(f"{ref.role}: a URL needs the file's sha256 beside it: {ref.name}")
         return ref.sha256
+    if is_in_bucket(ref.name):
+        return _bucket_revision(ref)
     local = _local_path(ref)
     if local is not None:
-        return _checked(ref, _digest(local))
+        return _checked(ref, digest_of_model(local))
     return _hub_commit(ref)
 
 
@@ -100,15 +107,32 @@ def fetch(ref: ModelRef, revision: str) -> Path:
     """
     if ref.name.startswith(_URL):
         return _download(ref.name, revision)
+    if is_in_bucket(ref.name):
+        model = find_model(ref)
+        if model.digest() != revision:
+            raise _differs(ref)
+        return model.path()
     local = _local_path(ref)
     if local is None:
         path = _hub_files(ref, revision)
         if ref.sha256 is not None:
-            _checked(ref, _digest(path))
+            _checked(ref, digest_of_model(path))
         return path
-    if _digest(local) != revision:
-        raise ConfigError(f"{ref.name} differs from the one that this run was planned with")
+    if digest_of_model(local) != revision:
+        raise _differs(ref)
     return local
+
+
+def _differs(ref: ModelRef) -> ConfigError:
+    return ConfigError(f"{ref.name} differs from the one that this run was planned with")
+
+
+def _bucket_revision(ref: ModelRef) -> str:
+    """The sha256 of what lies in a bucket; of a file that is known before, without fetching it."""
+    model = find_model(ref)
+    if ref.sha256 is not None and model.is_file and not model.is_cached():
+        return ref.sha256
+    return _checked(ref, model.digest())
 
 
 def _local_path(ref: ModelRef) -> Path | None:
@@ -164,6 +188,8 @@ def check_reachable(ref: ModelRef, revision: str) -> None:
         return
     if ref.name.startswith(_URL):
         _check_url(ref, revision)
+    elif is_in_bucket(ref.name):
+        find_model(ref)
     elif _local_path(ref) is None and not _is_cached(ref, revision):
         try:
             _hub_info(ref, revision)
@@ -172,7 +198,7 @@ def check_reachable(ref: ModelRef, revision: str) -> None:
 
 
 def _check_url(ref: ModelRef, sha256: str) -> None:
-    target = _cache_folder() / sha256
+    target = cache_folder() / sha256
     if target.is_file():
         return
     try:
@@ -182,19 +208,6 @@ def _check_url(ref: ModelRef, sha256: str) -> None:
             f"{ref.role}: cannot reach {ref.name}: {error}; fetch it, where there is a network, by: "
             f"curl -fL --create-dirs -o {target} {ref.name}"
         ) from error
-
-
-def _digest(path: Path) -> str:
-    """sha256 of a file; of a folder, over names and digests of all files below it."""
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    if not path.is_dir():
-        raise ConfigError(f"there is no file or folder {path}")
-    total = hashlib.sha256()
-    for file_path in sorted(item for item in path.rglob("*") if item.is_file()):
-        total.update(f"{file_path.relative_to(path).as_posix()}\0{_digest(file_path)}\n".encode())
-    return total.hexdigest()
 
 
 def _checked(ref: ModelRef, digest: str) -> str:
@@ -272,10 +285,6 @@ def _hub_files(ref: ModelRef, revision: str) -> Path:
         raise MissingDependencyError(f"{ref.role}: cannot download {ref.name}@{revision}: {why}") from error
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "curation"
-
-
 def _open_url(url: str, timeout_s: float) -> Any:
     """The reply; user and password of the URL go into a header, and not to where the server redirects."""
     parts = urlsplit(url)
@@ -292,9 +301,9 @@ def _open_url(url: str, timeout_s: float) -> Any:
 
 
 def _download(url: str, sha256: str) -> Path:
-    folder = _cache_folder()
+    folder = cache_folder()
     target = folder / sha256
-    if target.is_file() and _digest(target) == sha256:
+    if target.is_file() and digest_of_model(target) == sha256:
         return target
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -11,13 +11,16 @@ from curation.ledger.columns import OUTCOMES
 from curation.pipeline import Pipeline
 from curation.report.summary import Summary
 
+UNTRAINED = "UNTRAINED stand-in models"
+"""By these words a card is known to be that of stand-ins."""
+
 
 def untrained_notice(pipeline: Pipeline) -> str | None:
     """What is said first wherever numbers are shown that stand-in models made; None if there are none."""
     if not pipeline.stand_ins:
         return None
     places = ", ".join(sorted({f"{model.step} ({model.role})" for model in pipeline.stand_ins}))
-    return f"UNTRAINED stand-in models: {places}. What they say means nothing."
+    return f"{UNTRAINED}: {places}. What they say means nothing."
 
 
 def print_funnel(console: Console, pipeline: Pipeline, summary: Summary) -> None:

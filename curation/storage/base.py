@@ -86,8 +86,17 @@ class Storage(Protocol):
     def local_path(self, key: str) -> AbstractContextManager[Path]:
         """The object as a file on this machine, for decoders, as long as the context lasts."""
 
-    def exclusive(self) -> AbstractContextManager[None]:
+    @property
+    def compares_versions(self) -> bool:
+        """Whether `write` with `expect` is safe against other writers, as far as this process has seen.
+
+        Some buckets know no conditional writes: there only `exclusive` keeps two runs apart.
+        """
+
+    def exclusive(self, say: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
         """Hold the root against other runs that would work on it at the same time.
+
+        `say` is told of what takes time, and of a run that has left its hold behind.
 
         Raises:
             StorageError: another one does, and is named.

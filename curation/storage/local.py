@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import stat
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -18,6 +18,8 @@ from curation.storage.base import ABSENT, Listed, ignore
 
 _TEMP_PREFIX = ".writing-"
 _LOCK = ".lock"
+_FILES = (".parquet", ".json")
+"""How the names of files end that runs write; a folder of such a name hides one."""
 
 
 @contextmanager
@@ -25,8 +27,14 @@ def named_errors(path: Path | str) -> Iterator[None]:
     """What the system says about `path`, as a StorageError."""
     try:
         yield
+    except IsADirectoryError as error:
+        raise _is_folder(path) from error
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
+
+
+def _is_folder(path: Path | str) -> StorageError:
+    return StorageError(f"{path} is a folder where a file should be; move it away")
 
 
 def etag_of(status: os.stat_result) -> str:
@@ -53,6 +61,7 @@ class LocalStorage:
     """Objects as files under a folder."""
 
     is_local = True
+    compares_versions = True
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -69,6 +78,8 @@ class LocalStorage:
                 with os.scandir(folder) as entries:
                     for entry in entries:
                         if entry.is_dir(follow_symlinks=False):
+                            if entry.name.endswith(_FILES):
+                                raise _is_folder(entry.path)
                             waiting.append((entry.path, f"{keys}{entry.name}/"))
                         elif not entry.name.startswith(".") and entry.is_file():
                             status = entry.stat()
@@ -115,7 +126,7 @@ class LocalStorage:
             path.parent.mkdir(parents=True, exist_ok=True)
             with _new_temp(path.parent) as (temp, file):
                 file.write(data)
-                _close(file, temp)
+                _close(file)
                 if expect is None:
                     temp.replace(path)
                 else:
@@ -129,7 +140,7 @@ class LocalStorage:
             path.parent.mkdir(parents=True, exist_ok=True)
             with _new_temp(path.parent) as (temp, file):
                 yield file
-                _close(file, temp)
+                _close(file)
                 temp.replace(path)
             _sync_folder(path.parent)
 
@@ -150,7 +161,7 @@ class LocalStorage:
         yield self._folder / key
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
         with named_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         with _locked(self._folder / _LOCK, wait=False):
@@ -177,22 +188,23 @@ def _version(data: bytes) -> str:
 
 @contextmanager
 def _new_temp(folder: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """A temporary file, and its path; it is gone in the end, unless it was given another name."""
-    handle, name = tempfile.mkstemp(prefix=_TEMP_PREFIX, dir=folder)
-    temp = Path(name)
+    """A temporary file, and its path; it is gone in the end, unless it was given another name.
+
+    Created as any new file is, so that the umask and the folder's own rules say who may read it.
+    """
+    temp = folder / f"{_TEMP_PREFIX}{uuid.uuid4().hex}"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temp.open("xb") as file:
             yield temp, file
     finally:
         temp.unlink(missing_ok=True)
 
 
-def _close(file: IO[bytes], temp: Path) -> None:
+def _close(file: IO[bytes]) -> None:
     """Bring all that was written to the disk."""
     file.flush()
     os.fsync(file.fileno())
     file.close()
-    temp.chmod(0o644)
 
 
 def _sync_folder(folder: Path) -> None:

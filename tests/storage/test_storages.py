@@ -1,15 +1,20 @@
-"""What every storage does: the same tests over a folder and over a bucket of a real S3 server."""
+"""What every storage does: the same tests over a folder, a bucket of a real S3 server, stand-ins of others.
+
+Google's and Azure's own services can't be reached by tests. Azure's emulator (Azurite) passed them by hand.
+"""
 
 from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import provider_stand_ins
 from buckets import S3Server, contents, upload
 from curation.errors import StorageError, WriteConflict
 from curation.storage import Storage, open_storage
@@ -29,12 +34,37 @@ ODD = (
 )
 
 
-@pytest.fixture(params=["folder", "bucket", "prefix"])
+@pytest.fixture(params=["folder", "bucket", "prefix", "google", "azure"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "folder":
         return open_storage(str(tmp_path / "root"))
+    if request.param in ("google", "azure"):
+        url: str = request.getfixturevalue(request.param)
+        return open_storage(f"{url}/some/prefix")
     url = request.getfixturevalue("bucket")
     return open_storage(url if request.param == "bucket" else f"{url}/some/prefix #1%")
+
+
+@pytest.fixture
+def google(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    yield from _served(monkeypatch, "gs", *provider_stand_ins.google())
+
+
+@pytest.fixture
+def azure(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    yield from _served(monkeypatch, "az", *provider_stand_ins.azure())
+
+
+def _served(
+    monkeypatch: pytest.MonkeyPatch,
+    scheme: str,
+    server: provider_stand_ins.ProviderStandIn,
+    variables: Mapping[str, str],
+) -> Iterator[str]:
+    for name, value in {**variables, "no_proxy": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    yield f"{scheme}://{provider_stand_ins.BUCKET}"
+    server.stop()
 
 
 def test_reads_what_was_written(storage: Storage) -> None:

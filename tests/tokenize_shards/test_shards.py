@@ -235,7 +235,7 @@ def test_who_writes_changes_nothing(tmp_path: Path, small_vocabulary: Path) -> N
         return iter([function(task) for task in arguments])
 
     def on_workers(number: int) -> Spread:
-        limits = {"limit": number, "check": lambda: None, "timeout_s": 60.0}
+        limits = {"limit": lambda: number, "check": lambda: None, "timeout_s": 60.0}
         return lambda function, arguments: on_cluster(function, arguments, **limits)
 
     ways: list[Spread] = [in_process, in_odd_order]

@@ -15,7 +15,7 @@ class ShardConfig(DocumentConfig):
 
     vocabulary: Location
     """Emu3's text vocabulary: a file (`qwen.tiktoken` or a `tokenizer.json`), `package:NAME/path`, a URL with
-    its sha256, or a folder or hub name of a tokenizer."""
+    its sha256, or a folder or hub name of a tokenizer; files and folders may lie in buckets."""
     vocabulary_file: str = "tokenizer.json"
     """Which file of a folder or of a hub name's repository."""
     vocabulary_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None

@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from curation.errors import LedgerError
+from curation.errors import DamagedFileError
 from curation.storage import Storage
 
 
@@ -38,6 +39,8 @@ class Shard:
     `num_samples` counts documents, `media_s` is the length of their clips in seconds of video.
     `codebook_use` is that of `tokenize_shards.vision.codebook`, to six digits, where rows are samples.
     """
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     name: str
     split: str
@@ -122,7 +125,7 @@ def read_manifest(storage: Storage, folder: str) -> Manifest | None:
     """The manifest of a folder; None where there is none.
 
     Raises:
-        LedgerError: it is damaged, or of another version of this program.
+        DamagedFileError: it is damaged, or of another version of this program.
     """
     key = key_in(folder, MANIFEST)
     data = storage.read(key)
@@ -133,15 +136,14 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
     """The manifest in a JSON text.
 
     Raises:
-        LedgerError: `name` is damaged, or of another version of this program.
+        DamagedFileError: `name` is damaged, or of another version of this program.
     """
     try:
-        record: dict[str, Any] = json.loads(data)
-        shards = tuple(Shard(**shard) for shard in record["shards"])
-        fields = {name: record[name] for name in ("selection", "samples", "vocabulary_sha256", "context")}
-    except (ValueError, TypeError, KeyError) as error:
-        raise LedgerError(f"{name} is no manifest of this version: {error!r}") from error
-    return Manifest(shards=shards, **fields)
+        return TypeAdapter(Manifest).validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        why = f"it is no manifest of this version: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise DamagedFileError.of({name: why}) from error
 
 
 def write_manifest(storage: Storage, folder: str, manifest: Manifest) -> None:

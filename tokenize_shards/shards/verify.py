@@ -50,6 +50,11 @@ class Verification:
     num_tokens: int = 0
 
 
+def is_shard_name(name: str) -> bool:
+    """Whether a file is called like a shard."""
+    return _NAME.match(name) is not None
+
+
 def verify(storage: Storage, folder: str, absent: Absent | None = None) -> Verification:
     """Check files, digests, rows, documents, splits, and that each planned sample is there once.
 

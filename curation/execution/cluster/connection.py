@@ -8,7 +8,6 @@ connection.close()
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import threading
 from functools import partial
@@ -16,15 +15,22 @@ from typing import Literal
 
 from curation.errors import EnvironmentFault
 from curation.errors.isolation import isolated
-from curation.execution.cluster.own_ray import OwnRay, own_signals, temp_folder
+from curation.execution.cluster.address import check_head, check_token_file, cluster_address
+from curation.execution.cluster.limits import within
+from curation.execution.cluster.own_ray import OwnRay, temp_folder
 
-_ADDRESS = "RAY_ADDRESS"
-"""`ray job submit` tells its job the cluster by this variable."""
 _MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 """Longest path of a Unix socket."""
 _LONGEST_SOCKET = "/ray-12345678/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """What a run and Ray put behind the temporary folder; the last number is a process id."""
-CONNECT_TIMEOUT_S = 10.0
+CONNECT_S = 25.0
+"""Longest time to join a cluster whose head has answered. Where the raylet of this machine is silent for
+30 s, Ray ends this process by itself, and says so."""
+ANSWER_S = 30.0
+"""The head of a cluster gets so long to say what the cluster has."""
+STARTS = 3
+"""So often Ray is started on a machine so busy that Ray itself gives up, after 30 s that can't be changed."""
+_TOO_SLOW = "timed out during startup"
 SHUTDOWN_S = 10.0
 """Ray gets so long to disconnect."""
 
@@ -60,6 +66,7 @@ def connect(address: str | None, workers: int | None) -> Connection:
     """Connect to the cluster at this address, or that of `ray job submit`, or start Ray on this machine.
 
     Raises:
+        ConfigError: that is no address that a run can connect to.
         EnvironmentFault: that did not work.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -67,27 +74,52 @@ def connect(address: str | None, workers: int | None) -> Connection:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    address = address or os.environ.get(_ADDRESS)
     if ray.is_initialized():
         return Connection(is_new=False)
-    own = None
-    if address is not None:
-        _check_reachable(address)
+    cluster = cluster_address(address)
+    if cluster is not None:
+        check_head(cluster)
+        _join(cluster)
+        return Connection()
+    check_token_file()
+    # More workers than CPUs is the user's choice; Ray would wait for CPUs that never come.
+    return Connection(_start(None if workers is None else max(workers, os.cpu_count() or 1)))
+
+
+def _start(num_cpus: int | None, tries: int = STARTS) -> OwnRay:
+    """Start Ray on this machine.
+
+    Raises:
+        EnvironmentFault: that did not work.
+    """
     try:
         with isolated(EnvironmentFault):  # Ray raises plain exceptions, too
-            if address is not None:
-                own_signals(partial(ray.init, address=address, log_to_driver=False, logging_level="ERROR"))
-            else:
-                # More workers than CPUs is the user's choice; Ray would wait for CPUs that never come.
-                own = OwnRay(num_cpus=None if workers is None else max(workers, os.cpu_count() or 1))
+            return OwnRay(num_cpus)
     except EnvironmentFault as error:
-        raise EnvironmentFault(f"cannot connect to Ray at {address or 'this machine'}: {error}") from error
-    return Connection(own)
+        if tries > 1 and _TOO_SLOW in str(error):
+            return _start(num_cpus, tries - 1)
+        raise EnvironmentFault(f"cannot start Ray on this machine: {error}") from error
+
+
+def _join(address: str) -> None:
+    """Connect to a cluster whose head answers.
+
+    Raises:
+        EnvironmentFault: that did not work.
+    """
+    import ray
+
+    # In a thread it also leaves our handling of signals alone.
+    join = partial(ray.init, address=address, log_to_driver=False, logging_level="ERROR")
+    try:
+        within(CONNECT_S, join, "it did not let this machine join")
+    except EnvironmentFault as error:
+        raise EnvironmentFault(f"cannot connect to Ray at {address}: {error}") from error
 
 
 def starts_here(address: str | None) -> bool:
     """Whether a run with this address starts Ray itself, on this machine."""
-    return address is None and not os.environ.get(_ADDRESS)
+    return cluster_address(address) is None
 
 
 def check_temp_folder() -> None:
@@ -105,37 +137,19 @@ def check_temp_folder() -> None:
         )
 
 
-def _check_reachable(address: str) -> None:
-    """Ray itself would try for many minutes to reach a cluster that is not there.
-
-    Raises:
-        EnvironmentFault: nobody listens at host:port.
-    """
-    host, separator, port = address.rpartition("://")[2].rpartition(":")
-    if not separator or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise EnvironmentFault(f"there is no Ray cluster at {address}: {error.strerror or error}") from error
-
-
-def cluster_cpus() -> int:
-    """CPUs of the connected cluster."""
-    import ray
-
-    return int(ray.cluster_resources().get("CPU", 1))
-
-
 def choose_device(asked: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
     """Where models run: on GPUs if the cluster has any, unless the CPU was asked for.
 
     Raises:
-        EnvironmentFault: a GPU was asked for, and there is none.
+        EnvironmentFault: a GPU was asked for, and there is none; or the cluster's head does not answer.
     """
-    import ray
-
-    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    has_gpu = _resources().get("GPU", 0) > 0
     if asked == "cuda" and not has_gpu:
         raise EnvironmentFault("device: cuda was asked for, but Ray sees no GPU")
     return "cuda" if has_gpu and asked != "cpu" else "cpu"
+
+
+def _resources() -> dict[str, float]:
+    import ray
+
+    return within(ANSWER_S, ray.cluster_resources, "the head of the Ray cluster did not answer")

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from curation.errors import EnvironmentFault
+from curation.execution.cluster.connection import ANSWER_S
+from curation.execution.cluster.limits import within
 from curation.stage import Resources, Stage
 
 SHARED_FRACTION = 0.75
@@ -153,12 +155,15 @@ class _Room:
 
 
 def nodes() -> list[Node]:
-    """The machines of the connected cluster."""
+    """The machines of the connected cluster.
+
+    Raises:
+        EnvironmentFault: its head does not answer.
+    """
     import ray
 
-    return [
-        Node(node["NodeID"], int(node["Resources"].get("GPU", 0))) for node in ray.nodes() if node["Alive"]
-    ]
+    found = within(ANSWER_S, ray.nodes, "the head of the Ray cluster did not answer")
+    return [Node(node["NodeID"], int(node["Resources"].get("GPU", 0))) for node in found if node["Alive"]]
 
 
 @dataclass
@@ -181,8 +186,10 @@ class Seat:
             self._group = None
 
 
-def take_seat(placement: Placement, timeout_s: float = SEAT_TIMEOUT_S) -> Seat:
+def take_seat(placement: Placement, timeout_s: float | None = SEAT_TIMEOUT_S) -> Seat:
     """What the actor of one worker needs; its placement group, if it stands in one, is ready.
+
+    With `timeout_s` None it may not be: Ray then starts the actor once it is.
 
     Raises:
         EnvironmentFault: the GPUs are not to be had.
@@ -203,7 +210,7 @@ def take_seat(placement: Placement, timeout_s: float = SEAT_TIMEOUT_S) -> Seat:
         },
         group,
     )
-    if not group.wait(timeout_s):
+    if timeout_s is not None and not group.wait(timeout_s):
         seat.leave()
         raise EnvironmentFault(
             f"no {len(placement.bundles)} GPUs became free within {timeout_s:g} s for a model that spans them"

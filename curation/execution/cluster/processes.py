@@ -59,6 +59,7 @@ class WorkerProcess:
         self._stall_timeout_s = stall_timeout_s
         self._ask_every_s = min(ASK_EVERY_S, start_timeout_s / 4, stall_timeout_s / 4)
         self._clock = _Clock()
+        self._starts_s = 0.0
         self._has_started = False
         self._call: Sequence[Any] = ()
         self._called_s = 0.0
@@ -80,7 +81,7 @@ class WorkerProcess:
 
     def is_ready(self) -> bool:
         """Whether it can be called now: it is idle and has just answered. An idle one is asked if needed."""
-        if self.is_starting or self.is_busy or self._death is not None:
+        if self.is_starting or self.is_busy or self._is_in_doubt:
             return False
         is_fresh = self._clock.now_s - self._answered_s <= FRESH_S
         if not is_fresh:
@@ -91,6 +92,10 @@ class WorkerProcess:
         """Let an idle process answer anew before it is called: nobody has looked for a while."""
         if not self.is_starting and not self.is_busy:
             self._query, self._answered_s = None, -math.inf
+
+    def start_over(self) -> None:
+        """Count the time to start from now on: there was no place for the process before."""
+        self._starts_s = self._clock.now_s
 
     @property
     def is_done(self) -> bool:
@@ -109,8 +114,7 @@ class WorkerProcess:
                 return True
             self._unreachable_s, self._query = self._clock.now_s, None
             self._ask()
-        elif self._clock.now_s - self._unreachable_s > UNREACHABLE_S:
-            self._death = Unreachable("its connection broke")
+        self._give_up_unreachable()
         return self._death is not None
 
     @property
@@ -143,36 +147,38 @@ class WorkerProcess:
     def look(self) -> None:
         """Take the answer if there is one, and ask a busy process again after a while.
 
+        Where the connection to an idle or starting process broke, it is asked again, for as long as `is_done`
+        does where a call was under way.
+
         Raises:
             Died: an idle or starting process is gone; that of a busy one is told by `finish`.
         """
         import ray
 
-        if self._death is not None and not self._call:
-            raise self._death
         if self._query is not None and ray.wait([self._query], timeout=0)[0]:
             answer, self._query = self._query, None
             try:
                 self.beat = result_of(answer)
             except Died as died:
-                if not self._call:
-                    raise
                 self._learn(died)
-                return
-            if self._unreachable_s is not None:
-                self._death = Unreachable("its connection broke")
-            self._has_started = True
-            self._answered_s = self._clock.now_s
-        if self._call and self._clock.now_s - self._asked_s >= self._ask_every_s:
+            else:
+                self._take_answer()
+        if not self._call:
+            self._give_up_unreachable()
+        if self._death is not None and not self._call:
+            raise self._death
+        asks = bool(self._call) or self._unreachable_s is not None
+        if asks and self._clock.now_s - self._asked_s >= self._ask_every_s:
             self._ask()
 
     def complaint(self) -> str | None:
         """Why the process should be killed; None if nothing is wrong."""
-        if self._death is not None or self._unreachable_s is not None:
+        if self._is_in_doubt:
             return None
         now_s = self._clock.now_s
         if self.is_starting:
-            return f"not started after {now_s:.0f} s" if now_s > self._start_timeout_s else None
+            start_s = now_s - self._starts_s
+            return f"not started after {start_s:.0f} s" if start_s > self._start_timeout_s else None
         unanswered_s = now_s - self._asked_s if self._query is not None else 0.0
         patience_s = self._stall_timeout_s if self._call else min(IDLE_ANSWER_S, self._stall_timeout_s)
         if unanswered_s > patience_s:
@@ -195,10 +201,31 @@ class WorkerProcess:
         self._death = Died(why, while_loading=has_answered and self._is_loading)
         ray.kill(self.actor)
 
+    def _take_answer(self) -> None:
+        """It lives. If the connection to it broke, a call of it was lost all the same."""
+        if self._unreachable_s is not None and self._call:
+            self._death = Unreachable("its connection broke")
+        self._unreachable_s = None
+        self._has_started = True
+        self._answered_s = self._clock.now_s
+
     def _learn(self, died: Died) -> None:
-        """A busy process does not answer, as it is gone; this is why, if its call could not tell."""
-        if self._unreachable_s is not None and not isinstance(died, Unreachable):
+        """It does not answer. Why is said by its call, if there is one and that could tell."""
+        if self._call and self._unreachable_s is None:
+            return
+        if not isinstance(died, Unreachable):
             self._death = died
+        elif self._unreachable_s is None:
+            self._unreachable_s = self._clock.now_s
+
+    def _give_up_unreachable(self) -> None:
+        if self._unreachable_s is not None and self._clock.now_s - self._unreachable_s > UNREACHABLE_S:
+            self._death = Unreachable("its connection broke")
+
+    @property
+    def _is_in_doubt(self) -> bool:
+        """Whether it is dead, or may be so."""
+        return self._death is not None or self._unreachable_s is not None
 
     @property
     def _is_loading(self) -> bool:

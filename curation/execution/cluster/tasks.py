@@ -1,6 +1,6 @@
 """Pure functions spread over the cluster: many independent calls, their results in order.
 
-    for result in on_cluster(square, [1, 2, 3], limit=4): ...
+    for result in on_cluster(square, [1, 2, 3], limit=lambda: 4, ...): ...
 
 Unlike the work on media, which `driver` gives to long-lived workers, a call here loads no model and may be
 repeated by Ray as it likes: what it writes must be the same bytes each time.
@@ -33,14 +33,15 @@ def on_cluster(
     function: Callable[[A], R],
     arguments: Iterable[A],
     *,
-    limit: int,
+    limit: Callable[[], int],
     check: Callable[[], None],
     timeout_s: float,
 ) -> Iterator[R]:
     """Up to `limit` calls at a time as tasks of the connected Ray cluster, on any of its nodes.
 
-    A task takes no CPU in Ray's accounts: the workers of a pass, which wait meanwhile, hold them. `check` is
-    called every now and then while the next result is waited for, and may raise that the cluster is gone.
+    `limit` is asked anew for each call, as the cluster may grow or shrink meanwhile. A task takes no CPU in
+    Ray's accounts: the workers of a pass, which wait meanwhile, hold them. `check` is called every now and
+    then while the next result is waited for, and may raise that the cluster is gone.
 
     Raises:
         CurationError: what the function raised.
@@ -54,7 +55,7 @@ def on_cluster(
     running: deque[Any] = deque()
     for argument in arguments:
         running.append(remote.remote(shared, argument))
-        if len(running) >= limit:
+        while len(running) >= limit():
             yield _result(running.popleft(), check, timeout_s)
     while running:
         yield _result(running.popleft(), check, timeout_s)

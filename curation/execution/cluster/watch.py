@@ -1,8 +1,9 @@
-"""Watches whether the cluster answers, and whether Ray on this machine still runs.
+"""Watches the cluster: whether it answers, whether Ray on this machine still runs, and which nodes it has.
 
     watch = ClusterWatch()
     watch.check()           # each round of a loop: never waits
     watch.check_now()       # after a death, before anybody is blamed for it
+    watch.state.num_cpus    # as the cluster's head said last
 
 Ray itself waits for ever for what a dead raylet was to start, and ends this process without a word that
 users know if its head does not answer for a minute.
@@ -13,8 +14,12 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from curation.errors import EnvironmentFault
+from curation.errors.isolation import isolated
 
 ASK_EVERY_S = 5.0
 ANSWER_S = 30.0
@@ -24,14 +29,44 @@ LONGEST_ROUND_S = 5.0
 _GOES_ON = "what was measured is kept, and the same command goes on from there"
 
 
+@dataclass(frozen=True)
+class ClusterState:
+    """What the head of a cluster says of it.
+
+    Attributes:
+        addresses: Node id -> address, also of nodes that are gone.
+        alive: Ids of the nodes that are up.
+        num_cpus: Workers of one CPU each that these nodes have room for, others' included.
+        unplaced: Ids of this run's actors that no node has had room for yet.
+    """
+
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    alive: frozenset[str] = frozenset()
+    num_cpus: int = 0
+    unplaced: frozenset[str] = frozenset()
+
+    def name_of(self, node_id: str) -> str:
+        """A node's name for people: several may have the same address."""
+        return f"{self.addresses.get(node_id, '')} {node_id[:8]}".strip()
+
+    def is_unplaced(self, actor: Any) -> bool:
+        """Whether an actor still waits for a node with room for it."""
+        return actor._actor_id.hex() in self.unplaced
+
+
 class ClusterWatch:
-    """Asks the cluster's head for its nodes now and then, in a thread, as Ray's call has no time limit."""
+    """Asks the cluster's head for its state now and then, in a thread, as Ray's calls have no time limit.
+
+    Attributes:
+        state: The last answer.
+    """
 
     def __init__(self) -> None:
         import ray
 
+        self.state = ClusterState()
         self._own_node = ray.get_runtime_context().get_node_id()
-        self._answers: queue.SimpleQueue[bool | Exception] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[ClusterState | Exception] = queue.SimpleQueue()
         self._asked_at: float | None = None
         self._waited_s = 0.0
         self._checked_at = self._answered_at = time.monotonic()
@@ -66,14 +101,11 @@ class ClusterWatch:
         threading.Thread(target=self._query, name="cluster watch", daemon=True).start()
 
     def _query(self) -> None:
-        import ray
-
         try:
-            nodes = {node["NodeID"]: node["Alive"] for node in ray.nodes()}
-        except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+            with isolated(EnvironmentFault):  # Ray raises plain exceptions, too
+                self._answers.put(_cluster_state())
+        except EnvironmentFault as error:
             self._answers.put(error)
-        else:
-            self._answers.put(bool(nodes.get(self._own_node)))
 
     def _take(self, *, timeout_s: float) -> None:
         """Take the answer, if it comes in time."""
@@ -86,14 +118,32 @@ class ClusterWatch:
         self._asked_at, self._waited_s, self._answered_at = None, 0.0, time.monotonic()
         if isinstance(answer, Exception):
             raise EnvironmentFault(f"the Ray cluster can't be asked any more: {answer}")
-        if not answer:
+        if self._own_node not in answer.alive:
             raise EnvironmentFault(
                 "Ray on this machine has ended: its raylet or an agent of it was killed, or the cluster took "
                 f"the machine for dead; {_GOES_ON}"
             )
+        self.state = answer
 
     @staticmethod
     def _silent() -> EnvironmentFault:
         return EnvironmentFault(
             f"the head of the Ray cluster has not answered for {ANSWER_S:.0f} s (was it killed?); {_GOES_ON}"
         )
+
+
+def _cluster_state() -> ClusterState:
+    import ray
+    from ray._private import state  # the public way to ask for actors needs the dashboard
+
+    known = ray.nodes()
+    alive = [node for node in known if node["Alive"]]
+    job = ray.get_runtime_context().get_job_id()
+    starting = state.actors(actor_state_name="PENDING_CREATION")
+    return ClusterState(
+        {node["NodeID"]: node["NodeManagerAddress"] for node in known},
+        frozenset(node["NodeID"] for node in alive),
+        sum(int(node["Resources"].get("CPU", 0)) for node in alive),
+        # A node that takes an actor up starts a process for it first.
+        frozenset(name for name, actor in starting.items() if actor["JobID"] == job and not actor["Pid"]),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +40,19 @@ def check_travels(pipeline: Pipeline) -> None:
 
 
 def start_decode_worker(pipeline: Pipeline) -> Any:
-    """Start one; the actor. It takes one CPU, and is there once it answers."""
+    """Start one; the actor. It takes one CPU, and is there once it answers.
+
+    Workers are spread over the nodes: Ray would fill half of one node before it takes the next, whose disk,
+    network and memory would serve nobody.
+    """
     import ray
 
-    @ray.remote(num_cpus=1, num_gpus=0, **WATCHED)
+    @ray.remote(num_cpus=1, num_gpus=0, scheduling_strategy="SPREAD", **WATCHED)
     class Worker:
         def __init__(self, pipeline: Pipeline, commits: Mapping[str, str]) -> None:
             pin(commits)
             self._worker = UnitWorker(pipeline)
+            self._node_id = ray.get_runtime_context().get_node_id()
 
         def use(self, pipeline: Pipeline) -> None:
             self._worker.use(pipeline)
@@ -74,7 +80,7 @@ def start_decode_worker(pipeline: Pipeline) -> Any:
 
         @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
         def beat(self) -> Beat:
-            return self._worker.heartbeat.beat()
+            return replace(self._worker.heartbeat.beat(), node_id=self._node_id)
 
     worker_class: Any = Worker
     return worker_class.remote(pipeline, pinned())

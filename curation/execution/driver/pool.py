@@ -17,14 +17,14 @@ from curation.errors import DeviceMemoryFault, WorkerError
 from curation.execution.cluster.connection import (
     Connection,
     choose_device,
-    cluster_cpus,
     connect,
     starts_here,
 )
 from curation.execution.cluster.results import Died, Lost
 from curation.execution.cluster.tasks import A, R, in_process, on_cluster
-from curation.execution.cluster.watch import ClusterWatch
+from curation.execution.cluster.watch import ClusterState, ClusterWatch
 from curation.execution.driver.actor import check_travels, start_decode_worker
+from curation.execution.driver.attendance import Attendance
 from curation.execution.driver.decode_workers import DecodeWorker, DecodeWorkers
 from curation.execution.driver.pass_ledger import PassLedger
 from curation.execution.driver.schedule import Schedule
@@ -51,13 +51,10 @@ class Pool:
         self._ledger = ledger
         self._address = address
         self._progress = progress
-        self._num_workers = 0
         self._device: Literal["cpu", "cuda"] = "cpu"
         self._connection: Connection | None = None
         self._watch: ClusterWatch | None = None
-        self._workers = DecodeWorkers(
-            pipeline.config.run, start_decode_worker, progress, self._check_cluster_now
-        )
+        self._workers = DecodeWorkers(pipeline.config.run, start_decode_worker, progress, self.ask_cluster)
 
     def __enter__(self) -> Self:
         return self
@@ -69,9 +66,19 @@ class Pool:
             self._connection.close()
 
     @property
+    def cluster(self) -> ClusterState:
+        """What the cluster has, as far as is known; nothing before the run has connected to it."""
+        return self._watch.state if self._watch is not None else ClusterState()
+
+    @property
     def num_workers(self) -> int:
-        """Decode workers, once connected."""
-        return self._num_workers
+        """Decode workers that the cluster has room for now, of those that are wanted."""
+        return max(1, min(self._num_wanted(), self.cluster.num_cpus))
+
+    @property
+    def attendance(self) -> Attendance:
+        """How many decode workers there were in the last pass."""
+        return self._workers.attendance
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
@@ -85,13 +92,14 @@ class Pool:
 
     def connect(self) -> None:
         """Join the cluster, or start it, if that has not been done."""
-        if not self._num_workers:
+        if self._watch is None:
             settings = self._pipeline.config
             check_travels(self._pipeline)
-            self._connection = connect(self._address, settings.run.workers)
+            fewest = settings.run.workers.min
+            self._connection = connect(self._address, fewest if fewest > 1 else None)
             self._watch = ClusterWatch()
+            self._watch.check_now()
             self._device = choose_device(settings.general.device)
-            self._num_workers = max(1, settings.run.workers or cluster_cpus())
 
     def use(self, pipeline: Pipeline) -> None:
         """Use this pipeline from the next pass on; only the binding of its steps may differ."""
@@ -113,9 +121,10 @@ class Pool:
         while not schedule.is_over:
             self._check_cluster()
             models.check()
-            self._workers.fill(min(self._num_workers, schedule.num_open), self._pipeline)
-            while schedule.has_next and (worker := self._workers.next_ready(self._pipeline)):
-                worker.start(schedule.take(self._workers.num_to_risk), models.routes())
+            number = min(self._num_wanted(), schedule.num_open)
+            self._workers.adjust(number, self._pipeline, self.cluster)
+            if schedule.has_next:
+                self._give_out(schedule, models)
             self._workers.wait()
             for worker in self._workers.ended():
                 self._collect(worker, schedule, models)
@@ -126,16 +135,32 @@ class Pool:
 
         A few calls are made in this process if the run has not started Ray, which would take longer.
         """
-        if not self._num_workers and starts_here(self._address) and len(arguments) <= FEW_CALLS:
+        if self._watch is None and starts_here(self._address) and len(arguments) <= FEW_CALLS:
             return in_process(function, arguments)
         self.connect()
         return on_cluster(
             function,
             arguments,
-            limit=2 * self._num_workers,
+            limit=lambda: 2 * self.num_workers,
             check=self._check_cluster,
             timeout_s=self._pipeline.config.run.stall_timeout_s,
         )
+
+    def _num_wanted(self) -> int:
+        """Decode workers that there should be; in a cluster of others that may be more than it has room for.
+
+        Those wait for a place meanwhile, which is what makes an autoscaling cluster grow.
+        """
+        workers = self._pipeline.config.run.workers
+        return workers.wanted(self.cluster.num_cpus, can_grow=not self.is_local)
+
+    def _give_out(self, schedule: Schedule, models: ModelWorkers) -> None:
+        """Give requests to the workers that are ready."""
+        num_to_risk, routes = self._workers.num_to_risk, models.routes()
+        for worker in self._workers.ready(self._pipeline):
+            worker.start(schedule.take(num_to_risk), routes)
+            if not schedule.has_next:
+                break
 
     def _collect(self, worker: DecodeWorker, schedule: Schedule, models: ModelWorkers) -> None:
         """Take what came of a request."""
@@ -167,6 +192,12 @@ class Pool:
         if self._watch is not None:
             self._watch.check()
 
-    def _check_cluster_now(self) -> None:
+    def ask_cluster(self) -> ClusterState:
+        """What the cluster has now.
+
+        Raises:
+            EnvironmentFault: the cluster does not answer, or Ray on this machine has ended.
+        """
         if self._watch is not None:
             self._watch.check_now()
+        return self.cluster

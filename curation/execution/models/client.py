@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from curation.errors import WorkerError
-from curation.execution.cluster.results import explained
+from curation.execution.cluster.results import Died, Unreachable, explained
 from curation.execution.models.notes import take_note
 from curation.execution.worker.measure import ModelAnswer, ModelCall
 from curation.execution.worker.metrics import Metrics
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 """How often a decode worker that waits says that it is alive."""
+UNREACHABLE_S = 60.0
+"""So long after a broken connection the cluster is asked what became of a model worker."""
 RETIRED = "retired"
 """What a model worker returns that measures no more."""
 
@@ -157,7 +159,8 @@ class _SentCall:
     def answer(self, alive: Callable[[], None]) -> Any:
         """Wait for what the model worker returns.
 
-        A model worker that dies or retires before it has begun with this call harms nobody: another is asked.
+        A model worker that dies or retires before it has begun with this call harms nobody: another is asked;
+        neither does one that goes down with its node.
 
         Raises:
             WorkerError: a model worker died over this call, or can't go on, or none is left to be asked.
@@ -172,13 +175,34 @@ class _SentCall:
                 raise error.cause from error
             except ray.exceptions.RayError as error:
                 if take_note(self._name):
-                    raise WorkerError(f"the model worker of {self._key} died: {explained(error)}") from error
+                    why = self._why_it_ended(error, alive)
+                    raise WorkerError(
+                        f"the model worker of {self._key} died: {why}",
+                        is_blameless=isinstance(why, Died) and why.is_innocent,
+                    ) from error
                 answer = RETIRED
             if not isinstance(answer, str):
                 return answer
             if not self._left:
                 raise WorkerError(f"no model worker of {self._key} is left", is_blameless=True)
             self._send()
+
+    def _why_it_ended(self, error: Any, alive: Callable[[], None]) -> Exception:
+        """Why there is no answer. Where the connection broke, the cluster knows after a while."""
+        import ray
+
+        why: Exception = explained(error)
+        give_up_at = time.monotonic() + UNREACHABLE_S
+        while isinstance(why, Unreachable) and time.monotonic() < give_up_at:
+            alive()
+            try:
+                ray.get(self.route.actor.beat.remote(), timeout=POLL_S)
+            except ray.exceptions.GetTimeoutError:
+                continue
+            except ray.exceptions.RayError as later:
+                why = explained(later)
+            time.sleep(POLL_S)
+        return why
 
     def _wait(self, alive: Callable[[], None]) -> Any:
         import ray

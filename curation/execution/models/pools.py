@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
@@ -21,6 +21,7 @@ from curation.errors import DeviceMemoryFault, EnvironmentFault, WorkerError
 from curation.execution.cluster.placement import Placement, Seat, take_seat
 from curation.execution.cluster.processes import WorkerProcess
 from curation.execution.cluster.results import Died
+from curation.execution.cluster.watch import ClusterState
 from curation.execution.models.actor import model_actor
 from curation.execution.models.client import ModelRoute, ModelRoutes
 from curation.execution.models.groups import CARD_SHARE, ModelGroup
@@ -113,6 +114,7 @@ class ModelPools:
         *,
         device: Literal["cpu", "cuda"],
         max_bytes: int,
+        ask_cluster: Callable[[], ClusterState] = ClusterState,
     ) -> None:
         """`max_bytes` is what each decode worker may have sent without an answer."""
         self._pipeline = pipeline
@@ -121,6 +123,7 @@ class ModelPools:
         self._progress = progress
         self._device = device
         self._max_bytes = max_bytes
+        self._ask_cluster = ask_cluster
         self._members: list[_WatchedWorker] = []
         self._deaths: dict[str, int] = {}
         self._may_grow = device == "cuda" and pipeline.config.run.model_workers is None
@@ -160,9 +163,16 @@ class ModelPools:
         self._members.clear()
 
     def routes(self) -> ModelRoutes:
-        """Whom decode workers can ask now."""
+        """Whom decode workers can ask now.
+
+        A group's workers that are starting are among them only while all are: one that replaces another may
+        have to wait for a card.
+        """
         by_step: dict[str, list[ModelRoute]] = {}
+        started = {member.group for member in self._members if not member.process.is_starting}
         for member in self._members:
+            if member.process.is_starting and member.group in started:
+                continue
             route = ModelRoute(member.process.actor, member.group.name, member.node_id)
             for key in () if member.is_retired else member.group.keys:
                 by_step.setdefault(key, []).append(route)
@@ -217,7 +227,9 @@ class ModelPools:
         process.look()
         self._ask_use(member)
         why = process.complaint()
-        if why:
+        if why and self._may_wait(member):
+            process.start_over()
+        elif why:
             self._progress.say(f"the model worker of {member.group.title}: {why}; ending it")
             process.kill(why)
         if not process.is_done:
@@ -230,10 +242,32 @@ class ModelPools:
         else:
             self._remove(member)  # it has retired
 
+    def _may_wait(self, member: _WatchedWorker) -> bool:
+        """Whether no node has a card for a worker, while others of its group work."""
+        others = [other for other in self._members if other.group == member.group]
+        if not member.process.is_starting or all(other.process.is_starting for other in others):
+            return False
+        return self._ask_cluster().is_unplaced(member.process.actor)
+
     def _replace(self, member: _WatchedWorker, died: Died | WorkerError) -> None:
         self._remove(member)
         if member.is_retired:
             return
+        if isinstance(died, Died) and died.with_node:
+            self._progress.say(f"lost a model worker of {member.group.title}: {died}")
+        else:
+            self._count_death(member, died)
+        if not member.is_second:
+            placement = self._placements[member.group]
+            # Where its card is gone, it waits for another one, and the other workers go on.
+            self._add(member.group, take_seat(placement, timeout_s=None), placement)
+
+    def _count_death(self, member: _WatchedWorker, died: Died | WorkerError) -> None:
+        """Note that a worker died.
+
+        Raises:
+            EnvironmentFault: too many did before they had measured anything.
+        """
         name = member.group.name
         # What it was asked is told to the driver by the decode workers that wait for it.
         self._deaths[name] = 1 if take_note(member.name) else self._deaths.get(name, 0) + 1
@@ -243,9 +277,6 @@ class ModelPools:
                 f"anything ({died})"
             )
         self._progress.say(f"the model worker of {member.group.title} died ({died}); starting another")
-        if not member.is_second:
-            placement = self._placements[member.group]
-            self._add(member.group, take_seat(placement), placement)
 
     def _remove(self, member: _WatchedWorker) -> None:
         self._members.remove(member)

@@ -16,11 +16,13 @@ class Beat:
         uri: The current source; empty before the first one.
         loading: What is being loaded at the moment, such as a step's models; empty if nothing is.
         silent_s: Seconds since the last progress.
+        node_id: Where the worker runs, as Ray names it; empty where that is of no interest.
     """
 
     uri: str = ""
     loading: str = ""
     silent_s: float = 0.0
+    node_id: str = ""
 
 
 @dataclass

@@ -16,6 +16,7 @@ class PoolMetrics:
 
     Attributes:
         num_workers: How many there were, at most.
+        nodes: Name of a node -> how many it had, at most; of decode workers alone.
         load_s: Seconds for imports and weights, of all of them.
         busy_s: Seconds in which they worked, of all of them.
         idle_s: Seconds in which they had nothing to do.
@@ -28,6 +29,7 @@ class PoolMetrics:
     """
 
     num_workers: int = 0
+    nodes: dict[str, int] = field(default_factory=dict)
     load_s: float = 0.0
     busy_s: float = 0.0
     idle_s: float = 0.0
@@ -40,7 +42,10 @@ class PoolMetrics:
 
     def add(self, other: PoolMetrics) -> None:
         """Sum up; of what is a maximum, take the larger."""
+        self.nodes = dict(Counter(self.nodes) | Counter(other.nodes))
         for item in fields(self):
+            if item.name == "nodes":
+                continue
             mine, theirs = getattr(self, item.name), getattr(other, item.name)
             is_most = item.name in ("num_workers", "most_bytes_out", "peak_memory_bytes")
             setattr(self, item.name, max(mine, theirs) if is_most else mine + theirs)

@@ -12,11 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.storage.base import Listed, ignore
+from curation.storage.buckets.access import check_writing
 from curation.storage.buckets.client import BucketClient
 from curation.storage.buckets.connection import place_of
+from curation.storage.buckets.lease import check_lease, held
 from curation.storage.buckets.object_file import ObjectFile
 
 _COPY_BYTES = 1 << 23
+_LEASE = ".lease"
 
 
 class BucketStorage:
@@ -76,16 +79,24 @@ class BucketStorage:
         return self._client.read(self._path(key))
 
     def write(self, key: str, data: bytes, expect: str | None = None) -> None:
+        if expect is None:
+            check_lease(self._url(key))
         self._client.put(self._path(key), data, expect)
+
+    @property
+    def compares_versions(self) -> bool:
+        return self._client.is_conditional
 
     @contextmanager
     def creating(self, key: str) -> Iterator[IO[bytes]]:
         with TemporaryFile(prefix="curation-") as file:
             yield file
             file.flush()
+            check_lease(self._url(key))
             self._client.put_file(self._path(key), file)
 
     def delete(self, key: str) -> None:
+        check_lease(self._url(key))
         self._client.delete(self._path(key))
 
     @contextmanager
@@ -97,8 +108,10 @@ class BucketStorage:
             yield Path(copy.name)
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        yield
+    def exclusive(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
+        check_writing(self.root)
+        with held(self._client, self._path(_LEASE), self.root, say):
+            yield
 
     def _path(self, key: str) -> str:
         return f"{self._place.prefix}/{key}" if self._place.prefix and key else self._place.prefix or key

@@ -68,6 +68,15 @@ class BucketClient:
         """Compare versions before writing, from now on: the bucket has shown that it doesn't."""
         _unconditional.add(self._place)
 
+    def within(self, limit_s: float) -> BucketClient:
+        """The same objects, with another time that a request may go without success."""
+        return BucketClient(self._place, limit_s)
+
+    def peek(self, folder: str) -> None:
+        """List the first objects below a folder, to see if that can be done at all."""
+        below = f"{folder}/" if folder else None
+        self._persistently(folder, lambda: next(self._store().list(below, chunk_size=1), None))
+
     def get(self, path: str, *, options: Any = None) -> Fetched:
         """An object, or the range of it that `options` name."""
 
@@ -237,4 +246,11 @@ def _check_answer(meta: Any, num_bytes: int, options: Any) -> None:
 
 def _listed(chunk: pa.RecordBatch) -> pa.RecordBatch:
     columns = [chunk[name].cast(of.type) for name, of in zip(("path", "size", "e_tag"), _LISTED, strict=True)]
-    return pa.record_batch(columns, schema=_LISTED)
+    return pa.record_batch([*columns[:2], _quoted(columns[2])], schema=_LISTED)
+
+
+def _quoted(etags: pa.Array) -> pa.Array:
+    """ETags as headers have them: Azure lists them without their quotes."""
+    bare = pc.replace_substring_regex(etags, '^"(.*)"$', r"\1")
+    is_strong = pc.invert(pc.starts_with(etags, "W/"))
+    return pc.if_else(is_strong, pc.binary_join_element_wise('"', bare, '"', ""), etags)

@@ -32,7 +32,9 @@ REQUEST_TIMEOUT_S = 3600.0
 """Longest request as a whole: an object of 5 GB at 11 Mbit/s."""
 _ATTEMPT_FRACTION = 0.25
 """Of the time for all attempts, what one of them may take without a sign of life."""
-_VARIABLES = ("AWS_", "GOOGLE_", "AZURE_", "CURATION_STORAGE_", "HOME")
+_VARIABLES = ("AWS_", "GOOGLE_", "AZURE_", "AZURITE_", "CURATION_STORAGE_", "HOME")
+_ENDPOINTS = {"gs": "GOOGLE_BASE_URL", "az": "AZURE_ENDPOINT"}
+"""Variables that name another server than the provider's own."""
 
 
 class Use(Enum):
@@ -105,7 +107,7 @@ def _store(scheme: str, bucket: str, use: Use, limit_s: float, variables: tuple[
 
     kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
     settings: dict[str, Any] = s3_settings() if scheme == "s3" else {}
-    endpoint = settings.get("endpoint") or dict(variables).get("AZURE_ENDPOINT", "")
+    endpoint = settings.get("endpoint") or dict(variables).get(_ENDPOINTS.get(scheme, ""), "")
     silence_s = UPLOAD_SILENCE_S if use is Use.UPLOADS else min(SILENCE_S, limit_s * _ATTEMPT_FRACTION)
     client = {
         "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, limit_s * _ATTEMPT_FRACTION)),

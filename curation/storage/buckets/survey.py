@@ -1,4 +1,5 @@
-"""What lies below prefixes of buckets: every object once, told apart from the marks of folders.
+"""What lies below prefixes of buckets, and of data sets on the Hub: every object once, told apart from the
+marks of folders.
 
     survey_buckets(["s3://photos", "s3://photos/2026"], takes=lambda name: name.endswith(".jpg"))
 
@@ -14,8 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.storage.base import Storage
 from curation.storage.buckets.bucket import BucketStorage
 from curation.storage.buckets.connection import Place, place_of
+from curation.storage.hub.place import is_on_hub
+from curation.storage.hub.repository import HubStorage
 from curation.storage.surveyed import FILES, READ_AS_FOLDER, Survey, by_key
 
 _NUM_THREADS = 16
@@ -67,7 +71,7 @@ def _is_any_below(found: Survey, folder: str) -> bool:
 
 def _survey(url: str, takes: Callable[[str], bool]) -> Survey:
     """What lies below one URL."""
-    storage = BucketStorage(url)
+    storage = HubStorage(url) if is_on_hub(url) else BucketStorage(url)
     found, hidden = [], set[str]()
     for batch in storage.batches(""):
         names = pc.struct_field(pc.extract_regex(batch["key"], _HIDDEN), "hidden")
@@ -99,7 +103,7 @@ def _called_like_files(folders: pa.Array) -> list[str]:
     return names
 
 
-def _without_marks(files: pa.Table, folders: pa.Array, storage: BucketStorage) -> tuple[pa.Table, list[str]]:
+def _without_marks(files: pa.Table, folders: pa.Array, storage: Storage) -> tuple[pa.Table, list[str]]:
     """Files without the empty objects that only mark folders, and the keys of folders with nothing in them.
 
     Listed without the slash at its end, the mark of an empty folder looks like an empty object: the bucket is

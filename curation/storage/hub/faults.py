@@ -53,14 +53,18 @@ def named_hub_faults(url: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except _hub_errors() as error:
-        raise StorageError(f"{url}: {_reason(error)}") from error
+        # An upload's own error lies below one that names the file alone.
+        said = error.__cause__ if isinstance(error, RuntimeError) else None
+        raise StorageError(f"{url}: {_reason(said if isinstance(said, Exception) else error)}") from error
 
 
 def _hub_errors() -> tuple[type[Exception], ...]:
-    """What the Hub's client raises: its errors, those of the HTTP library below it, those of odd answers."""
+    """What the Hub's client raises: its errors, those of the HTTP library below it, those of odd answers and,
+    as a RuntimeError, those of uploads.
+    """
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
-    return HTTPError, OSError, ValueError
+    return HTTPError, OSError, ValueError, RuntimeError
 
 
 def _may_pass(error: Exception) -> bool:
@@ -70,7 +74,7 @@ def _may_pass(error: Exception) -> bool:
     status = _status_of(error)
     if status is not None:
         return status in _PASSING
-    return not isinstance(error, OfflineModeIsEnabled | FileNotFoundError | ValueError)
+    return not isinstance(error, OfflineModeIsEnabled | FileNotFoundError | ValueError | RuntimeError)
 
 
 def _status_of(error: Exception) -> int | None:

@@ -19,6 +19,10 @@ from curation.storage.hub.faults import named_hub_faults, patiently
 
 HUB_SCHEME = "hf"
 MAIN = "main"
+NO_OUTPUT = (
+    "a data set on the Hub can't be an output; choose a folder or a bucket, and bring finished shards to the "
+    "Hub by `curation publish`"
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _URL = re.compile(
     r"hf://datasets/(?P<repository>[^/@]+/[^/@]+)"

@@ -7,6 +7,7 @@ download address, which takes many more requests than its API does.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ import pyarrow as pa
 
 from curation.errors import ConfigError, WriteConflict
 from curation.storage.base import ABSENT, Listed, ignore
+from curation.storage.buckets.client import Fetched
 from curation.storage.buckets.object_file import ObjectFile
 from curation.storage.hub.faults import named_hub_faults, patiently
-from curation.storage.hub.place import HubPlace, commit_of, hub, place_of
+from curation.storage.hub.place import NO_OUTPUT, HubPlace, commit_of, hub, place_of
 
 _LISTED_TOGETHER = 10_000
 """Files of a listing that become a batch."""
@@ -36,6 +38,7 @@ class HubStorage:
     """Files below a folder of a data set. Holds no connection, so that it can be sent to workers."""
 
     is_local = False
+    compares_versions = True  # there is nothing to compare: it takes no writes
 
     def __init__(self, url: str) -> None:
         """`url` as `place_of` reads it.
@@ -56,7 +59,7 @@ class HubStorage:
         skipped = len(f"{self._place.prefix}/") if self._place.prefix else 0
         rows: list[dict[str, Any]] = []
         for file in self._tree(self._path(prefix)):
-            rows.append({"key": file.path[skipped:], "size_bytes": file.size, "etag": _etag_of(file)})
+            rows.append({"key": file.path[skipped:], "size_bytes": file.size, "etag": etag_of(file)})
             if len(rows) == _LISTED_TOGETHER:
                 yield pa.RecordBatch.from_pylist(rows, _LISTED)
                 rows = []
@@ -71,7 +74,7 @@ class HubStorage:
                 lambda: hub().get_paths_info(place.repository, [path], revision=commit, repo_type="dataset")
             )
         files = [file for file in found if file.path == path and hasattr(file, "blob_id")]
-        return Listed(key, files[0].size, _etag_of(files[0])) if files else None
+        return Listed(key, files[0].size, etag_of(files[0])) if files else None
 
     def open(self, key: str, etag: str | None = None, on_fetch: Callable[[int], None] = ignore) -> IO[bytes]:
         path, url = self._path(key), self._url(key)
@@ -107,7 +110,7 @@ class HubStorage:
             copy.flush()
             yield Path(copy.name)
 
-    def exclusive(self) -> AbstractContextManager[None]:
+    def exclusive(self, say: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
         self._refuse()
 
     def _refuse(self) -> NoReturn:
@@ -132,28 +135,6 @@ class HubStorage:
 
     def _url(self, key: str) -> str:
         return f"{self.root}/{key}"
-
-
-NO_OUTPUT = (
-    "a data set on the Hub can't be an output; choose a folder or a bucket, and bring finished shards to the "
-    "Hub by `curation publish`"
-)
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """Bytes of a file.
-
-    Attributes:
-        meta: `size` of the whole file in bytes, and `e_tag`.
-    """
-
-    data: bytes
-    meta: Mapping[str, Any]
-
-    def bytes(self) -> bytes:
-        """The bytes."""
-        return self.data
 
 
 @dataclass(frozen=True)
@@ -184,7 +165,7 @@ class HubFiles:
             size, data = 0, b""
         else:
             size, data = len(data), data[start:end]
-        return Fetched(data, {"size": size, "e_tag": etag})
+        return Fetched({"size": size, "e_tag": etag}, data)
 
     def head(self, path: str) -> dict[str, Any]:
         """What `get` says of the whole file."""
@@ -215,9 +196,14 @@ class HubFiles:
         return f"{self.place.repository_url}/{path}"
 
 
-def _etag_of(file: Any) -> str:
+def etag_of(file: Any) -> str:
     """The version of a file as a listing of the Hub's has it."""
     return str(file.lfs.sha256 if file.lfs else file.blob_id)
+
+
+def git_hash(data: bytes) -> str:
+    """The version of a file that is not kept as a large one."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def _etag_said(answer: Any) -> str:

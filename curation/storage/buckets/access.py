@@ -1,0 +1,57 @@
+"""Whether a bucket gives what a run needs of it, found out before any work.
+
+check_reading("s3://photos/raw")
+check_writing("s3://photos/out")        # and whether it knows conditional writes
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from curation.errors import WriteConflict
+from curation.storage.base import ABSENT
+from curation.storage.buckets.client import BucketClient
+from curation.storage.buckets.connection import Place, place_of
+
+LIMIT_S = 8.0
+"""A server that is away is waited for so long: at the start, an address may simply be wrong."""
+_probed: set[Place] = set()
+
+
+def check_reading(url: str) -> None:
+    """Raises StorageError: what lies there can't be listed, and why."""
+    place = place_of(url)
+    BucketClient(place, LIMIT_S).peek(place.prefix)
+
+
+def check_writing(url: str) -> None:
+    """Find out, once per process, if objects can be written, compared and removed; none is left.
+
+    Raises:
+        StorageError: they can't, and why.
+    """
+    place = place_of(url)
+    if place in _probed:
+        return
+    client = BucketClient(place, LIMIT_S)
+    client.peek(place.prefix)
+    path = f"{place.prefix}/.write-test-{uuid.uuid4().hex[:12]}".lstrip("/")
+    try:
+        version = client.put(path, b"first", ABSENT)
+        is_compared = _is_refused(client, path, b"second", ABSENT)
+        if is_compared:
+            client.put(path, b"third", version)
+            is_compared = _is_refused(client, path, b"fourth", version)
+    finally:
+        client.delete(path)
+    if not is_compared:
+        client.do_without_conditions()
+    _probed.add(place)
+
+
+def _is_refused(client: BucketClient, path: str, data: bytes, expect: str) -> bool:
+    try:
+        client.put(path, data, expect)
+    except WriteConflict:
+        return True
+    return False
