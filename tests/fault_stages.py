@@ -373,3 +373,25 @@ class GatedColor(ColorStage):
         while not notes.with_name("gate").exists():
             time.sleep(0.05)
         return super().measure(samples, media)
+
+
+class SpeakingColor(ColorStage):
+    """Prints the URI of what it measures."""
+
+    name = "speaking_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        for item in media:
+            sys.stdout.write(f"looking at {item.source.uri}\n")
+            sys.stdout.flush()
+        return super().measure(samples, media)
+
+
+class SlowColor(ColorStage):
+    """Takes a second for each picture."""
+
+    name = "slow_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        time.sleep(1.0 * len(samples))
+        return super().measure(samples, media)

@@ -102,10 +102,6 @@ class Patience:
     def __init__(self, limit_s: float | None = None) -> None:
         """`limit_s` counts from now; None takes `deadline_s`."""
         self._limit_s = deadline_s() if limit_s is None else limit_s
-        self.renew()
-
-    def renew(self) -> None:
-        """Start anew: there was some success."""
         self._began = time.monotonic()
         self._num_failed = 0
 
