@@ -4,6 +4,7 @@ VENV := .venv
 CAPTION := .venv-caption
 PADDLE := .venv-paddle
 BIN := $(VENV)/bin
+PYTEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: setup demo test test-caption caption-env test-paddle paddle-env check fix bench
@@ -32,7 +33,7 @@ test: $(VENV)/.installed-dev
 	$(MAKE) --no-print-directory check
 	$(MAKE) --no-print-directory caption-env || test "$$REQUIRE_VLLM" != 1
 	$(MAKE) --no-print-directory paddle-env || test "$$REQUIRE_PADDLE" != 1
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(PYTEST_PROCESSES) --dist loadfile
 	test ! -e $(CAPTION)/.installed || $(MAKE) --no-print-directory test-caption
 	test ! -e $(PADDLE)/.installed || $(MAKE) --no-print-directory test-paddle
 
