@@ -14,8 +14,8 @@ from curation.ingest.locator import locator_of, printable
 from curation.ingest.reach import reached
 from curation.ingest.suffixes import kind_of
 from curation.records import Source, SourceKind
-from curation.storage.folder_survey import DANGLING, describe_mode
 from curation.storage.scratch import path_of_handle
+from curation.storage.surveys.folders import DANGLING, describe_mode
 
 _COPIED_BYTES: Mapping[SourceKind, int] = {"image": 1 << 26}
 """Larger pictures are read from where they are, and all other files."""

@@ -23,8 +23,8 @@ from curation.ingest.suffixes import kind_of_suffix
 from curation.records import Source, stable_id
 from curation.storage import open_storage
 from curation.storage.hub.place import is_on_hub, pin_latest
-from curation.storage.survey import survey
-from curation.storage.surveyed import Survey
+from curation.storage.surveys.records import Survey
+from curation.storage.surveys.survey import survey
 
 _SOURCES = r"sources/(unit-|compact/)"
 

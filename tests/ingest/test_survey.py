@@ -14,7 +14,7 @@ import pytest
 from curation.errors import ProbeError, StorageError
 from curation.ingest.listing import Listing
 from curation.ingest.sources import open_source
-from curation.storage.survey import survey
+from curation.storage.surveys.survey import survey
 from datasets_media import List
 
 

@@ -13,9 +13,9 @@ import pytest
 from benchmarks.key_server import KeyServer
 from buckets import S3Server, upload
 from curation.errors import StorageError
-from curation.storage.buckets.unreadable import WHY_UNREADABLE
-from curation.storage.survey import survey
-from curation.storage.surveyed import READ_AS_FOLDER, Survey
+from curation.storage.surveys.records import READ_AS_FOLDER, Survey
+from curation.storage.surveys.survey import survey
+from curation.storage.surveys.unreadable import WHY_UNREADABLE
 
 _BUCKETS = count(1)
 
@@ -154,7 +154,7 @@ def test_a_key_that_can_not_be_read_costs_the_pages_around_it(monkeypatch: pytes
 
 
 def test_where_nobody_else_can_be_asked_the_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curation.storage.buckets.unreadable.connect_arrow", lambda place: None)
+    monkeypatch.setattr("curation.storage.surveys.unreadable.connect_arrow", lambda place: None)
     with pytest.raises(StorageError, match=r"the key 'in/a//b\.jpg' can't be read; rename that object"):
         surveyed(monkeypatch, "in/a.jpg", "in/a//b.jpg", below="in")
 

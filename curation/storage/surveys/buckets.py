@@ -19,11 +19,11 @@ import pyarrow.compute as pc
 from curation.storage.base import Storage
 from curation.storage.buckets.bucket import BucketStorage
 from curation.storage.buckets.connection import Place, place_of
-from curation.storage.buckets.listing import NUM_THREADS, OBJECTS, list_objects
-from curation.storage.buckets.unreadable import WHY_UNREADABLE
 from curation.storage.hub.place import is_on_hub
 from curation.storage.hub.repository import HubStorage
-from curation.storage.surveyed import FILES, READ_AS_FOLDER, Survey, by_key
+from curation.storage.surveys.keys import NUM_THREADS, OBJECTS, list_objects
+from curation.storage.surveys.records import FILES, READ_AS_FOLDER, Survey, by_key
+from curation.storage.surveys.unreadable import WHY_UNREADABLE
 
 
 def survey_buckets(urls: Sequence[str], takes: Callable[[str], bool]) -> list[Survey]:

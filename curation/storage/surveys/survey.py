@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from curation.storage import open_storage
-from curation.storage.folder_survey import survey_folders
-from curation.storage.surveyed import Survey
+from curation.storage.surveys.folders import survey_folders
+from curation.storage.surveys.records import Survey
 
 
 def survey(roots: Sequence[str], takes: Callable[[str], bool]) -> list[Survey]:
@@ -24,7 +24,7 @@ def survey(roots: Sequence[str], takes: Callable[[str], bool]) -> list[Survey]:
     found = iter(survey_folders(folders, takes))
     if all(is_local):
         return list(found)
-    from curation.storage.buckets.survey import survey_buckets
+    from curation.storage.surveys.buckets import survey_buckets
 
     urls = [root for root, local in zip(roots, is_local, strict=True) if not local]
     found_in_buckets = iter(survey_buckets(urls, takes))

@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 
 from curation.storage.buckets.bucket import BucketStorage
 from curation.storage.buckets.retries import UnreadableKey
-from curation.storage.buckets.unreadable import SLASH, around_unreadable
-from curation.storage.surveyed import FILES, by_key
+from curation.storage.surveys.records import FILES, by_key
+from curation.storage.surveys.unreadable import SLASH, around_unreadable
 
 OBJECTS = pa.schema([FILES.field("key").with_type(pa.string()), *list(FILES)[1:]])
 """What a listing says of objects."""

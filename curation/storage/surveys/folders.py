@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from curation.storage import open_storage
 from curation.storage.local import etag_of, named_errors
-from curation.storage.surveyed import FILES, READ_AS_FOLDER, Survey, by_key
+from curation.storage.surveys.records import FILES, READ_AS_FOLDER, Survey, by_key
 
 DANGLING = "dangling"
 """The etag of a link to a file that is not there."""
