@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from curation.errors import CurationError
+from curation.errors.redaction import redact
 from curation.storage.paths import expand_path
 
 if TYPE_CHECKING:
@@ -28,8 +29,11 @@ def path_text(text: str) -> str:
 
 
 def expanded_path(text: str) -> Path:
-    """The same as a `Path`."""
-    return Path(path_text(text))
+    """Type of an option that names a file or a folder of this machine, and nothing else."""
+    path = path_text(text)
+    if "://" in path:
+        raise click.BadParameter(f"{redact(path)}: this must be on this machine, not behind a URL")
+    return Path(path)
 
 
 CONFIG = click.option(

@@ -90,10 +90,12 @@ def find_inputs(config: Config) -> list[FoundFolder]:
     """The files below the configured inputs, each once; of data sets on the Hub those of the latest commit.
 
     Raises:
-        ConfigError: an input is missing, has no file that could hold media, or is the output of a run.
+        ConfigError: an input is missing, has no file that could hold media, or is the output of a run or is
+            to become it.
         StorageError: a folder can't be read.
     """
     roots = input_roots(config)
+    _check_apart(roots, config.general.output)
     pin_latest(root for root in roots if is_on_hub(root))
     found = [_folder(root, one) for root, one in zip(roots, survey(roots, is_read), strict=True)]
     for root, folder in zip(config.general.input, found, strict=True):
@@ -113,6 +115,17 @@ def unlisted_containers(
         for _, container in folder.containers()
         if index.lacks(container, retry_failed=retry_failed)
     ]
+
+
+def _check_apart(roots: Sequence[str], output: str) -> None:
+    """An output amid the media of an input would be taken for all of it by the next run."""
+    for root in roots:
+        if _real(root) == _real(_spelled(output)):
+            raise ConfigError(f"input {root}: that is the output, too; write to a folder of its own")
+
+
+def _real(root: str) -> str:
+    return root if "://" in root else os.path.realpath(root)
 
 
 def _has_any(files: pa.Table) -> bool:

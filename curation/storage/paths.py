@@ -1,19 +1,25 @@
 """How a path is written, in the configuration and on the command line alike: `~` at its beginning is the home
 folder, `$NAME` and `${NAME}` are environment variables, `$$` is a dollar sign. Nothing else is replaced.
+
+A URL whose slashes were lost (`s3:/photos`) is refused: it would name a folder of this machine.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from string import Template
+
+_HALF_A_URL = re.compile(r"(s3|gs|az|hf|file):(?!//)", re.IGNORECASE)
 
 
 def expand_path(text: str) -> str:
     """The path, or the URL, that `text` stands for.
 
     Raises:
-        ValueError: a variable is not set, a home folder is not known, or a dollar sign stands alone.
+        ValueError: a variable is not set, a home folder is not known, a dollar sign stands alone, or a URL
+            lacks a slash.
     """
     try:
         found = Template(text).substitute(os.environ)
@@ -23,6 +29,11 @@ def expand_path(text: str) -> str:
         ) from error
     except ValueError as error:
         raise ValueError(f"{text}: a $ without a variable's name behind it; $$ is a dollar sign") from error
+    scheme = _HALF_A_URL.match(found)
+    if scheme is not None:
+        raise ValueError(
+            f"{text}: a URL begins with {scheme[1].lower()}://; a folder of that name would be ./{found}"
+        )
     if not text.startswith("~"):
         return found
     try:

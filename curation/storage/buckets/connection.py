@@ -11,6 +11,7 @@ worker.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
@@ -33,6 +34,8 @@ REQUEST_TIMEOUT_S = 3600.0
 _ATTEMPT_FRACTION = 0.25
 """Of the time for all attempts, what one of them may take without a sign of life."""
 _VARIABLES = ("AWS_", "GOOGLE_", "AZURE_", "AZURITE_", "CURATION_STORAGE_", "HOME")
+_NO_BUCKET = re.compile(r"[^A-Za-z0-9._$-]")
+"""What no bucket's name contains; `$` belongs to containers of Azure, such as $web."""
 _ENDPOINTS = {"gs": "GOOGLE_BASE_URL", "az": "AZURE_ENDPOINT"}
 """Variables that name another server than the provider's own."""
 
@@ -68,12 +71,14 @@ def place_of(url: str) -> Place:
     """The place that a URL names. Nothing in a key is escaped: `#`, `?` and `%` stand for themselves.
 
     Raises:
-        ConfigError: it names no bucket.
+        ConfigError: it names no bucket, or one that no provider has.
     """
     scheme, _, rest = url.partition("://")
     bucket, _, prefix = rest.partition("/")
     if not bucket:
         raise ConfigError(f"{url} names no bucket; write {scheme}://BUCKET/FOLDER")
+    if _NO_BUCKET.search(bucket):  # obstore would ask a broken address, or panic
+        raise ConfigError(f"{url}: no bucket has such a name; write {scheme}://BUCKET/FOLDER")
     return Place(scheme, bucket, prefix.strip("/"))
 
 
