@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from buckets import ACCESS_KEY, SECRET_KEY, S3Server, contents
-from curation.errors import StorageError
+from curation.errors import ConfigError, StorageError
 from curation.storage.access import check_input, check_output
 from curation.storage.buckets import credentials
 from datasets_media import said_by, write_config
@@ -119,6 +119,24 @@ def test_wrong_address(
     said = _run(capsys, _config(tmp_path, str(media), f"{bucket}/out"))
     assert f"http://127.0.0.1:{port} can't be reached: Connection refused" in said
     assert "hidden" not in said
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:8333", "me:hidden@host", "http://a b", "http://", "http://h?x=1"]
+)
+def test_what_is_no_address(address: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    with pytest.raises(
+        ConfigError, match="the address of the server of s3:// must read http://HOST:PORT"
+    ) as caught:
+        check_input(f"{bucket}/in")
+    assert "hidden" not in str(caught.value)
+
+
+def test_half_of_the_keys(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(ConfigError, match=f"^{bucket}: Generic S3 error: Missing SecretAccessKey$"):
+        check_input(f"{bucket}/in")
 
 
 def test_an_address_where_nobody_speaks_s3(

@@ -21,6 +21,7 @@ from typing import Any
 from curation.errors import ConfigError, StorageError
 from curation.errors.isolation import isolated
 from curation.storage.buckets.credentials import is_anonymous, s3_settings
+from curation.storage.buckets.faults import fault_of
 from curation.storage.buckets.retries import deadline_s, retry_config
 
 BUCKET_SCHEMES = ("s3", "gs", "az")
@@ -36,6 +37,7 @@ _ATTEMPT_FRACTION = 0.25
 _VARIABLES = ("AWS_", "GOOGLE_", "AZURE_", "AZURITE_", "CURATION_STORAGE_", "HOME")
 _NO_BUCKET = re.compile(r"[^A-Za-z0-9._$-]")
 """What no bucket's name contains; `$` belongs to containers of Azure, such as $web."""
+_ADDRESS = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?", re.IGNORECASE)
 _ENDPOINTS = {"gs": "GOOGLE_BASE_URL", "az": "AZURE_ENDPOINT"}
 """Variables that name another server than the provider's own."""
 
@@ -141,6 +143,12 @@ def _store(scheme: str, bucket: str, use: Use, limit_s: float, variables: tuple[
     kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
     settings: dict[str, Any] = s3_settings() if scheme == "s3" else {}
     endpoint = settings.get("endpoint") or dict(variables).get(_ENDPOINTS.get(scheme, ""), "")
+    if endpoint and not _ADDRESS.fullmatch(
+        endpoint
+    ):  # obstore would panic; not shown, it may hold a password
+        raise ConfigError(
+            f"the address of the server of {scheme}:// must read http://HOST:PORT or https://HOST"
+        )
     is_upload = use in (Use.UPLOADS, Use.PARTS)
     silence_s = UPLOAD_SILENCE_S if is_upload else min(SILENCE_S, limit_s * _ATTEMPT_FRACTION)
     client = {
@@ -150,8 +158,11 @@ def _store(scheme: str, bucket: str, use: Use, limit_s: float, variables: tuple[
         "allow_http": endpoint.startswith("http://"),
     }
     retries = retry_config(limit_s if use in (Use.LISTINGS, Use.PARTS) else None)
-    with isolated(ConfigError):  # obstore's builders raise plain exceptions, too
-        return kinds[scheme](bucket, client_options=client, retry_config=retries, **settings)
+    try:
+        with isolated(ConfigError):  # obstore's builders raise plain exceptions, too
+            return kinds[scheme](bucket, client_options=client, retry_config=retries, **settings)
+    except ConfigError as error:
+        raise ConfigError(f"{scheme}://{bucket}: {fault_of(error.__cause__ or error, scheme)}") from None
 
 
 class _Runtime:
