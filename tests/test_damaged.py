@@ -334,3 +334,26 @@ def test_rows_of_lost_sources_are_not_taken_for_those_of_new_ones(tmp_path: Path
     again = Bench(data)
     again.run()
     assert again.outcomes() == {"a.jpg": "rejected width_below_min"}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
+def test_a_damaged_cache_of_the_report_is_made_anew(
+    output: Path, finished: Path, content: bytes, capsys: Said
+) -> None:
+    cache = output / "report/tokens.json"
+    before = cache.read_bytes()
+    cache.write_bytes(content)
+    code, _ = said_by(capsys, "report", "-c", finished / "c.yaml", "--output", output)
+    assert code == 0
+    assert cache.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"\xff"])
+def test_a_damaged_manifest_is_named_by_the_report(
+    output: Path, finished: Path, content: bytes, capsys: Said
+) -> None:
+    manifest = output / "shards/small/manifest.json"
+    manifest.write_bytes(content)
+    code, said = said_by(capsys, "report", "-c", finished / "c.yaml", "--output", output)
+    assert code == 1
+    assert said.startswith(f"DamagedFileError: {manifest} is damaged: it is no manifest; ")

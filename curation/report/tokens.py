@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from curation.errors import (
     ConfigError,
     ContractError,
+    DamagedFileError,
     EnvironmentFault,
     LedgerError,
     MissingDependencyError,
@@ -226,11 +227,12 @@ def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
     """Every shard of this output; none where none were written yet."""
     step = pipeline.producer("codes")
     folder = pipeline.config.shards_folder
-    manifest = ledger.storage.read(f"{folder}/manifest.json")
+    key = f"{folder}/manifest.json"
+    manifest = ledger.storage.read(key)
     if step is None or manifest is None:
         return []
-    cached: dict[str, Any] = json.loads(ledger.storage.read(CACHE) or b"{}")
-    shards = json.loads(manifest)["shards"]
+    cached = _cached(ledger.storage)
+    shards = _shards_in(manifest, f"{ledger.storage.root}/{key}")
     per_shard = pipeline.config.run.report_samples
     entries: dict[str, Any] = {}
     picked: dict[str, list[_DrawnRow]] = {}
@@ -252,6 +254,24 @@ def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
     if text != ledger.storage.read(CACHE):
         ledger.storage.write(CACHE, text)
     return [_shard_look(shard["name"], entries.get(shard["sha256"])) for shard in shards]
+
+
+def _shards_in(manifest: bytes, name: str) -> list[dict[str, Any]]:
+    """The shards of a manifest, of older versions too; DamagedFileError where it is none."""
+    try:
+        shards: list[dict[str, Any]] = json.loads(manifest)["shards"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedFileError.of({name: "it is no manifest"}) from error
+    return shards
+
+
+def _cached(storage: Storage) -> dict[str, Any]:
+    """What was found before; nothing where that can't be read, since it is found again."""
+    try:
+        found = json.loads(storage.read(CACHE) or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _is_for_want_of(sample: Mapping[str, Any]) -> bool:

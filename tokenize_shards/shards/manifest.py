@@ -142,7 +142,8 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
         return TypeAdapter(Manifest).validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
-        why = f"it is no manifest of this version: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        why = f"it is no manifest of this version: {problem}"
         raise DamagedFileError.of({name: why}) from error
 
 
