@@ -20,6 +20,7 @@ from curation.execution.cluster.connection import (
     connect,
     starts_here,
 )
+from curation.execution.cluster.guard import Guard
 from curation.execution.cluster.results import Died, Lost
 from curation.execution.cluster.tasks import A, R, in_process, on_cluster
 from curation.execution.cluster.watch import ClusterState, ClusterWatch
@@ -54,6 +55,7 @@ class Pool:
         self._device: Literal["cpu", "cuda"] = "cpu"
         self._connection: Connection | None = None
         self._watch: ClusterWatch | None = None
+        self._guard: Guard | None = None
         self._workers = DecodeWorkers(pipeline.config.run, start_decode_worker, progress, self.ask_cluster)
 
     def __enter__(self) -> Self:
@@ -62,6 +64,8 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         """Stop the workers at once: what they had not committed is done again by the next run."""
         self._workers.kill_all()
+        if self._guard is not None:
+            self._guard.close()
         if self._connection is not None:
             self._connection.close()
 
@@ -98,6 +102,7 @@ class Pool:
             fewest = settings.run.workers.min
             self._connection = connect(self._address, fewest if fewest > 1 else None)
             self._watch = ClusterWatch()
+            self._guard = Guard()
             self._watch.check_now()
             self._device = choose_device(settings.general.device)
 
