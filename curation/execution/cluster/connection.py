@@ -17,7 +17,7 @@ from curation.errors import EnvironmentFault
 from curation.errors.isolation import isolated
 from curation.execution.cluster.address import check_head, check_token_file, cluster_address
 from curation.execution.cluster.limits import within
-from curation.execution.cluster.own_ray import OwnRay, temp_folder
+from curation.execution.cluster.own_ray import OwnRay, own_signals, temp_folder
 
 _MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 """Longest path of a Unix socket."""
@@ -56,7 +56,7 @@ class Connection:
         shutdown = threading.Thread(target=ray.shutdown, daemon=True)
         shutdown.start()
         try:
-            shutdown.join(SHUTDOWN_S)
+            own_signals(partial(shutdown.join, SHUTDOWN_S))
         finally:
             if self._own is not None:
                 self._own.end()
