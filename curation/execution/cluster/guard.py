@@ -41,10 +41,8 @@ class Guard:
         self._is_closed.set()
 
     def _watch(self) -> None:
-        import ray
-
         watch = ClusterWatch()
-        with _raylet(ray.get_runtime_context().get_node_id()) as raylet:
+        with _raylet(watch.own_node) as raylet:
             while not self._is_closed.is_set():
                 has_ended = bool(select.select(raylet, [], [], POLL_S)[0])
                 if has_ended and not self._is_closed.is_set():

@@ -64,13 +64,14 @@ class ClusterWatch:
 
     Attributes:
         state: The last answer.
+        own_node: Id of the node that this process is on.
     """
 
     def __init__(self) -> None:
         import ray
 
         self.state = ClusterState()
-        self._own_node = ray.get_runtime_context().get_node_id()
+        self.own_node = ray.get_runtime_context().get_node_id()
         self._answers: queue.SimpleQueue[ClusterState | Exception] = queue.SimpleQueue()
         self._asked_at: float | None = None
         self._waited_s = 0.0
@@ -123,7 +124,7 @@ class ClusterWatch:
         self._asked_at, self._waited_s, self._answered_at = None, 0.0, time.monotonic()
         if isinstance(answer, Exception):
             raise EnvironmentFault(f"the Ray cluster can't be asked any more: {answer}")
-        if self._own_node not in answer.alive:
+        if self.own_node not in answer.alive:
             raise EnvironmentFault(ENDED)
         self.state = answer
 
