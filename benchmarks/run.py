@@ -22,6 +22,7 @@ NAMES = (
     "flat_memory",
     "start_up",
     "nodes",
+    "many_workers",
     "listing",
     "captions",
     "shards",

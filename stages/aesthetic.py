@@ -21,6 +21,7 @@ from pydantic import AfterValidator, Field, model_validator
 from curation.errors import ConfigError, UnsupportedMediaError
 from curation.pipeline.models import STAND_IN, fetch
 from curation.pipeline.precision import DEFAULT, Precision, stated
+from curation.pipeline.weights import load_weights
 from curation.records import Sample, SampleKind, Source
 from curation.stage import (
     Column,
@@ -212,7 +213,7 @@ def load_head(path: Path) -> torch.nn.Module:
 
     if path.is_dir():
         raise ConfigError(f"{path} is a folder: name the head's file in it by head_file")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = load_weights(path)
     head: torch.nn.Module
     if "layers.0.weight" in state:
         head = _mlp(state["layers.0.weight"].shape[1])

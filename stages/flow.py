@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from curation.errors import ConfigError, SampleError, UnsupportedMediaError
 from curation.pipeline.models import STAND_IN, fetch
 from curation.pipeline.precision import Precision, computing, stated
+from curation.pipeline.weights import load_weights
 from curation.records import Sample, SampleKind
 from curation.stage import (
     Column,
@@ -170,7 +171,7 @@ class RaftFlow:
         else:
             model = build(weights=None, progress=False)
             try:
-                model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+                model.load_state_dict(load_weights(weights))
             except RuntimeError as error:
                 raise ConfigError(f"{weights} holds no weights of torchvision's {method}") from error
         self._model = model.eval().to(device)

@@ -21,6 +21,7 @@ from curation.errors import ConfigError, SampleError, UnsupportedMediaError
 from curation.ingest.metadata import drawn_text
 from curation.pipeline.models import STAND_IN, fetch
 from curation.pipeline.precision import DEFAULT, Precision, computing, stated
+from curation.pipeline.weights import load_weights
 from curation.records import Sample, SampleKind, Source
 from curation.stage import (
     Column,
@@ -183,11 +184,9 @@ def load_checkpoint(model: str, path: Path) -> torch.nn.Module:
     Raises:
         ConfigError: the file is another one.
     """
-    import torch
-
     if path.is_dir():
         raise ConfigError(f"{path} is a folder: name the checkpoint in it by weights_file")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = load_weights(path)
     state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict):
         raise ConfigError(f"{path} holds no HPS checkpoint: it has no state_dict")

@@ -378,10 +378,32 @@ class GatedColor(ColorStage):
         return super().measure(samples, media)
 
 
+class SpeakingColor(ColorStage):
+    """Prints the URI of what it measures."""
+
+    name = "speaking_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        for item in media:
+            sys.stdout.write(f"looking at {item.source.uri}\n")
+            sys.stdout.flush()
+        return super().measure(samples, media)
+
+
 class SlowColor(ColorStage):
-    """Takes a moment over each picture, as a real model does, so that a run has moments to be killed at."""
+    """Takes a second for each picture."""
 
     name = "slow_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        time.sleep(1.0 * len(samples))
+        return super().measure(samples, media)
+
+
+class PacedColor(ColorStage):
+    """Takes a moment over each picture, as a real model does, so that a run has moments to be killed at."""
+
+    name = "paced_color"
     batch_size = 1
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation.errors import LedgerError
+from curation.errors import LedgerError, WriteConflict
 from curation.ledger import Ledger, unit_name, unitfiles
 from curation.records import Row, Source
 from curation.stage import Column
@@ -123,7 +123,7 @@ def test_units_read_at_once_are_told_apart(
 def test_damaged_merge_is_named(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path)
     ledger.compact([STEP])
-    (path,) = (tmp_path / "ledger" / "text" / "f00d" / "compact").iterdir()
+    (path,) = (tmp_path / "ledger" / "text" / "f00d" / "compact").glob("*.parquet")
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(LedgerError, match=r"000001-00000\.parquet is damaged"):
         Ledger(open_storage(str(tmp_path))).rows(*STEP, 3)
@@ -177,6 +177,22 @@ class LimitedStorage(LocalStorage):
     def delete(self, key: str) -> None:
         self._count()
         super().delete(key)
+
+
+def test_two_merges_at_once_lose_nothing(tmp_path: Path) -> None:
+    """The second one has begun when the first one writes, and has seen fewer units."""
+    ledger_of(tmp_path)
+
+    class Late(LocalStorage):
+        def write(self, key: str, data: bytes, expect: str | None = None) -> None:
+            other = Ledger(open_storage(str(tmp_path)))
+            commit(other, 9, ["new"])
+            other.compact([STEP])
+            super().write(key, data, expect)
+
+    with pytest.raises(WriteConflict):
+        Ledger(Late(str(tmp_path))).compact([STEP])
+    assert [row.sample_id for row in Ledger(open_storage(str(tmp_path))).rows(*STEP, 9)] == ["new"]
 
 
 def test_merging_only_what_is_new_leaves_older_merges_alone(tmp_path: Path) -> None:

@@ -46,9 +46,9 @@ def output(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished / "out", tmp_path / "out"))
 
 
-def page_flipped(data: bytes) -> bytes:
-    """One bit in the data of the first column, which every command reads."""
-    chunk = pq.read_metadata(io.BytesIO(data)).row_group(0).column(0)
+def page_flipped(data: bytes, column: int = 0) -> bytes:
+    """One bit in the data of a column; the first is one that every command reads."""
+    chunk = pq.read_metadata(io.BytesIO(data)).row_group(0).column(column)
     start = chunk.dictionary_page_offset or chunk.data_page_offset
     return flipped(data, start + chunk.total_compressed_size - 1)
 
@@ -199,15 +199,19 @@ def test_run_says_so_and_makes_anew_what_was_removed(finished: Path, capsys: Sai
     """All kinds at once; afterwards all is there again, the unit that was lost under another number."""
     output = finished / "out"
     before, place = contents(output), ("-c", finished / "c.yaml")
-    rows = damage(output, FILES["rows"].replace("000001", "000000"), DAMAGES["a bit of a page"])
-    said = curation("run", *place, code=1)
-    assert f"DamagedFileError: {rows} is damaged" in said
+    (codes,) = output.glob("ledger/tokens/*/unit-000000.parquet")
+    place_of_codes = pq.read_schema(codes).get_field_index("codes")
+    codes.write_bytes(page_flipped(codes.read_bytes(), place_of_codes))
+    (output / "shards/small/manifest.json").unlink()
+    said = curation("run", *place, code=1)  # whoever writes the shards is the first to read them
+    assert f"DamagedFileError: {codes} is damaged" in said
     assert "Traceback" not in said
+    rows = damage(output, FILES["rows"].replace("000001", "000000"), DAMAGES["a bit of a page"])
     sources = damage(output, FILES["sources"], DAMAGES["cut off"])
-    damage(output, "shards/small/manifest.json", DAMAGES["garbage"])
+    (output / "shards/small/manifest.json").write_text("{}")
     damage(output, "run.json", DAMAGES["garbage"])
     assert said_by(capsys, "gc", "--damaged", "--yes", *place)[0] == 0
-    assert (rows.exists(), sources.exists()) == (False, False)
+    assert [path.exists() for path in (codes, rows, sources)] == [False, False, False]
     curation("run", *place)
     after = contents(output)
     assert after[rows.relative_to(output).as_posix()].startswith(b"PAR1")

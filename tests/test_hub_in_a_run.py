@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,10 +19,15 @@ URL = "hf://datasets/org/photos"
 
 @pytest.fixture
 def photos(tmp_path: Path) -> dict[str, bytes]:
+    """Three photos, and one in a tar."""
     found = {}
-    for seed in range(3):
-        write_photo(tmp_path / "photo.jpg", seed)
-        found[f"train/{seed}.jpg"] = (tmp_path / "photo.jpg").read_bytes()
+    for seed in range(4):
+        write_photo(tmp_path / f"{seed}.jpg", seed)
+        found[f"train/{seed}.jpg"] = (tmp_path / f"{seed}.jpg").read_bytes()
+    with tarfile.open(tmp_path / "more.tar", "w") as tar:
+        tar.add(tmp_path / "3.jpg", "3.jpg")
+    del found["train/3.jpg"]
+    found["more.tar"] = (tmp_path / "more.tar").read_bytes()
     return found | {".gitattributes": b"*.jpg filter=lfs\n", "README.md": b"# Photos"}
 
 
@@ -37,7 +43,7 @@ def test_a_run_reads_one_commit_and_the_next_one_what_has_changed(
     assert run["listing"]["commits"] == {URL: first}
 
     downloads = [asked for asked in hub.asked if "/resolve/" in asked]
-    assert len(downloads) == 3
+    assert len({asked.split()[1] for asked in downloads}) == 4
     assert all(f"/resolve/{first}/" in asked for asked in downloads)
     (revisions,) = {asked for asked in hub.asked if asked.startswith("GET /api/datasets/org/photos/revision")}
     assert hub.asked.count(revisions) == 1  # what is meant is settled once, for all workers
@@ -50,7 +56,8 @@ def test_a_run_reads_one_commit_and_the_next_one_what_has_changed(
     }
     curation("table", "-c", config, "--to", tmp_path / "t.parquet")
     rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
-    assert sorted({row["uri"] for row in rows}) == [f"{URL}/train/{seed}.jpg" for seed in range(3)]
+    in_files = [f"{URL}/train/{seed}.jpg" for seed in range(3)]
+    assert sorted({row["uri"] for row in rows}) == [*in_files, f"tar://{URL}/more.tar#3.jpg"]
     assert {row["outcome"] for row in rows} == {"kept"}
 
 

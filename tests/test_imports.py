@@ -21,6 +21,7 @@ OWNERS = {
             "cluster/address",
             "cluster/connection",
             "cluster/head",
+            "cluster/logs",
             "cluster/own_ray",
             "cluster/placement",
             "cluster/processes",
@@ -67,6 +68,7 @@ OWNERS = {
     "httpx2": {"captioner/engines/chat.py", "captioner/server.py"},
     "torch": {
         "curation/pipeline/precision.py",
+        "curation/pipeline/weights.py",
         "stages/aesthetic.py",
         "stages/clip/tower.py",
         "stages/flow.py",

@@ -35,6 +35,9 @@ def test_secrets_of_urls_are_hidden(text: str, shown: str) -> None:
         "tar:///data/a?x=1@b.tar#c?d=e",
         "parquet:///data/me@home.parquet#7",
         "/data/what?x=1@home.jpg",
+        "s3://bucket/a?x=1@b.jpg",
+        "tar://s3://bucket/a?x=1.tar#0.jpg",
+        "lines://gs://bucket/what?x=1.jsonl#3",
         "me@home, 3 = 4?",
     ],
 )

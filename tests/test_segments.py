@@ -46,10 +46,15 @@ def long_video(tmp_path: Path) -> Bench:
 def filtered(bench: Bench) -> tuple[Metrics, list[str]]:
     """The filter pass over a real Ray: what was measured, and what was said."""
     said: list[str] = []
+    done: list[int] = []
     progress = ConsoleProgress(console())
     progress.say = said.append  # type: ignore[method-assign]
+    progress.advance = done.append  # type: ignore[method-assign]
+    tasks = bench.tasks("filter")
     with Pool(bench.pipeline, bench.ledger, None, progress) as pool:
-        return pool.do(bench.tasks("filter")), said
+        metrics = pool.do(tasks)
+    assert sum(done) == sum(task.num_sources for task in tasks)  # whatever they were split into
+    return metrics, said
 
 
 def test_metrics_of_segments_are_counted(long_video: Bench) -> None:

@@ -79,13 +79,13 @@ def main(args: Sequence[str] | None = None) -> None:
     accept_any_text()
     code = 0
     with StopSignals() as stop:
-        code = _run_command(args)
+        code = _run_command(args, stop)
     sys.exit(stop.exit_code or code)
 
 
-def _run_command(args: Sequence[str] | None) -> int:
+def _run_command(args: Sequence[str] | None, stop: StopSignals) -> int:
     try:
-        code = cli.main(args=args, prog_name="curation", standalone_mode=False)
+        code = cli.main(args=args, prog_name="curation", standalone_mode=False, obj=stop)
     except click.exceptions.Exit as finished:
         code = finished.exit_code
     except click.Abort:

@@ -15,11 +15,13 @@ def status(config_file: ConfigFile) -> int:
     """Show the funnel as the ledger has it."""
     from curation.cli.console import console
     from curation.execution.run import open_pipeline
-    from curation.report.funnel import print_funnel
+    from curation.report.funnel import print_failures, print_funnel
     from curation.report.summary import summarize
 
     pipeline, ledger = open_pipeline(config_file.load())
-    print_funnel(console(), pipeline, summarize(ledger, pipeline))
+    out, summary = console(), summarize(ledger, pipeline)
+    print_funnel(out, pipeline, summary)
+    print_failures(out, summary)
     return 0
 
 

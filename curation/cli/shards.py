@@ -16,12 +16,14 @@ def _shards_folder(folder: str | None, path: str | None, output: str | None) -> 
     """Where the shards are: as named, or where the configuration writes them."""
     from curation.registry import MANIFEST, load
     from curation.storage import open_storage
+    from curation.storage.access import check_input
 
     if path is not None and folder is None:
         config = ConfigFile(path, output=output).load()
         folder = f"{config.general.output}/{config.shards_folder}"
     elif folder is None or path is not None:
         raise ConfigError("name either a folder of shards or, with --config, the configuration of their run")
+    check_input(folder)
     names = [item.key for item in open_storage(folder).list("")]
     if not names:
         raise ConfigError(f"{folder}: there is no such folder, or nothing is in it")

@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
 
@@ -40,6 +41,8 @@ class StopSignals:
     def __init__(self) -> None:
         self.number: int | None = None
         self._has_said = False
+        self._stream = 2
+        self._notice: Callable[[int], str] = _notice
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -72,6 +75,10 @@ class StopSignals:
         """As a shell says it: 130 after Ctrl-C, 143 after SIGTERM; None if no signal came."""
         return None if self.number is None else 128 + self.number
 
+    def say_by(self, stream: int, notice: Callable[[int], str]) -> None:
+        """Tell of a stop otherwise: `notice` gives the text for an exit code, `stream` is an open file."""
+        self._stream, self._notice = stream, notice
+
     def _interrupt(self, number: int, _: FrameType | None) -> None:
         """Only once, so that nothing breaks off what the first signal began."""
         if self.number is None:
@@ -102,7 +109,11 @@ class StopSignals:
         self._has_said = True
         if sys.stdout.isatty():
             _write_if_read(1, _SHOW_CURSOR)
-        _write_if_read(2, f"\n{STOPPED}\n")
+        _write_if_read(self._stream, self._notice(self.exit_code or 0))
+
+
+def _notice(_: int) -> str:
+    return f"\n{STOPPED}\n"
 
 
 def _write_if_read(number: int, text: str) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 
 HIDDEN = "***"
 
-_OWN_SCHEMES = "tar|parquet|file|package"
+_OWN_SCHEMES = "tar|parquet|lines|file|package"
 """Schemes of places on this machine: a `?` or an `@` in those belongs to a file's name."""
+_BUCKET_SCHEMES = "s3|gs|az"
+"""A `?` in those belongs to an object's key; some people write a user before the bucket."""
 _SCHEME = rf"\b(?!(?:{_OWN_SCHEMES})://)[a-z][a-z0-9+.-]*://"
 _USER = re.compile(rf"({_SCHEME})[^/?#\s]*@", re.IGNORECASE)
-_QUERY = re.compile(rf"({_SCHEME}[^?#\s'\"]*\?)([^#\s'\"]+)", re.IGNORECASE)
+_QUERY = re.compile(rf"(\b(?!(?:{_BUCKET_SCHEMES})://){_SCHEME}[^?#\s'\"]*\?)([^#\s'\"]+)", re.IGNORECASE)
 _SECRET_NAME = re.compile(r"(?:^|[_-])(?:key|token|secret|passw(?:or)?d|credentials?)$", re.IGNORECASE)
 
 

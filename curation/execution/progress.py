@@ -1,12 +1,36 @@
-"""Progress of a run for people: bars on a terminal, lines elsewhere."""
+"""Progress of a run: bars on a terminal; elsewhere events, as lines of text or for machines.
+
+    progress = ConsoleProgress(console)             # or LineProgress(write), which gets `Event`s
+    progress.begin("filter", 12000)
+    progress.advance(256)
+    progress.end()
+
+A log gets a line when a pass begins and ends, soon after its beginning, and then every half minute, whether
+or not anything has been done since.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import Protocol
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from curation.errors.redaction import redact
 
@@ -16,7 +40,29 @@ PHASE_NAMES = {
     "filter": "measuring and filtering",
     "enrich": "adding to kept samples",
 }
-_LINE_EVERY_S = 10.0
+FIRST_LINE_S = 5.0
+LINE_EVERY_S = 30.0
+_NUM_RECENT = 10
+"""The speed is that since so many lines ago: a slow start does not spoil it for ever."""
+
+Level = Literal["info", "warning", "error"]
+_STYLES = {"warning": "bold red", "error": "red"}
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a run tells.
+
+    Attributes:
+        name: What kind of thing, for machines, such as `progress`.
+        text: The same for people.
+        fields: Its facts, for machines.
+    """
+
+    name: str
+    text: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    level: Level = "info"
 
 
 class ProgressListener(Protocol):
@@ -37,45 +83,162 @@ class ProgressListener(Protocol):
     def end(self) -> None:
         """The pass is over, or was stopped."""
 
+    def worker_said(self, worker: str, line: str) -> None:
+        """A worker printed a line."""
 
-class ConsoleProgress:
-    """Shows the progress of a run on a console."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+class Pace:
+    """How far a pass is, and how fast it goes."""
+
+    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` gives seconds."""
+        self.total = total
+        self.done = 0
+        self._clock = clock
+        self._began_at = clock()
+        self._marks = deque([(self._began_at, 0)], maxlen=_NUM_RECENT)
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return self._clock() - self._began_at
+
+    @property
+    def mean_rate(self) -> float:
+        """Sources per second since the beginning."""
+        return self.done / max(self.seconds, 1e-9)
+
+    @property
+    def rate(self) -> float:
+        """Sources per second of late."""
+        at, done = self._marks[0]
+        return (self.done - done) / max(self._clock() - at, 1e-9)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds that the rest takes at this rate; None as long as that cannot be told."""
+        rate = self.rate
+        return (self.total - self.done) / rate if rate > 0 else None
+
+    def mark(self) -> None:
+        """Let the rate begin here, `_NUM_RECENT` marks from now."""
+        self._marks.append((self._clock(), self.done))
+
+
+class LineProgress:
+    """Tells the progress of a run by events."""
+
+    def __init__(self, write: Callable[[Event], None], clock: Callable[[], float] = time.monotonic) -> None:
+        """`write` gets each event, of `progress` in a thread; `clock` gives seconds."""
+        self._write = write
+        self._clock = clock
         self._phase = ""
-        self._done = self._total = 0
-        self._line_at = 0.0
+        self._pace: Pace | None = None
+        self._is_over = threading.Event()
 
     def say(self, message: str) -> None:
-        self._console.print(redact(message))
+        self._write(Event("message", message))
 
     def warn(self, message: str) -> None:
-        self._console.print(redact(message), style="bold red")
+        self._write(Event("warning", message, level="warning"))
+
+    def worker_said(self, worker: str, line: str) -> None:
+        self._write(Event("worker_log", f"({worker}) {line}", {"worker": worker, "line": line}))
 
     def begin(self, phase: str, num_sources: int) -> None:
-        self._phase, self._done, self._total = PHASE_NAMES[phase], 0, num_sources
-        self._line_at = time.monotonic()
-        if not self._console.is_terminal:
-            self.say(f"{self._phase}: {num_sources} sources")
-            return
-        name = TextColumn("{task.description}", markup=False)
-        columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=self._console)
-        self._task = self._progress.add_task(self._phase, total=num_sources)
-        self._progress.start()
+        self._phase, self._pace = phase, Pace(num_sources, self._clock)
+        text = f"{PHASE_NAMES[phase]}: {num_sources} sources"
+        self._write(Event("pass_began", text, {"pass": phase, "total": num_sources}))
+        self._is_over = threading.Event()
+        threading.Thread(target=self._tell, args=(self._is_over,), name="progress", daemon=True).start()
 
     def advance(self, num_sources: int) -> None:
-        self._done += num_sources
-        if self._progress is not None and self._task is not None:
-            self._progress.advance(self._task, num_sources)
-        elif time.monotonic() - self._line_at > _LINE_EVERY_S:
-            self._line_at = time.monotonic()
-            self.say(f"{self._phase}: {self._done} of {self._total} sources")
+        if self._pace is not None:
+            self._pace.done += num_sources
 
     def end(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        self._is_over.set()
+        pace, self._pace = self._pace, None
+        if pace is None:
+            return
+        reached = f"{pace.done} of {pace.total} sources in {_duration(pace.seconds)}, {pace.mean_rate:.3g}/s"
+        facts: dict[str, Any] = {"seconds": round(pace.seconds, 1), "rate": round(pace.mean_rate, 3)}
+        self._tell_pass("pass_ended", pace, reached, facts)
+
+    def report(self) -> None:
+        """Tell how far the pass is."""
+        pace = self._pace
+        if pace is None:
+            return
+        rate, left_s = pace.rate, pace.left_s
+        pace.mark()
+        share = f" ({pace.done / pace.total:.1%})" if pace.total else ""
+        text = f"{pace.done} of {pace.total} sources{share} after {_duration(pace.seconds)}"
+        if left_s is not None:
+            text += f", {rate:.3g}/s, {_duration(left_s)} left"
+        facts = {"rate": round(rate, 3), "left_s": None if left_s is None else round(left_s)}
+        self._tell_pass("progress", pace, text, {"seconds": round(pace.seconds, 1), **facts})
+
+    def _tell_pass(self, name: str, pace: Pace, text: str, facts: dict[str, Any]) -> None:
+        where = {"pass": self._phase, "done": pace.done, "total": pace.total}
+        self._write(Event(name, f"{PHASE_NAMES[self._phase]}: {text}", where | facts))
+
+    def _tell(self, is_over: threading.Event) -> None:
+        wait_s = FIRST_LINE_S
+        while not is_over.wait(wait_s):
+            self.report()
+            wait_s = LINE_EVERY_S
+
+
+class ConsoleProgress(LineProgress):
+    """Shows the progress of a run on a console: by bars if it is a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(self._print)
+        self._console = console
+        self._bars: Progress | None = None
+        self._bar: TaskID | None = None
+
+    def begin(self, phase: str, num_sources: int) -> None:
+        if not self._console.is_terminal:
+            super().begin(phase, num_sources)
+            return
+        name = TextColumn("{task.description}", markup=False)
+        times = (TimeElapsedColumn(), _RateColumn(), TimeRemainingColumn())
+        self._bars = Progress(name, BarColumn(), MofNCompleteColumn(), *times, console=self._console)
+        self._bar = self._bars.add_task(PHASE_NAMES[phase], total=num_sources)
+        self._bars.start()
+
+    def advance(self, num_sources: int) -> None:
+        if self._bars is not None and self._bar is not None:
+            self._bars.advance(self._bar, num_sources)
+        else:
+            super().advance(num_sources)
+
+    def end(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+        super().end()
+
+    def _print(self, event: Event) -> None:
+        self._console.print(redact(event.text), style=_STYLES.get(event.level))
+
+
+class _RateColumn(ProgressColumn):
+    """Sources per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.3g}/s")
+
+
+def _duration(seconds: float) -> str:
+    """A time as people say it, such as `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"

@@ -58,6 +58,7 @@ class RunOptions:
         address: Ray cluster; None starts one on this machine.
         limit: Take up at most this many sources.
         accept_new_models: Go on although a model is another one than the output was begun with.
+        worker_logs: Show what workers print.
     """
 
     only: frozenset[str] | None = None
@@ -65,6 +66,7 @@ class RunOptions:
     address: str | None = None
     limit: int | None = None
     accept_new_models: bool = False
+    worker_logs: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
     pipeline, ledger, writer = _open_for_work(config, options)
     found = find_inputs(config)
     with ledger.storage.exclusive(progress.say):
-        with Pool(pipeline, ledger, options.address, progress) as pool:
+        with Pool(pipeline, ledger, options.address, progress, worker_logs=options.worker_logs) as pool:
             retry_failed = options.recompute.counts_as_missing(PROBE, row_failed=True)
             _list_containers(unlisted_containers(config, found, retry_failed=retry_failed), pool, progress)
             listing = list_inputs(config, found)

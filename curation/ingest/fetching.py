@@ -11,6 +11,7 @@ raised by `opened` of the source that it is about, and by no other.
 from __future__ import annotations
 
 import hashlib
+import io
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from curation.errors import StorageError
 from curation.ingest.locator import locator_of, version_of
@@ -56,7 +57,7 @@ class Fetches:
     def __init__(self) -> None:
         self._ahead: _Ahead | None = None
         self._kept: tuple[_Version, _Fetched] | None = None
-        self._ranged: tuple[_Version, IO[bytes]] | None = None
+        self._ranged: tuple[_Version, Any] | None = None
 
     @contextmanager
     def ahead(self, sources: Iterable[Source], on_progress: Callable[[], None]) -> Iterator[None]:
@@ -72,9 +73,14 @@ class Fetches:
         try:
             yield
         finally:
-            self._ahead = self._ranged = None
-            self._drop_kept()
+            self._ahead = None
+            self.forget()
             ahead.close()
+
+    def forget(self) -> None:
+        """Let go of what stayed, should it have been opened again."""
+        self._ranged = None
+        self._drop_kept()
 
     def has(self, source: Source) -> bool:
         """Whether the object is here already, or on its way."""
@@ -106,10 +112,12 @@ class Fetches:
 
         Raises: as `InputStorage.open`.
         """
-        if self._ranged is None or self._ranged[0] != version_of(source):
+        has_failed = self._ranged is not None and self._ranged[1].failure is not None
+        if self._ranged is None or has_failed or self._ranged[0] != version_of(source):
             storage, key = locator_of(source.uri).open_storage()
             self._ranged = version_of(source), storage.open(key, source.etag)
-        return self._ranged[1]
+        file: IO[bytes] = self._ranged[1]
+        return file
 
     def _taken(self, source: Source) -> _Fetched | None:
         if self._has_kept(source):
@@ -231,9 +239,11 @@ def _fetch(source: Source, room: Scratch, num_bytes: int, stopped: threading.Eve
         stack.callback(room.give_back, num_bytes)
         copy, path = stack.enter_context(unnamed_file())
         with storage.open(key, source.etag) as file:
-            while data := file.read(max(1, min(_PART_BYTES, source.size_bytes - file.tell()))):
+            left = source.size_bytes or file.seek(0, io.SEEK_END)  # what is listed as empty must be there
+            while left and (data := file.read(min(_PART_BYTES, left))):
                 write_temporary(copy, data)
                 digest.update(data)
+                left -= len(data)
                 if stopped.is_set():
                     raise StorageError(f"{source.uri} is not fetched to its end any more")
         stack.enter_context(known_digest(path, digest.hexdigest()))

@@ -116,9 +116,12 @@ def _has_any(files: pa.Table) -> bool:
 
 
 def _spelled(root: str) -> str:
-    """An input as its sources are called: `in` for `./in`, `in/` and `in/.`."""
-    scheme, separator, path = root.partition("://") if "://" in root else ("", "", root)
-    return f"{scheme}{separator}{PurePosixPath(re.sub('/+', '/', path))}"
+    """An input as its sources are called: `in` for `./in`, `in/` and `in/.`, `s3://b/in` for `s3://b//in/`."""
+    scheme, separator, path = root.partition("://")
+    if not separator:
+        return str(PurePosixPath(re.sub("/+", "/", root)))
+    # The first part is a bucket, if there is one.
+    return f"{scheme}{separator}{'/'.join(part for part in path.split('/') if part not in ('', '.'))}"
 
 
 def _folder(root: str, found: Survey) -> FoundFolder:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from curation.errors import ChangedError, ProbeError, SampleError
+from curation.errors import ChangedError, ProbeError, SampleError, StorageError
 from curation.errors.isolation import isolated, may_be_storage
 from curation.ingest.containers.manifests import ManifestReader
 from curation.ingest.containers.parquet.reader import ParquetReader
@@ -30,7 +30,8 @@ _SMALL_BYTES = 1 << 22
 """Up to this size one request for all is better than several for parts."""
 
 _FILES = FileReader()
-_CONTAINERS: tuple[ContainerReader, ...] = (TarReader(), ParquetReader(), ManifestReader())
+_TARS = TarReader()
+_CONTAINERS: tuple[ContainerReader, ...] = (_TARS, ParquetReader(), ManifestReader())
 _OF_SCHEME: dict[str, Reader] = {reader.scheme: reader for reader in (_FILES, *_CONTAINERS)}
 
 
@@ -56,6 +57,20 @@ def is_in_place(source: Source, *, is_first: bool = False) -> bool:
         and not locator_of(source.uri).scheme
         and _FILES.reads_in_place(source, is_first=is_first)
     )
+
+
+@contextmanager
+def reading_ahead(sources: Sequence[Source], on_progress: Callable[[], None]) -> Iterator[None]:
+    """Fetch what lies in buckets of these sources while those before are worked on; opened in this order.
+
+    `on_progress` is called now and then while somebody waits for one and bytes come in.
+    """
+    _TARS.expect(source for source in sources if locator_of(source.uri).scheme == _TARS.scheme)
+    try:
+        with FETCHES.ahead(sources, on_progress):
+            yield
+    finally:
+        _TARS.expect(())
 
 
 class OpenSource(Protocol):
@@ -111,7 +126,7 @@ def _open_object(source: Source, span_s: float | None) -> Iterator[MediaFile]:
             return
         try:
             yield file
-        except SampleError:
+        except (SampleError, StorageError):
             raise_failure(file)
             raise
         raise_failure(file)

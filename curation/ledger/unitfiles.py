@@ -399,7 +399,8 @@ class _CompactWriter:
         schema = self._held[0][1].schema.with_metadata(metadata)
         data = parquet.row_groups_to_bytes((table for _, table in self._held if table.num_rows), schema)
         name = f"{self._generation:06d}-{self._num_written:05d}.parquet"
-        self._storage.write(f"{self._expected.folder}/compact/{name}", data)
+        # Two runs that both believe to hold the output may not merge over each other.
+        self._storage.write(f"{self._expected.folder}/compact/{name}", data, expect=ABSENT)
         self._num_written += 1
         self._held, self._held_bytes = [], 0
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from curation.ingest.containers.index import ListingIndex
+from curation.ingest.inputs import input_roots
 from curation.ingest.locator import Locator, locator_of, plain_uri
 from curation.ledger.present import PRESENT, listed_uris
 from curation.pipeline import Pipeline
@@ -54,7 +55,7 @@ def unused_folders(storage: Storage, pipelines: Collection[Pipeline]) -> Iterato
         pipelines: With their dataset-wide steps bound: rows of another population are not used.
     """
     used = {*_used_folders(pipelines), *_used_listings(storage)}
-    roots = {root for pipeline in pipelines for root in pipeline.config.general.input}
+    roots = {root for pipeline in pipelines for root in input_roots(pipeline.config)}
     for top, pattern in _FOLDERS.items():
         found = ((match[0], item) for item in storage.list(top) if (match := pattern.match(item.key)))
         for name, together in groupby(found, lambda pair: pair[0]):

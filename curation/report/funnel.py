@@ -23,23 +23,30 @@ def untrained_notice(pipeline: Pipeline) -> str | None:
     return f"{UNTRAINED}: {places}. What they say means nothing."
 
 
-def print_funnel(console: Console, pipeline: Pipeline, summary: Summary) -> None:
-    """Print outcomes, then each step with its reasons."""
+def print_funnel(console: Console, pipeline: Pipeline, summary: Summary, *, with_notice: bool = True) -> None:
+    """Print outcomes, then each step with its reasons; before them, what is said of stand-in models."""
     notice = untrained_notice(pipeline)
-    if notice:
+    if notice and with_notice:
         console.print(notice, style="bold red")
     console.print(_outcome_table(summary))
     console.print(_step_table(pipeline, summary))
     if summary.kept_by:
         console.print(_branch_table(summary))
-    for failure in summary.failures[:10]:
-        console.print("failed", style="red", end=" ")
-        console.print(on_one_line(f"{failure.uri} at {failure.step}: {failure.error_type}: {failure.error}"))
-    if summary.num_failures > 10:
-        console.print(f"... and {summary.num_failures - 10} more; `curation table` has them all")
     if summary.gone:
         names = some_names(summary.gone_examples, summary.gone.total())
         console.print(f"gone from the inputs: {names}", highlight=False, markup=False)
+
+
+def print_failures(console: Console, summary: Summary) -> None:
+    """Print how many failed by each error, with a few examples."""
+    for kind, number in summary.failed_by.most_common():
+        examples = summary.failed_examples[kind]
+        for failure in examples:
+            console.print("failed", style="red", end=" ")
+            console.print(on_one_line(f"{failure.uri} at {failure.step}: {kind}: {failure.error}"))
+        if number > len(examples):
+            more = number - len(examples)
+            console.print(f"... and {more} more by {kind}; `curation table` has them all")
 
 
 def _outcome_table(summary: Summary) -> Table:

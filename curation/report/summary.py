@@ -36,6 +36,8 @@ from curation.report.histogram import Histogram
 from curation.report.seen import SeenIds
 
 MAX_EXAMPLES = 100
+EXAMPLES_EACH = 3
+"""Failures of each type of error that are shown."""
 MAX_SHOWN = 60
 """Samples of each outcome that a page can show."""
 
@@ -99,6 +101,10 @@ class Summary:
     """(kind, `any_of` as people write it) -> branch -> samples that it let through."""
     failures: list[Failure] = field(default_factory=list)
     num_failures: int = 0
+    failed_by: Counter[str] = field(default_factory=Counter)
+    """Type of error -> how often something failed by it."""
+    failed_examples: dict[str, list[Failure]] = field(default_factory=dict)
+    """The first failures of each type."""
     gone: Counter[SourceKind] = field(default_factory=Counter)
     """Sources that are no longer in the inputs, which count nowhere else."""
     gone_examples: list[str] = field(default_factory=list)
@@ -138,6 +144,9 @@ class Summary:
                 mine[branch] = mine.get(branch, 0) + number
         self.failures = [*self.failures, *other.failures][:MAX_EXAMPLES]
         self.num_failures += other.num_failures
+        self.failed_by.update(other.failed_by)
+        for kind, failures in other.failed_examples.items():
+            self.failed_examples[kind] = [*self.failed_examples.get(kind, []), *failures][:EXAMPLES_EACH]
         self.gone.update(other.gone)
         self.gone_examples = [*self.gone_examples, *other.gone_examples][:MAX_EXAMPLES]
         for outcome, examples in other.examples.items():
@@ -298,12 +307,13 @@ class SummaryBuilder:
         for step in found.filter(pc.is_null(found["sample_id"]))["step"].to_pylist():
             if step in summary.steps:
                 summary.steps[step].outcomes[Outcome.FAILED] += 1
-        shown = found[: MAX_EXAMPLES - len(summary.failures)]
-        uris = group.sources["uri"].take(shown["source"]).to_pylist()
-        for uri, row in zip(uris, shown.to_pylist(), strict=True):
-            summary.failures.append(
-                Failure(uri, row["sample_id"], row["step"], row["error_type"] or "", row["error"] or "")
-            )
+        summary.failures += _failures(group, found[: MAX_EXAMPLES - len(summary.failures)])
+        kinds = found["error_type"].fill_null("")
+        for kind, number in Counter(kinds.to_pylist()).items():
+            shown = summary.failed_examples.setdefault(kind, [])
+            mine = found.filter(pc.equal(kinds, kind))[: EXAMPLES_EACH - len(shown)]
+            summary.failed_by[kind] += number
+            shown += _failures(group, mine)
 
     def _note_examples(self, group: VerdictGroup) -> None:
         for code, outcome in enumerate(OUTCOMES):
@@ -319,6 +329,15 @@ class SummaryBuilder:
             new = [FoundSample(unit, source_id, sample_id) for unit, source_id, (_, sample_id) in known]
             if new:
                 self._summary.examples[outcome] = [*shown, *new][:MAX_SHOWN]
+
+
+def _failures(group: VerdictGroup, found: pa.Table) -> list[Failure]:
+    """Failures as records; `found` as `failures_of` gives it."""
+    uris = group.sources["uri"].take(found["source"]).to_pylist()
+    return [
+        Failure(uri, row["sample_id"], row["step"], row["error_type"] or "", row["error"] or "")
+        for uri, row in zip(uris, found.to_pylist(), strict=True)
+    ]
 
 
 def _sample_kind(group: VerdictGroup, kind: SourceKind) -> SampleKind:

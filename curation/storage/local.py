@@ -68,7 +68,7 @@ class LocalStorage:
         self._folder = Path(root)
 
     def list(self, prefix: str) -> list[Listed]:
-        top = self._folder / prefix
+        top = self._path(prefix)
         found: list[Listed] = []
         with named_errors(top):
             is_there = (status := _status_of(top)) is not None and stat.S_ISDIR(status.st_mode)
@@ -86,13 +86,13 @@ class LocalStorage:
         return sorted(found, key=lambda item: item.key)
 
     def leftovers(self, prefix: str) -> tuple[str, ...]:
-        top = self._folder / prefix
+        top = self._path(prefix)
         with named_errors(top):
             found = [path.relative_to(self._folder).as_posix() for path in top.rglob(f"{_TEMP_PREFIX}*")]
         return tuple(sorted(found))
 
     def find(self, key: str) -> Listed | None:
-        path = self._folder / key
+        path = self._path(key)
         with named_errors(path):
             status = _status_of(path)
         if status is None or not stat.S_ISREG(status.st_mode):
@@ -100,7 +100,7 @@ class LocalStorage:
         return Listed(path.relative_to(self._folder).as_posix(), status.st_size, etag_of(status))
 
     def open(self, key: str, etag: str | None = None, on_fetch: Callable[[int], None] = ignore) -> IO[bytes]:
-        path = self._folder / key
+        path = self._path(key)
         with named_errors(path):
             try:
                 return io.BufferedReader(_NamedFile(path))
@@ -108,7 +108,7 @@ class LocalStorage:
                 raise NoSuchObject(f"{path}: {error.strerror}") from error
 
     def read(self, key: str) -> bytes | None:
-        path = self._folder / key
+        path = self._path(key)
         with named_errors(path):
             try:
                 return path.read_bytes()
@@ -120,7 +120,7 @@ class LocalStorage:
         return data, ABSENT if data is None else _version(data)
 
     def write(self, key: str, data: bytes, expect: str | None = None) -> None:
-        path = self._folder / key
+        path = self._path(key)
         with named_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with _new_temp(path.parent) as (temp, file):
@@ -134,7 +134,7 @@ class LocalStorage:
 
     @contextmanager
     def creating(self, key: str) -> Iterator[IO[bytes]]:
-        path = self._folder / key
+        path = self._path(key)
         with named_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with _new_temp(path.parent) as (temp, file):
@@ -151,13 +151,23 @@ class LocalStorage:
             temp.replace(path)
 
     def delete(self, key: str) -> None:
-        path = self._folder / key
+        path = self._path(key)
         with named_errors(path):
             path.unlink(missing_ok=True)
 
     @contextmanager
     def local_path(self, key: str) -> Iterator[Path]:
-        yield self._folder / key
+        yield self._path(key)
+
+    def _path(self, key: str) -> Path:
+        """Where an object is. Names that come from data never lead out of the folder.
+
+        Raises:
+            StorageError: this one would.
+        """
+        if key.startswith("/") or ".." in key.split("/"):
+            raise StorageError(f"{key!r} leads out of {self.root}")
+        return self._folder / key
 
     @contextmanager
     def exclusive(self, say: Callable[[str], None] | None = None) -> Iterator[None]:

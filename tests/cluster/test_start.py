@@ -19,7 +19,7 @@ class Stubborn:
     def __init__(self, num_failures: int, says: str) -> None:
         self.num_starts, self._num_failures, self._says = 0, num_failures, says
 
-    def __call__(self, num_cpus: int | None) -> Any:
+    def __call__(self, num_cpus: int | None, **_: Any) -> Any:
         self.num_starts += 1
         if self.num_starts <= self._num_failures:
             raise Exception(self._says)  # noqa: TRY002  so does Ray

@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 
+import av
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,12 +18,18 @@ import pytest
 from bucket_sources import part_of, source_of, uploaded
 from buckets import S3Server
 from curation.errors import ChangedError, ProbeError, StorageError
-from curation.ingest.sources import open_source
+from curation.ingest.fetching import FETCHES
+from curation.ingest.media_readers import VideoReader
+from curation.ingest.reach import FETCHED
+from curation.ingest.sources import open_source, reading_ahead
+from curation.media.decoder import DecoderSettings
 from curation.media.probe import probe
 from curation.records import Source
 from curation.storage import open_storage
+from curation.storage.buckets.object_file import READ_AHEAD_BYTES
 from curation.storage.buckets.retries import DEADLINE
 from datasets_media import write_photo, write_video
+from faulty_proxy import FaultyProxy
 
 
 def content(source: Source) -> bytes:
@@ -54,13 +64,7 @@ def test_object_is_read_whole_whatever_it_is_called_and_however_large(bucket: st
 
 
 def test_members_and_rows_of_containers_are_read(bucket: str, photos: list[bytes], tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        for number, data in enumerate(photos):
-            header = tarfile.TarInfo(f"{number}.jpg")
-            header.size = len(data)
-            archive.addfile(header, io.BytesIO(data))
-    with tarfile.open(tmp_path / "a.tar") as archive:
-        places = [(member.name, member.offset_data, member.size) for member in archive]
+    places = a_tar(tmp_path / "a.tar", {f"{number}.jpg": data for number, data in enumerate(photos)})
     pq.write_table(pa.table({"image": photos}), tmp_path / "a.parquet")
     packed = source_of(bucket, "in/a.tar", (tmp_path / "a.tar").read_bytes())
     members = [part_of(packed, "tar", *place) for place in places]
@@ -77,6 +81,94 @@ def test_probing_reads_headers_and_hashes(bucket: str, photos: list[bytes], film
             probed = probe(source, path)
         assert (probed.width, probed.height) == size
         assert probed.content_hash == hashlib.sha256(data).hexdigest()
+
+
+def a_tar(path: Path, files: Mapping[str, bytes]) -> list[tuple[str, int, int]]:
+    """Name, place and size of its members."""
+    with tarfile.open(path, "w") as archive:
+        for name, data in files.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            archive.addfile(header, io.BytesIO(data))
+    with tarfile.open(path) as archive:
+        return [(member.name, member.offset_data, member.size) for member in archive]
+
+
+def test_tar_that_is_read_in_order_is_fetched_once_by_few_requests(bucket: str, tmp_path: Path) -> None:
+    files = {f"{number:03d}.jpg": bytes([number]) * 100_000 for number in range(60)}
+    places = a_tar(tmp_path / "a.tar", files)
+    packed = source_of(bucket, "a.tar", (tmp_path / "a.tar").read_bytes())
+    members = [part_of(packed, "tar", *place) for place in places]
+    FETCHED.take()
+    assert content(members[30]) == files["030.jpg"]
+    assert FETCHED.take() == 100_000  # nothing ahead, where nobody asks for more
+    with reading_ahead(members, lambda: None):
+        assert [content(source) for source in members] == [*files.values()]
+    assert FETCHED.take() <= 1.01 * sum(map(len, files.values()))
+
+
+def noise(form: str, seconds: int, folder: Path) -> bytes:
+    """A video of noise, 8 MB a minute, in a container of this form."""
+    random, path = np.random.default_rng(5), folder / f"noise.{form}"
+    with av.open(str(path), "w") as container:
+        options = {"crf": "10", "g": "10", "preset": "ultrafast"}
+        stream = container.add_stream("libx264", rate=10, options=options)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for _ in range(10 * seconds):
+            pixels = random.integers(0, 256, (96, 128, 3)).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    assert path.stat().st_size > 130_000 * seconds
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("form", ["mp4", "mkv"])
+def test_of_a_long_video_little_more_than_a_clip_is_fetched(bucket: str, tmp_path: Path, form: str) -> None:
+    data = noise(form, 120, tmp_path)
+    source = source_of(bucket, f"long.{form}", data)
+    with open_source(source) as path:
+        probed = probe(source, path)
+    times = [frame.pts_s for frame in VideoReader(source, DecoderSettings(), lambda: None)]
+    FETCHES.forget()
+    FETCHED.take()
+    reader = VideoReader(probed, DecoderSettings(), lambda: None, 60.0, span_s=4.0)
+    found = list(takewhile(lambda pts_s: pts_s < 64, (frame.pts_s for frame in reader)))
+    assert [pts_s for pts_s in found if pts_s >= 60] == [pts_s for pts_s in times if 60 <= pts_s < 64]
+    # The clip, a second and a group of pictures before it, what is read ahead, and the index.
+    assert FETCHED.take() <= 10 / 120 * len(data) + READ_AHEAD_BYTES + (1 << 17)
+
+
+def test_server_that_dies_while_ranges_are_decoded_is_no_damage_of_the_file(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = noise("mp4", 120, tmp_path)
+    with FaultyProxy(s3_server.port) as proxy:
+        for name, value in proxy.environment.items():
+            monkeypatch.setenv(name, value)
+        url = s3_server.new_bucket()
+        source = source_of(url, "long.mp4", data)
+        with open_source(source) as path:
+            probed = probe(source, path)
+        FETCHES.forget()
+        monkeypatch.setenv(DEADLINE, "0.5")
+        frames = iter(VideoReader(probed, DecoderSettings(), lambda: None, 20.0, span_s=40.0))
+        next(frames)
+        with proxy.away(), pytest.raises(StorageError, match=r"long\.mp4"):
+            list(frames)
+
+
+def test_video_that_changes_between_two_ranges_is_changed_and_not_damaged(
+    bucket: str, tmp_path: Path
+) -> None:
+    source = source_of(bucket, "long.mp4", noise("mp4", 120, tmp_path))
+    with open_source(source) as path:
+        probed = probe(source, path)
+    FETCHES.forget()
+    frames = iter(VideoReader(probed, DecoderSettings(), lambda: None, 20.0, span_s=40.0))
+    next(frames)
+    open_storage(bucket).write("long.mp4", b"something else")
+    with pytest.raises(ChangedError):
+        list(frames)
 
 
 def test_object_that_was_replaced_or_removed_fails_alone(bucket: str, photos: list[bytes]) -> None:

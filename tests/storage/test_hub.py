@@ -116,7 +116,7 @@ def test_the_next_run_reads_the_latest_commit(photos: HubStandIn) -> None:
     with open_storage(URL).open("train/b/c.txt", after["train/b/c.txt"]) as file:
         assert file.read() == b"another cat"
     with pytest.raises(WriteConflict):
-        open_storage(URL).open("train/b/c.txt", before["train/b/c.txt"])
+        open_storage(URL).open("train/b/c.txt", before["train/b/c.txt"]).read()
 
 
 @pytest.mark.parametrize("revision", ["v1", "refs/pr/7", "refs/convert/parquet"])

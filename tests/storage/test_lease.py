@@ -204,6 +204,17 @@ def test_who_lost_it_stops_before_the_next_write(
     assert contents(s3_server, bucket) == {"out/run.json": b"{}", "out/.lease": theirs.data}
 
 
+def test_an_operator_may_end_a_run_by_removing_its_lease(take: Take, client: BucketClient, root: str) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(take())
+        client.delete("out/.lease")
+        time.sleep(3 * HEARTBEAT_S)
+        with pytest.raises(StorageError, match="stopped, since its lease was removed"):
+            open_storage(root).write("run.json", b"{}")
+        with pytest.raises(StorageError, match="its lease was removed"):
+            stack.close()
+
+
 def test_a_run_that_slept_looks_before_it_writes(
     take: Take, client: BucketClient, root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

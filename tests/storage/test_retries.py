@@ -21,6 +21,7 @@ from faulty_proxy import (
     INTERNAL,
     SLOW_DOWN,
     TOO_MANY,
+    Answer,
     ChangeHeaders,
     CutAnswer,
     CutRequest,
@@ -31,7 +32,8 @@ from faulty_proxy import (
 )
 
 DEADLINE_S = 3.0
-TRANSIENT = [SLOW_DOWN, TOO_MANY, INTERNAL, CutRequest(), LoseAnswer(), Silence(), CutAnswer(3)]
+CONFLICT = Answer(409, "ConditionalRequestConflict")  # S3: "retry the upload"
+TRANSIENT = [SLOW_DOWN, TOO_MANY, CONFLICT, INTERNAL, CutRequest(), LoseAnswer(), Silence(), CutAnswer(3)]
 
 
 @pytest.fixture

@@ -44,7 +44,12 @@ def home(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _config(folder: Path, source: str, output: str) -> Path:
-    data = {"name": "start", "input": [source], "output": output, "images": {"filters": ["color"]}}
+    data = {
+        "name": "start",
+        "input": [source],
+        "output": output,
+        "images": {"filters": ["color"]},
+    }
     return write_config(folder / "c.yaml", data)
 
 
@@ -147,15 +152,16 @@ def test_a_machine_without_a_server_of_credentials_is_told_in_a_second(
     assert time.monotonic() - started < 3
 
 
-@pytest.mark.parametrize("command", ["status", "report"])
+@pytest.mark.parametrize("command", ["status", "report", "verify"])
 def test_commands_that_read_say_the_same(
     command: str, proxy: FaultyProxy, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     proxy.add(DENIED)
     code, said = said_by(capsys, command, "-c", _config(tmp_path, "in", f"{bucket}/out"))
     assert code == 3
-    assert f"{bucket}/out: 403 AccessDenied: Access Denied." in said
+    assert re.search(rf"{bucket}/out(/shards/start)?: 403 AccessDenied: Access Denied\.", said)
     assert "Debug source" not in said
+    assert proxy.count() == 1
 
 
 def test_the_trial_object_is_removed(proxy: FaultyProxy, bucket: str, s3_server: S3Server) -> None:

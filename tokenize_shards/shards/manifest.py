@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from curation.errors import DamagedFileError
 from curation.storage import Storage
@@ -42,7 +42,7 @@ class Shard:
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[^/]+$")]
     split: str
     num_samples: int
     num_tokens: int

@@ -17,6 +17,7 @@ from curation.errors import EnvironmentFault
 from curation.errors.isolation import isolated
 from curation.execution.cluster.address import check_head, check_token_file, cluster_address
 from curation.execution.cluster.limits import within
+from curation.execution.cluster.logs import WorkerLog, forward_worker_logs
 from curation.execution.cluster.own_ray import OwnRay, own_signals, temp_folder
 
 _MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
@@ -62,8 +63,10 @@ class Connection:
                 self._own.end()
 
 
-def connect(address: str | None, workers: int | None) -> Connection:
+def connect(address: str | None, workers: int | None, worker_log: WorkerLog | None = None) -> Connection:
     """Connect to the cluster at this address, or that of `ray job submit`, or start Ray on this machine.
+
+    `worker_log` gets what workers print, in a thread; None: nobody does.
 
     Raises:
         ConfigError: that is no address that a run can connect to.
@@ -76,17 +79,20 @@ def connect(address: str | None, workers: int | None) -> Connection:
 
     if ray.is_initialized():
         return Connection(is_new=False)
+    forward_worker_logs(worker_log)
+    has_log = worker_log is not None
     cluster = cluster_address(address)
     if cluster is not None:
         check_head(cluster)
-        _join(cluster)
+        _join(cluster, with_worker_logs=has_log)
         return Connection()
     check_token_file()
     # More workers than CPUs is the user's choice; Ray would wait for CPUs that never come.
-    return Connection(_start(None if workers is None else max(workers, os.cpu_count() or 1)))
+    num_cpus = None if workers is None else max(workers, os.cpu_count() or 1)
+    return Connection(_start(num_cpus, with_worker_logs=has_log))
 
 
-def _start(num_cpus: int | None, tries: int = STARTS) -> OwnRay:
+def _start(num_cpus: int | None, *, with_worker_logs: bool, tries: int = STARTS) -> OwnRay:
     """Start Ray on this machine.
 
     Raises:
@@ -94,14 +100,14 @@ def _start(num_cpus: int | None, tries: int = STARTS) -> OwnRay:
     """
     try:
         with isolated(EnvironmentFault):  # Ray raises plain exceptions, too
-            return OwnRay(num_cpus)
+            return OwnRay(num_cpus, with_worker_logs=with_worker_logs)
     except EnvironmentFault as error:
         if tries > 1 and _TOO_SLOW in str(error):
-            return _start(num_cpus, tries - 1)
+            return _start(num_cpus, with_worker_logs=with_worker_logs, tries=tries - 1)
         raise EnvironmentFault(f"cannot start Ray on this machine: {error}") from error
 
 
-def _join(address: str) -> None:
+def _join(address: str, *, with_worker_logs: bool = False) -> None:
     """Connect to a cluster whose head answers.
 
     Raises:
@@ -110,7 +116,7 @@ def _join(address: str) -> None:
     import ray
 
     # In a thread it also leaves our handling of signals alone.
-    join = partial(ray.init, address=address, log_to_driver=False, logging_level="ERROR")
+    join = partial(ray.init, address=address, log_to_driver=with_worker_logs, logging_level="ERROR")
     try:
         within(CONNECT_S, join, "it did not let this machine join")
     except EnvironmentFault as error:

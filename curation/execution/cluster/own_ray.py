@@ -32,11 +32,12 @@ END_S = 3.0
 class OwnRay:
     """Ray's processes for one run, and the supervisor that ends them should the run not do so."""
 
-    def __init__(self, num_cpus: int | None) -> None:
+    def __init__(self, num_cpus: int | None, *, with_worker_logs: bool = False) -> None:
         """Start Ray, and connect to it.
 
         Args:
             num_cpus: Workers of one CPU each that Ray will have room for; None for this machine's CPUs.
+            with_worker_logs: Also start what brings here what workers print.
 
         Raises:
             RuntimeError, ValueError, ConnectionError, TimeoutError: as `ray.init` does.
@@ -46,12 +47,14 @@ class OwnRay:
         _, parent = temp_folder()
         self._folder = tempfile.mkdtemp(prefix="ray-", dir=parent)
         self._supervisor = _supervise(self._folder)
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "num_cpus": num_cpus}
-        start = partial(ray.init, "local", include_dashboard=False, _temp_dir=self._folder, **options)
+        options: dict[str, Any] = {"log_to_driver": with_worker_logs, "logging_level": "ERROR"}
+        start = partial(
+            ray.init, "local", num_cpus=num_cpus, include_dashboard=False, _temp_dir=self._folder, **options
+        )
         with contextlib.ExitStack() as unless_started:
             unless_started.callback(self.end)
             unless_started.callback(ray.shutdown)
-            with _marked(self._folder), _lean_node():
+            with _marked(self._folder), _lean_node(with_worker_logs=with_worker_logs):
                 own_signals(start)
             unless_started.pop_all()
 
@@ -110,15 +113,17 @@ def _marked(folder: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lean_node() -> Iterator[None]:
-    """Let `ray.init` start only what runs workers.
+def _lean_node(*, with_worker_logs: bool) -> Iterator[None]:
+    """Let `ray.init` start only what runs workers, and what forwards their logs if those are wanted.
 
     Ray has no option for it: `include_dashboard=False` still starts the dashboard's program, without pages.
     Methods that a later Ray names otherwise are not left out then, and nothing else changes.
     """
     from ray._private import node
 
-    lean = {"start_api_server": _no_dashboard, "start_monitor": _nothing, "start_log_monitor": _nothing}
+    lean: dict[str, Any] = {"start_api_server": _no_dashboard, "start_monitor": _nothing}
+    if not with_worker_logs:
+        lean["start_log_monitor"] = _nothing
     before = node.Node
     node.Node = type("LeanNode", (node.Node,), lean)
     try:

@@ -46,12 +46,19 @@ class Pool:
     """The workers of a run. They are started with the first task; each does one request at a time."""
 
     def __init__(
-        self, pipeline: Pipeline, ledger: Ledger, address: str | None, progress: ProgressListener
+        self,
+        pipeline: Pipeline,
+        ledger: Ledger,
+        address: str | None,
+        progress: ProgressListener,
+        *,
+        worker_logs: bool = False,
     ) -> None:
         self._pipeline = pipeline
         self._ledger = ledger
         self._address = address
         self._progress = progress
+        self._worker_logs = worker_logs
         self._device: Literal["cpu", "cuda"] = "cpu"
         self._connection: Connection | None = None
         self._watch: ClusterWatch | None = None
@@ -100,7 +107,11 @@ class Pool:
             settings = self._pipeline.config
             check_travels(self._pipeline)
             fewest = settings.run.workers.min
-            self._connection = connect(self._address, fewest if fewest > 1 else None)
+            self._connection = connect(
+                self._address,
+                fewest if fewest > 1 else None,
+                self._progress.worker_said if self._worker_logs else None,
+            )
             self._watch = ClusterWatch()
             self._guard = Guard()
             self._watch.check_now()

@@ -25,7 +25,7 @@ from curation.execution.worker.metrics import Metrics
 from curation.execution.worker.overlap import ModelClient, Overlap
 from curation.execution.worker.unit_rows import UnitRows
 from curation.execution.worker.video_pass import ClipFound, SourceMeasured, VideoEvent, VideoPass
-from curation.ingest.fetching import FETCHES
+from curation.ingest.sources import reading_ahead
 from curation.ledger import Ledger
 from curation.ledger.unit_state import PROBE, branch_steps, load_unit, source_verdict, unit_verdicts
 from curation.pipeline import Pipeline
@@ -62,7 +62,7 @@ class UnitRun:
     def run(self) -> Metrics:
         """Measure what the task allows and the unit needs, and commit it."""
         if self._task.sources:
-            with FETCHES.ahead(self._task.sources, self._heartbeat.renew):
+            with reading_ahead(self._task.sources, self._heartbeat.renew):
                 self._filter_new()
             self._ledger.commit_sources(self._task.unit, self._rows.state.sources)
             self._commit()
@@ -70,7 +70,7 @@ class UnitRun:
         sources = [source for source in self._sources() if source.ok]
         images = [source for source in sources if source.kind == "image"]
         videos = [source for source in sources if source.kind == "video"]
-        with FETCHES.ahead(self._fetched_whole(sources), self._heartbeat.renew):
+        with reading_ahead(self._fetched_whole(sources), self._heartbeat.renew):
             if self._task.phase == "filter":
                 self._filter(images, videos)
             else:

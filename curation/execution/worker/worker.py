@@ -20,9 +20,9 @@ from curation.execution.worker.overlap import ModelClient, NoModelClient
 from curation.execution.worker.stale import drop_rows_of_changed
 from curation.execution.worker.unit import UnitRun
 from curation.ingest.containers.index import ListingIndex
-from curation.ingest.fetching import FETCHES
 from curation.ingest.inputs import input_roots
 from curation.ingest.reach import FETCHED, watch_inputs
+from curation.ingest.sources import reading_ahead
 from curation.ledger import Ledger
 from curation.ledger.unit_state import PROBE, load_unit, source_verdict
 from curation.ledger.versions import renew_metadata, settle
@@ -119,7 +119,7 @@ class UnitWorker:
     def _probe(self, task: Task) -> Metrics:
         """Read the headers of a new unit, or those of an old one whose files are read again."""
         metrics, sources = Metrics(), []
-        with FETCHES.ahead(task.sources, self.heartbeat.renew):
+        with reading_ahead(task.sources, self.heartbeat.renew):
             for source in task.sources:
                 started = time.perf_counter()
                 probed = self._probed(source, metrics)

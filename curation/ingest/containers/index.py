@@ -24,7 +24,7 @@ from curation.ingest.sources import container_reader
 from curation.records import Source, stable_id
 from curation.storage import Storage, parquet
 
-_VERSION = "3"
+_VERSION = "4"
 """Raise it when a reader finds other sources in the same file, or tells other things about them."""
 _FACTS = b"listing"
 

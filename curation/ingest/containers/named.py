@@ -17,6 +17,7 @@ from curation.ingest.containers.reader import Entry
 from curation.ingest.locator import printable
 from curation.ingest.suffixes import kind_of
 from curation.records import MetadataValue
+from curation.storage.buckets.connection import BUCKET_SCHEMES
 
 PATH_COLUMNS = (
     "file_name", "filename", "file_path", "filepath", "path", "local_path", "image_path", "video_path",
@@ -45,7 +46,12 @@ def naming_columns(columns: Collection[str], first: Callable[[str], object]) -> 
 def names_media(value: object) -> bool:
     """Whether a value is the path of a picture or a video, or a list that begins with one."""
     first = value[0] if isinstance(value, list) and value else value
-    return isinstance(first, str) and "://" not in first and kind_of(first) is not None
+    return isinstance(first, str) and _may_be_in_an_input(first) and kind_of(first) is not None
+
+
+def _may_be_in_an_input(path: str) -> bool:
+    scheme, separator, _ = path.partition("://")
+    return not separator or scheme in BUCKET_SCHEMES
 
 
 def named_entries(
@@ -95,10 +101,10 @@ def find_files(
     """Which files of an input are meant: their rows, null where a path is that of none.
 
     A path leads to a file beside the list that names it, else to one below the input, also if it is
-    absolute.
+    absolute, or the URL of an object.
 
     Args:
-        root: The input as the configuration spells it.
+        root: The input as the URIs of its sources begin.
         names: Of all files of the input.
         lists: Names of the containers that name files.
         of_list: For each path, which container names it.
@@ -112,7 +118,7 @@ def find_files(
     beside = pc.binary_join_element_wise(folders.take(of_list), paths, "")
     start = f"{root}/"
     below = pc.if_else(pc.starts_with(paths, start), pc.utf8_slice_codeunits(paths, len(start)), paths)
-    is_winding = pc.match_substring_regex(paths, _WINDING)
+    is_winding = pc.match_substring_regex(below, _WINDING)
     if pc.any(is_winding).as_py():
         of_winding = zip(of_list.filter(is_winding).to_pylist(), paths.filter(is_winding), strict=True)
         keys = [_keys(root, lists[number], path.as_py()) for number, path in of_winding]

@@ -11,13 +11,14 @@ import posixpath
 import struct
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
 from curation.errors import ProbeError
+from curation.ingest.containers.opened import OpenedContainers
 from curation.ingest.containers.reader import (
     MAX_ENTRIES,
     Budget,
@@ -26,7 +27,7 @@ from curation.ingest.containers.reader import (
     EntryColumns,
     Inventory,
 )
-from curation.ingest.locator import check_unchanged, locator_of, position_of, printable, version_of
+from curation.ingest.locator import position_of, printable
 from curation.ingest.metadata import MAX_SIDECAR_BYTES, SIDECAR_SUFFIXES, from_sidecar, from_sidecars
 from curation.ingest.suffixes import kind_of
 from curation.records import MetadataValue, Source, SourceKind
@@ -100,6 +101,13 @@ class TarReader:
     scheme = "tar"
     suffixes = frozenset(f".{end.rpartition('.')[2]}" for end in (".tar", *_COMPRESSED))
 
+    def __init__(self) -> None:
+        self._archives = OpenedContainers()
+
+    def expect(self, sources: Iterable[Source]) -> None:
+        """These members will be opened, so that they can be fetched together."""
+        self._archives.expect(sources)
+
     def takes(self, key: str) -> bool:
         return key.lower().endswith((".tar", *_COMPRESSED))
 
@@ -126,10 +134,8 @@ class TarReader:
 
     @contextmanager
     def opened(self, source: Source) -> Iterator[Path]:
-        storage, key = locator_of(source.uri).open_storage()
-        check_unchanged(source, storage, key)
         with unnamed_file() as (copy, path):
-            with storage.open(key, version_of(source)[1]) as file:
+            with self._archives.opened(source) as file:
                 file.seek(position_of(source))
                 _copy(file, copy, source.size_bytes)
             yield path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile, TemporaryFile
@@ -35,7 +35,13 @@ class BucketStorage:
         """
         self._place = place_of(url)
         self.root = self._place.url
+        self._skipped = len(f"{self._place.prefix}/") if self._place.prefix else 0
         self._client = BucketClient(self._place)
+
+    @property
+    def prefix(self) -> str:
+        """How the keys begin in the bucket; "" at its root."""
+        return self._place.prefix
 
     def list(self, prefix: str) -> list[Listed]:
         # Consoles mark folders by empty objects, which are none of anybody's.
@@ -48,15 +54,35 @@ class BucketStorage:
             if not _is_hidden(item.key) and (item.size_bytes or item.key not in folders)
         ]
 
-    def batches(self, prefix: str) -> Iterator[pa.RecordBatch]:
+    def batches(self, prefix: str, *, after: str = "") -> Iterator[pa.RecordBatch]:
         """Objects below the folder `prefix`, in no order: `key`, `size_bytes`, `etag`.
 
         Objects that only mark a folder are not left out: their key is that of the folder.
+
+        `after`: A key; itself and what the server lists before it are left out.
+
+        Raises:
+            UnreadableKey: the server has come to a key that obstore refuses.
         """
-        skipped = len(f"{self._place.prefix}/") if self._place.prefix else 0
-        for batch in self._client.list(self._path(prefix)):
-            keys = pc.utf8_slice_codeunits(batch["key"], skipped) if skipped else batch["key"]
-            yield pa.record_batch([keys, batch["size_bytes"], batch["etag"]], schema=batch.schema)
+        return map(
+            self._relative, self._client.list(self._path(prefix), after=self._path(after) if after else "")
+        )
+
+    def own(self, folder: str) -> tuple[Sequence[pa.RecordBatch], Sequence[str]]:
+        """The objects in a folder itself, as `batches` gives them, and the keys of the folders in it.
+
+        At the root of a bucket `/` stands for all keys that begin with a slash.
+
+        Raises:
+            UnreadableKey: obstore refuses a key in it.
+        """
+        batches, folders = self._client.own(self._path(folder))
+        return list(map(self._relative, batches)), [name[self._skipped :] or "/" for name in folders]
+
+    def _relative(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Objects with keys relative to the root."""
+        keys = pc.utf8_slice_codeunits(batch["key"], self._skipped) if self._skipped else batch["key"]
+        return pa.record_batch([keys, batch["size_bytes"], batch["etag"]], schema=batch.schema)
 
     def find(self, key: str) -> Listed | None:
         try:

@@ -11,7 +11,7 @@ once trying again has not helped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
@@ -30,8 +30,8 @@ PART_BYTES = 1 << 24
 _NUM_PARTS_AT_ONCE = 4
 _SMALL_BYTES = 1 << 20
 """A body up to this size is sent before anyone could think that the server is silent."""
-_LISTED_TOGETHER = 10_000
-"""Objects of a listing that become a batch."""
+_LISTED_TOGETHER = 1000
+"""Objects of a listing that become a batch: a page of it."""
 _LISTED = pa.schema([("key", pa.string()), ("size_bytes", pa.int64()), ("etag", pa.string())])
 _unconditional: set[Place] = set()
 """Buckets that have shown this process that they don't know conditional writes."""
@@ -146,8 +146,10 @@ class BucketClient:
         with suppress(FileNotFoundError):
             self._persistently(path, lambda: self._store().delete(path))
 
-    def list(self, folder: str) -> Iterator[pa.RecordBatch]:
+    def list(self, folder: str, *, after: str = "") -> Iterator[pa.RecordBatch]:
         """Objects below a folder ("" = all), in no order, once each: `key`, `size_bytes`, `etag`.
+
+        `after`: A key; itself and what the server lists before it are left out.
 
         A listing that breaks off is begun again, without what has been given.
         """
@@ -159,7 +161,10 @@ class BucketClient:
             if stream is None:
                 store = self._store(Use.SERIES)
                 stream = store.list(
-                    f"{folder}/" if folder else None, chunk_size=_LISTED_TOGETHER, return_arrow=True
+                    f"{folder}/" if folder else None,
+                    offset=after or None,
+                    chunk_size=_LISTED_TOGETHER,
+                    return_arrow=True,
                 )
             chunk = next(stream, None)
             return None if chunk is None else _listed(pa.record_batch(chunk))
@@ -174,6 +179,15 @@ class BucketClient:
                 batch = batch.filter(pc.invert(pc.is_in(batch["key"], pa.chunked_array(seen))))
             given.append(batch["key"])
             yield batch
+
+    def own(self, folder: str) -> tuple[Sequence[pa.RecordBatch], Sequence[str]]:
+        """The objects in a folder itself, as `list` gives them, and the folders in it."""
+
+        def fetch() -> Any:
+            return self._store(Use.SERIES).list_with_delimiter(folder or None, return_arrow=True)
+
+        found = self._persistently(folder, fetch)
+        return list(map(_listed, pa.table(found["objects"]).to_batches())), found["common_prefixes"]
 
     def _put_once(self, path: str, data: bytes, expect: str | None) -> str:
         use = Use.OBJECTS if len(data) <= _SMALL_BYTES else Use.UPLOADS

@@ -74,9 +74,13 @@ def _provider(named: str, profile: Mapping[str, str]) -> Any:
     return None
 
 
+def is_anonymous() -> bool:
+    """Whether requests are to go without a signature."""
+    return os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true", "yes", "on", "y", "t")
+
+
 def _is_in_environment() -> bool:
-    is_anonymous = os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true", "yes", "on", "y", "t")
-    return is_anonymous or _is_any_set("AWS_ACCESS_KEY_ID")
+    return is_anonymous() or _is_any_set("AWS_ACCESS_KEY_ID")
 
 
 def _is_any_set(*names: str) -> bool:

@@ -219,13 +219,15 @@ class Lease:
         """Let others have it. What can't be removed in a moment goes stale."""
         self._ended.set()
         if self._thread is not None:
-            self._thread.join(self._heartbeat_s)
-        client = self._client.within(self._heartbeat_s / _POLLS_PER_HEARTBEAT)
-        with self._lock, suppress(StorageError):
-            # It may have been taken over if the last heartbeat is old, and would be another's.
-            if self._version != ABSENT and not self._lost and self._age_s() < self._stale_s / 2:
-                client.delete(self._path)
-                self._version = ABSENT
+            self._thread.join(self._heartbeat_s / _POLLS_PER_HEARTBEAT)
+        if not self._lock.acquire(timeout=self._heartbeat_s / _POLLS_PER_HEARTBEAT):
+            return
+        # It may have been taken over if the last heartbeat is old, and would be another's.
+        if self._version != ABSENT and not self._lost and self._age_s() < self._stale_s / 2:
+            with suppress(StorageError):
+                self._client.within(self._heartbeat_s / 2).delete(self._path)
+        self._version = ABSENT
+        self._lock.release()
 
     def _take(self, expect: str) -> bool:
         began = time.monotonic()
@@ -242,7 +244,7 @@ class Lease:
         return True
 
     def _beat(self) -> None:
-        client = self._client.within(self._heartbeat_s)
+        client = self._client.within(self._stale_s / 2)
         while not self._ended.wait(self._heartbeat_s) and not self._lost:
             # A bucket that is away is away for others, too; `check` says it if it matters.
             with suppress(StorageError), self._lock:

@@ -18,6 +18,8 @@ READ_AHEAD_BYTES = 1 << 19
 """Fetched at least at a time, where nothing else is said."""
 MAX_READ_AHEAD_BYTES = 1 << 22
 """Fetched at most beyond what is asked for."""
+_GAP_BYTES = 1 << 16
+"""Up to so much may be left out between two reads in one go, such as a header of a tar."""
 _MAX_HELD_BYTES = 1 << 24
 """Of ranges that are held, besides the last one: readers go to and fro between an index and the data."""
 
@@ -144,7 +146,7 @@ class ObjectFile(io.RawIOBase):
 
     def _end_of_request(self, end: int) -> int:
         """Where the request ends that fetches from where the file stands up to `end` at least."""
-        is_next = self._sequence_from < self._at == self._sequence_until
+        is_next = self._sequence_from < self._sequence_until <= self._at <= self._sequence_until + _GAP_BYTES
         self._sequence_from = self._sequence_from if is_next else self._at
         ahead = max(self.read_ahead_bytes, (self._at - self._sequence_from) // 2)
         last = max(end, self._at + min(ahead, MAX_READ_AHEAD_BYTES))

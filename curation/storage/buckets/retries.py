@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -71,7 +72,28 @@ class OutOfRange(StorageError):
     """The object ends before the range that was asked for."""
 
 
+class UnreadableKey(StorageError):
+    """obstore refuses a key.
+
+    Attributes:
+        key: Which one.
+    """
+
+    def __init__(self, message: str = "", *, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+
+
 _ERRORS = {Kind.UNSUPPORTED: NotSupported, Kind.OUT_OF_RANGE: OutOfRange}
+
+
+_REFUSED = re.compile(r'Path "(.*?)"(?: contained|: Encountered)', re.DOTALL)
+
+
+def _unreadable(url: str, error: Exception) -> UnreadableKey:
+    found = _REFUSED.search(str(error))
+    key = found[1] if found else ""
+    return UnreadableKey(f"{url}: the key {key!r} can't be read; rename that object", key=key)
 
 
 class Patience:
@@ -80,10 +102,6 @@ class Patience:
     def __init__(self, limit_s: float | None = None) -> None:
         """`limit_s` counts from now; None takes `deadline_s`."""
         self._limit_s = deadline_s() if limit_s is None else limit_s
-        self.renew()
-
-    def renew(self) -> None:
-        """Start anew: there was some success."""
         self._began = time.monotonic()
         self._num_failed = 0
 
@@ -124,9 +142,10 @@ def persistently(
     Raises:
         FileNotFoundError: there is no such object.
         WriteConflict: the object is not of the version that was asked for.
+        UnreadableKey: obstore refuses the key, or that of an object in a listing.
         StorageError: all else, in one sentence.
     """
-    from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+    from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PreconditionError
 
     patience = Patience(limit_s)
     may_renew = renew_credentials is not None
@@ -135,6 +154,8 @@ def persistently(
             return attempt()
         except WrongAnswer as error:
             fault = Fault(str(error), Kind.TRANSIENT)
+        except InvalidPathError as error:
+            raise _unreadable(url, error) from None
         except (BaseError, OSError, ValueError) as error:
             fault = fault_of(error, scheme)
             if isinstance(error, AlreadyExistsError | PreconditionError) and fault.kind is not Kind.TRANSIENT:

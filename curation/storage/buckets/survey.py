@@ -12,19 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.storage.base import Storage
 from curation.storage.buckets.bucket import BucketStorage
 from curation.storage.buckets.connection import Place, place_of
+from curation.storage.buckets.listing import NUM_THREADS, OBJECTS, list_objects
+from curation.storage.buckets.unreadable import WHY_UNREADABLE
 from curation.storage.hub.place import is_on_hub
 from curation.storage.hub.repository import HubStorage
 from curation.storage.surveyed import FILES, READ_AS_FOLDER, Survey, by_key
-
-_NUM_THREADS = 16
-_HIDDEN = r"^(?P<hidden>(?:[^./][^/]*/)*\.[^/]*/?)"
-"""A key with a part that begins with a dot, up to this part."""
 
 
 def survey_buckets(urls: Sequence[str], takes: Callable[[str], bool]) -> list[Survey]:
@@ -38,7 +37,7 @@ def survey_buckets(urls: Sequence[str], takes: Callable[[str], bool]) -> list[Su
     surveys = [Survey() for _ in urls]
     read: list[int] = []
     # The outer of two places comes first, so that the inner one is found in it as a whole.
-    for number in sorted(range(len(urls)), key=lambda number: places[number].prefix.count("/")):
+    for number in sorted(range(len(urls)), key=lambda number: len(places[number].prefix)):
         outer = next((other for other in read if _reaches(places[other], places[number])), None)
         if outer is None:
             surveys[number] = _survey(urls[number], takes)
@@ -72,24 +71,24 @@ def _is_any_below(found: Survey, folder: str) -> bool:
 def _survey(url: str, takes: Callable[[str], bool]) -> Survey:
     """What lies below one URL."""
     storage = HubStorage(url) if is_on_hub(url) else BucketStorage(url)
-    found, hidden = [], set[str]()
-    for batch in storage.batches(""):
-        names = pc.struct_field(pc.extract_regex(batch["key"], _HIDDEN), "hidden")
-        hidden.update(pc.unique(names.drop_null()).to_pylist())
-        found.append(batch.filter(pc.and_(names.is_null(), pc.not_equal(batch["key"], ""))))
-    columns = pa.schema([("key", pa.string()), *list(FILES)[1:]])
-    files = by_key(pa.Table.from_batches(found, columns))
+    found = list_objects(storage)
+    files = found.in_order()
     folders = _folders(files)
     files, marked = _without_marks(files, folders, storage)
-    named = {key for key in [*_called_like_files(folders), *marked] if takes(key)}
-    return Survey(files.cast(FILES), sorted(hidden), dict.fromkeys(sorted(named), READ_AS_FOLDER))
+    is_named = pc.match_substring_regex(folders, r"\.[^/]*$")
+    called_like_files = {key for key in [*folders.filter(is_named).to_pylist(), *marked] if takes(key)}
+    not_files = dict.fromkeys(found.unreadable, WHY_UNREADABLE)
+    not_files |= dict.fromkeys(called_like_files, READ_AS_FOLDER)
+    # A hidden folder may be marked, too.
+    hidden = [key for key in found.hidden if f"{key}/" not in found.hidden]
+    return Survey(files.cast(FILES), hidden, not_files)
 
 
 def _folders(files: pa.Table) -> pa.Array:
-    """The folders of keys, where they matter: where one is called like a file, or may be marked."""
-    keys = files["key"].combine_chunks()
-    has_empty = pc.any(pc.equal(files["size_bytes"], 0)).as_py()
-    level = keys if has_empty else keys.filter(pc.match_substring_regex(keys, r"\.[^/]*/"))
+    """The folders of keys, where they matter: where one may be called like a file, or may be marked."""
+    level = files["key"].combine_chunks()
+    if not pc.any(pc.equal(files["size_bytes"], 0)).as_py():
+        level = level.filter(pc.match_substring_regex(level, r"\.[^/]*/"))
     found = []
     while len(level):
         level = level.filter(pc.match_substring(level, "/"))
@@ -98,27 +97,26 @@ def _folders(files: pa.Table) -> pa.Array:
     return pc.unique(pa.concat_arrays(found)) if found else pa.array([], pa.string())
 
 
-def _called_like_files(folders: pa.Array) -> list[str]:
-    names: list[str] = folders.filter(pc.match_substring_regex(folders, r"\.[^/]*$")).to_pylist()
-    return names
-
-
 def _without_marks(files: pa.Table, folders: pa.Array, storage: Storage) -> tuple[pa.Table, list[str]]:
-    """Files without the empty objects that only mark folders, and the keys of folders with nothing in them.
+    """Files without the objects that only mark folders, and the keys of folders with nothing in them.
 
-    Listed without the slash at its end, the mark of an empty folder looks like an empty object: the bucket is
-    asked whether there is one.
+    Listed without the slash at its end, the mark of an empty folder looks like an empty object, or like
+    another object of the same key: the bucket is asked whether there is one.
     """
-    is_empty = pc.equal(files["size_bytes"], 0)
-    if not pc.any(is_empty).as_py():
+    keys = files["key"].combine_chunks()
+    is_empty = np.asarray(pc.equal(files["size_bytes"], 0))
+    is_double = np.zeros(len(keys), bool)
+    is_double[1:] = pc.equal(keys[1:], keys[:-1])
+    is_double[:-1] |= is_double[1:]
+    is_mark = is_empty & np.asarray(pc.is_in(keys, value_set=folders))
+    is_unsure = (is_empty | is_double) & ~is_mark
+    if not (is_unsure | is_mark).any():
         return files, []
-    others, empty = files.filter(pc.invert(is_empty)), files.filter(is_empty)
-    known = pa.concat_arrays([folders, others["key"].combine_chunks()])
-    unsure = pc.unique(empty["key"].filter(pc.invert(pc.is_in(empty["key"], value_set=known)))).to_pylist()
-    with ThreadPoolExecutor(_NUM_THREADS) as threads:
+    unsure = pc.unique(keys.filter(pa.array(is_unsure))).to_pylist()
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
         found = list(threads.map(storage.find, unsure))
-    there = [item for item in found if item is not None]
-    rows = [[item.key for item in there], [item.size_bytes for item in there], [item.etag for item in there]]
-    real = pa.table([pa.array(*of) for of in zip(rows, files.schema.types, strict=True)], schema=files.schema)
+    there = [(item.key, item.size_bytes, item.etag) for item in found if item is not None]
+    rows = [dict(zip(OBJECTS.names, row, strict=True)) for row in there]
+    sure = files.filter(pa.array(~(is_unsure | is_mark)))
     marked = [key for key, item in zip(unsure, found, strict=True) if item is None]
-    return by_key(pa.concat_tables([others, real])), marked
+    return by_key(pa.concat_tables([sure, pa.Table.from_pylist(rows, schema=OBJECTS)])), marked

@@ -7,6 +7,7 @@ format; `webdataset.py` is the smallest complete example.
 from __future__ import annotations
 
 import abc
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,6 +34,9 @@ class Exported:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
+_FILE_NAME = re.compile(r"\w[\w.-]*")
+
+
 @dataclass(frozen=True)
 class FinishedShards:
     """The shards that are exported: their folder as it was named, and what their manifest says."""
@@ -57,13 +61,16 @@ class FinishedShards:
         """The rows of a shard, a row group in memory at a time.
 
         Raises:
-            StorageError: the file can't be read.
+            StorageError: the file can't be read, or an id in it could not be the name of a file.
         """
         try:
             with self.storage.open(shard.name) as file:
                 parquet = pq.ParquetFile(pa.PythonFile(file), pre_buffer=False)
                 for index in range(parquet.num_row_groups):
-                    yield from parquet.read_row_group(index, use_threads=False).to_pylist()
+                    for row in parquet.read_row_group(index, use_threads=False).to_pylist():
+                        if not _FILE_NAME.fullmatch(row["sample_id"]):
+                            raise StorageError(f"{self.folder}/{shard.name}: {row['sample_id']!r} is no id")
+                        yield row
         except (pa.ArrowException, OSError) as error:
             raise StorageError(f"{self.folder}/{shard.name} can't be read: {error}") from error
 

@@ -90,7 +90,8 @@ class ParquetReader:
     def opened(self, source: Source) -> Iterator[Path]:
         locator = locator_of(source.uri)
         storage, key = locator.open_storage()
-        check_unchanged(source, storage, key)
+        if storage.is_local:
+            check_unchanged(source, storage, key)
         name = locator.part.partition("/")[2]
         data = self._cursor_of(source).media(position_of(source), name)
         if data is None:
