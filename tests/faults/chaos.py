@@ -30,6 +30,8 @@ START_S = 4.0
 """About how long a run takes before it measures anything."""
 RUN_S = 400.0
 """A command that runs for longer hangs."""
+ABSENT_S = 2.0
+"""A blow whose target is not there for so long comes after the others."""
 END_S = 30.0
 """Everything that a command started is gone so long after its end."""
 REASON = re.compile(r"^(EnvironmentFault|StorageError): .*", re.MULTILINE)
@@ -158,8 +160,10 @@ class _Campaign:
                 )
                 self._log.landed[blow.target] += 1
                 struck.append(waiting.pop(0).target)
-                run.forget_starting()
                 due_at, base_at, base = None, time.monotonic(), self._num_written()
+            elif time.monotonic() >= due_at + ABSENT_S:
+                waiting.append(waiting.pop(0))
+                due_at = None
         return struck
 
     def _num_written(self) -> int:

@@ -161,7 +161,6 @@ class Run:
         self.began_at = time.monotonic()
         self._family: set[Process] = set()
         self._looked_at = 0.0
-        self._known_when_asked: set[Process] | None = None
 
     @property
     def said(self) -> str:
@@ -184,16 +183,8 @@ class Run:
         return [*self.titled("ray::Worker"), *self.titled("ray::_call")]
 
     def starting_workers(self) -> list[Process]:
-        """Processes that are on their way to be workers, and began after this was asked first."""
-        found = [each for title in ("default_worker.py", "ray::IDLE") for each in self.titled(title)]
-        found = [each for each in found if "raylet/raylet" not in each.words]
-        if self._known_when_asked is None:
-            self._known_when_asked = set(found)
-        return [each for each in found if each not in self._known_when_asked]
-
-    def forget_starting(self) -> None:
-        """Let the next that starts be one that starts from now on."""
-        self._known_when_asked = None
+        """Processes that are on their way to be workers: Ray does not know them yet."""
+        return [each for each in self.titled("default_worker.py") if "raylet/raylet" not in each.words]
 
     def left(self) -> list[Process]:
         """Processes that outlive it."""
