@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray.cluster_utils import Cluster
+from rich.console import Console
 
 from benchmarks.decode_once import write_video
-from curation.cli.console import console
 from curation.config import parse_config
 from curation.execution.driver.pool import Pool
 from curation.execution.plan import Task, plan_pass, plan_probes
@@ -71,7 +71,7 @@ class _Bench:
         self._cluster = Cluster(initialize_head=True, head_node_args=node)
         self._second: object = None
         self._pipeline = pipeline
-        self._pool = Pool(pipeline, self._ledger, self._cluster.address, ConsoleProgress(console()))
+        self._pool = Pool(pipeline, self._ledger, self._cluster.address, ConsoleProgress(Console(quiet=True)))
         self._pool.do(plan_probes(self._ledger, listing, config))
 
     def timed(self, num_nodes: int) -> Timed:

@@ -95,7 +95,8 @@ def draw(
     new = [sample_id for sample_id in drawn(strata, number, seed) if sample_id not in known]
     for sample, source in _with_sources(ledger, clips, new):
         try:
-            reader = VideoReader(source, pipeline.config.decoder, lambda: None, sample.start_s)
+            span_s = sample.duration_s
+            reader = VideoReader(source, pipeline.config.decoder, lambda: None, sample.start_s, span_s=span_s)
             view = View(count=num_frames, short_side=short_side)
             frames = _write_frames(folder, source, sample, reader, view)
         except SampleError:

@@ -1,9 +1,13 @@
-"""Sources in a bucket, made by hand as a listing makes them."""
+"""Sources in a bucket, made by hand as a listing makes them, and a video that is worth reading in ranges."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
 
 from curation.execution.plan import Task
 from curation.ingest.locator import Locator
@@ -55,3 +59,18 @@ def filter_task(bench: Bench, sources: list[Source], unit: int = 0) -> Task:
         step.key for step in bench.pipeline.steps() if step.key.startswith(f"{sources[0].kind}s.")
     )
     return Task("filter", unit, tuple(sources), steps=steps, needs=steps, num_sources=len(sources))
+
+
+def noise(form: str, seconds: int, folder: Path) -> bytes:
+    """A video of noise, 8 MB a minute, in a container of this form."""
+    random, path = np.random.default_rng(5), folder / f"noise.{form}"
+    with av.open(str(path), "w") as container:
+        options = {"crf": "10", "g": "10", "preset": "ultrafast"}
+        stream = container.add_stream("libx264", rate=10, options=options)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for _ in range(10 * seconds):
+            pixels = random.integers(0, 256, (96, 128, 3)).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    assert path.stat().st_size > 100_000 * seconds
+    return path.read_bytes()

@@ -72,6 +72,7 @@ class S3Server:
             "ip": "127.0.0.1",
             "ip.bind": "127.0.0.1",
             "master.telemetry": "false",
+            "volume.max": 10_000,  # each bucket takes one
             "webdav": "false",
             "admin.ui": "false",
             "s3.port.iceberg": 0,

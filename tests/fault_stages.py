@@ -400,6 +400,19 @@ class SlowColor(ColorStage):
         return super().measure(samples, media)
 
 
+class WaitingColor(ColorStage):
+    """Waits until there is a file `go` beside the input; not for ever."""
+
+    name = "waiting_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        go = Path(media[0].source.uri).parent.parent / "go"
+        deadline = time.monotonic() + 240
+        while not go.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return super().measure(samples, media)
+
+
 class PacedColor(ColorStage):
     """Takes a moment over each picture, as a real model does, so that a run has moments to be killed at."""
 

@@ -101,9 +101,9 @@ class ChangeHeaders:
 Fault = Answer | Delay | Silence | CutAnswer | CutRequest | LoseAnswer | ChangeHeaders
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
-    """One request as the proxy saw it.
+    """One request as the proxy sees it; while it is being dealt with, what has become of it so far.
 
     Attributes:
         status: What was answered; None where nothing was.
@@ -116,11 +116,11 @@ class Request:
     key: str
     query: str
     headers: Mapping[str, str]
-    status: int | None
-    request_bytes: int
-    answer_bytes: int
     fault: Fault | None
     at_s: float
+    status: int | None = None
+    request_bytes: int = 0
+    answer_bytes: int = 0
 
 
 @dataclass
@@ -246,7 +246,7 @@ class FaultyProxy:
         self.conditional_writes = "honored"
 
     def requests(self, method: str | None = None, key: str = "*") -> list[Request]:
-        """The requests that were dealt with since `clear`, in the order in which they ended."""
+        """The requests since `clear`, in the order in which they came."""
         with self._lock:
             found = list(self._requests)
         return [one for one in found if method in (None, one.method) and fnmatchcase(one.key, key)]
@@ -313,33 +313,20 @@ class _Handler(BaseHTTPRequestHandler):
         """Stay quiet."""
 
     def _serve(self) -> None:
-        path, _, self._query = self.path.partition("?")
+        path, _, query = self.path.partition("?")
         self._key = unquote(path).strip("/")
-        is_list = self.command == "GET" and "list-type=" in self._query
-        self._method = "LIST" if is_list else self.command
-        self._status: int | None = None
-        self._read_bytes = self._sent_bytes = 0
-        fault = self.server.proxy._fault_of(self._method, self._key, self._query)
+        is_list = self.command == "GET" and "list-type=" in query
+        method = "LIST" if is_list else self.command
+        fault = self.server.proxy._fault_of(method, self._key, query)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self._request = Request(method, self._key, query, headers, fault, time.monotonic())
+        self.server.proxy._note(self._request)
         try:
             self._meet(fault)
         except (_Cut, OSError, http.client.HTTPException):
             self.close_connection = True
             with suppress(OSError):
                 self.connection.shutdown(socket.SHUT_RDWR)
-        finally:
-            self.server.proxy._note(
-                Request(
-                    self._method,
-                    self._key,
-                    self._query,
-                    {name.lower(): value for name, value in self.headers.items()},
-                    self._status,
-                    self._read_bytes,
-                    self._sent_bytes,
-                    fault,
-                    time.monotonic(),
-                )
-            )
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_OPTIONS = _serve
 
@@ -367,7 +354,7 @@ class _Handler(BaseHTTPRequestHandler):
         while left and (data := self.rfile.read(min(left, CHUNK_BYTES))):
             chunks.append(data)
             left -= len(data)
-            self._read_bytes += len(data)
+            self._request.request_bytes += len(data)
         return b"".join(chunks)
 
     def _wait_for_hang_up(self) -> None:
@@ -422,7 +409,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._upstream.getresponse()
 
     def _begin_answer(self, status: int, headers: Mapping[str, str], length: int) -> None:
-        self._status = status
+        self._request.status = status
         self.send_response_only(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -431,8 +418,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _send(self, data: bytes) -> None:
+        self._request.answer_bytes += len(data)
         self.wfile.write(data)
-        self._sent_bytes += len(data)
 
 
 def _without_conditions(method: str, target: str, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -8,12 +8,15 @@ with Head(token="...") as head:
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -21,6 +24,9 @@ from buckets import free_ports
 from curation.execution.cluster.supervisor import kill_all, processes_of
 
 READY_S = 90.0
+NUM_STARTS = 3
+_TOO_SLOW = "timed out during startup"
+"""Ray gives a node 30 s to start, which a busy machine may not keep."""
 END_S = 30.0
 _PORTS = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")
 
@@ -77,33 +83,37 @@ class Head:
             **self._ports,
         }
         words = [f"--{name}={value}" for name, value in options.items()]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [ray_command(), "start", "--head", "--block", "--disable-usage-stats", *words],
-                stdout=log,
-                stderr=log,
-                env=os.environ | self.environment,
-                start_new_session=True,
-            )
         try:
-            self._wait_until_ready()
+            start = [ray_command(), "start", "--head", "--block", "--disable-usage-stats", *words]
+            self._process = _started(start, self._folder / "head.log", self.environment)
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        process = self._process
-        if process is not None and process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(END_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        if self._process is not None:
+            _end(self._process)
         while kill_all(str(self._folder), spared={os.getpid()}):
             time.sleep(0.1)
         shutil.rmtree(self._folder)
+
+    @contextmanager
+    def joined(self, *, name: str, hidden: Sequence[Path] = ()) -> Iterator[None]:
+        """Another node of one CPU, in which these folders are empty: it has mounts of its own.
+
+        It ends with the cluster.
+        """
+        mounts = [f"mount -t tmpfs none {shlex.quote(str(folder))}" for folder in hidden]
+        start = [ray_command(), "start", f"--address={self.address}", "--block", "--disable-usage-stats"]
+        start += ["--num-cpus=1", "--min-worker-port=0", "--max-worker-port=0", f"--node-name={name}"]
+        script = " && ".join([*mounts, f"exec {shlex.join(start)}"])
+        unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+        process = _started([*unshare, "sh", "-c", script], self._folder / f"{name}.log", self.environment)
+        try:
+            yield
+        finally:
+            _end(process)
 
     def signal(self, program: str, number: signal.Signals) -> None:
         """Send a signal to one of its programs, such as `gcs_server`."""
@@ -115,14 +125,35 @@ class Head:
         assert len(found) == 1, found
         os.kill(found[0], number)
 
-    @property
-    def _log(self) -> Path:
-        return self._folder / "head.log"
 
-    def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + READY_S
-        while "Ray runtime started" not in self._log.read_text(errors="replace"):
-            assert self._process is not None
-            assert self._process.poll() is None, self._log.read_text(errors="replace")
-            assert time.monotonic() < deadline, self._log.read_text(errors="replace")
-            time.sleep(0.2)
+def _started(words: Sequence[str], log_file: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """The process of `ray start --block`, once the node is up."""
+    for _ in range(NUM_STARTS):
+        with log_file.open("wb") as log:
+            process = subprocess.Popen(
+                words, stdout=log, stderr=log, env=os.environ | variables, start_new_session=True
+            )
+        said = _said_at_start(process, log_file)
+        if _TOO_SLOW not in said:
+            break
+    assert "Ray runtime started" in said, said
+    return process
+
+
+def _said_at_start(process: subprocess.Popen[bytes], log_file: Path) -> str:
+    deadline = time.monotonic() + READY_S
+    said = ""
+    while "Ray runtime started" not in said and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+        said = log_file.read_text(errors="replace")
+    return said
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

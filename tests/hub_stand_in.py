@@ -15,7 +15,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -62,6 +62,8 @@ class HubStandIn:
         data_sets: "org/name" -> data set.
         asked: Method and path of all requests, in order; of downloads with their range.
         fails_with: HTTP statuses of the next answers.
+        large_suffixes: Files that are kept as large ones.
+        before_commit: Called before a commit is made.
         fails_at_upload, fails_at_commit: Whether large files and commits are refused.
         uploaded: SHA-256 of large files, each as often as it was uploaded.
         tokens_elsewhere: What came as authorization to where large files lie. The Hub's token must not.
@@ -72,6 +74,8 @@ class HubStandIn:
         self.data_sets: dict[str, DataSet] = {}
         self.asked: list[str] = []
         self.fails_with: list[int] = []
+        self.large_suffixes = LARGE_SUFFIXES
+        self.before_commit: Callable[[], object] = bool
         self.fails_at_upload = self.fails_at_commit = False
         self.uploaded: list[str] = []
         self.tokens_elsewhere: list[str] = []
@@ -294,7 +298,9 @@ class _Hub(_Handler):
                 "files": [
                     {
                         "path": file["path"],
-                        "uploadMode": "lfs" if file["path"].endswith(LARGE_SUFFIXES) else "regular",
+                        "uploadMode": "lfs"
+                        if file["path"].endswith(self.stand_in.large_suffixes)
+                        else "regular",
                         "shouldIgnore": False,
                         "oid": _oid(file["path"], files[file["path"]]) if file["path"] in files else None,
                     }
@@ -319,6 +325,7 @@ class _Hub(_Handler):
 
     def make_commit(self, body: bytes, name: str, revision: str) -> None:
         data_set = self.data_set(name, to_write=True)
+        self.stand_in.before_commit()
         head, files = self.commit(name, revision)
         files = dict(files)
         if self.stand_in.fails_at_commit:

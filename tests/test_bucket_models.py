@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import provider_stand_ins
 from buckets import S3Server, upload
 from captioner.prompt import load_prompts
 from curation.config.settings_file import read_settings
@@ -83,15 +85,22 @@ def test_one_file_of_a_folder(model: str, opened: list[str]) -> None:
         resolve_revision(replace(ref, file="none.bin"))
 
 
-def test_marks_of_folders_are_no_files(model: str, tmp_path: Path) -> None:
-    before = resolve_revision(ModelRef("tokenizer", model))
-    import obstore
+@pytest.fixture
+def google(monkeypatch: pytest.MonkeyPatch) -> Iterator[provider_stand_ins.ProviderStandIn]:
+    server, variables = provider_stand_ins.google()
+    for name, value in {**variables, "no_proxy": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.stop()
 
-    from curation.storage.buckets.connection import connect, place_of
 
-    for mark in ("model/", "model/deep/"):
-        obstore.put(connect(place_of(model)), mark, b"")
-    assert resolve_revision(ModelRef("tokenizer", model)) == before
+def test_marks_of_folders_are_no_files(google: provider_stand_ins.ProviderStandIn, cache: Path) -> None:
+    url = f"gs://{provider_stand_ins.BUCKET}/model"
+    files = {"model/config.json": b"{}", "model/deep/weights.bin": WEIGHTS, "model/deep/empty": b""}
+    google.objects |= {key: (data, number) for number, (key, data) in enumerate(files.items(), 1)}
+    before = resolve_revision(ModelRef("tokenizer", url))
+    google.objects["model/deep"] = (b"", 9)  # so obstore shows the mark of a folder
+    assert resolve_revision(ModelRef("tokenizer", url)) == before
 
 
 def test_known_sha256_needs_no_fetching_before_the_work(model: str, opened: list[str]) -> None:
@@ -148,26 +157,36 @@ def test_goes_on_where_fetching_was_cut(
 
 
 FETCH = """
-import sys
+import sys, time
+from pathlib import Path
 from curation.pipeline.models import fetch, resolve_revision
 from curation.stage import ModelRef
 from curation.storage.buckets.bucket import BucketStorage
 whole = BucketStorage.open
 def noted(self, key, etag=None):
     print("fetched", flush=True)
+    time.sleep(1)  # for the others to come
     return whole(self, key, etag)
 BucketStorage.open = noted
+ready = Path(sys.argv[2])
+(ready / sys.argv[3]).touch()
+while len(list(ready.iterdir())) < 3:
+    time.sleep(0.01)
 ref = ModelRef("head", sys.argv[1])
 print(len(fetch(ref, resolve_revision(ref)).read_bytes()))
 """
 
 
-def test_processes_of_a_machine_fetch_it_once(bucket: str, cache: Path) -> None:
-    open_storage(bucket).write("head.pth", WEIGHTS * 1000)
-    command = [sys.executable, "-c", FETCH, f"{bucket}/head.pth"]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(3)]
+def test_processes_of_a_machine_fetch_it_once(bucket: str, cache: Path, tmp_path: Path) -> None:
+    open_storage(bucket).write("head.pth", WEIGHTS)
+    (tmp_path / "ready").mkdir()
+    words = [sys.executable, "-c", FETCH, f"{bucket}/head.pth", str(tmp_path / "ready")]
+    running = [
+        subprocess.Popen([*words, str(number)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        for number in range(3)
+    ]
     said = [one.communicate(timeout=120)[0].split() for one in running]
-    assert [words[-1] for words in said] == [str(len(WEIGHTS) * 1000)] * 3
+    assert [words[-1] for words in said] == [str(len(WEIGHTS))] * 3
     assert sum(words.count("fetched") for words in said) == 1
 
 

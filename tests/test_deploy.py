@@ -240,6 +240,7 @@ class SlurmJob:
         finally:
             if self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
 
 
 RAY = """#!/bin/bash

@@ -26,6 +26,7 @@ OWNERS = {
             "cluster/placement",
             "cluster/processes",
             "cluster/results",
+            "cluster/shared",
             "cluster/tasks",
             "cluster/watch",
             "driver/actor",

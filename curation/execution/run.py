@@ -11,6 +11,8 @@ from typing import Any
 from curation.config import Config
 from curation.errors import ConfigError
 from curation.execution.cluster.connection import check_temp_folder, starts_here
+from curation.execution.cluster.jobs import check_output_lasts
+from curation.execution.cluster.shared import NUM_SAMPLES, SharedFolders
 from curation.execution.dataset_wide import bind, filters_behind
 from curation.execution.driver.pool import Pool
 from curation.execution.passes import Passes
@@ -26,7 +28,7 @@ from curation.execution.run_record import (
 )
 from curation.execution.standing import Standing
 from curation.execution.worker.metrics import Metrics
-from curation.ingest.inputs import find_inputs, unlisted_containers
+from curation.ingest.inputs import FoundFolder, find_inputs, unlisted_containers
 from curation.ingest.leftovers import Leftovers, some_names
 from curation.ingest.listing import Listing, list_inputs
 from curation.ledger import Ledger
@@ -109,6 +111,7 @@ def _open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledge
         ConfigError: a model is not the one that the output was begun with, or is named wrongly.
         EnvironmentFault: something is missing on this machine; all of it is named.
     """
+    check_output_lasts(config.general.output)
     storage = open_storage(config.general.output)
     is_local = starts_here(options.address)
     checklist = Checklist()
@@ -146,8 +149,16 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
     started = time.monotonic()
     pipeline, ledger, writer = _open_for_work(config, options)
     found = find_inputs(config)
+    shared = None if starts_here(options.address) else _shared_folders(ledger.storage, found)
     with ledger.storage.exclusive(progress.say):
-        with Pool(pipeline, ledger, options.address, progress, worker_logs=options.worker_logs) as pool:
+        with Pool(
+            pipeline,
+            ledger,
+            options.address,
+            progress,
+            shared=shared,
+            worker_logs=options.worker_logs,
+        ) as pool:
             retry_failed = options.recompute.counts_as_missing(PROBE, row_failed=True)
             _list_containers(unlisted_containers(config, found, retry_failed=retry_failed), pool, progress)
             listing = list_inputs(config, found)
@@ -182,6 +193,16 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
         if result.did_work and config.run.compact_files is not None:
             compact(pipeline, ledger, more_than=config.run.compact_files, whole=False)
         return result
+
+
+def _shared_folders(output: Storage, found: Sequence[FoundFolder]) -> SharedFolders:
+    """What all nodes of a cluster must see."""
+    files = {
+        folder.root: tuple(folder.path(key) for key in folder.some_keys(NUM_SAMPLES))
+        for folder in found
+        if open_storage(folder.root).is_local
+    }
+    return SharedFolders(output.root if output.is_local else None, files)
 
 
 def compact(pipeline: Pipeline, ledger: Ledger, *, more_than: int = 1, whole: bool = True) -> int:

@@ -51,6 +51,11 @@ class FoundFolder:
         """The path of a file below this folder."""
         return f"{self.root}/{key}"
 
+    def some_keys(self, number: int) -> list[str]:
+        """Keys of up to so many of its files, the first and the last among them."""
+        places = np.unique(np.linspace(0, len(self.files) - 1, min(number, len(self.files))).astype(np.int64))
+        return [os.fsdecode(key) for key in self.files["key"].take(pa.array(places)).to_pylist()]
+
     def containers(self) -> Iterator[tuple[str, Source]]:
         """The containers: key, and the container as a source."""
         rows = self.files.filter(self.files["is_container"]).select(("key", "size_bytes", "etag"))

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from curation.errors import ConfigError, StorageError, WriteConflict
@@ -120,17 +120,11 @@ def find_model(ref: ModelRef) -> BucketModel:
         if item is not None and item.size_bytes:
             return BucketModel(found_url, place, (item,), is_file=True)
     folder = open_storage(url)
-    objects = () if ref.file else _without_marks(folder.list(""))
+    objects = () if ref.file else tuple(folder.list(""))
     if not objects:
         what = f"{url}/{ref.file}" if ref.file else url
         raise ConfigError(f"{ref.role}: there is no file or folder {what}")
     return BucketModel(url, folder, objects, is_file=False)
-
-
-def _without_marks(found: list[Listed]) -> tuple[Listed, ...]:
-    """The files of a folder, without the empty objects by which some tools mark folders."""
-    folders = {"", *(str(parent) for item in found for parent in PurePosixPath(item.key).parents)}
-    return tuple(item for item in found if item.size_bytes or item.key not in folders)
 
 
 def _file_of(ref: ModelRef, url: str) -> list[tuple[str, Storage, str]]:

@@ -126,8 +126,9 @@ class Target:
 
 def _driver(weight: int, number: signal.Signals, code: int) -> Target:
     def strike(run: Run, _: random.Random) -> bool:
+        is_there = run.driver.lives
         run.driver.signal(number)
-        return run.driver.lives or number == signal.SIGKILL
+        return is_there
 
     return Target(weight, strike, (code,))
 

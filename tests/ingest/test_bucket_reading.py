@@ -9,13 +9,11 @@ from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 
-import av
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bucket_sources import part_of, source_of, uploaded
+from bucket_sources import noise, part_of, source_of, uploaded
 from buckets import S3Server
 from curation.errors import ChangedError, ProbeError, StorageError
 from curation.ingest.fetching import FETCHES
@@ -105,21 +103,6 @@ def test_tar_that_is_read_in_order_is_fetched_once_by_few_requests(bucket: str, 
     with reading_ahead(members, lambda: None):
         assert [content(source) for source in members] == [*files.values()]
     assert FETCHED.take() <= 1.01 * sum(map(len, files.values()))
-
-
-def noise(form: str, seconds: int, folder: Path) -> bytes:
-    """A video of noise, 8 MB a minute, in a container of this form."""
-    random, path = np.random.default_rng(5), folder / f"noise.{form}"
-    with av.open(str(path), "w") as container:
-        options = {"crf": "10", "g": "10", "preset": "ultrafast"}
-        stream = container.add_stream("libx264", rate=10, options=options)
-        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
-        for _ in range(10 * seconds):
-            pixels = random.integers(0, 256, (96, 128, 3)).astype(np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    assert path.stat().st_size > 130_000 * seconds
-    return path.read_bytes()
 
 
 @pytest.mark.parametrize("form", ["mp4", "mkv"])

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from bucket_sources import filter_task, uploaded
+from bucket_sources import filter_task, noise, uploaded
 from buckets import S3Server, upload
 from curation.execution.worker.metrics import Metrics
 from curation.execution.worker.worker import UnitWorker
+from curation.ingest.fetching import FETCHES
 from datasets_media import Bench, config_data
 from faulty_proxy import FaultyProxy
 
@@ -64,3 +65,27 @@ def test_run_on_a_bucket_gives_what_the_same_run_on_a_folder_gives(
     assert there.outcomes() == here.outcomes()
     assert on_bucket.rows == on_disk.rows
     assert on_bucket.bytes_read["enrich"] <= 1.05 * on_bucket.bytes_stored["enrich"]
+
+
+def test_each_segment_of_a_long_video_fetches_its_own_part(
+    s3_server: S3Server, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    url = s3_server.new_bucket()
+    data = noise("mp4", 160, tmp_path)
+    (source,) = uploaded(url, {"long.mp4": data})
+    cut = {"scenes": {"min_clip_s": 0.5}, "filters": ["color"]}
+    changes: dict[str, Any] = {"videos": cut, "run": {"segment_s": 40, "workers": 1}}
+    bench = a_bench(url, tmp_path / "out", **changes)
+    worker = UnitWorker(bench.pipeline)
+    probed = worker.work(filter_task(bench, [source]))
+    assert probed.bytes_read == probed.bytes_stored == {"filter": len(data)}
+    (task,) = bench.tasks("filter")
+    assert len(task.segments) == 4
+    for number in range(len(task.segments)):
+        FETCHES.forget()  # each in a worker of its own
+        metrics, _ = worker.process_segment(task, number)
+        assert abs(metrics.bytes_stored["filter"] - len(data) / 4) <= 1
+        # There is no cut in it, so the worker of the first segment reads to the end. The others read 40 s
+        # and up to 8 s around them; of all that, a fifth was read ahead when they stopped.
+        if number > 0:
+            assert metrics.bytes_read["filter"] <= 48 / 40 * 1.25 * len(data) / 4

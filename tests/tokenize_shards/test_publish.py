@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from curation.storage.hub import upload
 from datasets_media import curation, said_by
 from hub_stand_in import READ_TOKEN, WRITE_TOKEN, HubStandIn
 from shard_samples import FOLDER, FakeLedger, kept_sample
+from tokenize_shards.shards import publish
 from tokenize_shards.shards.writer import ShardConfig, ShardWriter
 
 # The Hub's client sends large files by a parameter of its HTTP library that is going out of use.
@@ -149,6 +151,43 @@ def test_from_a_bucket(writer: HubStandIn, shards: Path, bucket: str, capsys: Sa
         storage.write(name, data)
     assert said_by(capsys, "publish", f"{bucket}/out/shards/demo", URL)[0] == 0
     assert published(writer) == files_in(shards)
+
+
+def test_shards_that_the_hub_takes_for_small_files(
+    writer: HubStandIn, shards: Path, bucket: str, capsys: Said
+) -> None:
+    writer.large_suffixes = ()
+    storage = open_storage(f"{bucket}/out/shards/demo")
+    for name, data in files_in(shards).items():
+        storage.write(name, data)
+    assert said_by(capsys, "publish", f"{bucket}/out/shards/demo", URL)[0] == 0
+    assert (published(writer), writer.uploaded) == (files_in(shards), [])
+
+
+def test_somebody_else_who_commits_meanwhile_loses_nothing(
+    writer: HubStandIn, shards: Path, capsys: Said
+) -> None:
+    theirs = {"train-00000-of-00001.parquet": b"theirs"}
+    writer.before_commit = lambda: writer.push("org/tokens", theirs)
+    code, said = said_by(capsys, "publish", shards, URL)
+    assert (code, published(writer)) == (3, theirs)
+    assert "somebody else has committed since" in said
+
+
+def test_a_shard_that_changes_meanwhile(
+    writer: HubStandIn, shards: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = min(shards.glob("train-*"))
+    open_target = publish.open_target
+
+    def change_and_open(*args: Any, **options: Any) -> upload.Target:
+        first.write_bytes(first.read_bytes()[:-1] + b"x")
+        return open_target(*args, **options)
+
+    monkeypatch.setattr(publish, "open_target", change_and_open)
+    code, said = said_by(capsys, "publish", shards, URL)
+    assert (code, published(writer)) == (3, {})
+    assert f"{first.name} was changed while it was published" in said
 
 
 def test_damaged_and_unfinished_shards_stay(writer: HubStandIn, shards: Path, capsys: Said) -> None:

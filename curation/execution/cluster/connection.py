@@ -11,11 +11,12 @@ import os
 import sys
 import threading
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from curation.errors import EnvironmentFault
 from curation.errors.isolation import isolated
 from curation.execution.cluster.address import check_head, check_token_file, cluster_address
+from curation.execution.cluster.credentials import environment_hook
 from curation.execution.cluster.limits import within
 from curation.execution.cluster.logs import WorkerLog, forward_worker_logs
 from curation.execution.cluster.own_ray import OwnRay, own_signals, temp_folder
@@ -116,7 +117,10 @@ def _join(address: str, *, with_worker_logs: bool = False) -> None:
     import ray
 
     # In a thread it also leaves our handling of signals alone.
-    join = partial(ray.init, address=address, log_to_driver=with_worker_logs, logging_level="ERROR")
+    hook = environment_hook()
+    runtime_env = None if hook is None else {"worker_process_setup_hook": hook}
+    logs: dict[str, Any] = {"log_to_driver": with_worker_logs, "logging_level": "ERROR"}
+    join = partial(ray.init, address=address, runtime_env=runtime_env, **logs)
     try:
         within(CONNECT_S, join, "it did not let this machine join")
     except EnvironmentFault as error:

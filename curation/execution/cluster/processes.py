@@ -211,7 +211,7 @@ class WorkerProcess:
 
     def _learn(self, died: Died) -> None:
         """It does not answer. Why is said by its call, if there is one and that could tell."""
-        if self._call and self._unreachable_s is None:
+        if self._death is not None or (self._call and self._unreachable_s is None):
             return
         if not isinstance(died, Unreachable):
             self._death = died

@@ -18,11 +18,6 @@ FETCH_TIMEOUT_S = 120.0
 """How long a value that is ready may take to arrive."""
 
 
-_OF_NODE = ("node has died", "node was terminated", "owner has died")
-"""By this, Ray's words tell an actor that went down with its node from one whose own process ended: that the
-node was lost, or was shut down in order, as an autoscaler or Kubernetes does."""
-
-
 class Died(Exception):
     """The process that was called is gone. The message says why.
 
@@ -95,7 +90,7 @@ def explained(error: Any) -> Died | Lost | EnvironmentFault:
     if isinstance(error, exceptions.RayActorError) and error.actor_init_failed:
         return EnvironmentFault(f"a worker cannot start: {_last_line(error)}")
     if isinstance(error, exceptions.ActorDiedError):
-        if error.preempted or any(sign in str(error) for sign in _OF_NODE):
+        if error.preempted or "node has died" in str(error) or "owner has died" in str(error):
             return Died("its node went down", with_node=True)
         return Died("its process ended: it crashed or was killed")
     if isinstance(error, exceptions.ActorUnavailableError):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from curation.errors import ContractError
 from curation.errors.isolation import isolated
 from curation.execution.cluster.processes import WATCHED
+from curation.execution.cluster.shared import SharedFolders
 from curation.execution.models.client import ModelRoutes, RemoteModels
 from curation.execution.plan import Task
 from curation.execution.segments import SegmentResult
@@ -39,17 +40,22 @@ def check_travels(pipeline: Pipeline) -> None:
             raise ContractError(f"{step.key} can't be sent to workers: {error}") from error
 
 
-def start_decode_worker(pipeline: Pipeline) -> Any:
+def start_decode_worker(pipeline: Pipeline, shared: SharedFolders | None = None) -> Any:
     """Start one; the actor. It takes one CPU, and is there once it answers.
 
-    Workers are spread over the nodes: Ray would fill half of one node before it takes the next, whose disk,
-    network and memory would serve nobody.
+    It looks for the folders that all nodes share, if there are any, before it does anything. Workers are
+    spread over the nodes: Ray would fill half of one node before it takes the next, whose disk, network and
+    memory would serve nobody.
     """
     import ray
 
     @ray.remote(num_cpus=1, num_gpus=0, scheduling_strategy="SPREAD", **WATCHED)
     class Worker:
-        def __init__(self, pipeline: Pipeline, commits: Mapping[str, str]) -> None:
+        def __init__(
+            self, pipeline: Pipeline, commits: Mapping[str, str], shared: SharedFolders | None
+        ) -> None:
+            if shared is not None:
+                shared.check_here()
             pin(commits)
             self._worker = UnitWorker(pipeline)
             self._node_id = ray.get_runtime_context().get_node_id()
@@ -83,4 +89,4 @@ def start_decode_worker(pipeline: Pipeline) -> Any:
             return replace(self._worker.heartbeat.beat(), node_id=self._node_id)
 
     worker_class: Any = Worker
-    return worker_class.remote(pipeline, pinned())
+    return worker_class.remote(pipeline, pinned(), shared)

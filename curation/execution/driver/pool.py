@@ -11,6 +11,8 @@ without a limit: a worker has limits of its own, and what Ray itself does not an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Self
 
 from curation.errors import DeviceMemoryFault, WorkerError
@@ -22,6 +24,7 @@ from curation.execution.cluster.connection import (
 )
 from curation.execution.cluster.guard import Guard
 from curation.execution.cluster.results import Died, Lost
+from curation.execution.cluster.shared import SharedFolders, check_nodes
 from curation.execution.cluster.tasks import A, R, in_process, on_cluster
 from curation.execution.cluster.watch import ClusterState, ClusterWatch
 from curation.execution.driver.actor import check_travels, start_decode_worker
@@ -52,6 +55,7 @@ class Pool:
         address: str | None,
         progress: ProgressListener,
         *,
+        shared: SharedFolders | None = None,
         worker_logs: bool = False,
     ) -> None:
         self._pipeline = pipeline
@@ -59,11 +63,14 @@ class Pool:
         self._address = address
         self._progress = progress
         self._worker_logs = worker_logs
+        self._shared = shared
+        self._marker = ExitStack()
         self._device: Literal["cpu", "cuda"] = "cpu"
         self._connection: Connection | None = None
         self._watch: ClusterWatch | None = None
         self._guard: Guard | None = None
-        self._workers = DecodeWorkers(pipeline.config.run, start_decode_worker, progress, self.ask_cluster)
+        start = partial(start_decode_worker, shared=shared)
+        self._workers = DecodeWorkers(pipeline.config.run, start, progress, self.ask_cluster)
 
     def __enter__(self) -> Self:
         return self
@@ -71,6 +78,7 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         """Stop the workers at once: what they had not committed is done again by the next run."""
         self._workers.kill_all()
+        self._marker.close()
         if self._guard is not None:
             self._guard.close()
         if self._connection is not None:
@@ -115,6 +123,9 @@ class Pool:
             self._watch = ClusterWatch()
             self._guard = Guard()
             self._watch.check_now()
+            if self._shared is not None:
+                self._marker.enter_context(self._shared.marked())
+                check_nodes(self._shared)
             self._device = choose_device(settings.general.device)
 
     def use(self, pipeline: Pipeline) -> None:

@@ -129,7 +129,7 @@ class BucketClient:
 
         def put() -> None:
             file.seek(0)
-            self._store(Use.SERIES).put(path, file, chunk_size=PART_BYTES, max_concurrency=_NUM_PARTS_AT_ONCE)
+            self._store(Use.PARTS).put(path, file, chunk_size=PART_BYTES, max_concurrency=_NUM_PARTS_AT_ONCE)
 
         self._persistently(path, put)
 
@@ -159,7 +159,7 @@ class BucketClient:
         def next_batch() -> pa.RecordBatch | None:
             nonlocal stream
             if stream is None:
-                store = self._store(Use.SERIES)
+                store = self._store(Use.LISTINGS)
                 stream = store.list(
                     f"{folder}/" if folder else None,
                     offset=after or None,
@@ -184,7 +184,7 @@ class BucketClient:
         """The objects in a folder itself, as `list` gives them, and the folders in it."""
 
         def fetch() -> Any:
-            return self._store(Use.SERIES).list_with_delimiter(folder or None, return_arrow=True)
+            return self._store(Use.LISTINGS).list_with_delimiter(folder or None, return_arrow=True)
 
         found = self._persistently(folder, fetch)
         return list(map(_listed, pa.table(found["objects"]).to_batches())), found["common_prefixes"]
@@ -192,13 +192,13 @@ class BucketClient:
     def _put_once(self, path: str, data: bytes, expect: str | None) -> str:
         use = Use.OBJECTS if len(data) <= _SMALL_BYTES else Use.UPLOADS
         if expect is None and len(data) > PART_BYTES:
-            use = Use.SERIES
+            use = Use.PARTS
         try:
             done = self._store(use).put(
                 path,
                 data,
                 mode=self._mode(expect),
-                use_multipart=use is Use.SERIES,
+                use_multipart=use is Use.PARTS,
                 chunk_size=PART_BYTES,
                 max_concurrency=_NUM_PARTS_AT_ONCE,
             )

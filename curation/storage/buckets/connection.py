@@ -42,7 +42,8 @@ class Use(Enum):
 
     OBJECTS = "small requests, which `persistently` repeats"
     UPLOADS = "large bodies in one request, which `persistently` repeats"
-    SERIES = "listings and uploads in parts: obstore repeats the single requests of a series"
+    LISTINGS = "pages one after the other, which obstore repeats one by one"
+    PARTS = "large bodies in parts, which obstore repeats one by one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +136,15 @@ def _store(scheme: str, bucket: str, use: Use, limit_s: float, variables: tuple[
     kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
     settings: dict[str, Any] = s3_settings() if scheme == "s3" else {}
     endpoint = settings.get("endpoint") or dict(variables).get(_ENDPOINTS.get(scheme, ""), "")
-    silence_s = UPLOAD_SILENCE_S if use is Use.UPLOADS else min(SILENCE_S, limit_s * _ATTEMPT_FRACTION)
+    is_upload = use in (Use.UPLOADS, Use.PARTS)
+    silence_s = UPLOAD_SILENCE_S if is_upload else min(SILENCE_S, limit_s * _ATTEMPT_FRACTION)
     client = {
         "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, limit_s * _ATTEMPT_FRACTION)),
         "read_timeout": timedelta(seconds=silence_s),
         "timeout": timedelta(seconds=REQUEST_TIMEOUT_S),
         "allow_http": endpoint.startswith("http://"),
     }
-    retries = retry_config(limit_s if use is Use.SERIES else None)
+    retries = retry_config(limit_s if use in (Use.LISTINGS, Use.PARTS) else None)
     with isolated(ConfigError):  # obstore's builders raise plain exceptions, too
         return kinds[scheme](bucket, client_options=client, retry_config=retries, **settings)
 

@@ -54,7 +54,6 @@ def around_unreadable(
         error.key.removeprefix(f"{storage.prefix}/")
     }
     is_bad = np.asarray(parts.is_valid())
-    good = names.filter(pa.array(~is_bad))
     found = list(batches)
     is_listed = _are_among(names, found)
     with ThreadPoolExecutor(_NUM_THREADS) as threads:
@@ -69,7 +68,7 @@ def around_unreadable(
             found += more
             is_listed |= _are_among(names, more)
     # Of a key that begins with a slash obstore gives the rest.
-    return [batch.filter(pc.is_in(batch["key"], value_set=good)) for batch in found], unreadable
+    return [batch.filter(pc.is_in(batch["key"], value_set=names)) for batch in found], unreadable
 
 
 def _are_among(names: pa.Array, batches: Iterable[pa.RecordBatch]) -> NDArray[np.bool_]:

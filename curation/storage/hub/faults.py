@@ -22,6 +22,8 @@ _MAX_WAIT_S = 300.0
 """For a Hub that names the time after which it takes requests again."""
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses that may be gone at the next attempt."""
+_COMMITTED_SINCE = 412
+"""HTTP status of a commit whose parent is not the last one any more."""
 
 
 def patiently(ask: Callable[[], T]) -> T:
@@ -116,6 +118,8 @@ def _reason(error: Exception) -> str:
         return "the data set has no such revision"
     if status in (401, 403):
         return f"the Hub refuses this to the token in HF_TOKEN: has it expired, may it do this? ({status})"
+    if status == _COMMITTED_SINCE:
+        return "somebody else has committed since; try again"
     if status is not None:
         return f"the Hub answered {status}: {_first_line(error)}"
     return f"the Hub is out of reach or broke off: {_first_line(error)}"
