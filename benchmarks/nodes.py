@@ -15,6 +15,7 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from benchmarks.decode_once import write_video
+from benchmarks.measure import family_cpu_s
 from curation.config import parse_config
 from curation.execution.driver.pool import Pool
 from curation.execution.plan import Task, plan_pass, plan_probes
@@ -34,10 +35,14 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class Timed:
-    """A pass: units per second, and the part of the workers' time in which they worked."""
+    """A pass: units per second, the part of the workers' time in which they worked, and CPU of all of Ray.
+
+    Where others use the machine's cores, too, the last two say what the speed would be without them.
+    """
 
     units_per_s: float
     busy_fraction: float
+    unit_cpu_s: float
 
 
 def ratio() -> float:
@@ -51,6 +56,10 @@ def ratio() -> float:
     for number, way in enumerate(zip(*rounds, strict=True), start=1):
         speed, busy = _median([one.units_per_s for one in way]), _median([one.busy_fraction for one in way])
         print(f"      {number} node(s): {speed:.2f} units/s, workers busy {100 * busy:.0f} % of the time")
+    alone = _median(
+        [2 * two.busy_fraction / one.busy_fraction * one.unit_cpu_s / two.unit_cpu_s for one, two in rounds]
+    )
+    print(f"      ratio by busy and CPU time, as with cores to itself: {alone:.2f}")
     print(f"      load of the machine: {os.getloadavg()[1]:.1f} on {os.cpu_count()} cores")
     return _median([two.units_per_s / one.units_per_s for one, two in rounds])
 
@@ -83,10 +92,11 @@ class _Bench:
         self._pool.do(self._tasks()[:2])
         while self._pool.attendance.most != num_nodes:
             self._pool.do(self._tasks()[:2])
-        started = time.monotonic()
+        started, cpu_s = time.monotonic(), family_cpu_s(os.getpid())
         busy_s = self._pool.do(self._tasks()).pool(DECODE).busy_s
         seconds = time.monotonic() - started
-        return Timed(NUM_VIDEOS / seconds, busy_s / (num_nodes * seconds))
+        unit_cpu_s = (family_cpu_s(os.getpid()) - cpu_s) / NUM_VIDEOS
+        return Timed(NUM_VIDEOS / seconds, busy_s / (num_nodes * seconds), unit_cpu_s)
 
     def _tasks(self) -> Sequence[Task]:
         steps = {step.key for step in self._pipeline.steps()}

@@ -29,7 +29,8 @@ free_port() {
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1) # where this script runs
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${nodes%%$'\n'*} # where this script runs
 head_ip=${HEAD_IP:-$(hostname --all-ip-addresses | cut -d ' ' -f 1)}
 address=$head_ip:$(free_port)
 # Ports are whatever is free: other jobs may have a Ray on the same nodes.

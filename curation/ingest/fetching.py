@@ -69,6 +69,7 @@ class Fetches:
         if not objects:
             yield
             return
+        self.forget()
         ahead = self._ahead = _Ahead(objects, on_progress)
         try:
             yield

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 README = (ROOT / "README.md").read_text()
 SECTION = README.partition("## On a cluster\n")[2].partition("\n## ")[0]
 BLOCKS = re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)
-PORTS = ("8333", "6379", "8265", "20001")
+PORTS = ("8333", "6379", "8265", "8266", "20001")
 
 
 class Shell:

@@ -91,8 +91,7 @@ def test_node_that_joins_later_is_asked_before_it_works(config: Path, head: Head
         with head.joined(name="late", hidden=[tmp_path / "in"]):
             said, _ = going.communicate(timeout=200)
     assert going.returncode == 3, said
-    reason = f"not every node of the cluster sees {tmp_path}/in"
-    assert f"a worker cannot start: EnvironmentFault: {reason}" in said
+    assert f"not every node of the cluster sees {tmp_path}/in: " in said
     assert "failed" not in said
 
 

@@ -206,10 +206,11 @@ def test_an_answer_of_another_version_is_asked_for_again(proxy: FaultyProxy, sto
     data = os.urandom(1_000_000)
     storage.write("a", data)
     with storage.open("a") as file:
+        num_before = proxy.count("GET")
         proxy.add(ChangeHeaders({"ETag": '"other"'}), times=1, method="GET")
         file.seek(500_000)
-        assert file.read() == data[500_000:]
-    assert sum(one.fault is not None for one in proxy.requests()) == 1
+        assert file.read(10) == data[500_000:500_010]
+    assert proxy.count("GET") == num_before + 2
 
 
 def test_large_objects_go_in_parts_and_only_a_bad_part_again(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -171,16 +173,35 @@ def test_kill_leaves_nothing_in_scratch(s3_server: S3Server, proxy: FaultyProxy,
     assert list(fresh_scratch.iterdir()) == []
 
 
-def test_full_scratch_is_named_and_blames_no_source(bucket: str, tmp_path: Path) -> None:
-    source = source_of(bucket, "a.mp4", b"x" * 6_000_000)
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small disk")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=True)
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A disk of 2 MB at a folder."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=True)
     try:
-        use_scratch(str(disk), DEFAULT_BYTES)
-        with pytest.raises(StorageError, match=f"{disk}: No space left on device"), open_source(source):
-            pass
+        yield
     finally:
-        subprocess.run(["umount", disk], check=True)
+        FETCHES.forget()
+        subprocess.run(["umount", folder], check=True)
+
+
+@contextmanager
+def small_files() -> Iterator[None]:
+    """This process may write no file of more than 2 MB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("is_disk", [False, True])
+def test_full_scratch_is_named_and_blames_no_source(bucket: str, fresh_scratch: Path, is_disk: bool) -> None:
+    if is_disk and os.geteuid() != 0:
+        pytest.skip("only root can mount a disk; a limit stands in for it")
+    source = source_of(bucket, "a.mp4", b"x" * 6_000_000)
+    says = "No space left on device" if is_disk else "File too large"
+    with small_disk(fresh_scratch) if is_disk else small_files():
+        with pytest.raises(StorageError, match=f"{fresh_scratch}: {says}"), open_source(source):
+            pass
+        assert room_used(fresh_scratch) == 0

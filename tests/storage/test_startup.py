@@ -192,6 +192,19 @@ def test_a_profile_gives_keys_address_and_region(
         assert scopes == {"eu-west-1/s3/aws4_request"}
 
 
+def test_a_profile_gives_a_session_token(
+    home: Path, bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "someone")
+    _write_profile(home, aws_session_token="sesame")  # noqa: S106
+    with FaultyProxy(s3_server.port) as proxy:
+        _write_profile(home, "config", endpoint_url=proxy.endpoint)
+        with pytest.raises(StorageError) as caught:
+            check_input(bucket)  # the server gives no tokens, and takes none
+        assert {one.headers["x-amz-security-token"] for one in proxy.requests()} == {"sesame"}
+    assert "sesame" not in str(caught.value)
+
+
 def test_a_profile_that_was_renewed_is_read_again_when_keys_expire(
     home: Path, bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
