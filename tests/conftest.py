@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,30 @@ import pytest
 import datasets_media as datasets
 from buckets import S3Server
 from hub_stand_in import HubStandIn
+
+_SEED = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much `faults/test_chaos.py` kills."""
+    parser.addoption("--kills", type=int, default=30, help="Kills at random moments, all sites together.")
+    parser.addoption("--chaos-seed", type=int, help="Repeats the draws of an earlier session.")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"chaos seed: {_chaos_seed(config)}"
+
+
+def _chaos_seed(config: pytest.Config) -> int:
+    """The seed that was asked for, or one that is drawn once per session."""
+    seed = config.getoption("--chaos-seed")
+    return config.stash.setdefault(_SEED, random.randrange(10**6) if seed is None else seed)
+
+
+@pytest.fixture(scope="session")
+def chaos_seed(pytestconfig: pytest.Config) -> int:
+    """From which kills are drawn."""
+    return _chaos_seed(pytestconfig)
 
 
 @pytest.fixture(scope="session")

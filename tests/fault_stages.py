@@ -15,6 +15,9 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from captioner.stage import CaptionStage
 from curation.errors import DecodeError, WorkerError
 from curation.ingest.containers.reader import Container, Inventory
@@ -22,7 +25,7 @@ from curation.ingest.containers.tars import TarReader
 from curation.media.frame import Frame
 from curation.records import Sample, Source
 from curation.splitter import CutFinder, Infer, Span
-from curation.stage import Media, Setup
+from curation.stage import Media, ModelRef, Setup
 from stages.color import ColorStage
 from stages.scenes.splitter import ScenesSplitter
 from tokenize_shards.vision.stage import TokenStage
@@ -408,3 +411,38 @@ class WaitingColor(ColorStage):
         while not go.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         return super().measure(samples, media)
+
+
+class PacedColor(ColorStage):
+    """Takes a moment over each picture, as a real model does, so that a run has moments to be killed at."""
+
+    name = "paced_color"
+    batch_size = 1
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        time.sleep(0.05 * len(samples))
+        return super().measure(samples, media)
+
+
+class QuickTokens(TokenStage):
+    """Tokens that need no model: the mean of each 8 x 8 block. Takes a moment over each sample."""
+
+    name = "quick_tokens"
+    batch_size = 1
+
+    def models(self) -> Sequence[ModelRef]:
+        return ()
+
+    def setup(self, setup: Setup) -> None:
+        self._tokenizer = self  # type: ignore[assignment]
+
+    def encode(self, samples: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint16]]:
+        """The grids [T, H, W] of frames [F, 8 * H, 8 * W, 3]."""
+        time.sleep(0.05 * len(samples))
+        return [self._grid(frames[:: min(4, len(frames))]) for frames in samples]
+
+    @staticmethod
+    def _grid(frames: NDArray[np.uint8]) -> NDArray[np.uint16]:
+        num_frames, height, width, _ = frames.shape
+        blocks = frames.reshape(num_frames, height // 8, 8, width // 8, 8, 3)
+        return (100 * blocks.mean((2, 4, 5))).astype(np.uint16)

@@ -81,8 +81,7 @@ class LocalStorage:
                             if entry.name.endswith(_FILES):
                                 raise _is_folder(entry.path)
                             waiting.append((entry.path, f"{keys}{entry.name}/"))
-                        elif not entry.name.startswith(".") and entry.is_file():
-                            status = entry.stat()
+                        elif not entry.name.startswith(".") and (status := _status_in(folder, entry)):
                             found.append(Listed(keys + entry.name, status.st_size, etag_of(status)))
         return sorted(found, key=lambda item: item.key)
 
@@ -189,6 +188,15 @@ def _status_of(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _status_in(folder: str, entry: os.DirEntry[str]) -> os.stat_result | None:
+    """What a file of a folder is; None where it is no file, or was removed since the folder was read."""
+    try:
+        return entry.stat() if entry.is_file() else None
+    except FileNotFoundError:
+        os.stat(folder)  # noqa: PTH116  where the folder is away, too, that is no removed file
         return None
 
 

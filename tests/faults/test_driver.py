@@ -19,6 +19,7 @@ from curation.execution.driver.pool import Pool
 from curation.execution.progress import ConsoleProgress
 from datasets_media import Bench, command, curation, environment, write_photo
 from fault_stages import CALLS
+from process_tree import kill, processes_below
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -95,44 +96,17 @@ class Run:
 
     def kill(self, title: str, number: int = signal.SIGKILL) -> int:
         """Signal those of its processes whose title or path holds something; how many there were."""
-        found = [pid for pid, words in processes_below(self.process.pid).items() if title in words]
-        for pid in found:
-            os.kill(pid, number)
+        found = [each for each in processes_below(self.process.pid) if title in each.words]
+        for each in found:
+            each.signal(number)
         return len(found)
 
     def close(self) -> None:
         """Leave nothing behind."""
-        for pid in [*processes_below(self.process.pid), self.process.pid]:
-            with_kill(pid)
+        kill(processes_below(self.process.pid))
+        self.process.kill()
         self.process.wait()
         self._said.close()
-
-
-def with_kill(pid: int) -> None:
-    """Kill a process that may have ended."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
-def processes_below(pid: int) -> dict[int, str]:
-    """Process id -> title or command line of all descendants of a process."""
-    parents, words = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (folder / "stat").read_text()
-            words[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
-    found, left = {}, [pid]
-    while left:
-        parent = left.pop()
-        children = [child for child, its_parent in parents.items() if its_parent == parent]
-        left += children
-        found |= {child: words[child] for child in children if child in words}
-    return found
 
 
 @pytest.fixture
@@ -209,7 +183,7 @@ def idle_workers(number: int) -> list[int]:
     """Process ids of workers, once so many have started; one can do all the work before another has."""
     deadline = time.monotonic() + 60
     while True:
-        found = [pid for pid, words in processes_below(os.getpid()).items() if "ray::Worker" in words]
+        found = [each.pid for each in processes_below(os.getpid()) if "ray::Worker" in each.words]
         if len(found) == number:
             return found
         assert time.monotonic() < deadline

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ import pytest
 
 import provider_stand_ins
 from buckets import S3Server, contents, upload
-from curation.errors import StorageError, WriteConflict
+from curation.errors import ConfigError, StorageError, WriteConflict
 from curation.storage import Storage, open_storage
 from curation.storage.base import ABSENT
 
@@ -92,6 +93,29 @@ def test_lists_by_folder_sorted_by_key(storage: Storage) -> None:
         "top",
     ]
     assert storage.list("nothing") == []
+
+
+def test_listing_passes_over_what_is_removed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a run merges unit files while somebody looks at its status."""
+    storage = open_storage(str(tmp_path / "root"))
+    for key in ("a/1", "a/2", "b/3"):
+        storage.write(key, b"x")
+
+    scan = os.scandir
+
+    @contextmanager
+    def scan_then_remove(folder: str) -> Iterator[list[os.DirEntry[str]]]:
+        with scan(folder) as entries:
+            found = list(entries)
+        for entry in found:
+            if entry.name == "1":
+                Path(entry.path).unlink()
+        yield found
+
+    monkeypatch.setattr(os, "scandir", scan_then_remove)
+    assert [item.key for item in storage.list("")] == ["a/2", "b/3"]
 
 
 def test_listing_and_finding_agree(storage: Storage) -> None:
@@ -211,3 +235,9 @@ def test_marks_of_folders_are_no_objects(bucket: str, s3_server: S3Server) -> No
     open_storage(bucket).write("out/sub/a", b"x")
     for root, key in (("", "out/sub/a"), ("/out", "sub/a"), ("/out/sub", "a")):
         assert [item.key for item in open_storage(f"{bucket}{root}").list("")] == [key]
+
+
+@pytest.mark.parametrize("typo", ["s3:/bucket/a b", "S3://bucket/a b", "S3:/bucket/a b"])
+def test_url_with_a_slash_too_few_or_in_capitals_is_no_folder(typo: str) -> None:
+    with pytest.raises(ConfigError, match=r"write s3://bucket/a b$"):
+        open_storage(typo)

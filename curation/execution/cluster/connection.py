@@ -19,7 +19,7 @@ from curation.execution.cluster.address import check_head, check_token_file, clu
 from curation.execution.cluster.credentials import environment_hook
 from curation.execution.cluster.limits import within
 from curation.execution.cluster.logs import WorkerLog, forward_worker_logs
-from curation.execution.cluster.own_ray import OwnRay, temp_folder
+from curation.execution.cluster.own_ray import OwnRay, own_signals, temp_folder
 
 _MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 """Longest path of a Unix socket."""
@@ -58,7 +58,7 @@ class Connection:
         shutdown = threading.Thread(target=ray.shutdown, daemon=True)
         shutdown.start()
         try:
-            shutdown.join(SHUTDOWN_S)
+            own_signals(partial(shutdown.join, SHUTDOWN_S))
         finally:
             if self._own is not None:
                 self._own.end()

@@ -73,13 +73,16 @@ def temp_folder() -> tuple[str, str]:
     return name, os.environ.get(name, "/tmp")  # noqa: S108
 
 
-def own_signals(connect: Callable[[], T]) -> T:
-    """Let Ray connect, but keep our own handling of SIGTERM, which Ray would replace by its own."""
+def own_signals(change: Callable[[], T]) -> T:
+    """Connect to Ray or disconnect, but keep our own handling of SIGTERM.
+
+    Ray replaces it by its own when it connects, and by none when it disconnects, without Python's knowledge.
+    """
     if threading.current_thread() is not threading.main_thread():
-        return connect()
+        return change()
     before = signal.getsignal(signal.SIGTERM)
     try:
-        return connect()
+        return change()
     except SystemExit:
         if callable(before):
             before(signal.SIGTERM, None)  # Ray's handler ran

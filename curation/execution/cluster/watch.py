@@ -6,7 +6,7 @@
     watch.state.num_cpus    # as the cluster's head said last
 
 Ray itself waits for ever for what a dead raylet was to start, and ends this process without a word that
-users know if its head does not answer for a minute.
+users know if its head does not answer for a minute. Where nobody comes to check, `guard` does.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ ANSWER_S = 30.0
 LONGEST_ROUND_S = 5.0
 """Time between two checks that counts at most, as this process itself may have been stopped meanwhile."""
 _GOES_ON = "what was measured is kept, and the same command goes on from there"
+ENDED = (
+    "Ray on this machine has ended: its raylet or an agent of it was killed, or the cluster took the machine "
+    f"for dead; {_GOES_ON}"
+)
+"""Said where this machine is no node of the cluster any more."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,14 @@ class ClusterWatch:
 
     Attributes:
         state: The last answer.
+        own_node: Id of the node that this process is on.
     """
 
     def __init__(self) -> None:
         import ray
 
         self.state = ClusterState()
-        self._own_node = ray.get_runtime_context().get_node_id()
+        self.own_node = ray.get_runtime_context().get_node_id()
         self._answers: queue.SimpleQueue[ClusterState | Exception] = queue.SimpleQueue()
         self._asked_at: float | None = None
         self._waited_s = 0.0
@@ -118,11 +124,8 @@ class ClusterWatch:
         self._asked_at, self._waited_s, self._answered_at = None, 0.0, time.monotonic()
         if isinstance(answer, Exception):
             raise EnvironmentFault(f"the Ray cluster can't be asked any more: {answer}")
-        if self._own_node not in answer.alive:
-            raise EnvironmentFault(
-                "Ray on this machine has ended: its raylet or an agent of it was killed, or the cluster took "
-                f"the machine for dead; {_GOES_ON}"
-            )
+        if self.own_node not in answer.alive:
+            raise EnvironmentFault(ENDED)
         self.state = answer
 
     @staticmethod

@@ -22,6 +22,7 @@ from curation.execution.cluster.connection import (
     connect,
     starts_here,
 )
+from curation.execution.cluster.guard import Guard
 from curation.execution.cluster.results import Died, Lost
 from curation.execution.cluster.shared import SharedFolders, check_nodes
 from curation.execution.cluster.tasks import A, R, in_process, on_cluster
@@ -67,6 +68,7 @@ class Pool:
         self._device: Literal["cpu", "cuda"] = "cpu"
         self._connection: Connection | None = None
         self._watch: ClusterWatch | None = None
+        self._guard: Guard | None = None
         start = partial(start_decode_worker, shared=shared)
         self._workers = DecodeWorkers(pipeline.config.run, start, progress, self.ask_cluster)
 
@@ -77,6 +79,8 @@ class Pool:
         """Stop the workers at once: what they had not committed is done again by the next run."""
         self._workers.kill_all()
         self._marker.close()
+        if self._guard is not None:
+            self._guard.close()
         if self._connection is not None:
             self._connection.close()
 
@@ -117,6 +121,7 @@ class Pool:
                 self._progress.worker_said if self._worker_logs else None,
             )
             self._watch = ClusterWatch()
+            self._guard = Guard()
             self._watch.check_now()
             if self._shared is not None:
                 self._marker.enter_context(self._shared.marked())

@@ -1,0 +1,85 @@
+"""Ends this process with a sentence before Ray ends it without one, or where a call to Ray never returns.
+
+    guard = Guard()
+    guard.close()           # Ray is not needed any more, or somebody else ends the run
+
+Some of Ray's calls wait for the cluster's head without a time limit, and nothing in Python can break them
+off; after a minute Ray ends the process. Any use of the object store of a raylet that is dead ends the
+process at once. Nothing is let go of in order here: unit files are whole or absent, the supervisor ends
+Ray's processes, the kernel gives up locks, and a lease goes stale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from curation.errors import EnvironmentFault
+from curation.execution.cluster.watch import ENDED, ClusterWatch
+
+GRACE_S = 10.0
+"""The run gets so long to end by itself where the head is silent; Ray would end it some seconds later."""
+POLL_S = 1.0
+_SHOW_CURSOR = b"\x1b[?25h"
+
+
+class Guard:
+    """A thread that watches the cluster as long as the run needs it."""
+
+    def __init__(self) -> None:
+        self._is_closed = threading.Event()
+        threading.Thread(target=self._watch, name="guard", daemon=True).start()
+
+    def close(self) -> None:
+        """Let this process go on whatever becomes of Ray. May be called again."""
+        self._is_closed.set()
+
+    def _watch(self) -> None:
+        watch = ClusterWatch()
+        with _raylet(watch.own_node) as raylet:
+            while not self._is_closed.is_set():
+                has_ended = bool(select.select(raylet, [], [], POLL_S)[0])
+                if has_ended and not self._is_closed.is_set():
+                    _end(EnvironmentFault(ENDED))
+                try:
+                    watch.check()
+                except EnvironmentFault as fault:
+                    if not self._is_closed.wait(GRACE_S):
+                        _end(fault)
+
+
+@contextlib.contextmanager
+def _raylet(node: str) -> Iterator[list[int]]:
+    """A file that is readable once the raylet of a node has ended; none where it can't be found."""
+    handles: list[int] = []
+    with contextlib.suppress(OSError, AttributeError):  # not every system has files of processes
+        handles += [os.pidfd_open(pid) for pid in _pids_with(f"--node_id={node}")]
+    try:
+        yield handles
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def _pids_with(argument: str) -> list[int]:
+    """Processes of this machine with an argument; none without /proc."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if argument.encode() in (folder / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
+
+
+def _end(error: EnvironmentFault) -> NoReturn:
+    """End this process as it stands, past Python's streams, which another thread may have locked."""
+    if sys.stdout.isatty():
+        os.write(1, _SHOW_CURSOR)
+    os.write(2, f"{type(error).__name__}: {error}\n".encode())
+    os._exit(error.exit_code)
