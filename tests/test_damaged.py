@@ -334,3 +334,15 @@ def test_rows_of_lost_sources_are_not_taken_for_those_of_new_ones(tmp_path: Path
     again = Bench(data)
     again.run()
     assert again.outcomes() == {"a.jpg": "rejected width_below_min"}
+
+
+def test_run_record_of_an_older_version_is_not_damaged(finished: Path, output: Path, capsys: Said) -> None:
+    record = json.loads((output / "run.json").read_text())
+    work = record["last_work"]
+    del work["pools"], work["reads_per_byte"], work["bytes_read"]
+    (output / "run.json").write_text(json.dumps(record))
+    for command in ("status", "report"):
+        assert said_by(capsys, command, "-c", finished / "c.yaml", "--output", output)[0] == 0
+    work["pools"] = [{"pool": "filter: decode", "num_workers": 2, "busy_s": 1.0}]
+    (output / "run.json").write_text(json.dumps(record))
+    assert said_by(capsys, "report", "-c", finished / "c.yaml", "--output", output)[0] == 0

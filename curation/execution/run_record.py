@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from curation import __version__
 from curation.errors import DamagedFileError
 from curation.errors.redaction import redact_settings
-from curation.execution.worker.metrics import Metrics
+from curation.execution.worker.metrics import Metrics, PoolMetrics
 from curation.ledger.unit_state import PROBE
 from curation.pipeline import Pipeline
 from curation.report.funnel import untrained_notice
@@ -109,7 +110,21 @@ def read_run(storage: Storage) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise DamagedFileError.of({f"{storage.root}/{RUN}": why}) from error
+    if record.get("last_work"):
+        record["last_work"] = _completed(record["last_work"])
     return record
+
+
+def _completed(last_work: Mapping[str, Any]) -> dict[str, Any]:
+    """With what an older version did not write as if there had been none of it."""
+    step = {"rows": 0, "failed": 0, "seconds": 0.0, "usage": {}}
+    pool = _rounded(asdict(PoolMetrics()))
+    found = {**last_work_record(Metrics(), 0.0), **last_work}
+    return {
+        **found,
+        "steps": [{**step, **one} for one in found["steps"]],
+        "pools": [{**pool, **one} for one in found["pools"]],
+    }
 
 
 class _Model(BaseModel):
@@ -125,13 +140,16 @@ class _ListingRecord(BaseModel):
 
 
 class _LastWork(BaseModel):
-    steps: list[dict[str, Any]]
-    pools: list[dict[str, Any]]
-    seconds: float
+    steps: list[dict[str, Any]] = []
+    pools: list[dict[str, Any]] = []
+    seconds: float = 0.0
 
 
 class _Record(BaseModel):
-    """What is read back of run.json: the models by the next run, the rest by the report."""
+    """What is read back of run.json: the models by the next run, the rest by the report.
+
+    What older versions did not write has a default.
+    """
 
     model_config = ConfigDict(strict=True)
 

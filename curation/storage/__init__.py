@@ -8,6 +8,8 @@ from curation.storage.buckets.connection import BUCKET_SCHEMES
 from curation.storage.hub.place import HUB_SCHEME
 from curation.storage.local import LocalStorage
 
+_SCHEMES = (*BUCKET_SCHEMES, HUB_SCHEME)
+
 __all__ = ["Listed", "Storage", "open_storage", "storage_of"]
 
 
@@ -19,6 +21,7 @@ def open_storage(root: str) -> Storage:
     """
     scheme, separator, rest = root.partition("://")
     if not separator:
+        _check_no_url(root)
         return LocalStorage(root)
     if scheme == "file":
         return LocalStorage(rest)
@@ -30,10 +33,18 @@ def open_storage(root: str) -> Storage:
         from curation.storage.hub.repository import HubStorage
 
         return HubStorage(root)
+    _check_no_url(f"{scheme}:/{rest}")
     raise ConfigError(
         f"{root}: storage of kind {scheme!r} is not supported; use a folder, or a URL that begins with "
-        f"{', '.join(f'{known}://' for known in (*BUCKET_SCHEMES, HUB_SCHEME))}"
+        f"{', '.join(f'{known}://' for known in _SCHEMES)}"
     )
+
+
+def _check_no_url(path: str) -> None:
+    """Raises ConfigError: a path is a URL with a slash too few, or in capitals."""
+    scheme, separator, rest = path.partition(":/")
+    if separator and scheme.lower() in _SCHEMES:
+        raise ConfigError(f"{path} is no folder: for a bucket write {scheme.lower()}://{rest.lstrip('/')}")
 
 
 def storage_of(path: str) -> tuple[Storage, str]:

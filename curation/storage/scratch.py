@@ -22,6 +22,7 @@ from curation.errors import EnvironmentFault
 from curation.storage.local import named_errors
 
 DEFAULT_BYTES = 2**32
+_COPY_BYTES = 1 << 23
 
 
 class Scratch:
@@ -96,3 +97,17 @@ def write_temporary(file: IO[bytes], data: bytes) -> None:
 def path_of_handle(handle: int) -> Path:
     """A path to an open file, whatever its name stands for by now."""
     return Path(f"/proc/self/fd/{handle}")
+
+
+@contextmanager
+def copied(file: IO[bytes]) -> Iterator[Path]:
+    """A copy of what is left to read of a file, as a file of this machine while the context lasts.
+
+    Raises:
+        EnvironmentFault: the folder for temporary files takes none.
+        StorageError: it has no room, or the original can't be read.
+    """
+    with unnamed_file() as (copy, path):
+        while data := file.read(_COPY_BYTES):
+            write_temporary(copy, data)
+        yield path

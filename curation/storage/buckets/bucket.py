@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from tempfile import NamedTemporaryFile, TemporaryFile
+from tempfile import TemporaryFile
 from typing import IO
 
 import pyarrow as pa
@@ -17,8 +17,8 @@ from curation.storage.buckets.client import BucketClient
 from curation.storage.buckets.connection import place_of
 from curation.storage.buckets.lease import check_lease, held
 from curation.storage.buckets.object_file import ObjectFile
+from curation.storage.scratch import copied
 
-_COPY_BYTES = 1 << 23
 _LEASE = ".lease"
 
 
@@ -127,11 +127,8 @@ class BucketStorage:
 
     @contextmanager
     def local_path(self, key: str) -> Iterator[Path]:
-        with NamedTemporaryFile(prefix="curation-") as copy, self.open(key) as file:
-            while data := file.read(_COPY_BYTES):
-                copy.write(data)
-            copy.flush()
-            yield Path(copy.name)
+        with self.open(key) as file, copied(file) as path:
+            yield path
 
     @contextmanager
     def exclusive(self, say: Callable[[str], None] | None = None) -> Iterator[None]:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import IO, Any, NoReturn
 
 import pyarrow as pa
@@ -23,10 +22,10 @@ from curation.storage.buckets.client import Fetched
 from curation.storage.buckets.object_file import ObjectFile
 from curation.storage.hub.faults import named_hub_faults, patiently
 from curation.storage.hub.place import NO_OUTPUT, HubPlace, commit_of, hub, place_of
+from curation.storage.scratch import copied
 
 _LISTED_TOGETHER = 10_000
 """Files of a listing that become a batch."""
-_COPY_BYTES = 1 << 23
 _SILENCE_S = 30.0
 """Longest silence of a server in the middle of an answer."""
 _NO_SUCH_RANGE = 416
@@ -104,11 +103,8 @@ class HubStorage:
 
     @contextmanager
     def local_path(self, key: str) -> Iterator[Path]:
-        with NamedTemporaryFile(prefix="curation-") as copy, self.open(key) as file:
-            while data := file.read(_COPY_BYTES):
-                copy.write(data)
-            copy.flush()
-            yield Path(copy.name)
+        with self.open(key) as file, copied(file) as path:
+            yield path
 
     def exclusive(self, say: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
         self._refuse()
