@@ -74,6 +74,7 @@ def test_folder_that_is_no_output_is_named_and_left_alone(
         (["run", "-c", "TMP/c.yaml", "--input", "$NO_SUCH_THING"], "variable NO_SUCH_THING is not set"),
         (["run", "-c", "TMP/c.yaml", "--output", "TMP/in"], "that is the output, too"),
         (["run", "-c", "TMP/c.yaml", "--output", "s3:/b/x"], "s3:/b/x: a URL begins with s3://"),
+        (["run", "-c", "TMP/c.yaml", "--output", "S3://b/x"], "S3://b/x: a URL begins with s3://"),
         (["run", "-c", "TMP/c.yaml", "--output", "S3:b"], "S3:b: a URL begins with s3://"),
         (["run", "-c", "TMP/c.yaml", "--input", "s3://a b/x"], "s3://a b/x: no bucket has such a name"),
         (["verify", "gs:/b/x"], "gs:/b/x: a URL begins with gs://"),

@@ -21,7 +21,6 @@ def open_storage(root: str) -> Storage:
     """
     scheme, separator, rest = root.partition("://")
     if not separator:
-        _check_no_url(root)
         return LocalStorage(root)
     if scheme == "file":
         return LocalStorage(rest)
@@ -33,18 +32,10 @@ def open_storage(root: str) -> Storage:
         from curation.storage.hub.repository import HubStorage
 
         return HubStorage(root)
-    _check_no_url(f"{scheme}:/{rest}")
     raise ConfigError(
         f"{root}: storage of kind {scheme!r} is not supported; use a folder, or a URL that begins with "
         f"{', '.join(f'{known}://' for known in _SCHEMES)}"
     )
-
-
-def _check_no_url(path: str) -> None:
-    """Raises ConfigError: a path is a URL with a slash too few, or in capitals."""
-    scheme, separator, rest = path.partition(":/")
-    if separator and scheme.lower() in _SCHEMES:
-        raise ConfigError(f"{path} is no folder: for a bucket write {scheme.lower()}://{rest.lstrip('/')}")
 
 
 def storage_of(path: str) -> tuple[Storage, str]:

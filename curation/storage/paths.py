@@ -1,7 +1,8 @@
 """How a path is written, in the configuration and on the command line alike: `~` at its beginning is the home
 folder, `$NAME` and `${NAME}` are environment variables, `$$` is a dollar sign. Nothing else is replaced.
 
-A URL whose slashes were lost (`s3:/photos`) is refused: it would name a folder of this machine.
+A URL whose slashes were lost (`s3:/photos`) is refused: it would name a folder of this machine. So is one in
+capitals, as sources are called by their URLs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from pathlib import Path
 from string import Template
 
-_HALF_A_URL = re.compile(r"(s3|gs|az|hf|file):(?!//)", re.IGNORECASE)
+_URL = re.compile(r"(s3|gs|az|hf|file):/*", re.IGNORECASE)
 
 
 def expand_path(text: str) -> str:
@@ -19,7 +20,7 @@ def expand_path(text: str) -> str:
 
     Raises:
         ValueError: a variable is not set, a home folder is not known, a dollar sign stands alone, or a URL
-            lacks a slash.
+            lacks a slash or is in capitals.
     """
     try:
         found = Template(text).substitute(os.environ)
@@ -29,10 +30,10 @@ def expand_path(text: str) -> str:
         ) from error
     except ValueError as error:
         raise ValueError(f"{text}: a $ without a variable's name behind it; $$ is a dollar sign") from error
-    scheme = _HALF_A_URL.match(found)
-    if scheme is not None:
+    begin = _URL.match(found)
+    if begin is not None and not found.startswith(f"{begin[1].lower()}://"):
         raise ValueError(
-            f"{text}: a URL begins with {scheme[1].lower()}://; a folder of that name would be ./{found}"
+            f"{text}: a URL begins with {begin[1].lower()}://; a folder of that name would be ./{found}"
         )
     if not text.startswith("~"):
         return found

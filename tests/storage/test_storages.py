@@ -17,7 +17,7 @@ import pytest
 
 import provider_stand_ins
 from buckets import S3Server, contents, upload
-from curation.errors import ConfigError, StorageError, WriteConflict
+from curation.errors import StorageError, WriteConflict
 from curation.storage import Storage, open_storage
 from curation.storage.base import ABSENT
 
@@ -235,9 +235,3 @@ def test_marks_of_folders_are_no_objects(bucket: str, s3_server: S3Server) -> No
     open_storage(bucket).write("out/sub/a", b"x")
     for root, key in (("", "out/sub/a"), ("/out", "sub/a"), ("/out/sub", "a")):
         assert [item.key for item in open_storage(f"{bucket}{root}").list("")] == [key]
-
-
-@pytest.mark.parametrize("typo", ["s3:/bucket/a b", "S3://bucket/a b", "S3:/bucket/a b"])
-def test_url_with_a_slash_too_few_or_in_capitals_is_no_folder(typo: str) -> None:
-    with pytest.raises(ConfigError, match=r"write s3://bucket/a b$"):
-        open_storage(typo)
