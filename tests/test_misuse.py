@@ -76,8 +76,13 @@ def test_folder_that_is_no_output_is_named_and_left_alone(
         (["run", "-c", "TMP/c.yaml", "--output", "s3:/b/x"], "s3:/b/x: a URL begins with s3://"),
         (["run", "-c", "TMP/c.yaml", "--output", "S3://b/x"], "S3://b/x: a URL begins with s3://"),
         (["run", "-c", "TMP/c.yaml", "--output", "S3:b"], "S3:b: a URL begins with s3://"),
+        (
+            ["run", "-c", "TMP/c.yaml", "--output", "s3://b/x/../y"],
+            "s3://b/x/../y: a folder of a bucket has no",
+        ),
         (["run", "-c", "TMP/c.yaml", "--input", "s3://a b/x"], "s3://a b/x: no bucket has such a name"),
         (["verify", "gs:/b/x"], "gs:/b/x: a URL begins with gs://"),
+        (["verify", "s3//b/x"], "s3//b/x: a URL begins with s3://"),
         (
             ["label", "draw", "s3://k:pw@b/x", "-c", "TMP/c.yaml"],
             "s3://***@b/x: this must be on this machine",
@@ -135,7 +140,7 @@ def test_place_that_nothing_can_be_written_to_ends_with_3(config: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    "record", ["", "{", "[]", "null", "\x00", '{"models": 5}', '{"last_work": {}}', "[" * 100_000]
+    "record", ["", "{", "[]", "null", "\x00", '{"models": 5}', '{"last_work": {"steps": 3}}', "[" * 100_000]
 )
 def test_damaged_run_record_is_named(config: Path, tmp_path: Path, capsys: Said, record: str) -> None:
     (tmp_path / "out").mkdir()

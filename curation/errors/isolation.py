@@ -44,6 +44,7 @@ _TEXTS = {
     **{os.strerror(code): StorageError for code in (errno.ENOSPC, errno.EDQUOT)},
     **{os.strerror(code): EnvironmentFault for code in _NO_HANDLES},
     "can't start new thread": EnvironmentFault,
+    "partially initialized module": EnvironmentFault,
 }
 """The same in the words of libraries whose errors have no codes."""
 _CODEC_OPENING = "avcodec_open2"

@@ -10,7 +10,7 @@ from typing import Any
 
 from curation.config import Config
 from curation.errors import ConfigError
-from curation.execution.cluster.connection import check_temp_folder, starts_here
+from curation.execution.cluster.connection import check_cluster, check_temp_folder, starts_here
 from curation.execution.cluster.jobs import check_output_lasts
 from curation.execution.cluster.shared import NUM_SAMPLES, SharedFolders
 from curation.execution.dataset_wide import bind, filters_behind
@@ -130,6 +130,8 @@ def _open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledge
     if is_local:
         checklist.attempt("run", partial(check_decoder, config.run.decoder))
         checklist.attempt("Ray", check_temp_folder)
+    else:
+        checklist.attempt("Ray", partial(check_cluster, options.address))
     checklist.finish()
     return pipeline, Ledger(storage), writer
 

@@ -142,11 +142,14 @@ class UnitFiles:
         return self.snapshot().units()
 
     def _own(self) -> list[int]:
-        return [*self._matching(_UNIT_FILE).values()]
+        return [*self._matching(_UNIT_FILE, self._listed()).values()]
 
-    def _matching(self, pattern: re.Pattern[str]) -> dict[str, int]:
+    def _listed(self) -> list[Listed]:
+        return self._storage.list(self._prefix)
+
+    def _matching(self, pattern: re.Pattern[str], listed: Iterable[Listed]) -> dict[str, int]:
         """Key of each file whose name is like this -> the number in it."""
-        keys = [item.key for item in self._storage.list(self._prefix)]
+        keys = [item.key for item in listed]
         matches = ((key, pattern.fullmatch(key.removeprefix(f"{self._prefix}/"))) for key in keys)
         return {key: int(match[1]) for key, match in matches if match}
 
@@ -221,7 +224,7 @@ class UnitFiles:
 
     def damaged(self) -> Iterator[tuple[str, str]]:
         """Key of each file that is not what was written, and what is wrong with it; every byte is read."""
-        for key, unit in self._matching(_UNIT_FILE).items():
+        for key, unit in self._matching(_UNIT_FILE, self._listed()).items():
             with naming(key) as found, self._storage.open(key) as file:
                 self._own_table(file, unit)
             yield from found
@@ -256,7 +259,9 @@ class UnitFiles:
 
     def snapshot(self) -> Snapshot:
         """What is there now, listed once."""
-        return Snapshot(self, frozenset(self._own()), self._merged())
+        listed = self._listed()
+        own = self._matching(_UNIT_FILE, listed).values()
+        return Snapshot(self, frozenset(own), self._merged(self._compacts_of(listed)))
 
     def scan(
         self, snapshot: Snapshot, units: Iterable[int], columns: Collection[str]
@@ -268,9 +273,9 @@ class UnitFiles:
         """
         own, merged = snapshot.own, snapshot.merged
         damaged: dict[str, str] = {}
-        for (number, compact), together in groupby(units, lambda unit: _file_of(unit, own, merged)):
+        for compact, together in groupby(units, lambda unit: None if unit in own else merged.get(unit)):
             if compact is None:
-                parts = self._read_each([number] if number is not None else [], columns)
+                parts = self._read_each((unit for unit in together if unit in own), columns)
             else:
                 parts = self._read_compact(compact, list(together), columns)
             try:
@@ -295,23 +300,34 @@ class UnitFiles:
             yield from self._read_each(units[num_read:], columns)
 
     def _read_each(self, units: Iterable[int], columns: Collection[str]) -> Iterator[tuple[int, pa.Table]]:
-        def read(unit: int) -> tuple[int, pa.Table | None]:
-            return unit, self.read(unit, columns)
+        """Units by themselves, several at a time; the damaged ones are raised in the end, all of them."""
 
-        for unit, found in in_order(self._storage, read, units):
-            if found is not None:
-                yield unit, found
+        def read(unit: int) -> tuple[int, pa.Table | None, dict[str, str]]:
+            try:
+                return unit, self.read(unit, columns), {}
+            except DamagedFileError as error:
+                return unit, None, error.found
 
-    def _merged(self) -> dict[int, _Compact]:
-        """Unit -> the newest compact file that holds it."""
-        listed = self._listed_compacts()
+        damaged: dict[str, str] = {}
+        for unit, table, found in in_order(self._storage, read, units):
+            damaged |= found
+            if table is not None:
+                yield unit, table
+        if damaged:
+            raise DamagedFileError.of(damaged)
+
+    def _merged(self, listed: list[Listed] | None = None) -> dict[int, _Compact]:
+        """Unit -> the newest compact file that holds it; `listed` are these files if they are known."""
+        listed = self._listed_compacts() if listed is None else listed
         if [(item.key, item.etag) for item in listed] != [(file.key, file.etag) for file in self._compacts]:
             self._compacts = self._opened_all(listed)
         return {unit: file for file in self._compacts for unit in file.row_groups}
 
     def _listed_compacts(self) -> list[Listed]:
         """The compact files, from old to new."""
-        listed = self._storage.list(f"{self._prefix}/compact")
+        return self._compacts_of(self._storage.list(f"{self._prefix}/compact"))
+
+    def _compacts_of(self, listed: Iterable[Listed]) -> list[Listed]:
         found = (
             item for item in listed if _COMPACT_FILE.fullmatch(item.key.removeprefix(f"{self._prefix}/"))
         )
@@ -351,10 +367,11 @@ class UnitFiles:
         Returns:
             How many files were replaced; 0 if no unit has a file of its own, when nothing is done.
         """
-        own = self._matching(_UNIT_FILE)
+        listed = self._listed()
+        own = self._matching(_UNIT_FILE, listed)
         if not own:
             return 0
-        older = self._matching(_COMPACT_FILE)
+        older = self._matching(_COMPACT_FILE, listed)
         generation = max(older.values(), default=0) + 1
         writer = _CompactWriter(self._storage, self._expected, generation)
         for unit in self.units() if whole else sorted(own.values()):
@@ -403,13 +420,6 @@ class _CompactWriter:
         self._storage.write(f"{self._expected.folder}/compact/{name}", data, expect=ABSENT)
         self._num_written += 1
         self._held, self._held_bytes = [], 0
-
-
-def _file_of(
-    unit: int, own: Collection[int], merged: Mapping[int, _Compact]
-) -> tuple[int | None, _Compact | None]:
-    """Where a unit's rows are: in its own file, in a compact file, or nowhere."""
-    return (unit, None) if unit in own else (None, merged.get(unit))
 
 
 def _places(footer: pq.FileMetaData) -> dict[int, int | None]:

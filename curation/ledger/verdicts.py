@@ -40,6 +40,7 @@ from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import AllOf, Step, steps_of
 from curation.records import HDR_TRANSFERS, Sample, SourceKind, image_ids
 from curation.splitter import Splitter
+from curation.storage.requests import in_order
 
 UNITS_AT_A_TIME = 32
 """Units whose rows are judged together: enough to make the cost per call small."""
@@ -230,7 +231,9 @@ class _Reader:
         absent: Absent,
     ) -> None:
         self._pipeline, self._recompute = pipeline, recompute
-        self._measured = {step.key: ledger.snapshot(step.name, step.fingerprint) for step in pipeline.steps()}
+        steps = list(pipeline.steps())
+        snapshots = in_order(ledger.storage, lambda step: ledger.snapshot(step.name, step.fingerprint), steps)
+        self._measured = {step.key: snapshot for step, snapshot in zip(steps, snapshots, strict=True)}
         self._gone = absent.gone_sources["source_id"].combine_chunks()
         self._absent = absent.source_ids
         self._steps = list({step.key: step for step in pipeline.steps()}.values())

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from string import Template
 
-_URL = re.compile(r"(s3|gs|az|hf|file):/*", re.IGNORECASE)
+_URL = re.compile(r"(s3|gs|az|hf|file)(:/*|//)", re.IGNORECASE)
 
 
 def expand_path(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -231,12 +232,16 @@ def test_a_run_that_slept_looks_before_it_writes(
     assert storage.read("run.json") is None
 
 
-def test_a_bucket_that_is_away_for_a_while_is_no_loss(take: Take, proxy: FaultyProxy) -> None:
-    with take() as lease:
+def test_a_bucket_that_is_away_for_a_while_is_no_loss(take: Take, proxy: FaultyProxy, root: str) -> None:
+    said: list[str] = []
+    with take(said) as lease:
         with proxy.away():
             time.sleep(STALE_S)
-        time.sleep(2 * HEARTBEAT_S)
+        time.sleep(4 * HEARTBEAT_S)
         lease.check()
+        away, again = said
+        assert re.search("can't be reached.*; trying on$", away)
+        assert again == f"{root} answers again"
         proxy.add(LoseAnswer(), times=1, method="PUT")
         time.sleep(2 * HEARTBEAT_S)
         proxy.add(ChangeHeaders(), times=1, method="PUT")

@@ -13,6 +13,7 @@ import pytest
 
 from buckets import ACCESS_KEY, SECRET_KEY, S3Server, contents
 from curation.errors import ConfigError, StorageError
+from curation.storage import open_storage
 from curation.storage.access import check_input, check_output
 from curation.storage.buckets import credentials
 from datasets_media import said_by, write_config
@@ -82,6 +83,18 @@ def test_no_permission_to_write(
     assert re.search(
         rf"output: {bucket}/out/\.write-test-\w+: 403 AccessDenied: Access Denied\.$", said, re.M
     )
+
+
+def test_object_as_an_output(
+    s3_server: S3Server, bucket: str, media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_storage(bucket).write("photo.jpg", b"x")
+    s3_server.files().create_dir(f"{bucket.removeprefix('s3://')}/marked")
+    said = _run(capsys, _config(tmp_path, str(media), f"{bucket}/photo.jpg"))
+    assert f"output: {bucket}/photo.jpg is an object, and no folder to write into" in said
+    assert open_storage(bucket).read("photo.jpg") == b"x"
+    with open_storage(f"{bucket}/marked").exclusive():
+        pass
 
 
 def test_expired_credentials(

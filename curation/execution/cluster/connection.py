@@ -132,6 +132,20 @@ def starts_here(address: str | None) -> bool:
     return cluster_address(address) is None
 
 
+def check_cluster(address: str | None) -> None:
+    """Make sure that a run with this address can connect to its cluster, unless it has done so.
+
+    Raises:
+        ConfigError: that is no address that a run can connect to.
+        EnvironmentFault: the cluster's head does not answer, or refuses.
+    """
+    import ray
+
+    cluster = cluster_address(address)
+    if cluster is not None and not ray.is_initialized():
+        check_head(cluster)
+
+
 def check_temp_folder() -> None:
     """Make sure that Ray can be started: its sockets have long names, below the temporary folder.
 

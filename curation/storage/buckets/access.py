@@ -7,8 +7,9 @@ check_writing("s3://photos/out")        # and whether it knows conditional write
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 
-from curation.errors import WriteConflict
+from curation.errors import StorageError, WriteConflict
 from curation.storage.base import ABSENT
 from curation.storage.buckets.client import BucketClient
 from curation.storage.buckets.connection import Place, place_of
@@ -35,6 +36,7 @@ def check_writing(url: str) -> None:
         return
     client = BucketClient(place, LIMIT_S)
     client.peek(place.prefix)
+    _check_is_folder(client, place)
     path = f"{place.prefix}/.write-test-{uuid.uuid4().hex[:12]}".lstrip("/")
     try:
         version = client.put(path, b"first", ABSENT)
@@ -47,6 +49,15 @@ def check_writing(url: str) -> None:
     if not is_compared:
         client.do_without_conditions()
     _probed.add(place)
+
+
+def _check_is_folder(client: BucketClient, place: Place) -> None:
+    """Raises StorageError: an object has the name that a folder should have, and it is no mark of one."""
+    if not place.prefix:
+        return
+    with suppress(FileNotFoundError):
+        if client.head(place.prefix)["size"]:
+            raise StorageError(f"{place.url} is an object, and no folder to write into")
 
 
 def _is_refused(client: BucketClient, path: str, data: bytes, expect: str) -> bool:

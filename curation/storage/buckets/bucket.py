@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryFile
 from typing import IO
 
 import pyarrow as pa
@@ -17,7 +16,8 @@ from curation.storage.buckets.client import BucketClient
 from curation.storage.buckets.connection import place_of
 from curation.storage.buckets.lease import check_lease, held
 from curation.storage.buckets.object_file import ObjectFile
-from curation.storage.scratch import copied
+from curation.storage.local import named_errors
+from curation.storage.scratch import copied, scratch, unnamed_file
 
 _LEASE = ".lease"
 
@@ -115,9 +115,10 @@ class BucketStorage:
 
     @contextmanager
     def creating(self, key: str) -> Iterator[IO[bytes]]:
-        with TemporaryFile(prefix="curation-") as file:
-            yield file
-            file.flush()
+        with unnamed_file() as (file, _):
+            with named_errors(scratch().folder):
+                yield file
+                file.flush()
             check_lease(self._url(key))
             self._client.put_file(self._path(key), file)
 

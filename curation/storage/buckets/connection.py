@@ -73,7 +73,7 @@ def place_of(url: str) -> Place:
     """The place that a URL names. Nothing in a key is escaped: `#`, `?` and `%` stand for themselves.
 
     Raises:
-        ConfigError: it names no bucket, or one that no provider has.
+        ConfigError: it names no bucket, or a bucket or a folder that can't be.
     """
     scheme, _, rest = url.partition("://")
     bucket, _, prefix = rest.partition("/")
@@ -81,6 +81,8 @@ def place_of(url: str) -> Place:
         raise ConfigError(f"{url} names no bucket; write {scheme}://BUCKET/FOLDER")
     if _NO_BUCKET.search(bucket):  # obstore would ask a broken address, or panic
         raise ConfigError(f"{url}: no bucket has such a name; write {scheme}://BUCKET/FOLDER")
+    if {".", ".."} & {*prefix.split("/")}:
+        raise ConfigError(f"{url}: a folder of a bucket has no . and no .. in its name")
     return Place(scheme, bucket, prefix.strip("/"))
 
 
@@ -138,6 +140,7 @@ def connect_arrow(place: Place) -> Any:
 @lru_cache
 def _store(scheme: str, bucket: str, use: Use, limit_s: float, variables: tuple[tuple[str, str], ...]) -> Any:
     """`variables` are only here so that another environment has other stores."""
+    import obstore  # noqa: F401  whole, before another thread that imports it has got as far as its parts
     from obstore.store import AzureStore, GCSStore, S3Store
 
     kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}

@@ -166,6 +166,7 @@ class Lease:
         self._client, self._path = client, path
         self._heartbeat_s, self._stale_s = heartbeat_s, stale_s
         self._holder = Holder.of_this_process()
+        self._say: Callable[[str], None] = lambda _: None
         self._version = ABSENT
         self._confirmed_at = 0.0
         self._lost = ""
@@ -179,6 +180,7 @@ class Lease:
         Raises:
             StorageError: the holder is alive.
         """
+        self._say = say
         watch = _Watch(self._client, self._path, self._heartbeat_s)
         while True:
             data, version = watch.look()
@@ -244,11 +246,20 @@ class Lease:
         return True
 
     def _beat(self) -> None:
-        client = self._client.within(self._stale_s / 2)
+        client, is_away = self._client.within(self._stale_s / 2), False
         while not self._ended.wait(self._heartbeat_s) and not self._lost:
-            # A bucket that is away is away for others, too; `check` says it if it matters.
-            with suppress(StorageError), self._lock:
-                self._renew(client)
+            # A bucket that is away is away for others, too: the run goes on as long as its requests wait.
+            try:
+                with self._lock:
+                    self._renew(client)
+            except StorageError as error:
+                if not is_away:
+                    self._say(f"{error}; trying on")
+                is_away = True
+            else:
+                if is_away:
+                    self._say(f"{self.root} answers again")
+                is_away = False
 
     def _renew(self, client: BucketClient) -> None:
         began, holder = time.monotonic(), self._holder.after_heartbeat()

@@ -145,6 +145,7 @@ def persistently(
         UnreadableKey: obstore refuses the key, or that of an object in a listing.
         StorageError: all else, in one sentence.
     """
+    import obstore  # noqa: F401  whole, before another thread that imports it has got as far as its parts
     from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PreconditionError
 
     patience = Patience(limit_s)
