@@ -94,7 +94,7 @@ class JsonLog:
     def __init__(self) -> None:
         from curation.execution.progress import LineProgress
 
-        self.progress: ProgressListener = LineProgress(self._write)
+        self.progress: ProgressListener = LineProgress(self._write, last_words=self._last_words)
         stop = click.get_current_context().find_object(StopSignals)
         if stop is not None:
             stop.say_by(sys.stdout.fileno(), self._stopped)
@@ -138,6 +138,11 @@ class JsonLog:
         facts = {"error_type": type(error).__name__, "exit_code": error.exit_code}
         self._put("ended", str(error), "error", **facts)
         return error.exit_code
+
+    @staticmethod
+    def _last_words(error: CurationError) -> tuple[int, str]:
+        facts = {"error_type": type(error).__name__, "exit_code": error.exit_code}
+        return sys.stdout.fileno(), _line("ended", str(error), "error", facts) + "\n"
 
     def _write(self, event: Event) -> None:
         self._put(event.name, event.text, event.level, **event.fields)

@@ -11,6 +11,7 @@ or not anything has been done since.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -32,7 +33,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from curation.errors import CurationError
 from curation.errors.redaction import redact
+
+LastWords = Callable[[CurationError], tuple[int, str]]
+"""What is written because of an error, and the number of the open file that it is written to."""
 
 PHASE_NAMES = {
     "list": "listing containers",
@@ -86,6 +91,9 @@ class ProgressListener(Protocol):
     def worker_said(self, worker: str, line: str) -> None:
         """A worker printed a line."""
 
+    def last_words(self, error: CurationError) -> tuple[int, str]:
+        """Number of an open file, and what is written there if this process has to end at once."""
+
 
 class Pace:
     """How far a pass is, and how fast it goes."""
@@ -125,12 +133,25 @@ class Pace:
         self._marks.append((self._clock(), self.done))
 
 
+def _on_standard_error(error: CurationError) -> tuple[int, str]:
+    return sys.stderr.fileno(), f"{type(error).__name__}: {error}\n"
+
+
 class LineProgress:
     """Tells the progress of a run by events."""
 
-    def __init__(self, write: Callable[[Event], None], clock: Callable[[], float] = time.monotonic) -> None:
-        """`write` gets each event, of `progress` in a thread; `clock` gives seconds."""
+    def __init__(
+        self,
+        write: Callable[[Event], None],
+        clock: Callable[[], float] = time.monotonic,
+        last_words: LastWords | None = None,
+    ) -> None:
+        """`write` gets each event, of `progress` in a thread; `clock` gives seconds.
+
+        `last_words` are asked for should this process have to end at once; None: they go to standard error.
+        """
         self._write = write
+        self._last_words = last_words or _on_standard_error
         self._clock = clock
         self._phase = ""
         self._pace: Pace | None = None
@@ -141,6 +162,9 @@ class LineProgress:
 
     def warn(self, message: str) -> None:
         self._write(Event("warning", message, level="warning"))
+
+    def last_words(self, error: CurationError) -> tuple[int, str]:
+        return self._last_words(error)
 
     def worker_said(self, worker: str, line: str) -> None:
         self._write(Event("worker_log", f"({worker}) {line}", {"worker": worker, "line": line}))

@@ -16,6 +16,7 @@ import time
 from curation.execution.cluster import guard, watch
 from curation.execution.cluster.connection import connect
 from curation.execution.cluster.tasks import on_cluster
+from curation.execution.progress import LineProgress
 from process_tree import kill, processes_below
 import os
 import ray
@@ -27,7 +28,7 @@ def kill_process(title):
 
 watch.ASK_EVERY_S, watch.ANSWER_S, guard.GRACE_S = 1.0, 2.0, 1.0
 connection = connect(None, 1)
-cluster = guard.Guard()
+cluster = guard.Guard(LineProgress(print))
 {body}
 """
 STUCK_IN_A_CALL = """

@@ -1,6 +1,6 @@
 """Ends this process with a sentence before Ray ends it without one, or where a call to Ray never returns.
 
-    guard = Guard()
+    guard = Guard(progress)
     guard.close()           # Ray is not needed any more, or somebody else ends the run
 
 Some of Ray's calls wait for the cluster's head without a time limit, and nothing in Python can break them
@@ -22,6 +22,7 @@ from typing import NoReturn
 
 from curation.errors import EnvironmentFault
 from curation.execution.cluster.watch import ENDED, ClusterWatch
+from curation.execution.progress import ProgressListener
 
 GRACE_S = 10.0
 """The run gets so long to end by itself where the head is silent; Ray would end it some seconds later."""
@@ -32,7 +33,9 @@ _SHOW_CURSOR = b"\x1b[?25h"
 class Guard:
     """A thread that watches the cluster as long as the run needs it."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: ProgressListener) -> None:
+        """`progress` knows how the sentence is to be written."""
+        self._progress = progress
         self._is_closed = threading.Event()
         threading.Thread(target=self._watch, name="guard", daemon=True).start()
 
@@ -46,12 +49,20 @@ class Guard:
             while not self._is_closed.is_set():
                 has_ended = bool(select.select(raylet, [], [], POLL_S)[0])
                 if has_ended and not self._is_closed.is_set():
-                    _end(EnvironmentFault(ENDED))
+                    self._end(EnvironmentFault(ENDED))
                 try:
                     watch.check()
                 except EnvironmentFault as fault:
                     if not self._is_closed.wait(GRACE_S):
-                        _end(fault)
+                        self._end(fault)
+
+    def _end(self, error: EnvironmentFault) -> NoReturn:
+        """End this process as it stands, past Python's streams, which another thread may have locked."""
+        if sys.stdout.isatty():
+            os.write(1, _SHOW_CURSOR)
+        stream, text = self._progress.last_words(error)
+        os.write(stream, text.encode())
+        os._exit(error.exit_code)
 
 
 @contextlib.contextmanager
@@ -75,11 +86,3 @@ def _pids_with(argument: str) -> list[int]:
             if argument.encode() in (folder / "cmdline").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
     return found
-
-
-def _end(error: EnvironmentFault) -> NoReturn:
-    """End this process as it stands, past Python's streams, which another thread may have locked."""
-    if sys.stdout.isatty():
-        os.write(1, _SHOW_CURSOR)
-    os.write(2, f"{type(error).__name__}: {error}\n".encode())
-    os._exit(error.exit_code)

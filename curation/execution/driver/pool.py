@@ -121,7 +121,7 @@ class Pool:
                 self._progress.worker_said if self._worker_logs else None,
             )
             self._watch = ClusterWatch()
-            self._guard = Guard()
+            self._guard = Guard(self._progress)
             self._watch.check_now()
             if self._shared is not None:
                 self._marker.enter_context(self._shared.marked())
