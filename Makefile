@@ -14,6 +14,7 @@ setup: $(VENV)/.installed
 
 # The base install; with `constraints.txt` two installs agree.
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV): some minutes, about 6.6 GB"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt --editable .
 	touch $@

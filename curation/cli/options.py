@@ -48,11 +48,11 @@ OVERRIDES = click.option(
 )
 # --input and --output are settings: the configuration expands them.
 INPUTS = click.option(
-    "--input", "inputs", multiple=True, metavar="FOLDER", help="Read these folders instead."
+    "--input", "inputs", multiple=True, metavar="FOLDER", help="Read these folders or URLs instead."
 )
-OUTPUT = click.option("--output", metavar="FOLDER", help="Write there instead.")
+OUTPUT = click.option("--output", metavar="FOLDER", help="The output is there instead: a folder or a URL.")
 ADDRESS = click.option(
-    "--address", metavar="ADDRESS", help="Ray cluster; by default one is started on this machine."
+    "--address", metavar="HOST:PORT", help="Head of a Ray cluster; by default Ray is started on this machine."
 )
 LIMIT = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Take up at most N sources.")
 RETRY_FAILED = click.option("--retry-failed", is_flag=True, help="Try again what failed.")

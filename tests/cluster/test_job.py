@@ -85,6 +85,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "run": {"unit_images": 1},
     }
     write_config(folder / "configs/demo.yaml", data)
+    shutil.copy(ROOT / ".gitignore", folder)  # Ray leaves out of a job what it names
     return folder
 
 
