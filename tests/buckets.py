@@ -7,6 +7,7 @@ with S3Server(tmp_path) as server:
 
 from __future__ import annotations
 
+import ctypes
 import http.client
 import itertools
 import json
@@ -23,6 +24,8 @@ from typing import Any, Self
 
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key-never-to-be-shown"
 READY_S = 60.0
+_SET_SIGNAL_AT_PARENTS_END = 1
+"""PR_SET_PDEATHSIG of Linux."""
 _PORTS = ("s3.port", "master.port", "volume.port", "filer.port", "admin.port")
 _NUMBERS = itertools.count(1)
 
@@ -88,6 +91,7 @@ class S3Server:
                 stderr=log,
                 cwd=self._folder,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
         self._wait_until_ready()
 
@@ -168,6 +172,11 @@ class S3Server:
         finally:
             connection.close()
         return True
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process when the one that started it has ended, however that was."""
+    ctypes.CDLL(None).prctl(_SET_SIGNAL_AT_PARENTS_END, signal.SIGKILL)
 
 
 def environment_of(endpoint: str) -> dict[str, str]:

@@ -125,8 +125,8 @@ class RunSettings(StageConfig):
     """A worker that holds more memory than this after a unit is replaced; for libraries that leak."""
     scratch: str | None = None
     """Folder on a local disk into which workers fetch what lies in buckets, and what is in tars and Parquet
-    files, as files without names, of which nothing is left when a worker ends; by default the one for temporary
-    files."""
+    files, as files without names, of which nothing is left when a worker ends; by default the one for
+    temporary files."""
     scratch_bytes: Annotated[int, Field(ge=2**26)] = 2**32
     """Room that one worker may take there, for what it works on and what it fetches ahead. A video that is
     larger is read in ranges, and fetched up to three times; pictures that are worked on at the same time are
