@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import LedgerError, WriteConflict
-from curation.ledger import Ledger, unit_name, unitfiles
+from curation.ledger import Ledger, compactfiles, unit_name
 from curation.records import Row, Source
 from curation.stage import Column
 from curation.storage import open_storage
@@ -99,7 +99,7 @@ def test_nothing_is_merged_below_the_bound_or_twice(tmp_path: Path) -> None:
 
 
 def test_large_merges_are_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unitfiles, "MAX_COMPACT_BYTES", 200)
+    monkeypatch.setattr(compactfiles, "MAX_COMPACT_BYTES", 200)
     ledger = ledger_of(tmp_path)
     before = contents(tmp_path)
     ledger.compact([STEP])
@@ -113,7 +113,7 @@ def test_units_read_at_once_are_told_apart(
 ) -> None:
     ledger = ledger_of(tmp_path)
     ledger.compact([STEP])
-    monkeypatch.setattr(unitfiles, "MAX_RUN_BYTES", max_run_bytes)
+    monkeypatch.setattr(compactfiles, "MAX_RUN_BYTES", max_run_bytes)
     for units in (range(5), [4, 2, 3, 1], [0], [3]):
         scanned = ledger.snapshot(*STEP).scan(units, ["sample_id", "codes"])
         found = [(unit, table["sample_id"].to_pylist()) for unit, table in scanned]

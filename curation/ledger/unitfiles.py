@@ -10,7 +10,6 @@ between writing and deleting, or was followed by a commit that wrote the unit's 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,9 +19,9 @@ from itertools import groupby
 from typing import IO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curation.errors import DamagedFileError, NoSuchObject, StorageError
+from curation.ledger.compactfiles import CompactFile, CompactWriter, places_of
 from curation.ledger.expected import Expected
 from curation.storage import Listed, Storage, parquet
 from curation.storage.base import ABSENT
@@ -31,73 +30,11 @@ from curation.storage.requests import in_order
 
 _UNIT_FILE = re.compile(r"unit-(\d{6,})\.parquet")
 _COMPACT_FILE = re.compile(r"compact/(\d{6,})-\d{5,}\.parquet")
-_UNITS = b"units"
-"""Metadata of a compact file: [unit, its row group or null if it has no rows], as JSON."""
-MAX_RUN_BYTES = 4_000_000
-"""Row groups of a compact file are read together up to about this size, all columns counted."""
-MAX_COMPACT_BYTES = 128_000_000
-"""A compact file is closed at about this size."""
 
 
 def unit_name(unit: int) -> str:
     """The file name of a unit."""
     return f"unit-{unit:06d}.parquet"
-
-
-@dataclass(frozen=True, eq=False)
-class _Compact:
-    """A compact file: its footer, and where its units are: unit -> row group, or None if it has no rows."""
-
-    key: str
-    etag: str
-    footer: pq.FileMetaData
-    row_groups: Mapping[int, int | None]
-
-    def read(
-        self,
-        storage: Storage,
-        units: Iterable[int],
-        columns: Collection[str] | None,
-        without: Collection[str],
-    ) -> Iterator[tuple[int, pa.Table]]:
-        """The rows of some of its units, with the columns that are asked for."""
-        schema = self.footer.schema.to_arrow_schema().remove_metadata()
-        wanted = parquet.wanted_columns(schema, columns, without)
-        name = f"{storage.root}/{self.key}"
-        with storage.open(self.key) as file:
-            with parquet.blaming(name):
-                opened = parquet.open_at(file, self.footer)
-            for together in self._runs(units):
-                groups = [group for unit in together if (group := self.row_groups[unit]) is not None]
-                table = schema.empty_table().select(wanted)
-                if groups:
-                    with parquet.blaming(name):
-                        table = opened.read_row_groups(groups, wanted, use_threads=False)
-                yield from self._by_unit(together, table.replace_schema_metadata(None))
-
-    def _runs(self, units: Iterable[int]) -> Iterator[list[int]]:
-        """The units in runs that are read at once."""
-        run: list[int] = []
-        held_bytes = 0
-        for unit in units:
-            group = self.row_groups[unit]
-            num_bytes = 0 if group is None else self.footer.row_group(group).total_byte_size
-            if run and held_bytes + num_bytes > MAX_RUN_BYTES:
-                yield run
-                run, held_bytes = [], 0
-            run.append(unit)
-            held_bytes += num_bytes
-        if run:
-            yield run
-
-    def _by_unit(self, units: Iterable[int], table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-        """The rows of units that were read one behind the other."""
-        start = 0
-        for unit in units:
-            group = self.row_groups[unit]
-            num_rows = 0 if group is None else self.footer.row_group(group).num_rows
-            yield unit, table.slice(start, num_rows)
-            start += num_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +48,7 @@ class Snapshot:
 
     files: UnitFiles
     own: frozenset[int]
-    merged: Mapping[int, _Compact]
+    merged: Mapping[int, CompactFile]
 
     def __contains__(self, unit: object) -> bool:
         return unit in self.own or unit in self.merged
@@ -135,7 +72,7 @@ class UnitFiles:
         """`schema` is what the files must have; `Expected` says how."""
         self._storage, self._prefix = storage, prefix
         self._expected = Expected(prefix, schema)
-        self._compacts: list[_Compact] = []
+        self._compacts: list[CompactFile] = []
 
     def units(self) -> list[int]:
         """The units that have a file, or rows in a compact file."""
@@ -246,7 +183,7 @@ class UnitFiles:
 
     def _whole_units(self, key: str) -> Iterator[tuple[int, pa.Table]]:
         """The units of a damaged compact file that can be read, but for those that newer files hold."""
-        opened: dict[str, _Compact] = {}
+        opened: dict[str, CompactFile] = {}
         for item in self._listed_compacts():
             with suppress(DamagedFileError):
                 opened[item.key] = self._opened(item)
@@ -288,7 +225,7 @@ class UnitFiles:
             raise DamagedFileError.of(damaged)
 
     def _read_compact(
-        self, compact: _Compact, units: Sequence[int], columns: Collection[str]
+        self, compact: CompactFile, units: Sequence[int], columns: Collection[str]
     ) -> Iterator[tuple[int, pa.Table]]:
         num_read = 0
         try:
@@ -316,7 +253,7 @@ class UnitFiles:
         if damaged:
             raise DamagedFileError.of(damaged)
 
-    def _merged(self, listed: list[Listed] | None = None) -> dict[int, _Compact]:
+    def _merged(self, listed: list[Listed] | None = None) -> dict[int, CompactFile]:
         """Unit -> the newest compact file that holds it; `listed` are these files if they are known."""
         listed = self._listed_compacts() if listed is None else listed
         if [(item.key, item.etag) for item in listed] != [(file.key, file.etag) for file in self._compacts]:
@@ -333,8 +270,8 @@ class UnitFiles:
         )
         return sorted(found, key=lambda item: item.key)
 
-    def _opened_all(self, listed: Iterable[Listed]) -> list[_Compact]:
-        opened: list[_Compact] = []
+    def _opened_all(self, listed: Iterable[Listed]) -> list[CompactFile]:
+        opened: list[CompactFile] = []
         damaged: dict[str, str] = {}
         for item in listed:
             try:
@@ -345,13 +282,13 @@ class UnitFiles:
             raise DamagedFileError.of(damaged)
         return opened
 
-    def _opened(self, item: Listed) -> _Compact:
+    def _opened(self, item: Listed) -> CompactFile:
         name = self._name(item.key)
         with self._storage.open(item.key) as file:
             footer = read_footer(file, name)
         with parquet.blaming(name):
             self._expected.check(name, footer.schema.to_arrow_schema(), None)
-            return _Compact(item.key, item.etag, footer, _places(footer))
+            return CompactFile(item.key, item.etag, footer, places_of(footer))
 
     def _name(self, key: str) -> str:
         return f"{self._storage.root}/{key}"
@@ -373,7 +310,7 @@ class UnitFiles:
             return 0
         older = self._matching(_COMPACT_FILE, listed)
         generation = max(older.values(), default=0) + 1
-        writer = _CompactWriter(self._storage, self._expected, generation)
+        writer = CompactWriter(self._storage, self._expected, generation)
         for unit in self.units() if whole else sorted(own.values()):
             table = self.read(unit)
             if table is not None:
@@ -383,59 +320,6 @@ class UnitFiles:
         for key in replaced:
             self._storage.delete(key)
         return len(replaced)
-
-
-class _CompactWriter:
-    """Writes units one after the other into compact files of one generation."""
-
-    def __init__(self, storage: Storage, expected: Expected, generation: int) -> None:
-        self._storage, self._expected, self._generation = storage, expected, generation
-        self._num_written = 0
-        self._held: list[tuple[int, pa.Table]] = []
-        self._held_bytes = 0
-
-    def add(self, unit: int, table: pa.Table) -> None:
-        """Take in the next unit. Units of another schema begin a new file."""
-        is_like_others = not self._held or table.schema.equals(self._held[0][1].schema)
-        if not is_like_others or self._held_bytes + table.nbytes > MAX_COMPACT_BYTES:
-            self._write()
-        self._held.append((unit, table))
-        self._held_bytes += table.nbytes
-
-    def finish(self) -> None:
-        """Write what is left."""
-        self._write()
-
-    def _write(self) -> None:
-        if not self._held:
-            return
-        places: list[tuple[int, int | None]] = []
-        for unit, table in self._held:
-            places.append((unit, sum(group is not None for _, group in places) if table.num_rows else None))
-        metadata = {_UNITS: json.dumps(places).encode(), **self._expected.metadata(None)}
-        schema = self._held[0][1].schema.with_metadata(metadata)
-        data = parquet.row_groups_to_bytes((table for _, table in self._held if table.num_rows), schema)
-        name = f"{self._generation:06d}-{self._num_written:05d}.parquet"
-        # Two runs that both believe to hold the output may not merge over each other.
-        self._storage.write(f"{self._expected.folder}/compact/{name}", data, expect=ABSENT)
-        self._num_written += 1
-        self._held, self._held_bytes = [], 0
-
-
-def _places(footer: pq.FileMetaData) -> dict[int, int | None]:
-    """Where the units of a compact file are.
-
-    Raises:
-        ValueError: it does not say that.
-    """
-    try:
-        places = dict(json.loads((footer.metadata or {})[_UNITS]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError("it does not say where its units are") from error
-    known = {None, *range(footer.num_row_groups)}
-    if not all(isinstance(unit, int) and group in known for unit, group in places.items()):
-        raise ValueError("its units are not where it says")
-    return places
 
 
 @contextmanager
