@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from buckets import free_ports
-from curation.execution.cluster.supervisor import kill_all, processes_of
+from curation.execution.cluster.joining.supervisor import kill_all, processes_of
 
 READY_S = 90.0
 NUM_STARTS = 3

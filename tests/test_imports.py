@@ -18,15 +18,15 @@ OWNERS = {
     "ray": {
         f"curation/execution/{name}.py"
         for name in (
-            "cluster/address",
-            "cluster/connection",
-            "cluster/head",
-            "cluster/logs",
-            "cluster/own_ray",
+            "cluster/joining/address",
+            "cluster/joining/connection",
+            "cluster/joining/head",
+            "cluster/joining/logs",
+            "cluster/joining/own_ray",
             "cluster/placement",
             "cluster/processes",
             "cluster/results",
-            "cluster/shared",
+            "cluster/joining/shared",
             "cluster/tasks",
             "cluster/watch",
             "driver/actor",

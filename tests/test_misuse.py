@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from curation.errors import EnvironmentFault
-from curation.execution.cluster.connection import check_temp_folder, starts_here
+from curation.execution.cluster.joining.connection import check_temp_folder, starts_here
 from datasets_media import command, config_data, environment, said_by, write_config, write_photo
 
 Said = pytest.CaptureFixture[str]

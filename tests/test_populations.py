@@ -14,7 +14,7 @@ import pytest
 
 from curation.errors import ConfigError, ContractError
 from curation.execution import population
-from curation.execution.cluster.connection import connect
+from curation.execution.cluster.joining.connection import connect
 from curation.execution.cluster.tasks import Spread, in_process, on_cluster
 from curation.execution.dataset_wide import bind, bind_step, dataset_steps, filters_behind, measure_step
 from curation.execution.plan import plan_pass, plan_probes

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import ray
 
-from curation.execution.cluster import supervisor
-from curation.execution.cluster.connection import connect
-from curation.execution.cluster.supervisor import MARK, processes_of
+from curation.execution.cluster.joining import supervisor
+from curation.execution.cluster.joining.connection import connect
+from curation.execution.cluster.joining.supervisor import MARK, processes_of
 
 SLEEP = [sys.executable, "-c", "import sys, time; print('up', flush=True); time.sleep(600)"]
 HOLD = "import sys, time; file = open(sys.argv[1], sys.argv[2]); print('up', flush=True); time.sleep(600)"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from curation.errors import EnvironmentFault, StorageError
-from curation.execution.cluster.connection import connect
+from curation.execution.cluster.joining.connection import connect
 from curation.execution.cluster.tasks import in_process
 from curation.execution.cluster.tasks import on_cluster as on_cluster_until
 from datasets_media import ROOT, TESTS

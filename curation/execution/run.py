@@ -10,9 +10,9 @@ from typing import Any
 
 from curation.config import Config
 from curation.errors import ConfigError
-from curation.execution.cluster.connection import check_cluster, check_temp_folder, starts_here
-from curation.execution.cluster.jobs import check_output_lasts
-from curation.execution.cluster.shared import NUM_SAMPLES, SharedFolders
+from curation.execution.cluster.joining.connection import check_cluster, check_temp_folder, starts_here
+from curation.execution.cluster.joining.jobs import check_output_lasts
+from curation.execution.cluster.joining.shared import NUM_SAMPLES, SharedFolders
 from curation.execution.dataset_wide import bind, filters_behind
 from curation.execution.driver.pool import Pool
 from curation.execution.passes import Passes

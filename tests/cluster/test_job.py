@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from buckets import free_ports
-from curation.execution.cluster.supervisor import kill_all
+from curation.execution.cluster.joining.supervisor import kill_all
 from datasets_media import ROOT, TESTS, write_config, write_photo, write_video, write_vocabulary
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 
 from curation.cli.console import console
 from curation.errors import WorkerError
-from curation.execution.cluster.connection import connect
+from curation.execution.cluster.joining.connection import connect
 from curation.execution.cluster.placement import Placement
 from curation.execution.cluster.watch import ClusterState, ClusterWatch
 from curation.execution.models.client import ModelRoutes, RemoteModels

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from curation.errors import ConfigError
-from curation.execution.cluster.credentials import environment_hook
-from curation.execution.cluster.jobs import check_output_lasts
-from curation.execution.cluster.shared import SharedFolders
+from curation.execution.cluster.joining.credentials import environment_hook
+from curation.execution.cluster.joining.jobs import check_output_lasts
+from curation.execution.cluster.joining.shared import SharedFolders
 from datasets_media import command, environment, write_config, write_photo
 from heads import Head
 

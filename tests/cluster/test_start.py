@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from curation.errors import EnvironmentFault
-from curation.execution.cluster import connection
-from curation.execution.cluster.connection import STARTS, connect
+from curation.execution.cluster.joining import connection
+from curation.execution.cluster.joining.connection import STARTS, connect
 
 SLOW = "The current node timed out during startup. This could happen because some of the raylet failed."
 

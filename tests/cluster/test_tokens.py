@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from curation.errors import ConfigError
-from curation.execution.cluster.address import ANSWER_S, check_head
+from curation.execution.cluster.joining.address import ANSWER_S, check_head
 from datasets_media import command, environment, write_config, write_photo
 from heads import Head
 

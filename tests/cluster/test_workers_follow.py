@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 from curation.cli.console import console
 from curation.config.config import RunSettings
 from curation.errors import EnvironmentFault
-from curation.execution.cluster.connection import connect
+from curation.execution.cluster.joining.connection import connect
 from curation.execution.cluster.watch import ClusterWatch
 from curation.execution.driver.actor import start_decode_worker
 from curation.execution.driver.decode_workers import DecodeWorkers

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 SCRIPT = """
 import time
 from curation.execution.cluster import guard, watch
-from curation.execution.cluster.connection import connect
+from curation.execution.cluster.joining.connection import connect
 from curation.execution.cluster.tasks import on_cluster
 from curation.execution.progress import LineProgress
 from process_tree import kill, processes_below

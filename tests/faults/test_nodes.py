@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 from test_processes import Sleeper, end_of, look_until, pid_of, wait_gone, watched
 
 from curation.cli.console import console
-from curation.execution.cluster.connection import connect
+from curation.execution.cluster.joining.connection import connect
 from curation.execution.cluster.results import Died
 from curation.execution.driver.pool import Pool
 from curation.execution.progress import ConsoleProgress

@@ -15,7 +15,7 @@ import ray
 
 from curation.errors import EnvironmentFault, StorageError
 from curation.execution.cluster import processes
-from curation.execution.cluster.connection import connect
+from curation.execution.cluster.joining.connection import connect
 from curation.execution.cluster.processes import WATCHED, WorkerProcess
 from curation.execution.cluster.results import Died, Lost, result_of
 from curation.execution.worker.heartbeat import Beat, Heartbeat

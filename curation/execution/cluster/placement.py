@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from curation.errors import EnvironmentFault
-from curation.execution.cluster.connection import ANSWER_S
+from curation.execution.cluster.joining.connection import ANSWER_S
 from curation.execution.cluster.limits import within
 from curation.stage import Resources, Stage
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from curation.errors import ContractError
 from curation.errors.isolation import isolated
+from curation.execution.cluster.joining.shared import SharedFolders
 from curation.execution.cluster.processes import WATCHED
-from curation.execution.cluster.shared import SharedFolders
 from curation.execution.models.client import ModelRoutes, RemoteModels
 from curation.execution.plan import Task
 from curation.execution.segments import SegmentResult

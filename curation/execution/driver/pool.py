@@ -16,15 +16,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, Self
 
 from curation.errors import DeviceMemoryFault, WorkerError
-from curation.execution.cluster.connection import (
+from curation.execution.cluster.guard import Guard
+from curation.execution.cluster.joining.connection import (
     Connection,
     choose_device,
     connect,
     starts_here,
 )
-from curation.execution.cluster.guard import Guard
+from curation.execution.cluster.joining.shared import SharedFolders, check_nodes
 from curation.execution.cluster.results import Died, Lost
-from curation.execution.cluster.shared import SharedFolders, check_nodes
 from curation.execution.cluster.tasks import A, R, in_process, on_cluster
 from curation.execution.cluster.watch import ClusterState, ClusterWatch
 from curation.execution.driver.actor import check_travels, start_decode_worker

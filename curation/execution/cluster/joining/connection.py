@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from curation.errors import EnvironmentFault
 from curation.errors.isolation import isolated
-from curation.execution.cluster.address import check_head, check_token_file, cluster_address
-from curation.execution.cluster.credentials import environment_hook
+from curation.execution.cluster.joining.address import check_head, check_token_file, cluster_address
+from curation.execution.cluster.joining.credentials import environment_hook
+from curation.execution.cluster.joining.logs import WorkerLog, forward_worker_logs
+from curation.execution.cluster.joining.own_ray import OwnRay, own_signals, temp_folder
 from curation.execution.cluster.limits import within
-from curation.execution.cluster.logs import WorkerLog, forward_worker_logs
-from curation.execution.cluster.own_ray import OwnRay, own_signals, temp_folder
 
 _MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 """Longest path of a Unix socket."""

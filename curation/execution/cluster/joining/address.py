@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.errors import ConfigError, EnvironmentFault
-from curation.execution.cluster import head
+from curation.execution.cluster.joining import head
 
 _VARIABLE = "RAY_ADDRESS"
 """`ray job submit` tells its job the cluster by this variable."""

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
-from curation.execution.cluster import supervisor
+from curation.execution.cluster.joining import supervisor
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from curation.execution.cluster.jobs import in_job
+from curation.execution.cluster.joining.jobs import in_job
 
 _PREFIXES = ("AWS_", "AZURE_", "GOOGLE_", "CURATION_STORAGE_")
 _NAMES = ("HF_TOKEN", "HF_ENDPOINT")
