@@ -129,7 +129,7 @@ def test_run_with_work_merges_what_has_many_files(bench: Bench, tmp_path: Path) 
     data["run"] |= {"compact_files": 2, "workers": 1}
     config = write_config(tmp_path / "c.yaml", data)
     curation("run", "-c", config)
-    merged = sorted(path.parent.parent.name for path in (tmp_path / "run").rglob("compact/*"))
+    merged = sorted(path.parent.parent.name for path in (tmp_path / "run").rglob("compact/*.parquet"))
     assert len(merged) == 3
     assert not list((tmp_path / "run").rglob("unit-*"))
     before = contents(tmp_path / "run")

@@ -25,7 +25,7 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from curation.errors import ConfigError
+from curation.errors import ConfigError, NoSuchObject
 from curation.stage import StageConfig
 from curation.storage import Storage, parquet, storage_of
 from tokenize_shards.documents.document import build
@@ -184,7 +184,7 @@ def _read(path: str, schema: pa.Schema) -> list[dict[str, Any]]:
         with storage.open(key) as file:
             table = pj.read_json(file) if path.endswith((".json", ".jsonl")) else pq.read_table(file)
         rows: list[dict[str, Any]] = table.select(schema.names).cast(schema).to_pylist()
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (OSError, KeyError, pa.ArrowException, NoSuchObject) as error:
         raise ConfigError(f"{path}: {_first_line(error)}") from error
     for number, row in enumerate(rows):
         empty = [name for name, value in row.items() if value is None]

@@ -65,7 +65,8 @@ def reading_ahead(sources: Sequence[Source], on_progress: Callable[[], None]) ->
 
     `on_progress` is called now and then while somebody waits for one and bytes come in.
     """
-    _TARS.expect(source for source in sources if locator_of(source.uri).scheme == _TARS.scheme)
+    members = (source for source in sources if source.kind != "container")
+    _TARS.expect(source for source in members if locator_of(source.uri).scheme == _TARS.scheme)
     try:
         with FETCHES.ahead(sources, on_progress):
             yield

@@ -118,7 +118,12 @@ def find_files(
     beside = pc.binary_join_element_wise(folders.take(of_list), paths, "")
     start = f"{root}/"
     below = pc.if_else(pc.starts_with(paths, start), pc.utf8_slice_codeunits(paths, len(start)), paths)
-    is_winding = pc.match_substring_regex(below, _WINDING)
+    # The slashes of a URL wind nowhere; the dots in the name of an input may, for a list beside it.
+    is_path = pc.invert(pc.match_substring(paths, "://"))
+    is_winding = pc.or_(
+        pc.match_substring_regex(below, _WINDING),
+        pc.and_(is_path, pc.match_substring_regex(paths, _WINDING)),
+    )
     if pc.any(is_winding).as_py():
         of_winding = zip(of_list.filter(is_winding).to_pylist(), paths.filter(is_winding), strict=True)
         keys = [_keys(root, lists[number], path.as_py()) for number, path in of_winding]

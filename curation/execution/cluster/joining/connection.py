@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from functools import partial
 from typing import Any, Literal
 
@@ -33,6 +34,8 @@ ANSWER_S = 30.0
 STARTS = 3
 """So often Ray is started on a machine so busy that Ray itself gives up, after 30 s that can't be changed."""
 _TOO_SLOW = "timed out during startup"
+LAST_LINES_S = 1.5
+"""What workers printed last takes so long to come here: Ray looks for it now and then."""
 SHUTDOWN_S = 10.0
 """Ray gets so long to disconnect."""
 
@@ -43,9 +46,12 @@ class Connection:
     A Ray that was there before is left as it was: its own connection, if this process had one, stays.
     """
 
-    def __init__(self, own: OwnRay | None = None, *, is_new: bool = True) -> None:
+    def __init__(
+        self, own: OwnRay | None = None, *, is_new: bool = True, with_worker_logs: bool = False
+    ) -> None:
         self._own = own
         self._is_new = is_new
+        self._with_worker_logs = with_worker_logs
 
     def close(self) -> None:
         """Disconnect, and end the Ray that was started here. May be called again."""
@@ -54,6 +60,8 @@ class Connection:
         import ray
 
         self._is_new = False
+        if self._with_worker_logs:
+            time.sleep(LAST_LINES_S)
         # In a thread, since Ray waits for ever for a raylet that is stopped.
         shutdown = threading.Thread(target=ray.shutdown, daemon=True)
         shutdown.start()
@@ -86,11 +94,12 @@ def connect(address: str | None, workers: int | None, worker_log: WorkerLog | No
     if cluster is not None:
         check_head(cluster)
         _join(cluster, with_worker_logs=has_log)
-        return Connection()
+        return Connection(with_worker_logs=has_log)
     check_token_file()
     # More workers than CPUs is the user's choice; Ray would wait for CPUs that never come.
     num_cpus = None if workers is None else max(workers, os.cpu_count() or 1)
-    return Connection(_start(num_cpus, with_worker_logs=has_log))
+    own = _start(num_cpus, with_worker_logs=has_log)
+    return Connection(own, with_worker_logs=has_log)
 
 
 def _start(num_cpus: int | None, *, with_worker_logs: bool, tries: int = STARTS) -> OwnRay:
