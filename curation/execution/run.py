@@ -130,9 +130,8 @@ def _open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledge
     if is_local:
         checklist.attempt("run", partial(check_decoder, config.run.decoder))
         checklist.attempt("Ray", check_temp_folder)
-    else:
-        checklist.attempt("Ray", partial(check_cluster, options.address))
     checklist.finish()
+    check_cluster(options.address)
     return pipeline, Ledger(storage), writer
 
 

@@ -119,12 +119,15 @@ def _completed(last_work: Mapping[str, Any]) -> dict[str, Any]:
     """With what an older version did not write as if there had been none of it."""
     step = {"rows": 0, "failed": 0, "seconds": 0.0, "usage": {}}
     pool = _rounded(asdict(PoolMetrics()))
-    found = {**last_work_record(Metrics(), 0.0), **last_work}
-    return {
-        **found,
-        "steps": [{**step, **one} for one in found["steps"]],
-        "pools": [{**pool, **one} for one in found["pools"]],
-    }
+    found = _with(last_work_record(Metrics(), 0.0), last_work)
+    found["steps"] = [_with(step, one) for one in found["steps"]]
+    found["pools"] = [_with(pool, one) for one in found["pools"]]
+    return found
+
+
+def _with(defaults: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record in its own order, so that it is written as it was read; what it lacks comes after."""
+    return {**record, **{name: value for name, value in defaults.items() if name not in record}}
 
 
 class _Model(BaseModel):
