@@ -69,11 +69,9 @@ def run(config: Path, address: str, variables: Mapping[str, str], output: Path) 
 
 
 def refusal(said: str) -> str:
-    """The only line that tells what is wrong: the one before it announces the sources."""
-    lines = said.strip().splitlines()
-    assert lines[0] == "tokens: 1 sources"
-    assert len(lines) == 2, said
-    return lines[1]
+    """The only line: what is wrong, said before anything is listed."""
+    (line,) = said.strip().splitlines()
+    return line
 
 
 def test_token_opens_a_cluster(config: Path, guarded: Head, tmp_path: Path) -> None:
