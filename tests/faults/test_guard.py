@@ -37,6 +37,7 @@ list(on_cluster(str, [1], limit=1, check=lambda: None, timeout_s=600))
 """
 STORE_IS_GONE = """
 kill_process("raylet/raylet")
+time.sleep(0.3)  # a write at the same moment ends the process before anybody could look
 for _ in range(500):
     ray.put(bytes(1000))
     time.sleep(0.01)

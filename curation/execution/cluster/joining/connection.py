@@ -148,10 +148,12 @@ def check_cluster(address: str | None) -> None:
         ConfigError: that is no address that a run can connect to.
         EnvironmentFault: the cluster's head does not answer, or refuses.
     """
+    cluster = cluster_address(address)
+    if cluster is None:
+        return
     import ray
 
-    cluster = cluster_address(address)
-    if cluster is not None and not ray.is_initialized():
+    if not ray.is_initialized():
         check_head(cluster)
 
 
