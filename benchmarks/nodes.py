@@ -28,7 +28,7 @@ from curation.ledger.unit_state import RecomputePolicy
 from curation.pipeline import build_pipeline
 from curation.storage import open_storage
 
-NUM_VIDEOS = 12
+NUM_VIDEOS = 16
 """One a unit, of ten seconds; measured for scenes, motion and color."""
 ROUNDS = 3
 
