@@ -10,6 +10,7 @@ import pytest
 
 import datasets_media as datasets
 from buckets import S3Server
+from faulty_proxy import FaultyProxy
 from hub_stand_in import HubStandIn
 
 _SEED = pytest.StashKey[int]()
@@ -93,6 +94,15 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf/token"))
         yield stand_in
+
+
+@pytest.fixture
+def proxy(bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """A bad network between the S3 server and this process, or those that it starts."""
+    with FaultyProxy(s3_server.port) as proxy:
+        for name, value in proxy.environment.items():
+            monkeypatch.setenv(name, value)
+        yield proxy
 
 
 @pytest.fixture(scope="session")

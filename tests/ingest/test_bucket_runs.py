@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from bucket_sources import filter_task, noise, uploaded
 from buckets import S3Server, upload
@@ -15,15 +12,6 @@ from curation.execution.worker.worker import UnitWorker
 from curation.ingest.fetching import FETCHES
 from datasets_media import Bench, config_data
 from faulty_proxy import FaultyProxy
-
-
-@pytest.fixture
-def proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    """Between this process and the server."""
-    with FaultyProxy(s3_server.port) as proxy:
-        for name, value in proxy.environment.items():
-            monkeypatch.setenv(name, value)
-        yield proxy
 
 
 def a_bench(source: str | Path, output: Path, **changes: Any) -> Bench:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 
@@ -30,14 +30,6 @@ from faulty_proxy import ChangeHeaders, FaultyProxy, LoseAnswer
 HEARTBEAT_S = 0.5
 STALE_S = 3.0
 Take = Callable[..., AbstractContextManager[Lease]]
-
-
-@pytest.fixture
-def proxy(bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    with FaultyProxy(s3_server.port) as proxy:
-        for name, value in proxy.environment.items():
-            monkeypatch.setenv(name, value)
-        yield proxy
 
 
 @pytest.fixture

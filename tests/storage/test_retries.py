@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -36,12 +35,9 @@ TRANSIENT = [SLOW_DOWN, TOO_MANY, INTERNAL, CutRequest(), LoseAnswer(), Silence(
 
 
 @pytest.fixture
-def proxy(bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    with FaultyProxy(s3_server.port) as proxy:
-        for name, value in proxy.environment.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv(DEADLINE, str(DEADLINE_S))
-        yield proxy
+def proxy(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> FaultyProxy:
+    monkeypatch.setenv(DEADLINE, str(DEADLINE_S))
+    return proxy
 
 
 @pytest.fixture

@@ -39,15 +39,6 @@ def fresh_scratch(tmp_path: Path) -> Iterator[Path]:
     use_scratch(None, DEFAULT_BYTES)
 
 
-@pytest.fixture
-def proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    """Between this process and the server."""
-    with FaultyProxy(s3_server.port) as proxy:
-        for name, value in proxy.environment.items():
-            monkeypatch.setenv(name, value)
-        yield proxy
-
-
 def room_used(folder: Path) -> int:
     """Bytes of this process's files in a folder, by the kernel's list of open files."""
     used = 0

@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,14 +20,6 @@ from faulty_proxy import DENIED, EXPIRED, FaultyProxy
 
 AT_ONCE_S = 20.0
 """A few seconds on a machine that has nothing else to do."""
-
-
-@pytest.fixture
-def proxy(bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    with FaultyProxy(s3_server.port) as proxy:
-        for name, value in proxy.environment.items():
-            monkeypatch.setenv(name, value)
-        yield proxy
 
 
 @pytest.fixture
