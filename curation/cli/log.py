@@ -135,14 +135,12 @@ class JsonLog:
         return TOO_MANY_FAILURES
 
     def fail(self, error: CurationError) -> int:
-        facts = {"error_type": type(error).__name__, "exit_code": error.exit_code}
-        self._put("ended", str(error), "error", **facts)
+        click.echo(_last_line(error))
         return error.exit_code
 
     @staticmethod
     def _last_words(error: CurationError) -> tuple[int, str]:
-        facts = {"error_type": type(error).__name__, "exit_code": error.exit_code}
-        return sys.stdout.fileno(), _line("ended", str(error), "error", facts) + "\n"
+        return sys.stdout.fileno(), _last_line(error) + "\n"
 
     def _write(self, event: Event) -> None:
         self._put(event.name, event.text, event.level, **event.fields)
@@ -161,3 +159,8 @@ def _line(event: str, message: str, level: str, fields: Mapping[str, Any]) -> st
     return json.dumps(
         redact_settings({"time": moment, "level": level, "event": event, "message": message, **fields})
     )
+
+
+def _last_line(error: CurationError) -> str:
+    facts = {"error_type": type(error).__name__, "exit_code": error.exit_code}
+    return _line("ended", str(error), "error", facts)
