@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import cpu_medians
-from captioner.settings import CaptionConfig
-from captioner.stage import CaptionStage
+from curation.captioner.settings import CaptionConfig
+from curation.captioner.stage import CaptionStage
 from curation.pipeline.models import resolve_revision
 from curation.records import Sample, Source
 from curation.stage import Media, Setup

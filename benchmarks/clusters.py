@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.measure import high_water_bytes
-from stages.clusters import ClustersConfig, ClustersStage
+from curation.stages.clusters import ClustersConfig, ClustersStage
 
 NUMBERS = (10_000, 100_000, 1_000_000)
 WIDTH = 64

@@ -10,8 +10,8 @@ import numpy as np
 import tiktoken
 
 from benchmarks.measure import cpu_ratio
-from tokenize_shards.documents.document import build
-from tokenize_shards.documents.text import PATTERN, TextTokenizer
+from curation.tokenize_shards.documents.document import build
+from curation.tokenize_shards.documents.text import PATTERN, TextTokenizer
 
 CAPTION = "A cat sits on a red sofa beside a window, and the evening sun falls on both of them."
 REPEATS = 500

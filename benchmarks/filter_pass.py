@@ -17,7 +17,7 @@ from curation.media.probe import probe
 from curation.media.views import GridCollector
 from curation.records import Source
 from curation.stage import Setup, View
-from stages.scenes import ScenesConfig, ScenesSplitter
+from curation.stages.scenes import ScenesConfig, ScenesSplitter
 
 VIEWS = {
     "text": View(fps=2, short_side=256),

@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from curation.pipeline.precision import float32_products
-from tokenize_shards.vision.emu3 import gpu_tokenizer
-from tokenize_shards.vision.spatial import ON_GPU, Calls
-from tokenize_shards.vision.tokenizer import Precision
+from curation.tokenize_shards.vision.emu3 import gpu_tokenizer
+from curation.tokenize_shards.vision.spatial import ON_GPU, Calls
+from curation.tokenize_shards.vision.tokenizer import Precision
 
 Frames = NDArray[np.uint8]
 Codes = NDArray[np.int64]

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from curation.pipeline.precision import Precision
-from stages.clip.squares import square_px, squares
-from stages.clip.tower import ImageTower, load_clip
-from stages.flow import DisFlow, RaftFlow
-from stages.scenes.settings import TRANSNET_PRECISION
-from stages.scenes.transnet import HEIGHT_PX, STEP, WIDTH_PX, WINDOW, TransNet
+from curation.stages.clip.squares import square_px, squares
+from curation.stages.clip.tower import ImageTower, load_clip
+from curation.stages.flow import DisFlow, RaftFlow
+from curation.stages.scenes.settings import TRANSNET_PRECISION
+from curation.stages.scenes.transnet import HEIGHT_PX, STEP, WIDTH_PX, WINDOW, TransNet
 
 PRECISIONS: Sequence[Precision] = get_args(Precision)
 HEAD_SLOPE = 18.0

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 
 from benchmarks.measure import cpu_medians
 from curation.storage import open_storage
-from tokenize_shards.shards.manifest import Manifest, digest_ids, write_manifest
-from tokenize_shards.shards.rows import REPEATED, SCHEMA
-from tokenize_shards.shards.shardfile import ShardFile
-from tokenize_shards.shards.stream import ShardStream
+from curation.tokenize_shards.shards.manifest import Manifest, digest_ids, write_manifest
+from curation.tokenize_shards.shards.rows import REPEATED, SCHEMA
+from curation.tokenize_shards.shards.shardfile import ShardFile
+from curation.tokenize_shards.shards.stream import ShardStream
 
 NUM_SAMPLES, SIDE, CONTEXT = 4_000, 64, 5_120
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import cpu_medians
-from tokenize_shards.documents.pack import Packer, assemble
+from curation.tokenize_shards.documents.pack import Packer, assemble
 
 CONTEXT, VIDEO_CONTEXT = 5_120, 131_072
 WINDOW = 2_000

@@ -22,7 +22,7 @@ from curation.media.sampling import Sampling
 from curation.records import Source
 from curation.splitter import Span
 from curation.stage import Setup
-from stages.scenes import ScenesConfig, ScenesSplitter
+from curation.stages.scenes import ScenesConfig, ScenesSplitter
 
 SHARED = Path(__file__).parents[2] / "shared/data/video"
 LEAST_S = 4.0

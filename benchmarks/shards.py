@@ -25,8 +25,8 @@ from curation.ledger.selection import Selection
 from curation.pipeline import Pipeline, build_pipeline
 from curation.records import stable_id
 from curation.storage import open_storage
-from tokenize_shards.shards.rows import REPEATED
-from tokenize_shards.shards.writer import ShardConfig, ShardWriter
+from curation.tokenize_shards.shards.rows import REPEATED
+from curation.tokenize_shards.shards.writer import ShardConfig, ShardWriter
 
 NUMBER = 10_000
 NUM_WORDS = 85

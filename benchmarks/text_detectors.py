@@ -23,7 +23,7 @@ from curation.media.resize import resize
 from curation.pipeline.models import resolve_revision
 from curation.records import Sample, Source
 from curation.stage import Media, Setup, View
-from stages.text import TextConfig, TextStage
+from curation.stages.text import TextConfig, TextStage
 
 V6 = "package:rapidocr/models/PP-OCRv6_det_small.onnx"
 VARIANTS = {

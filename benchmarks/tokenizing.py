@@ -81,7 +81,7 @@ def _reference(folder: Path) -> Any:
 
 
 def _ours(folder: Path, way: str) -> Any:
-    from tokenize_shards.vision.tokenizer import load_tokenizer
+    from curation.tokenize_shards.vision.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(folder, "cpu", "bf16" if way == "bf16" else "fp32")
     return lambda frames: tokenizer.encode([frames])[0]

@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from captioner.engines.base import Answer, Engine, Question
-from captioner.prompt import load_prompts
-from captioner.strata import stratified_clips
+from curation.captioner.engines.base import Answer, Engine, Question
+from curation.captioner.prompt import load_prompts
+from curation.captioner.strata import stratified_clips
 from curation.errors import CaptionError, ConfigError, DecodeError, SampleError
 from curation.ingest.media_readers import VideoReader
 from curation.ledger import Ledger

@@ -60,10 +60,10 @@ def _read(folder: str | None, name: str) -> str:
     try:
         if folder is not None and "://" in folder:
             return _read_object(folder, name)
-        root: Traversable = Path(folder) if folder else files("captioner").joinpath("prompts")
+        root: Traversable = Path(folder) if folder else files("curation.captioner").joinpath("prompts")
         return root.joinpath(f"{name}.txt").read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        place = folder or "captioner/prompts"
+        place = folder or "curation/captioner/prompts"
         raise ConfigError(f"cannot read the prompt {place}/{name}.txt: {error}") from error
 
 

@@ -20,8 +20,8 @@ from typing import Annotated, Any
 import httpx2
 from pydantic import Field
 
-from captioner import supervisor
-from captioner.settings import CaptionConfig
+from curation.captioner import supervisor
+from curation.captioner.settings import CaptionConfig
 from curation.errors import EnvironmentFault
 from curation.stage import Location, Resources, Setup, StageConfig
 

@@ -16,8 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from captioner.gate import SCRIPTS, GateConfig
-from captioner.prompt import Length, load_prompts
+from curation.captioner.gate import SCRIPTS, GateConfig
+from curation.captioner.prompt import Length, load_prompts
 from curation.errors import ConfigError
 from curation.registry import ENGINES
 from curation.stage import Location, StageConfig

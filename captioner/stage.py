@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from captioner import gate, structure
-from captioner.engines.base import Answer, AnswerSettings, Engine, Question
-from captioner.prompt import Length, drawn_length, load_prompts
-from captioner.settings import CaptionConfig
-from captioner.usage import Usage
-from captioner.windows import windows
+from curation.captioner import gate, structure
+from curation.captioner.engines.base import Answer, AnswerSettings, Engine, Question
+from curation.captioner.prompt import Length, drawn_length, load_prompts
+from curation.captioner.settings import CaptionConfig
+from curation.captioner.usage import Usage
+from curation.captioner.windows import windows
 from curation.errors import CaptionError, SampleError
 from curation.records import Sample, SampleKind, stable_id
 from curation.registry import ENGINES

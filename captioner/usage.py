@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from captioner.engines.base import Answer
+from curation.captioner.engines.base import Answer
 
 
 class Usage:

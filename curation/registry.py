@@ -102,21 +102,21 @@ STAGES = Registry(
     "curation.stages",
     "curation.stage:Stage",
     {
-        "aesthetic": "stages.aesthetic:AestheticStage",
-        "clusters": "stages.clusters:ClustersStage",
-        "color": "stages.color:ColorStage",
-        "duplicates": "stages.duplicates:DuplicatesStage",
-        "flow": "stages.flow:FlowStage",
-        "hps": "stages.hps:HpsStage",
-        "mean_score": "stages.mean_score:MeanScoreStage",
-        "phash": "stages.phash:PhashStage",
-        "representatives": "stages.representatives:RepresentativesStage",
-        "resolution": "stages.resolution:ResolutionStage",
-        "scenes": "stages.scenes.splitter:ScenesSplitter",
-        "text": "stages.text:TextStage",
-        "thumbnail": "stages.thumbnail:ThumbnailStage",
-        "captions": "captioner.stage:CaptionStage",
-        "tokens": "tokenize_shards.vision.stage:TokenStage",
+        "aesthetic": "curation.stages.aesthetic:AestheticStage",
+        "clusters": "curation.stages.clusters:ClustersStage",
+        "color": "curation.stages.color:ColorStage",
+        "duplicates": "curation.stages.duplicates:DuplicatesStage",
+        "flow": "curation.stages.flow:FlowStage",
+        "hps": "curation.stages.hps:HpsStage",
+        "mean_score": "curation.stages.mean_score:MeanScoreStage",
+        "phash": "curation.stages.phash:PhashStage",
+        "representatives": "curation.stages.representatives:RepresentativesStage",
+        "resolution": "curation.stages.resolution:ResolutionStage",
+        "scenes": "curation.stages.scenes.splitter:ScenesSplitter",
+        "text": "curation.stages.text:TextStage",
+        "thumbnail": "curation.stages.thumbnail:ThumbnailStage",
+        "captions": "curation.captioner.stage:CaptionStage",
+        "tokens": "curation.tokenize_shards.vision.stage:TokenStage",
     },
 )
 """Stages that add something to kept samples do their work in this order."""
@@ -124,44 +124,44 @@ STAGES = Registry(
 ENGINES = Registry(
     "caption engine",
     "curation.engines",
-    "captioner.engines.base:Engine",
+    "curation.captioner.engines.base:Engine",
     {
-        "vllm": "captioner.engines.vllm:VLLMEngine",
-        "serve": "captioner.engines.serve:ServeEngine",
-        "openai": "captioner.engines.openai:OpenAIEngine",
-        "sidecar": "captioner.engines.sidecar:SidecarEngine",
-        "stand-in": "captioner.engines.stand_in:StandInEngine",
+        "vllm": "curation.captioner.engines.vllm:VLLMEngine",
+        "serve": "curation.captioner.engines.serve:ServeEngine",
+        "openai": "curation.captioner.engines.openai:OpenAIEngine",
+        "sidecar": "curation.captioner.engines.sidecar:SidecarEngine",
+        "stand-in": "curation.captioner.engines.stand_in:StandInEngine",
     },
 )
 
 EXPORTS = Registry(
     "export format",
     "curation.exports",
-    "tokenize_shards.shards.exports.base:Export",
+    "curation.tokenize_shards.shards.exports.base:Export",
     {
-        "emu3": "tokenize_shards.shards.exports.emu3:Emu3Export",
-        "webdataset": "tokenize_shards.shards.exports.webdataset:WebDatasetExport",
-        "datasets": "tokenize_shards.shards.exports.datasets:DatasetsExport",
-        "packed": "tokenize_shards.shards.exports.packed:PackedExport",
+        "emu3": "curation.tokenize_shards.shards.exports.emu3:Emu3Export",
+        "webdataset": "curation.tokenize_shards.shards.exports.webdataset:WebDatasetExport",
+        "datasets": "curation.tokenize_shards.shards.exports.datasets:DatasetsExport",
+        "packed": "curation.tokenize_shards.shards.exports.packed:PackedExport",
     },
 )
 
 SPLITTER = "scenes"
 """What splits videos where a configuration names no splitter."""
 
-SHARDS = "tokenize_shards.shards.writer:ShardWriter"
-PREFERENCE = "tokenize_shards.preference:make_triplets"
-EXPORT = "tokenize_shards.shards.exports:export"
-MANIFEST = "tokenize_shards.shards.manifest:MANIFEST"
+SHARDS = "curation.tokenize_shards.shards.writer:ShardWriter"
+PREFERENCE = "curation.tokenize_shards.preference:make_triplets"
+EXPORT = "curation.tokenize_shards.shards.exports:export"
+MANIFEST = "curation.tokenize_shards.shards.manifest:MANIFEST"
 """The name of the file that a folder of shards is known by."""
-READ_MANIFEST = "tokenize_shards.shards.manifest:read_manifest"
-VERIFY = "tokenize_shards.shards.verify:verify"
-PUBLISH = "tokenize_shards.shards.publish:publish"
-CODEBOOK = "tokenize_shards.vision.codebook:codebook_use"
-PREVIEW = "tokenize_shards.vision.preview:Previewer"
-LABELS = "captioner.labels"
+READ_MANIFEST = "curation.tokenize_shards.shards.manifest:read_manifest"
+VERIFY = "curation.tokenize_shards.shards.verify:verify"
+PUBLISH = "curation.tokenize_shards.shards.publish:publish"
+CODEBOOK = "curation.tokenize_shards.vision.codebook:codebook_use"
+PREVIEW = "curation.tokenize_shards.vision.preview:Previewer"
+LABELS = "curation.captioner.labels"
 """The module behind `curation label`."""
-SERVER_ENGINE = "captioner.engines.openai:server_engine"
+SERVER_ENGINE = "curation.captioner.engines.openai:server_engine"
 
 
 def load(target: str) -> Any:

@@ -35,8 +35,8 @@ from curation.stage import (
     StageConfig,
     View,
 )
-from stages.clip.squares import STAND_IN_PX, known_architecture, square_px, squares
-from stages.clip.tower import ImageTower, load_clip, stand_in_clip
+from curation.stages.clip.squares import STAND_IN_PX, known_architecture, square_px, squares
+from curation.stages.clip.tower import ImageTower, load_clip, stand_in_clip
 
 if TYPE_CHECKING:
     import torch

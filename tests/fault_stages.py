@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from captioner.stage import CaptionStage
+from curation.captioner.stage import CaptionStage
 from curation.errors import DecodeError, WorkerError
 from curation.ingest.containers.reader import Container, Inventory
 from curation.ingest.containers.tars import TarReader
@@ -26,9 +26,9 @@ from curation.media.frame import Frame
 from curation.records import Sample, Source
 from curation.splitter import CutFinder, Infer, Span
 from curation.stage import Media, ModelRef, Setup
-from stages.color import ColorStage
-from stages.scenes.splitter import ScenesSplitter
-from tokenize_shards.vision.stage import TokenStage
+from curation.stages.color import ColorStage
+from curation.stages.scenes.splitter import ScenesSplitter
+from curation.tokenize_shards.vision.stage import TokenStage
 
 CALLS = "CURATION_TEST_CALLS"
 """Environment variable: the file that calls are noted in, one sample id a line."""

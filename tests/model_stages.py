@@ -15,7 +15,7 @@ from curation.errors import WorkerError
 from curation.media.halvings import Halvings
 from curation.records import Sample
 from curation.stage import Media, Resources, Setup
-from stages.color import ColorStage
+from curation.stages.color import ColorStage
 
 
 class ModelColor(ColorStage):

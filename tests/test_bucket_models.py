@@ -13,7 +13,7 @@ import pytest
 
 import provider_stand_ins
 from buckets import S3Server, upload
-from captioner.prompt import load_prompts
+from curation.captioner.prompt import load_prompts
 from curation.config.settings_file import read_settings
 from curation.errors import ConfigError, StorageError
 from curation.pipeline.models import check_reachable, fetch, resolve_revision

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from curation.ledger.columns import NONE, OUTCOMES, Labels, Measured, RuleEvaluator
 from curation.pipeline.rules import AllOf, AnyOf, Rule, Step, decide, passed_by
 from curation.records import Row
-from stages.aesthetic import AestheticConfig, AestheticStage
-from stages.color import ColorConfig, ColorStage
-from stages.duplicates import DuplicatesConfig, DuplicatesStage
-from stages.flow import FlowConfig, FlowStage
-from stages.resolution import ResolutionConfig, ResolutionStage
+from curation.stages.aesthetic import AestheticConfig, AestheticStage
+from curation.stages.color import ColorConfig, ColorStage
+from curation.stages.duplicates import DuplicatesConfig, DuplicatesStage
+from curation.stages.flow import FlowConfig, FlowStage
+from curation.stages.resolution import ResolutionConfig, ResolutionStage
 
 STAND_IN = AestheticConfig(weights="stand-in", head="stand-in", min_score=0.1)
 STEPS = (

@@ -346,7 +346,9 @@ def test_settings_inside_of_others_have_their_own_suggestions() -> None:
 
 
 def test_own_stage_can_be_named_and_a_wrong_target_is_refused() -> None:
-    config = parse_config(minimal(stages={"mine": "stages.color:ColorStage"}, images={"filters": ["mine"]}))
+    config = parse_config(
+        minimal(stages={"mine": "curation.stages.color:ColorStage"}, images={"filters": ["mine"]})
+    )
     assert config.images is not None
     assert list(config.images.stages) == ["images.mine"]
     assert "stages.mine: cannot load 'no.such:Stage'" in problems(minimal(stages={"mine": "no.such:Stage"}))

@@ -20,11 +20,11 @@ from curation.pipeline.rules import (
     steps_of,
 )
 from curation.records import Outcome, Row
-from stages.aesthetic import AestheticConfig, AestheticStage
-from stages.color import ColorConfig, ColorStage
-from stages.flow import FlowConfig, FlowStage
-from stages.resolution import ResolutionConfig, ResolutionStage
-from stages.text import TextConfig, TextStage
+from curation.stages.aesthetic import AestheticConfig, AestheticStage
+from curation.stages.color import ColorConfig, ColorStage
+from curation.stages.flow import FlowConfig, FlowStage
+from curation.stages.resolution import ResolutionConfig, ResolutionStage
+from curation.stages.text import TextConfig, TextStage
 
 RESOLUTION = Step("resolution", ResolutionStage(ResolutionConfig()), "r")
 AESTHETIC = Step("aesthetic", AestheticStage(AestheticConfig(weights="stand-in", head="stand-in")), "a")

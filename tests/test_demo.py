@@ -17,12 +17,12 @@ from curation.media.image import read_image
 from curation.media.resize import resize
 from curation.pipeline.models import resolve_revision
 from curation.stage import Setup
+from curation.stages.text import TextConfig, TextStage
+from curation.tokenize_shards.documents.document import parse
+from curation.tokenize_shards.documents.text import TextTokenizer
+from curation.tokenize_shards.shards.rows import document_of
 from datasets_media import ROOT, contents, curation
 from generated import measured, media_of
-from stages.text import TextConfig, TextStage
-from tokenize_shards.documents.document import parse
-from tokenize_shards.documents.text import TextTokenizer
-from tokenize_shards.shards.rows import document_of
 
 pytestmark = pytest.mark.slow
 

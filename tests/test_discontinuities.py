@@ -19,11 +19,11 @@ from curation.records import Sample, Source
 from curation.report.table import flat_table
 from curation.splitter import PerRecording
 from curation.stage import View
+from curation.stages.scenes import ScenesConfig, ScenesSplitter
 from datasets_media import Bench, write_video
 from generated import a_source, joined, no_models, scenes_of, spans_of
 from generated import write_video as encode
 from one_by_one import scan_verdicts
-from stages.scenes import ScenesConfig, ScenesSplitter
 
 FIRST = [(30, 1), (45, 2)]
 SECOND = [(45, 2), (3, 3), (42, 4), (35, 5)]

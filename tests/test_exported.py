@@ -17,9 +17,9 @@ from curation.ledger import Ledger
 from curation.ledger.selection import Selection
 from curation.pipeline import build_pipeline
 from curation.storage import open_storage
+from curation.tokenize_shards.shards.writer import ShardWriter
 from datasets_media import config_data, contents, curation, write_config
 from sharpness import SharpnessStage
-from tokenize_shards.shards.writer import ShardWriter
 
 pytestmark = pytest.mark.slow
 

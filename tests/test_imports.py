@@ -96,14 +96,20 @@ OWNERS = {
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that a file imports, anywhere in it."""
+    """Every module that a file imports, anywhere in it, by its place in the repository."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found.add(node.module or "")
-    return found
+    return {place_of(name) for name in found}
+
+
+def place_of(module: str) -> str:
+    """`curation.stages.color` is `stages.color`: `curation/stages` is a link."""
+    inner = module.removeprefix("curation.")
+    return inner if inner.partition(".")[0] in PACKAGES[1:] else module
 
 
 def tops(path: Path) -> set[str]:
@@ -117,8 +123,10 @@ def test_heavy_libraries_stay_with_their_owners(path: Path) -> None:
     assert not foreign
 
 
-MODULES_OF_STAGES = {".".join(place.partition(":")[0].split(".")[:2]) for place in STAGES.built_in.values()}
-"""Such as `stages.color`; of a stage that is a package, the package."""
+MODULES_OF_STAGES = {
+    ".".join(place_of(target.partition(":")[0]).split(".")[:2]) for target in STAGES.built_in.values()
+}
+"""Such as `curation.stages.color`; of a stage that is a package, the package."""
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -156,7 +164,7 @@ def test_rooms_of_the_core_build_on_each_other_in_order() -> None:
     found = {
         path.stem
         for path in ROOMS_FOLDER.iterdir()
-        if path.suffix == ".py" or (path / "__init__.py").exists()
+        if not path.is_symlink() and (path.suffix == ".py" or (path / "__init__.py").exists())
     }
     assert found - {"__init__", "__main__"} == set(ROOMS)
     upward = []
@@ -201,7 +209,23 @@ def imported_modules(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+    return {place_of(name) for name in found}
+
+
+def test_there_is_one_namespace() -> None:
+    """`import stages` would find somebody else's package of that name, or a second copy of ours."""
+    for package in PACKAGES[1:]:
+        link = ROOT / "curation" / package
+        assert link.is_symlink()
+        assert link.resolve() == ROOT / package
+    tests = [path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    split = []
+    for path in [*FILES, *tests]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            split += [f"{path}: {name}" for name in names if name.partition(".")[0] in PACKAGES[1:]]
+    assert not split
 
 
 def test_one_broad_except_in_the_project() -> None:

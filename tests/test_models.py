@@ -22,9 +22,9 @@ from curation.cli.demo import PACKAGES
 from curation.errors import ConfigError, EnvironmentFault, MissingDependencyError
 from curation.pipeline.models import fetch, resolve_revision
 from curation.stage import ModelRef
+from curation.stages.text import TextConfig, TextStage
 from datasets_media import ROOT
 from loopback import LoopbackServer, QuietHandler
-from stages.text import TextConfig, TextStage
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = b"weights" * 1000

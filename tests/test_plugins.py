@@ -22,7 +22,7 @@ from datasets_media import config_data, environment, said_by
 Install = Callable[..., None]
 GROUPS = {"curation.stages": STAGES, "curation.engines": ENGINES, "curation.exports": EXPORTS}
 STAGE = """
-from stages.resolution import ResolutionStage
+from curation.stages.resolution import ResolutionStage
 class Sharpness(ResolutionStage):
     name = "sharpness"
 class Size(int):

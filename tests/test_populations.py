@@ -28,10 +28,10 @@ from curation.pipeline import Pipeline
 from curation.registry import STAGES
 from curation.report.summary import summarize
 from curation.stage import DatasetStage
+from curation.stages.duplicates import DuplicatesStage
 from curation.storage import open_storage
 from datasets_media import built, config_data, write_photo, write_video
 from one_by_one import scan_verdicts
-from stages.duplicates import DuplicatesStage
 
 
 def run_here(

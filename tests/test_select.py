@@ -26,10 +26,10 @@ from curation.pipeline import Pipeline
 from curation.pipeline.rules import decide
 from curation.records import Outcome, Row
 from curation.stage import Column
+from curation.stages.color import ColorStage
 from datasets_media import Bench, config_data
 from one_by_one import scan_verdicts
 from random_ledgers import a_pipeline, random_ledger
-from stages.color import ColorStage
 from test_columns import Noting
 
 

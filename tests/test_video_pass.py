@@ -13,8 +13,8 @@ from curation.execution.segments import WHOLE_VIDEO, Segment, neighbors, segment
 from curation.execution.worker.metrics import Metrics
 from curation.execution.worker.worker import UnitWorker
 from curation.records import Sample
+from curation.stages.scenes import ScenesSplitter
 from datasets_media import Bench, write_video
-from stages.scenes import ScenesSplitter
 
 SCENES = [(17, 1), (60, 2), (33, 3), (4, 4), (5, 5), (80, 6), (25, 7), (90, 8), (41, 9), (52, 10), (38, 11)]
 """44.5 seconds at 10 FPS; two scenes are too short to stand alone."""

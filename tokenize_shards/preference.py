@@ -28,9 +28,9 @@ from pydantic import Field
 from curation.errors import ConfigError, NoSuchObject
 from curation.stage import StageConfig
 from curation.storage import Storage, parquet, storage_of
-from tokenize_shards.documents.document import build
-from tokenize_shards.documents.text import TextTokenizer
-from tokenize_shards.shards.rows import grid_of
+from curation.tokenize_shards.documents.document import build
+from curation.tokenize_shards.documents.text import TextTokenizer
+from curation.tokenize_shards.shards.rows import grid_of
 
 CANDIDATES = pa.schema(
     [

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from captioner.settings import CaptionConfig
+from curation.captioner.settings import CaptionConfig
 from curation.errors import CaptionError
 from curation.records import MetadataValue, SampleKind
 from curation.stage import ModelRef, Resources, Service, Setup, StageConfig

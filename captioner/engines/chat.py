@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
-from captioner.engines.base import Answer, AnswerSettings, Question
+from curation.captioner.engines.base import Answer, AnswerSettings, Question
 from curation.errors import CaptionError, EnvironmentFault
 
 if TYPE_CHECKING:

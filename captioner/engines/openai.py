@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from captioner.engines.base import Answer, AnswerSettings, Engine, Question
-from captioner.engines.chat import ChatClient, RetryPolicy
-from captioner.settings import CaptionConfig
+from curation.captioner.engines.base import Answer, AnswerSettings, Engine, Question
+from curation.captioner.engines.chat import ChatClient, RetryPolicy
+from curation.captioner.settings import CaptionConfig
 from curation.config.problems import checked
 from curation.errors import CaptionError
 from curation.stage import Setup, StageConfig

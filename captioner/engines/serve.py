@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from captioner.engines.base import ROLE, Answer, AnswerSettings, Engine, Question
-from captioner.engines.chat import ChatClient, RetryPolicy
-from captioner.engines.vllm import check_vllm, engine_arguments
-from captioner.server import KEY, URL, CaptionServer, ServeConfig
+from curation.captioner.engines.base import ROLE, Answer, AnswerSettings, Engine, Question
+from curation.captioner.engines.chat import ChatClient, RetryPolicy
+from curation.captioner.engines.vllm import check_vllm, engine_arguments
+from curation.captioner.server import KEY, URL, CaptionServer, ServeConfig
 from curation.errors import CaptionError
 from curation.pipeline.models import fetch
 from curation.stage import ModelRef, Setup

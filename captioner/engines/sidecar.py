@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from captioner.engines.base import Answer, Engine, Question
+from curation.captioner.engines.base import Answer, Engine, Question
 from curation.errors import CaptionError
 from curation.ingest.metadata import drawn_text
 from curation.stage import StageConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from captioner.engines.base import ROLE, Answer, Engine, Question
+from curation.captioner.engines.base import ROLE, Answer, Engine, Question
 from curation.errors import CaptionError
 from curation.pipeline.models import STAND_IN
 from curation.stage import ModelRef, StageConfig

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from captioner.engine_args import check_engine_args
-from captioner.engines.base import ROLE, Answer, AnswerSettings, Engine, Question
-from captioner.settings import CaptionConfig
+from curation.captioner.engine_args import check_engine_args
+from curation.captioner.engines.base import ROLE, Answer, AnswerSettings, Engine, Question
+from curation.captioner.settings import CaptionConfig
 from curation.errors import (
     CaptionError,
     EnvironmentFault,

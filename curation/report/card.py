@@ -54,11 +54,11 @@ def render_card(pipeline: Pipeline, summary: Summary, written: Any) -> str:
         _columns(written.columns),
         "## Use",
         "```python\nfrom datasets import load_dataset\n"
-        "from tokenize_shards.shards.rows import document_of\n\n"
+        "from curation.tokenize_shards.shards.rows import document_of\n\n"
         'dataset = load_dataset("parquet", data_files="train-*.parquet", split="train")\n'
         "document_of(dataset[0])  # ids of one document, ready for packing\n```",
-        "Documents are built from `codes` when they are read (`tokenize_shards.shards.loader` packs them for "
-        "training); "
+        "Documents are built from `codes` when they are read "
+        "(`curation.tokenize_shards.shards.loader` packs them for training); "
         "`curation export datasets` writes them out as `input_ids`. `manifest.json` holds every shard's "
         "sha256, rows, tokens and seconds of video; `curation verify` checks them.",
     ]

@@ -67,7 +67,7 @@ class SampleLook:
 
 @dataclass(frozen=True)
 class ShardLook:
-    """A shard: the use of its codebook, as `tokenize_shards.vision.codebook` gives it, and some samples.
+    """A shard: the use of its codebook, as the tokenizer's `codebook_use` gives it, and some samples.
 
     `use` is None of a file that can't be read.
     """

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.pipeline.precision import Precision, computing
-from stages.clip.squares import STAND_IN_PX
+from curation.stages.clip.squares import STAND_IN_PX
 
 if TYPE_CHECKING:
     import torch

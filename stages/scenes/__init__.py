@@ -4,7 +4,7 @@
 clips, `transnet` gives TransNetV2 the interface of a detector.
 """
 
-from stages.scenes.settings import ScenesConfig
-from stages.scenes.splitter import ScenesSplitter
+from curation.stages.scenes.settings import ScenesConfig
+from curation.stages.scenes.splitter import ScenesSplitter
 
 __all__ = ["ScenesConfig", "ScenesSplitter"]

@@ -21,12 +21,12 @@ from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode, Thresh
 from scenedetect.common import Timecode
 
 from curation.media.sampling import step_at
-from stages.scenes.transnet import WINDOWS_ELSEWHERE, TransNetDetector
+from curation.stages.scenes.transnet import WINDOWS_ELSEWHERE, TransNetDetector
 
 if TYPE_CHECKING:
     from curation.media.frame import Frame
     from curation.splitter import Infer
-    from stages.scenes.settings import ScenesConfig
+    from curation.stages.scenes.settings import ScenesConfig
 
 TIME_BASE = Fraction(1, 1_000_000)
 _TICK_S = float(TIME_BASE)

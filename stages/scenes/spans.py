@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from curation.media.frame import Frame
 from curation.splitter import CutFinder, Span
-from stages.scenes.detection import TIME_BASE, Detection, FrameMetrics
+from curation.stages.scenes.detection import TIME_BASE, Detection, FrameMetrics
 
 if TYPE_CHECKING:
-    from stages.scenes.settings import ScenesConfig
+    from curation.stages.scenes.settings import ScenesConfig
 
 _ROUNDING_S = 1e-6
 

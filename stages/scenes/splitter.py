@@ -10,13 +10,13 @@ from curation.pipeline.precision import stated
 from curation.records import Source
 from curation.splitter import CutFinder, Infer, Span, Splitter
 from curation.stage import ModelRef, Resources, Setup
-from stages.scenes.settings import TRANSNET_PRECISION, ScenesConfig
+from curation.stages.scenes.settings import TRANSNET_PRECISION, ScenesConfig
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from stages.scenes.spans import SpanFinder
+    from curation.stages.scenes.spans import SpanFinder
 
 _TRANSNET = ModelRef(
     "transnetv2",
@@ -57,7 +57,7 @@ class ScenesSplitter(Splitter[ScenesConfig]):
 
     def setup(self, setup: Setup) -> None:
         if self.models():
-            from stages.scenes.transnet import TransNet
+            from curation.stages.scenes.transnet import TransNet
 
             self._transnet = TransNet(setup.device)
 
@@ -73,8 +73,8 @@ class ScenesSplitter(Splitter[ScenesConfig]):
         return self._finder(source, None, keeps_frame_metrics=False).replay(frame_metrics, end_s)
 
     def _finder(self, source: Source, infer: Infer | None, *, keeps_frame_metrics: bool) -> SpanFinder:
-        from stages.scenes.detection import Detection
-        from stages.scenes.spans import SpanFinder
+        from curation.stages.scenes.detection import Detection
+        from curation.stages.scenes.spans import SpanFinder
 
         rate = source.frame_rate or Fraction(25)
         detection = Detection(self.config, rate, infer or self.infer, is_elsewhere=infer is not None)

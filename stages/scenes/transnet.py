@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.pipeline.precision import Precision, computing
-from stages.scenes.settings import TRANSNET_PRECISION
+from curation.stages.scenes.settings import TRANSNET_PRECISION
 
 if TYPE_CHECKING:
     from curation.splitter import Infer

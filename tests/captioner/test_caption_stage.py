@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from captioner.engines.serve import ServeEngine
-from captioner.engines.stand_in import StandInEngine
-from captioner.settings import CaptionConfig
-from captioner.stage import CaptionStage
+from curation.captioner.engines.serve import ServeEngine
+from curation.captioner.engines.stand_in import StandInEngine
+from curation.captioner.settings import CaptionConfig
+from curation.captioner.stage import CaptionStage
 from curation.errors import CaptionError
 from curation.ledger import schemas
 from curation.records import Row, Sample, Source

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from captioner.engine_args import check_engine_args
-from captioner.settings import CaptionConfig
+from curation.captioner.engine_args import check_engine_args
+from curation.captioner.settings import CaptionConfig
 
 
 @pytest.mark.parametrize("engine", ["vllm", "serve"])

@@ -18,15 +18,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from captioner.engines.base import Answer, AnswerSettings, Question
-from captioner.engines.chat import ChatClient, RetryPolicy
-from captioner.engines.serve import ServeEngine
-from captioner.engines.sidecar import SidecarEngine
-from captioner.engines.stand_in import StandInEngine
-from captioner.engines.vllm import VLLMEngine, engine_arguments
-from captioner.server import KEY, URL
-from captioner.settings import CaptionConfig
-from captioner.stage import CaptionStage
+from curation.captioner.engines.base import Answer, AnswerSettings, Question
+from curation.captioner.engines.chat import ChatClient, RetryPolicy
+from curation.captioner.engines.serve import ServeEngine
+from curation.captioner.engines.sidecar import SidecarEngine
+from curation.captioner.engines.stand_in import StandInEngine
+from curation.captioner.engines.vllm import VLLMEngine, engine_arguments
+from curation.captioner.server import KEY, URL
+from curation.captioner.settings import CaptionConfig
+from curation.captioner.stage import CaptionStage
 from curation.errors import CaptionError, EnvironmentFault, MissingDependencyError
 from curation.stage import Setup
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioner.gate import SCRIPTS, VERDICTS, GateConfig, judge
+from curation.captioner.gate import SCRIPTS, VERDICTS, GateConfig, judge
 
 PROMPT = "Describe this image in English in one sentence: the main subject and what it does or where it is."
 GOOD = [

@@ -17,8 +17,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from captioner.engines.base import Answer, Question
-from captioner.labels import (
+from curation.captioner.engines.base import Answer, Question
+from curation.captioner.labels import (
     Label,
     ask,
     draw,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from captioner.prompt import drawn_length, load_prompts
-from captioner.settings import CaptionConfig
-from captioner.stage import CaptionStage
-from captioner.structure import NAMES, Parts, parse, schema
+from curation.captioner.prompt import drawn_length, load_prompts
+from curation.captioner.settings import CaptionConfig
+from curation.captioner.stage import CaptionStage
+from curation.captioner.structure import NAMES, Parts, parse, schema
 from curation.errors import ConfigError
 
 ALL = {"short": 1.0, "medium": 1.0, "long": 1.0}

@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from captioner import structure
-from captioner.engines.base import Answer, AnswerSettings, Question
-from captioner.engines.chat import ChatClient
-from captioner.engines.vllm import engine_arguments
-from captioner.server import KEY, URL, CaptionServer, ServeConfig
-from captioner.settings import CaptionConfig
+from curation.captioner import structure
+from curation.captioner.engines.base import Answer, AnswerSettings, Question
+from curation.captioner.engines.chat import ChatClient
+from curation.captioner.engines.vllm import engine_arguments
+from curation.captioner.server import KEY, URL, CaptionServer, ServeConfig
+from curation.captioner.settings import CaptionConfig
 from curation.errors import CaptionError, EnvironmentFault
 from curation.stage import Setup
 from datasets_media import TESTS, command, config_data, curation, environment, write_config

@@ -14,8 +14,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from captioner.server import ModelServer, ServeConfig, server_command
-from captioner.settings import CaptionConfig
+from curation.captioner.server import ModelServer, ServeConfig, server_command
+from curation.captioner.settings import CaptionConfig
 from curation.errors import EnvironmentFault
 
 SERVER = """

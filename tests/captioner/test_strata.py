@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from captioner.strata import stratified_clips
+from curation.captioner.strata import stratified_clips
 from curation.ledger.unit_state import decide_sample
 from curation.records import Outcome
 from one_by_one import scan_verdicts

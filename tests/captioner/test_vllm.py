@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from captioner import structure
-from captioner.engines.base import ROLE, Answer, AnswerSettings, Question
-from captioner.engines.vllm import VLLMEngine
-from captioner.gate import VERDICTS
-from captioner.settings import CaptionConfig
+from curation.captioner import structure
+from curation.captioner.engines.base import ROLE, Answer, AnswerSettings, Question
+from curation.captioner.engines.vllm import VLLMEngine
+from curation.captioner.gate import VERDICTS
+from curation.captioner.settings import CaptionConfig
 from curation.errors import CaptionError, EnvironmentFault, MeasureError, WorkerError
 from curation.pipeline.models import resolve_revision
 from curation.stage import Setup

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from captioner.windows import windows
+from curation.captioner.windows import windows
 from curation.records import Sample
 
 MICROSECOND = 1e-6

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from captioner.engines.base import ROLE
-from captioner.settings import CaptionConfig
+from curation.captioner.engines.base import ROLE
+from curation.captioner.settings import CaptionConfig
 from curation.registry import ENGINES, EXPORTS, Registry
 from datasets_media import environment
 

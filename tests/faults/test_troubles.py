@@ -26,6 +26,7 @@ from curation.ingest.listing import list_inputs
 from curation.ingest.reach import watch_inputs
 from curation.ingest.sources import open_source
 from curation.records import Source
+from curation.stages.color import ColorStage
 from datasets_media import Bench, contents, curation, write_config, write_photo, write_video
 from fault_stages import (
     INPUT,
@@ -36,7 +37,6 @@ from fault_stages import (
     UnloadableColor,
     UnmountingColor,
 )
-from stages.color import ColorStage
 
 
 def color_only(folder: Path, output: Path, stage: str = "color", **run: Any) -> dict[str, Any]:

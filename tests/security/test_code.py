@@ -64,7 +64,7 @@ def test_files_are_loaded_as_data() -> None:
 
 def test_weights_that_bring_code_are_refused(tmp_path: Path) -> None:
     """A head of the aesthetic predictor with a pickled call in it."""
-    from stages.aesthetic import load_head
+    from curation.stages.aesthetic import load_head
 
     hit = tmp_path / "hit"
 

@@ -18,10 +18,10 @@ from curation.errors import ConfigError, DamagedFileError, StorageError
 from curation.media.probe import probe
 from curation.records import Source
 from curation.storage import open_storage
+from curation.tokenize_shards.shards.exports import export
+from curation.tokenize_shards.shards.manifest import read_manifest
 from datasets_media import Bench, write_photo
 from loopback import LoopbackServer, QuietHandler
-from tokenize_shards.shards.exports import export
-from tokenize_shards.shards.manifest import read_manifest
 
 
 def bench_of(tmp_path: Path) -> Bench:

@@ -16,8 +16,8 @@ from curation.errors import ConfigError, DecodeError
 from curation.execution.worker.measure import isolate
 from curation.pipeline.models import resolve_revision
 from curation.stage import Media, Setup, View
+from curation.stages.aesthetic import AestheticConfig, AestheticStage, load_head
 from generated import a_sample, a_source, expected, measured, media_of, no_models, raises, texture
-from stages.aesthetic import AestheticConfig, AestheticStage, load_head
 
 # OpenAI CLIP, clip/clip.py, _transform.
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073])

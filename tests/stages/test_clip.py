@@ -13,12 +13,12 @@ from PIL import Image
 from pydantic import ValidationError
 
 from curation.media.image import read_image
+from curation.stages.aesthetic import AestheticConfig
+from curation.stages.clip.squares import square_px, squares
+from curation.stages.clip.tower import ImageTower, load_clip, stand_in_clip
+from curation.stages.hps import HpsConfig
 from datasets_media import environment
 from generated import texture
-from stages.aesthetic import AestheticConfig
-from stages.clip.squares import square_px, squares
-from stages.clip.tower import ImageTower, load_clip, stand_in_clip
-from stages.hps import HpsConfig
 
 MODEL = "ViT-S-32-alt"
 # OpenAI CLIP, clip/clip.py, _transform.
@@ -105,8 +105,8 @@ def test_preparing_imports_neither_torch_nor_open_clip():
     """It runs in every worker that decodes, where the model may not even be."""
     script = (
         "import sys, numpy as np\n"
-        "from stages.clip.squares import square_px, squares\n"
-        "from stages.aesthetic import AestheticStage\nfrom stages.hps import HpsStage\n"
+        "from curation.stages.clip.squares import square_px, squares\n"
+        "from curation.stages.aesthetic import AestheticStage\nfrom stages.hps import HpsStage\n"
         "print(squares(np.zeros((1, 300, 400, 3), np.uint8), square_px('ViT-H-14')).shape)\n"
         "print('HEAVY', sorted({'torch', 'open_clip', 'torchvision', 'cv2'} & set(sys.modules)))"
     )

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-import stages.clusters
+import curation.stages.clusters
 from curation.errors import ContractError
+from curation.stages.clusters import ClustersConfig, ClustersStage
 from generated import population
-from stages.clusters import ClustersConfig, ClustersStage
 
 
 def stage(**settings):
@@ -102,8 +102,8 @@ def test_far_ones_have_no_neighbor():
 def test_size_of_blocks_does_not_matter(monkeypatch):
     table = table_of(grouped()[0])
     known = columns_of(table)
-    monkeypatch.setattr(stages.clusters, "_BLOCK_ROWS", 7)
-    monkeypatch.setattr(stages.clusters, "_BLOCK_CELLS", 100)
+    monkeypatch.setattr(curation.stages.clusters, "_BLOCK_ROWS", 7)
+    monkeypatch.setattr(curation.stages.clusters, "_BLOCK_CELLS", 100)
     cluster, distance, of, gap = columns_of(table)
     assert np.array_equal(cluster, known[0])
     assert np.array_equal(of, known[2])
@@ -176,8 +176,8 @@ def test_division_into_parts_does_not_matter(monkeypatch, width, num_clusters):
     table = table_of(vectors)
     chosen = stage(num_clusters=num_clusters)
     known = chosen.measure_all(table)
-    monkeypatch.setattr(stages.clusters, "_BUCKET_ROWS", 300)
-    monkeypatch.setattr(stages.clusters, "_PAIRS", 7)
+    monkeypatch.setattr(curation.stages.clusters, "_BUCKET_ROWS", 300)
+    monkeypatch.setattr(curation.stages.clusters, "_PAIRS", 7)
     for bounds in ([], [1, 8, 700], list(range(100, 2000, 100))):
         parts = [Scattered(table, places) for places in np.split(random.permutation(2000), bounds)]
         assert chosen.measure_parts(table.drop_columns(["embedding"]), parts, map).equals(known)
@@ -190,11 +190,11 @@ def test_sample_between_two_centers_goes_to_the_same_one_wherever_it_stands():
     centers[1] = np.roll(centers[0], 384)
     half = centers[0, :384] + centers[0, 384:] + 0.02 * random.normal(size=(3000, 384))
     table = table_of(unit(np.hstack([half, half])))  # as near to the first center as to the second
-    known, _ = stages.clusters._assign(centers, 1, Scattered(table, np.arange(3000)))
+    known, _ = curation.stages.clusters._assign(centers, 1, Scattered(table, np.arange(3000)))
     assert set(known) == {0, 1}
     order = random.permutation(3000)
     for places in np.split(order, [1, 5, 900]):
-        found, _ = stages.clusters._assign(centers, 1, Scattered(table, places))
+        found, _ = curation.stages.clusters._assign(centers, 1, Scattered(table, places))
         assert np.array_equal(found, known[places])
 
 
@@ -206,11 +206,11 @@ def test_equally_near_neighbors_are_named_alike_in_blocks_of_any_size(monkeypatc
     table = table_of(vectors)
     known = stage(num_clusters=3).measure_all(table)
     for cells in (300, 5_000, 100_000):
-        monkeypatch.setattr(stages.clusters, "_BLOCK_CELLS", cells)
+        monkeypatch.setattr(curation.stages.clusters, "_BLOCK_CELLS", cells)
         assert stage(num_clusters=3).measure_all(table).equals(known)
 
 
 def test_of_very_many_equals_each_names_the_first(monkeypatch):
-    monkeypatch.setattr(stages.clusters, "_BLOCK_CELLS", 2000)
+    monkeypatch.setattr(curation.stages.clusters, "_BLOCK_CELLS", 2000)
     rows = stage(num_clusters=1).measure_all(table_of(np.tile(unit(np.ones((1, 8))), (300, 1)))).to_pylist()
     assert {row["semantic_duplicate_of"] for row in rows[1:]} == {"sample00000"}

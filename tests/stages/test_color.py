@@ -11,8 +11,8 @@ from PIL import Image
 from curation.errors import DecodeError
 from curation.execution.worker.measure import isolate
 from curation.media.image import read_image
+from curation.stages.color import ColorConfig, ColorStage, colorfulness
 from generated import a_sample, expected, measured, media_of, raises, texture
-from stages.color import ColorConfig, ColorStage, colorfulness
 
 STAGE = ColorStage(ColorConfig())
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from curation.stages.duplicates import DuplicatesConfig, DuplicatesStage
 from generated import population
-from stages.duplicates import DuplicatesConfig, DuplicatesStage
 
 
 def stage(**settings):

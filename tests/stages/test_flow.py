@@ -13,8 +13,8 @@ from curation.media.decode import decode_video
 from curation.media.resize import resize
 from curation.pipeline.models import resolve_revision
 from curation.stage import Setup, View
+from curation.stages.flow import FlowConfig, FlowStage, RaftFlow, pairs_at_once
 from generated import a_sample, expected, measured, media_of, moving_square, no_models, raises, texture
-from stages.flow import FlowConfig, FlowStage, RaftFlow, pairs_at_once
 
 SIDE = 256
 SCENE = texture(SIDE, 2 * SIDE, seed=3, cell=16)

@@ -10,15 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from captioner.engines.base import Question
-from captioner.engines.sidecar import SidecarEngine
-from captioner.settings import CaptionConfig
+from curation.captioner.engines.base import Question
+from curation.captioner.engines.sidecar import SidecarEngine
+from curation.captioner.settings import CaptionConfig
 from curation.errors import ConfigError, UnsupportedMediaError
 from curation.pipeline.models import resolve_revision
 from curation.records import Sample
 from curation.stage import Media, Setup
+from curation.stages.hps import HpsConfig, HpsStage, load_checkpoint
 from generated import a_source, measured, texture
-from stages.hps import HpsConfig, HpsStage, load_checkpoint
 
 MODEL = "ViT-S-32-alt"
 

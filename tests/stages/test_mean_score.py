@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from curation.stages.mean_score import MeanScoreConfig, MeanScoreStage
 from generated import population
-from stages.mean_score import MeanScoreConfig, MeanScoreStage
 
 SCORES = {"aesthetic_score": [4.0, 6.0, 5.0, 6.0], "hps_score": [0.30, 0.10, 0.20, 0.25]}
 

@@ -11,8 +11,8 @@ from PIL import Image
 from curation.errors import DecodeError
 from curation.execution.worker.measure import isolate
 from curation.stage import View
+from curation.stages.phash import PhashConfig, PhashStage
 from generated import a_sample, measured, media_of, raises, texture
-from stages.phash import PhashConfig, PhashStage
 
 STAGE = PhashStage(PhashConfig())
 

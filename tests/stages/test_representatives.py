@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from curation.stages.representatives import RepresentativesConfig, RepresentativesStage
 from generated import population
-from stages.representatives import RepresentativesConfig, RepresentativesStage
 
 CLUSTER = [3, 0, 3, 3, 0, 7]
 DISTANCE = [0.5, 0.1, 0.2, 0.5, 0.05, 0.9]

@@ -8,8 +8,8 @@ from PIL import Image
 
 from curation.media.image import probe_image
 from curation.stage import Media
+from curation.stages.resolution import ResolutionConfig, ResolutionStage
 from generated import a_source, measured, numbered, turn, write_video
-from stages.resolution import ResolutionConfig, ResolutionStage
 
 STAGE = ResolutionStage(ResolutionConfig())
 

@@ -23,6 +23,7 @@ from curation.media.decode import decode_video
 from curation.media.frame import Frame
 from curation.media.sampling import Sampling
 from curation.splitter import Splitter, span_row
+from curation.stages.scenes import ScenesConfig, ScenesSplitter
 from generated import (
     a_sample,
     a_source,
@@ -35,7 +36,6 @@ from generated import (
     texture,
     write_video,
 )
-from stages.scenes import ScenesConfig, ScenesSplitter
 
 FPS = 25
 

@@ -15,9 +15,9 @@ from curation.media.image import read_image
 from curation.media.resize import resize
 from curation.pipeline.models import resolve_revision
 from curation.stage import Setup, View
+from curation.stages.text import TextConfig, TextStage, network_size, union_coverage
 from generated import a_sample, expected, measured, media_of, raises, texture
 from pages import LINES, PADDLE_COVERAGE, PAGES, outline, page
-from stages.text import TextConfig, TextStage, network_size, union_coverage
 
 
 def ready(**settings):

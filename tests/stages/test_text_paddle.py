@@ -22,8 +22,8 @@ from curation.errors import ConfigError, MissingDependencyError
 from curation.pipeline.models import resolve_revision
 from curation.records import Sample, Source
 from curation.stage import Media, Setup
+from curation.stages.text import TextConfig, TextStage
 from pages import PADDLE_COVERAGE, PAGES, outline, page
-from stages.text import TextConfig, TextStage
 
 pytestmark = pytest.mark.filterwarnings("default")  # Paddle warns on import, of compilers and the like
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from curation.errors import DecodeError
 from curation.execution.worker.measure import isolate
 from curation.media.resize import resize
 from curation.media.views import GridCollector
+from curation.stages.thumbnail import ThumbnailConfig, ThumbnailStage
 from generated import a_sample, a_source, frames_at, measured, media_of, raises, texture
-from stages.thumbnail import ThumbnailConfig, ThumbnailStage
 
 STAGE = ThumbnailStage(ThumbnailConfig())
 

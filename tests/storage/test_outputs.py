@@ -136,7 +136,7 @@ def test_loader_with_workers_that_are_forked(shards: str, finished: tuple[Path, 
     script = """
 import sys
 from torch.utils.data import DataLoader
-from tokenize_shards.shards.loader import ShardDataset, collate_examples
+from curation.tokenize_shards.shards.loader import ShardDataset, collate_examples
 dataset = ShardDataset(sys.argv[1], context=512)
 loader = DataLoader(dataset, batch_size=2, num_workers=2, collate_fn=collate_examples)
 print([batch["input_ids"].tolist() for batch in loader])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenize_shards.vision.emu3 import Emu3Tokenizer, stand_in_model
+from curation.tokenize_shards.vision.emu3 import Emu3Tokenizer, stand_in_model
 
 MERGES = (b"th", b"the", b" the", b"12", b"**")
 """Ranks 256 to 260, behind the 256 single bytes."""

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from curation.errors import ConfigError
-from tokenize_shards.vision.checkpoint import renamed
-from tokenize_shards.vision.emu3 import Emu3Tokenizer
-from tokenize_shards.vision.tokenizer import load_tokenizer
+from curation.tokenize_shards.vision.checkpoint import renamed
+from curation.tokenize_shards.vision.emu3 import Emu3Tokenizer
+from curation.tokenize_shards.vision.tokenizer import load_tokenizer
 
 ORIGINAL_CONFIG = {
     "model_type": "Emu3VisionVQ",

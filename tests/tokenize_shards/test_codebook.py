@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from curation.errors import TokenizeError
-from tokenize_shards.vision.codebook import codebook_use
+from curation.tokenize_shards.vision.codebook import codebook_use
 
 
 def grid(*codes: int) -> bytes:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from curation.errors import TokenizeError
-from tokenize_shards.documents.document import (
+from curation.tokenize_shards.documents.document import (
     DocumentConfig,
     Draw,
     build,
@@ -27,7 +27,7 @@ from tokenize_shards.documents.document import (
     validate,
     vision_ids,
 )
-from tokenize_shards.documents.text import TextTokenizer
+from curation.tokenize_shards.documents.text import TextTokenizer
 
 # Emu3's own numbers, written out here so that a wrong constant in the code is seen.
 EOL, EOF, BOS, EOS, SOT, SOV, EOV, FIRST = 151846, 151847, 151849, 151850, 151851, 151852, 151853, 151854

@@ -19,15 +19,15 @@ from curation.registry import EXPORTS
 from curation.stage import Column
 from curation.storage import open_storage
 from curation.storage.local import LocalStorage
+from curation.tokenize_shards.documents.document import parse
+from curation.tokenize_shards.shards.exports import export
+from curation.tokenize_shards.shards.manifest import read_manifest
+from curation.tokenize_shards.shards.rows import PACK_SCHEMA, document_of
+from curation.tokenize_shards.shards.stream import ShardStream
+from curation.tokenize_shards.shards.verify import verify
+from curation.tokenize_shards.shards.writer import ShardConfig, ShardWriter
 from datasets_media import contents, curation
 from shard_samples import FakeLedger, grid_of, kept_sample
-from tokenize_shards.documents.document import parse
-from tokenize_shards.shards.exports import export
-from tokenize_shards.shards.manifest import read_manifest
-from tokenize_shards.shards.rows import PACK_SCHEMA, document_of
-from tokenize_shards.shards.stream import ShardStream
-from tokenize_shards.shards.verify import verify
-from tokenize_shards.shards.writer import ShardConfig, ShardWriter
 
 RANK = {"rank": Column(pa.int16(), "What a stage outside the package exports.", exported=True)}
 KEPT = {item.sample_id: item for item in (kept_sample(number, rank=number) for number in range(40))}

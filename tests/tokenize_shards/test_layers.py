@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tokenize_shards.vision.layers.norm import MomentNorm
-from tokenize_shards.vision.layers.products import ProductConv
-from tokenize_shards.vision.layers.threefold import ThreefoldConv, ThreefoldLinear, halves
-from tokenize_shards.vision.spatial import _compiled
+from curation.tokenize_shards.vision.layers.norm import MomentNorm
+from curation.tokenize_shards.vision.layers.products import ProductConv
+from curation.tokenize_shards.vision.layers.threefold import ThreefoldConv, ThreefoldLinear, halves
+from curation.tokenize_shards.vision.spatial import _compiled
 
 LAST = torch.channels_last
 

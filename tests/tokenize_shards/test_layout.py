@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenize_shards.shards.layout import FileCutter, FileTask, file_tasks, shuffle_groups
+from curation.tokenize_shards.shards.layout import FileCutter, FileTask, file_tasks, shuffle_groups
 
 SIZES = st.lists(st.lists(st.integers(1, 60), max_size=6), max_size=25)
 """Sizes of the samples of each unit."""

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 
 from curation.errors import ConfigError
 from curation.storage import open_storage
+from curation.tokenize_shards.shards.loader import ShardDataset, collate_examples
+from curation.tokenize_shards.shards.rows import document_of
+from curation.tokenize_shards.shards.writer import ShardConfig, ShardWriter
 from shard_samples import FakeLedger, Kept, kept_sample
-from tokenize_shards.shards.loader import ShardDataset, collate_examples
-from tokenize_shards.shards.rows import document_of
-from tokenize_shards.shards.writer import ShardConfig, ShardWriter
 
 CODES = 12
 SETTINGS: dict[str, Any] = {"context": 256, "shuffle_bytes": 12_000}

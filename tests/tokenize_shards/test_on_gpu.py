@@ -19,12 +19,12 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from curation.errors import ConfigError, MissingDependencyError
+from curation.tokenize_shards.vision.arithmetic import check_precision, computing
+from curation.tokenize_shards.vision.emu3 import Emu3Tokenizer, gpu_tokenizer
+from curation.tokenize_shards.vision.sizes import Emu3Sizes
+from curation.tokenize_shards.vision.spatial import ON_GPU, Calls
+from curation.tokenize_shards.vision.tokenizer import Precision, load_tokenizer
 from generated import texture
-from tokenize_shards.vision.arithmetic import check_precision, computing
-from tokenize_shards.vision.emu3 import Emu3Tokenizer, gpu_tokenizer
-from tokenize_shards.vision.sizes import Emu3Sizes
-from tokenize_shards.vision.spatial import ON_GPU, Calls
-from tokenize_shards.vision.tokenizer import Precision, load_tokenizer
 
 UNBUILT = replace(ON_GPU, backend=None)
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.errors import ConfigError
-from tokenize_shards.documents.document import build, parse
-from tokenize_shards.documents.pack import (
+from curation.tokenize_shards.documents.document import build, parse
+from curation.tokenize_shards.documents.pack import (
     Packer,
     assemble,
     best_fit_decreasing,

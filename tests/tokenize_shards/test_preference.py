@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from curation.errors import TokenizeError
+from curation.tokenize_shards.documents.document import parse
+from curation.tokenize_shards.documents.text import TextTokenizer
+from curation.tokenize_shards.preference import CANDIDATES, Choice, PreferenceConfig, _ranks, choose
 from datasets_media import curation
-from tokenize_shards.documents.document import parse
-from tokenize_shards.documents.text import TextTokenizer
-from tokenize_shards.preference import CANDIDATES, Choice, PreferenceConfig, _ranks, choose
 
 CONFIG = PreferenceConfig()
 
@@ -174,7 +174,7 @@ def test_missing_files_and_columns_are_named(tmp_path: Path, vocabulary: Path) -
 
 def test_candidates_that_are_no_grid(tmp_path: Path, vocabulary: Path) -> None:
     from curation.storage import open_storage
-    from tokenize_shards.preference import write_triplets
+    from curation.tokenize_shards.preference import write_triplets
 
     fair = votes_on("p1", ann=[1, 5, 0], bob=[2, 9, 0], cid=[2, 3, 0])
     candidates, votes = write(tmp_path, fair, codes=b"12345")

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from curation.errors import TokenizeError
 from curation.records import Sample, Source
 from curation.stage import Media, Setup
-from tokenize_shards.vision.emu3 import Emu3Tokenizer
-from tokenize_shards.vision.preview import Previewer, psnr, ssim
-from tokenize_shards.vision.stage import TokenConfig, TokenStage
+from curation.tokenize_shards.vision.emu3 import Emu3Tokenizer
+from curation.tokenize_shards.vision.preview import Previewer, psnr, ssim
+from curation.tokenize_shards.vision.stage import TokenConfig, TokenStage
 
 SOURCE = Source(source_id="source", uri="file", kind="video", size_bytes=1, etag="1")
 IMAGE = Sample(sample_id="image", source_id="source", kind="image")

@@ -12,11 +12,11 @@ import pytest
 
 from curation.storage import open_storage
 from curation.storage.hub import upload
+from curation.tokenize_shards.shards import publish
+from curation.tokenize_shards.shards.writer import ShardConfig, ShardWriter
 from datasets_media import curation, said_by
 from hub_stand_in import READ_TOKEN, WRITE_TOKEN, HubStandIn
 from shard_samples import FOLDER, FakeLedger, kept_sample
-from tokenize_shards.shards import publish
-from tokenize_shards.shards.writer import ShardConfig, ShardWriter
 
 # The Hub's client sends large files by a parameter of its HTTP library that is going out of use.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

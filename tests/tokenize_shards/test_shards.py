@@ -27,14 +27,14 @@ from curation.errors import ConfigError, LedgerError, TokenizeError
 from curation.execution.cluster.tasks import Spread, in_process, on_cluster
 from curation.stage import Column
 from curation.storage import open_storage
+from curation.tokenize_shards.documents.document import parse
+from curation.tokenize_shards.documents.text import TextTokenizer
+from curation.tokenize_shards.shards.layout import FileTask
+from curation.tokenize_shards.shards.rows import document_of
+from curation.tokenize_shards.shards.verify import verify
+from curation.tokenize_shards.shards.writer import ShardConfig, ShardWriter, Written
 from datasets_media import environment
 from shard_samples import FOLDER, FakeLedger, Kept, grid_of, kept_sample
-from tokenize_shards.documents.document import parse
-from tokenize_shards.documents.text import TextTokenizer
-from tokenize_shards.shards.layout import FileTask
-from tokenize_shards.shards.rows import document_of
-from tokenize_shards.shards.verify import verify
-from tokenize_shards.shards.writer import ShardConfig, ShardWriter, Written
 
 COLUMNS = (  # DESIGN.md, section 11, and what a document is made of
     "sample_id source_id source_uri kind start_s end_s split caption meta codes grid_t grid_h grid_w fps "

@@ -16,8 +16,8 @@ from curation.media.image import read_image
 from curation.media.resize import resize, view_size
 from curation.media.views import SpanCollector
 from curation.stage import View
+from curation.tokenize_shards.vision.sizes import Emu3Sizes
 from generated import a_sample, a_source, texture
-from tokenize_shards.vision.sizes import Emu3Sizes
 
 # Emu3's sizes. The formula is that of its data preparation and image processor (github.com/baaivision/Emu3,
 # emu3/train/prepare_data.py and emu3/tokenizer/image_processing_emu3visionvq.py), written anew.

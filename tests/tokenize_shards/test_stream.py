@@ -14,10 +14,10 @@ import pytest
 
 from curation.errors import ConfigError, StorageError
 from curation.storage import open_storage
+from curation.tokenize_shards.shards.rows import document_of
+from curation.tokenize_shards.shards.stream import Example, Position, ShardStream
+from curation.tokenize_shards.shards.writer import ShardConfig, ShardWriter
 from shard_samples import FakeLedger, kept_sample
-from tokenize_shards.shards.rows import document_of
-from tokenize_shards.shards.stream import Example, Position, ShardStream
-from tokenize_shards.shards.writer import ShardConfig, ShardWriter
 
 NUM_SAMPLES = 120
 SETTINGS: dict[str, Any] = {"context": 256, "shuffle_bytes": 12_000}
@@ -139,7 +139,7 @@ def test_every_position_can_be_resumed(shards: Path, reader: int) -> None:
 
 
 def test_resuming_reads_no_codes_of_what_was_read(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tokenize_shards.shards import blocks
+    from curation.tokenize_shards.shards import blocks
 
     read: list[tuple[str, ...]] = []
     real = blocks._read_part

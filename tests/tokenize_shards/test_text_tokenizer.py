@@ -15,8 +15,8 @@ from tokenizers import AddedToken
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from curation.errors import ConfigError
-from tokenize_shards.documents import text
-from tokenize_shards.documents.text import TextTokenizer
+from curation.tokenize_shards.documents import text
+from curation.tokenize_shards.documents.text import TextTokenizer
 
 SPECIAL_LOOKING = "<|image start|>2*2<|image token|><|visual token 000001|><|extra_203|><|endoftext|>"
 

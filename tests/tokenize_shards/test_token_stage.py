@@ -19,12 +19,12 @@ from curation.media.resize import resize
 from curation.pipeline.models import resolve_revision
 from curation.records import Row, Sample, Source
 from curation.stage import Media, Setup
+from curation.tokenize_shards.documents.document import DocumentConfig
+from curation.tokenize_shards.vision.emu3 import Emu3Tokenizer
+from curation.tokenize_shards.vision.sizes import Emu3Sizes
+from curation.tokenize_shards.vision.stage import TokenConfig, TokenStage
+from curation.tokenize_shards.vision.tokenizer import Precision
 from datasets_media import Bench, config_data
-from tokenize_shards.documents.document import DocumentConfig
-from tokenize_shards.vision.emu3 import Emu3Tokenizer
-from tokenize_shards.vision.sizes import Emu3Sizes
-from tokenize_shards.vision.stage import TokenConfig, TokenStage
-from tokenize_shards.vision.tokenizer import Precision
 
 SOURCE = Source(source_id="source", uri="file", kind="video", size_bytes=1, etag="1")
 IMAGE = Sample(sample_id="image", source_id="source", kind="image")

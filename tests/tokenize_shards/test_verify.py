@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.storage import open_storage
+from curation.tokenize_shards.shards.rows import SCHEMA
+from curation.tokenize_shards.shards.verify import verify
+from curation.tokenize_shards.shards.writer import ShardConfig, ShardWriter
 from datasets_media import curation
 from shard_samples import FOLDER, FakeLedger, kept_sample
-from tokenize_shards.shards.rows import SCHEMA
-from tokenize_shards.shards.verify import verify
-from tokenize_shards.shards.writer import ShardConfig, ShardWriter
 
 TRAIN = "train-00001-of-00005.parquet"
 

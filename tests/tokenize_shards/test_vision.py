@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from curation.errors import ConfigError, TokenizeError
+from curation.tokenize_shards.vision.emu3 import Emu3Tokenizer, stand_in_model
+from curation.tokenize_shards.vision.tokenizer import Precision, load_tokenizer
 from generated import texture
-from tokenize_shards.vision.emu3 import Emu3Tokenizer, stand_in_model
-from tokenize_shards.vision.tokenizer import Precision, load_tokenizer
 
 TIE = 1e-4
 """Squared distances this close, relatively, are a tie: float32 sums in another order decide it otherwise."""

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
-from tokenize_shards.vision.emu3 import Emu3Tokenizer
-from tokenize_shards.vision.layers.winograd import WinogradConv, speed_up
-from tokenize_shards.vision.tokenizer import load_tokenizer
+from curation.tokenize_shards.vision.emu3 import Emu3Tokenizer
+from curation.tokenize_shards.vision.layers.winograd import WinogradConv, speed_up
+from curation.tokenize_shards.vision.tokenizer import load_tokenizer
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from curation.errors import TokenizeError
 from curation.records import SampleKind, stable_id
 from curation.stage import StageConfig, check_template
-from tokenize_shards.documents.text import (
+from curation.tokenize_shards.documents.text import (
     BOS,
     EOF,
     EOL,
@@ -33,7 +33,7 @@ from tokenize_shards.documents.text import (
     VOCABULARY_SIZE,
     TextTokenizer,
 )
-from tokenize_shards.vision.tokenizer import TEMPORAL_FACTOR
+from curation.tokenize_shards.vision.tokenizer import TEMPORAL_FACTOR
 
 Task = Literal["generation", "understanding"]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.errors import ConfigError
-from tokenize_shards.documents.text import FIRST_VISUAL, PAD
+from curation.tokenize_shards.documents.text import FIRST_VISUAL, PAD
 
 VISION_WEIGHT = 0.5
 """Weight of the loss on vision tokens; Emu3, section 2.3."""

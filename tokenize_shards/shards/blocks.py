@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from curation.errors import StorageError
 from curation.storage import Storage
-from tokenize_shards.documents.document import Task, build
+from curation.tokenize_shards.documents.document import Task, build
 
 Ids = NDArray[np.int32]
 

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.errors import LedgerError, TokenizeError
-from tokenize_shards.documents.document import DocumentConfig, Shape, document_length, draw
-from tokenize_shards.documents.text import FIRST_VISUAL, VOCABULARY_SIZE, TextTokenizer
+from curation.tokenize_shards.documents.document import DocumentConfig, Shape, document_length, draw
+from curation.tokenize_shards.documents.text import FIRST_VISUAL, VOCABULARY_SIZE, TextTokenizer
 
 ROW_BYTES = 256
 """What a row takes beside its codes and texts, about."""

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from curation.stage import Location
-from tokenize_shards.documents.document import DocumentConfig
+from curation.tokenize_shards.documents.document import DocumentConfig
 
 
 class ShardConfig(DocumentConfig):

@@ -23,9 +23,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 from curation.errors import ConfigError
 from curation.storage import open_storage
 from curation.storage.buckets.aside import read_aside
-from tokenize_shards.documents.pack import Pack, collate
-from tokenize_shards.shards.manifest import MANIFEST, Manifest, parse_manifest
-from tokenize_shards.shards.stream import Example, Position, ShardStream, check_identity
+from curation.tokenize_shards.documents.pack import Pack, collate
+from curation.tokenize_shards.shards.manifest import MANIFEST, Manifest, parse_manifest
+from curation.tokenize_shards.shards.stream import Example, Position, ShardStream, check_identity
 
 
 class ShardDataset(IterableDataset[Example]):

@@ -37,7 +37,7 @@ class Shard:
     """One Parquet file.
 
     `num_samples` counts documents, `media_s` is the length of their clips in seconds of video.
-    `codebook_use` is that of `tokenize_shards.vision.codebook`, to six digits, where rows are samples.
+    `codebook_use` is that of `vision.codebook`, to six digits, where rows are samples.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")

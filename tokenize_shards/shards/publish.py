@@ -20,8 +20,8 @@ from curation.report.funnel import UNTRAINED
 from curation.storage import Storage, open_storage
 from curation.storage.hub.place import HubPlace, place_of
 from curation.storage.hub.upload import Upload, open_target
-from tokenize_shards.shards.manifest import MANIFEST, Manifest, read_manifest
-from tokenize_shards.shards.verify import COMPANIONS, is_shard_name, verify
+from curation.tokenize_shards.shards.manifest import MANIFEST, Manifest, read_manifest
+from curation.tokenize_shards.shards.verify import COMPANIONS, is_shard_name, verify
 
 CARD = "README.md"
 _HEADER = re.compile(r"---\n(.*?)\n---\n", re.DOTALL)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from curation.errors import ConfigError, TokenizeError
 from curation.stage import Column
-from tokenize_shards.documents.document import build
+from curation.tokenize_shards.documents.document import build
 
 _BEFORE: Mapping[str, Column] = {
     "sample_id": Column(pa.string(), "A hash of the source and the span."),

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.storage import Storage
-from tokenize_shards.shards.manifest import Shard, key_in
+from curation.tokenize_shards.shards.manifest import Shard, key_in
 
 
 class ShardFile:

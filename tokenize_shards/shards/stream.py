@@ -17,9 +17,9 @@ import numpy as np
 
 from curation.errors import ConfigError
 from curation.storage import open_storage
-from tokenize_shards.documents.pack import VISION_WEIGHT, Fill, Pack, Packer, assemble
-from tokenize_shards.shards.blocks import Block, RowGroupShare, read_block, read_lengths
-from tokenize_shards.shards.manifest import MANIFEST, SPLITS, Manifest, Shard, read_manifest
+from curation.tokenize_shards.documents.pack import VISION_WEIGHT, Fill, Pack, Packer, assemble
+from curation.tokenize_shards.shards.blocks import Block, RowGroupShare, read_block, read_lengths
+from curation.tokenize_shards.shards.manifest import MANIFEST, SPLITS, Manifest, Shard, read_manifest
 
 PARTS_PER_READER = 8
 """Where there are fewer row groups than this for each reader, they are dealt out in parts."""

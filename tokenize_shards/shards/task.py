@@ -19,14 +19,14 @@ from curation.pipeline.models import fetch
 from curation.records import ID_LENGTH, stable_id
 from curation.stage import Column, ModelRef
 from curation.storage import Storage
-from tokenize_shards.documents.text import TextTokenizer
-from tokenize_shards.shards.builder import GroupCodes, RowBuilder, code_values, estimated_bytes
-from tokenize_shards.shards.config import ShardConfig
-from tokenize_shards.shards.layout import FileCutter, FileTask
-from tokenize_shards.shards.manifest import Shard
-from tokenize_shards.shards.rows import REPEATED, shard_columns, shard_schema
-from tokenize_shards.shards.shardfile import ShardFile
-from tokenize_shards.vision.codebook import CodeCounts
+from curation.tokenize_shards.documents.text import TextTokenizer
+from curation.tokenize_shards.shards.builder import GroupCodes, RowBuilder, code_values, estimated_bytes
+from curation.tokenize_shards.shards.config import ShardConfig
+from curation.tokenize_shards.shards.layout import FileCutter, FileTask
+from curation.tokenize_shards.shards.manifest import Shard
+from curation.tokenize_shards.shards.rows import REPEATED, shard_columns, shard_schema
+from curation.tokenize_shards.shards.shardfile import ShardFile
+from curation.tokenize_shards.vision.codebook import CodeCounts
 
 
 class Samples(Protocol):

@@ -21,8 +21,8 @@ from curation.errors import LedgerError, TokenizeError
 from curation.ingest.leftovers import some_names
 from curation.ledger.present import Absent
 from curation.storage import Storage
-from tokenize_shards.documents.document import parse
-from tokenize_shards.shards.manifest import (
+from curation.tokenize_shards.documents.document import parse
+from curation.tokenize_shards.shards.manifest import (
     MANIFEST,
     SPLITS,
     Manifest,
@@ -31,7 +31,7 @@ from tokenize_shards.shards.manifest import (
     key_in,
     read_manifest,
 )
-from tokenize_shards.shards.rows import PACK_SCHEMA, document_of, follows_layout, grid_of
+from curation.tokenize_shards.shards.rows import PACK_SCHEMA, document_of, follows_layout, grid_of
 
 COMPANIONS = frozenset({MANIFEST, "README.md", "croissant.json", "LICENSE"})
 """Files that may lie beside the shards."""

@@ -22,10 +22,10 @@ from curation.pipeline.models import resolve_revision
 from curation.records import ID_LENGTH
 from curation.stage import Column, ModelRef
 from curation.storage import Storage
-from tokenize_shards.shards.builder import estimated_bytes
-from tokenize_shards.shards.config import ShardConfig
-from tokenize_shards.shards.layout import FileTask, file_tasks, shuffle_groups
-from tokenize_shards.shards.manifest import (
+from curation.tokenize_shards.shards.builder import estimated_bytes
+from curation.tokenize_shards.shards.config import ShardConfig
+from curation.tokenize_shards.shards.layout import FileTask, file_tasks, shuffle_groups
+from curation.tokenize_shards.shards.manifest import (
     MANIFEST,
     SPLITS,
     Manifest,
@@ -36,8 +36,8 @@ from tokenize_shards.shards.manifest import (
     read_manifest,
     write_manifest,
 )
-from tokenize_shards.shards.rows import shard_columns
-from tokenize_shards.shards.task import Samples, TaskWriter, in_split
+from curation.tokenize_shards.shards.rows import shard_columns
+from curation.tokenize_shards.shards.task import Samples, TaskWriter, in_split
 
 __all__ = ["ShardConfig", "ShardWriter", "Written"]
 

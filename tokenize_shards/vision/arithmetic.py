@@ -11,7 +11,7 @@ from pathlib import Path
 
 from curation.errors import ConfigError, MissingDependencyError
 from curation.pipeline.precision import float32_products
-from tokenize_shards.vision.tokenizer import Precision
+from curation.tokenize_shards.vision.tokenizer import Precision
 
 _HAS_TF32 = (8, 0)
 """Compute capability of NVIDIA's Ampere; older GPUs would silently compute in float32."""

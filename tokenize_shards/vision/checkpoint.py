@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.errors import ConfigError
-from tokenize_shards.vision.tokenizer import CODEBOOK_SIZE
+from curation.tokenize_shards.vision.tokenizer import CODEBOOK_SIZE
 
 if TYPE_CHECKING:
     import torch

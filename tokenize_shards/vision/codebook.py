@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.errors import TokenizeError
-from tokenize_shards.vision.tokenizer import CODEBOOK_SIZE
+from curation.tokenize_shards.vision.tokenizer import CODEBOOK_SIZE
 
 
 @dataclass(frozen=True)

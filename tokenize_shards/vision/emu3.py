@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenize_shards.vision.arithmetic import check_precision, computing
-from tokenize_shards.vision.checkpoint import load_model
-from tokenize_shards.vision.spatial import ON_CPU, ON_GPU, Calls, SpatialEncoder, fit_to_gpu
-from tokenize_shards.vision.tokenizer import TEMPORAL_FACTOR, Precision, check_batch
+from curation.tokenize_shards.vision.arithmetic import check_precision, computing
+from curation.tokenize_shards.vision.checkpoint import load_model
+from curation.tokenize_shards.vision.spatial import ON_CPU, ON_GPU, Calls, SpatialEncoder, fit_to_gpu
+from curation.tokenize_shards.vision.tokenizer import TEMPORAL_FACTOR, Precision, check_batch
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +107,7 @@ def load_emu3(folder: Path | None, device: str, precision: Precision, *, decodes
             tokenizer.build()
         return tokenizer
     if precision == "fp32":
-        from tokenize_shards.vision.layers.winograd import speed_up
+        from curation.tokenize_shards.vision.layers.winograd import speed_up
 
         speed_up(model)
         _work_in_place(model.encoder)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from curation.errors import TokenizeError
 from curation.records import Sample
 from curation.stage import Media, Setup
-from tokenize_shards.vision.stage import TokenStage, whole_groups
-from tokenize_shards.vision.tokenizer import TEMPORAL_FACTOR
+from curation.tokenize_shards.vision.stage import TokenStage, whole_groups
+from curation.tokenize_shards.vision.tokenizer import TEMPORAL_FACTOR
 
 MAX_PSNR_DB = 100.0
 """Given for equal frames too, whose PSNR is infinite."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenize_shards.vision.arithmetic import computing
-from tokenize_shards.vision.tokenizer import TEMPORAL_FACTOR, Precision
+from curation.tokenize_shards.vision.arithmetic import computing
+from curation.tokenize_shards.vision.tokenizer import TEMPORAL_FACTOR, Precision
 
 if TYPE_CHECKING:
     import torch
@@ -197,8 +197,8 @@ def fit_to_gpu(model: Any, precision: Precision) -> None:
     """Give a model the layers that a precision has on a GPU, in place."""
     import torch
 
-    from tokenize_shards.vision.layers.norm import MomentNorm
-    from tokenize_shards.vision.layers.substitute import substitute
+    from curation.tokenize_shards.vision.layers.norm import MomentNorm
+    from curation.tokenize_shards.vision.layers.substitute import substitute
 
     substitute(
         model.encoder, lambda layer: MomentNorm(layer) if isinstance(layer, torch.nn.GroupNorm) else None
@@ -215,7 +215,7 @@ def fit_to_gpu(model: Any, precision: Precision) -> None:
 def _products(layer: torch.nn.Module) -> torch.nn.Module | None:
     import torch
 
-    from tokenize_shards.vision.layers.products import ProductConv
+    from curation.tokenize_shards.vision.layers.products import ProductConv
 
     return ProductConv(layer) if isinstance(layer, torch.nn.Conv2d) else None
 
@@ -223,7 +223,7 @@ def _products(layer: torch.nn.Module) -> torch.nn.Module | None:
 def _threefold(layer: torch.nn.Module) -> torch.nn.Module | None:
     import torch
 
-    from tokenize_shards.vision.layers.threefold import ThreefoldConv, ThreefoldLinear
+    from curation.tokenize_shards.vision.layers.threefold import ThreefoldConv, ThreefoldLinear
 
     if isinstance(layer, torch.nn.Conv2d):
         return ThreefoldConv(layer)

@@ -14,9 +14,9 @@ from pydantic import Field, field_validator, model_validator
 from curation.pipeline.models import STAND_IN, fetch
 from curation.records import Sample, SampleKind
 from curation.stage import Column, Location, Media, ModelRef, Resources, Setup, Stage, StageConfig, View
-from tokenize_shards.vision.arithmetic import check_precision
-from tokenize_shards.vision.sizes import Emu3Sizes
-from tokenize_shards.vision.tokenizer import (
+from curation.tokenize_shards.vision.arithmetic import check_precision
+from curation.tokenize_shards.vision.sizes import Emu3Sizes
+from curation.tokenize_shards.vision.tokenizer import (
     TEMPORAL_FACTOR,
     TOKENIZERS,
     Precision,

@@ -23,7 +23,7 @@ CODEBOOK_SIZE = 32_768
 Precision = Literal["fp32", "tf32x3", "tf32", "bf16"]
 """Of the encoder; nearest codes are searched in float32 always. The two TF32 ones are a GPU's."""
 
-TOKENIZERS = {"emu3": "tokenize_shards.vision.emu3:load_emu3"}
+TOKENIZERS = {"emu3": "curation.tokenize_shards.vision.emu3:load_emu3"}
 """Kind -> what loads it."""
 
 

@@ -3,7 +3,7 @@
 emu3        Emu3's fine-tuning code: a .pth per image and a JSON list per split; it knows no clips
 webdataset  tar files of ID.npy (codes) and ID.json (everything else)
 datasets    Parquet for `datasets.load_dataset(DIR)`, with `input_ids` and nested `codes`
-packed      packs of whole documents, for `tokenize_shards.shards.loader`
+packed      packs of whole documents, for `curation.tokenize_shards.shards.loader`
 
     export("packed", "output/shards/name", "packs", context=2048)
 """
@@ -16,8 +16,8 @@ from curation.config.problems import checked
 from curation.errors import ConfigError, StorageError
 from curation.registry import EXPORTS
 from curation.storage import open_storage
-from tokenize_shards.shards.exports.base import Exported, FinishedShards
-from tokenize_shards.shards.manifest import MANIFEST, read_manifest
+from curation.tokenize_shards.shards.exports.base import Exported, FinishedShards
+from curation.tokenize_shards.shards.manifest import MANIFEST, read_manifest
 
 
 def export(name: str, folder: str, to: str, /, **settings: Any) -> Exported:

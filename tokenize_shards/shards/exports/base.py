@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 from curation.errors import StorageError
 from curation.stage import StageConfig
 from curation.storage import Storage
-from tokenize_shards.shards.manifest import Manifest, Shard
+from curation.tokenize_shards.shards.manifest import Manifest, Shard
 
 ShardRow = dict[str, Any]
-"""A row of a shard, by column (`tokenize_shards.shards.rows.shard_columns`)."""
+"""A row of a shard, by column (`curation.tokenize_shards.shards.rows.shard_columns`)."""
 
 
 @dataclass

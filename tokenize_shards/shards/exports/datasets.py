@@ -7,15 +7,15 @@ import yaml
 
 from curation.stage import StageConfig
 from curation.storage import Storage
-from tokenize_shards.shards.exports.base import (
+from curation.tokenize_shards.shards.exports.base import (
     Export,
     Exported,
     FinishedShards,
     parquet_files,
 )
-from tokenize_shards.shards.manifest import SPLITS, Manifest
-from tokenize_shards.shards.rows import REPEATED, document_of, grid_of
-from tokenize_shards.shards.shardfile import ShardFile
+from curation.tokenize_shards.shards.manifest import SPLITS, Manifest
+from curation.tokenize_shards.shards.rows import REPEATED, document_of, grid_of
+from curation.tokenize_shards.shards.shardfile import ShardFile
 
 _ROWS_IN_GROUP = 1000
 

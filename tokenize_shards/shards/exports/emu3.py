@@ -9,9 +9,9 @@ import numpy as np
 
 from curation.stage import StageConfig
 from curation.storage import Storage
-from tokenize_shards.shards.exports.base import Export, Exported, FinishedShards
-from tokenize_shards.shards.manifest import SPLITS
-from tokenize_shards.shards.rows import grid_of
+from curation.tokenize_shards.shards.exports.base import Export, Exported, FinishedShards
+from curation.tokenize_shards.shards.manifest import SPLITS
+from curation.tokenize_shards.shards.rows import grid_of
 
 
 class Emu3Export(Export[StageConfig]):

@@ -1,4 +1,4 @@
-"""Packs of whole documents, for `tokenize_shards.shards.loader`, which then packs nothing while it trains."""
+"""Packs of whole documents, for `ShardDataset`, which then packs nothing while it trains."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pydantic import Field
 
 from curation.stage import StageConfig
 from curation.storage import Storage
-from tokenize_shards.shards.exports.base import (
+from curation.tokenize_shards.shards.exports.base import (
     Export,
     Exported,
     FinishedShards,
     ShardRow,
     parquet_files,
 )
-from tokenize_shards.shards.manifest import (
+from curation.tokenize_shards.shards.manifest import (
     SPLITS,
     Manifest,
     Shard,
@@ -25,9 +25,9 @@ from tokenize_shards.shards.manifest import (
     digest_ids,
     write_manifest,
 )
-from tokenize_shards.shards.rows import PACK_SCHEMA
-from tokenize_shards.shards.shardfile import ShardFile
-from tokenize_shards.shards.stream import ShardStream
+from curation.tokenize_shards.shards.rows import PACK_SCHEMA
+from curation.tokenize_shards.shards.shardfile import ShardFile
+from curation.tokenize_shards.shards.stream import ShardStream
 
 
 class PackedConfig(StageConfig):

@@ -10,9 +10,9 @@ import numpy as np
 
 from curation.stage import StageConfig
 from curation.storage import Storage
-from tokenize_shards.shards.exports.base import Export, Exported, FinishedShards, ShardRow
-from tokenize_shards.shards.manifest import SPLITS
-from tokenize_shards.shards.rows import grid_of
+from curation.tokenize_shards.shards.exports.base import Export, Exported, FinishedShards, ShardRow
+from curation.tokenize_shards.shards.manifest import SPLITS
+from curation.tokenize_shards.shards.rows import grid_of
 
 
 class WebDatasetExport(Export[StageConfig]):

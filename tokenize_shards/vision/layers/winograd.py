@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tokenize_shards.vision.layers.substitute import substitute
+from curation.tokenize_shards.vision.layers.substitute import substitute
 
 MIN_CHANNELS = 128
 """With fewer, moving numbers about costs what the multiplications save."""
