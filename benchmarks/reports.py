@@ -17,10 +17,10 @@ from curation.config import parse_config
 from curation.execution.run import compact, open_pipeline, write_report
 from curation.ledger import Ledger
 from curation.pipeline import build_pipeline
-from curation.report.flatfile import write_table
-from curation.report.funnel import print_funnel
-from curation.report.summary import summarize
-from curation.report.table import FlatTable
+from curation.report.summary.funnel import print_funnel
+from curation.report.summary.summary import summarize
+from curation.report.tables.flatfile import write_table
+from curation.report.tables.table import FlatTable
 from curation.storage import open_storage
 
 COMMANDS = ("status", "report", "table.parquet", "table.csv")

@@ -25,7 +25,7 @@ from curation.ledger import Ledger
 from curation.ledger.unit_state import RecomputePolicy
 from curation.media.decoder import DecoderSettings
 from curation.records import Sample, Source
-from curation.report.summary import summarize
+from curation.report.summary.summary import summarize
 from curation.stage import View
 from curation.storage import digest
 from curation.storage.digest import digest_of

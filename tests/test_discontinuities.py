@@ -16,7 +16,7 @@ from curation.ingest.media_readers import read_again
 from curation.media.decoder import DecoderSettings
 from curation.media.frame import Frame
 from curation.records import Sample, Source
-from curation.report.table import flat_table
+from curation.report.tables.table import flat_table
 from curation.splitter import PerRecording
 from curation.stage import View
 from curation.stages.scenes import ScenesConfig, ScenesSplitter

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.report.histogram import MAX_BINS, Histogram
-from curation.report.seen import SeenIds
+from curation.report.summary.histogram import MAX_BINS, Histogram
+from curation.report.summary.seen import SeenIds
 
 NUMBERS = st.floats(-1e9, 1e9, allow_subnormal=False)
 

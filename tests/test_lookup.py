@@ -12,7 +12,7 @@ import pytest
 from curation.ledger import Ledger
 from curation.ledger.unit_state import SourceVerdict, source_verdict
 from curation.pipeline import Pipeline
-from curation.report.lookup import Hit, find, judged_sources
+from curation.report.tables.lookup import Hit, find, judged_sources
 from one_by_one import scan_verdicts
 from random_ledgers import NUM_UNITS, a_pipeline, list_units, random_ledger
 

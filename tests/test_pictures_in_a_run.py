@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from curation.execution.worker.worker import UnitWorker
-from curation.report.table import flat_table
+from curation.report.tables.table import flat_table
 from datasets_media import Bench, built
 from generated import texture
 from pictures_media import hdr_planes, write_changing, write_hdr

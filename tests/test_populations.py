@@ -26,7 +26,7 @@ from curation.ledger.present import remember_listing
 from curation.ledger.unit_state import RecomputePolicy, SampleVerdict
 from curation.pipeline import Pipeline
 from curation.registry import STAGES
-from curation.report.summary import summarize
+from curation.report.summary.summary import summarize
 from curation.stage import DatasetStage
 from curation.stages.duplicates import DuplicatesStage
 from curation.storage import open_storage

@@ -24,9 +24,9 @@ from curation.ledger.present import absent_sources, remember_listing
 from curation.ledger.unit_state import PROBE, RecomputePolicy
 from curation.ledger.versions import settle
 from curation.records import Source, stable_id
-from curation.report.explain import explain
-from curation.report.summary import summarize
-from curation.report.table import flat_table
+from curation.report.summary.summary import summarize
+from curation.report.tables.explain import explain
+from curation.report.tables.table import flat_table
 from curation.storage import open_storage
 from datasets_media import Bench, config_data, curation, write_config, write_photo
 from test_populations import run_here

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation.report.table import flat_table
+from curation.report.tables.table import flat_table
 from datasets_media import Bench, config_data, curation, write_config
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,7 @@ import pytest
 from curation.cli.console import console
 from curation.errors.visible import on_one_line, visible
 from curation.execution.progress import ConsoleProgress
-from curation.report.flatfile import write_table
+from curation.report.tables.flatfile import write_table
 from datasets_media import ROOT, Bench, command, environment, said_by, write_config, write_photo
 
 TALK, RED, BROKEN = "talk [dQw4w9WgXcQ].jpg", "z[/red].jpg", "cut [bold]off :smile:.jpg"

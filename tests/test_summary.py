@@ -17,7 +17,7 @@ from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import decide, describe_rule, passed_by
 from curation.records import Outcome, Row, Sample
-from curation.report.summary import MAX_EXAMPLES, MAX_SHOWN, Summary, SummaryBuilder, summarize
+from curation.report.summary.summary import MAX_EXAMPLES, MAX_SHOWN, Summary, SummaryBuilder, summarize
 from curation.splitter import Span, span_row
 from one_by_one import scan_verdicts
 from random_ledgers import NUM_UNITS, a_pipeline, list_units, random_ledger

@@ -20,9 +20,9 @@ from curation.ledger.unit_state import SampleVerdict, SourceVerdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Verdict, describe_rule, passed_by
 from curation.records import Outcome, Row
-from curation.report.flatfile import write_table
-from curation.report.metadata_columns import MetadataColumns
-from curation.report.table import FlatTable, flat_table
+from curation.report.tables.flatfile import write_table
+from curation.report.tables.metadata_columns import MetadataColumns
+from curation.report.tables.table import FlatTable, flat_table
 from curation.splitter import SOURCE_COLUMNS
 from one_by_one import scan_verdicts
 from random_ledgers import NUM_UNITS, a_pipeline, list_units, random_ledger
@@ -177,7 +177,7 @@ def rows(table: FlatTable) -> Iterator[Any]:
 
 def test_row_groups_join_small_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [pa.table({"x": pa.array([number] * 1000)}) for number in range(10)]
-    monkeypatch.setattr("curation.report.flatfile.ROW_GROUP_BYTES", 3 * parts[0].nbytes)
+    monkeypatch.setattr("curation.report.tables.flatfile.ROW_GROUP_BYTES", 3 * parts[0].nbytes)
     write_table(parts[0].schema, parts, str(tmp_path / "t.parquet"), "parquet")
     footer = pq.read_metadata(tmp_path / "t.parquet")
     assert [footer.row_group(place).num_rows for place in range(footer.num_row_groups)] == [3000] * 3 + [1000]

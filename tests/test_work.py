@@ -10,7 +10,7 @@ import pytest
 
 from curation.execution.worker.worker import UnitWorker, record_poison
 from curation.ledger.unit_state import PROBE, RecomputePolicy
-from curation.report.summary import summarize
+from curation.report.summary.summary import summarize
 from datasets_media import Bench, config_data, write_photo
 
 

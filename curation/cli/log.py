@@ -67,7 +67,7 @@ class TextLog:
         self.progress: ProgressListener = ConsoleProgress(self._console)
 
     def conclude(self, result: Result, max_failed_fraction: float) -> int:
-        from curation.report.funnel import print_failures, print_funnel
+        from curation.report.summary.funnel import print_failures, print_funnel
 
         out = self._console
         # A terminal still shows what was said of stand-ins at the beginning; the end of a log does not.
@@ -100,7 +100,7 @@ class JsonLog:
             stop.say_by(sys.stdout.fileno(), self._stopped)
 
     def conclude(self, result: Result, max_failed_fraction: float) -> int:
-        from curation.report.funnel import untrained_notice
+        from curation.report.summary.funnel import untrained_notice
 
         summary = result.summary
         self._put(

@@ -15,8 +15,8 @@ def status(config_file: ConfigFile) -> int:
     """Show the funnel as the ledger has it."""
     from curation.cli.console import console
     from curation.execution.run import open_pipeline
-    from curation.report.funnel import print_failures, print_funnel
-    from curation.report.summary import summarize
+    from curation.report.summary.funnel import print_failures, print_funnel
+    from curation.report.summary.summary import summarize
 
     pipeline, ledger = open_pipeline(config_file.load())
     out, summary = console(), summarize(ledger, pipeline)
@@ -47,8 +47,8 @@ def table(config_file: ConfigFile, target: str) -> int:
     As Parquet or CSV, by the file's name. In CSV lists are JSON and bytes are hexadecimal.
     """
     from curation.execution.run import open_pipeline
-    from curation.report.flatfile import format_of, write_table
-    from curation.report.table import FlatTable
+    from curation.report.tables.flatfile import format_of, write_table
+    from curation.report.tables.table import FlatTable
 
     layout = format_of(target)
     pipeline, ledger = open_pipeline(config_file.load())
@@ -65,7 +65,7 @@ def explain(config_file: ConfigFile, wanted: str) -> int:
     """Tell everything about one source or sample: an id, the start of one, a URI or a file name."""
     from curation.cli.console import console
     from curation.execution.run import open_pipeline
-    from curation.report.explain import explain as explain_one
+    from curation.report.tables.explain import explain as explain_one
 
     pipeline, ledger = open_pipeline(config_file.load())
     explain_one(console(), ledger, pipeline, wanted)
@@ -91,8 +91,8 @@ def preview(
 ) -> int:
     """Decode the tokens of a sample, or of a source's samples, and show them beside the original."""
     from curation.execution.run import open_pipeline
-    from curation.report.funnel import untrained_notice
-    from curation.report.tokens import look_at, write_preview
+    from curation.report.page.tokens import look_at, write_preview
+    from curation.report.summary.funnel import untrained_notice
 
     if not target.endswith((".html", ".png")):
         raise ConfigError(f"--to takes a file that ends in .html or .png, not {target}")

@@ -40,10 +40,10 @@ from curation.pipeline import Pipeline, Readiness, build_pipeline
 from curation.pipeline.models import Checklist
 from curation.records import Source
 from curation.registry import SHARDS, load
-from curation.report.card import render_card
-from curation.report.funnel import untrained_notice
-from curation.report.page import render_page
-from curation.report.summary import Summary, summarize
+from curation.report.cards.card import render_card
+from curation.report.page.page import render_page
+from curation.report.summary.funnel import untrained_notice
+from curation.report.summary.summary import Summary, summarize
 from curation.storage import Storage, open_storage
 from curation.storage.access import check_input, check_output
 

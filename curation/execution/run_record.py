@@ -17,7 +17,7 @@ from curation.errors.redaction import redact_settings
 from curation.execution.worker.metrics import Metrics, PoolMetrics
 from curation.ledger.unit_state import PROBE
 from curation.pipeline import Pipeline
-from curation.report.funnel import untrained_notice
+from curation.report.summary.funnel import untrained_notice
 from curation.storage import Storage
 
 RUN = "run.json"

@@ -13,7 +13,7 @@ from curation.ledger import Ledger
 from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy
 from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
-from curation.report.summary import Summary, SummaryBuilder, summarize
+from curation.report.summary.summary import Summary, SummaryBuilder, summarize
 
 Pass = tuple[Phase, frozenset[str]]
 """A phase, and the keys of the steps that may be measured in it."""

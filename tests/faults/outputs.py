@@ -18,7 +18,7 @@ from curation.config import parse_config
 from curation.execution.run import open_pipeline
 from curation.execution.run_record import read_run
 from curation.ledger import Ledger
-from curation.report.summary import summarize
+from curation.report.summary.summary import summarize
 from datasets_media import write_photo, write_video
 
 NUM_PHOTOS, NUM_IN_TAR, NUM_VIDEOS = 20, 4, 2

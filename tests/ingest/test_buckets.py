@@ -20,8 +20,8 @@ from curation.ingest.inputs import find_inputs, input_roots
 from curation.ingest.listing import Listing
 from curation.ledger.present import absent_sources
 from curation.ledger.unused import unused_folders
-from curation.report.explain import explain
-from curation.report.table import flat_table
+from curation.report.tables.explain import explain
+from curation.report.tables.table import flat_table
 from curation.storage import open_storage
 from datasets_media import Bench, List, config_data, write_photo
 

@@ -20,9 +20,9 @@ from curation.ingest.metadata import drawn_text
 from curation.ledger import Ledger
 from curation.ledger.present import num_bad_metadata
 from curation.ledger.unit_state import PROBE, RecomputePolicy
-from curation.report.explain import explain
-from curation.report.summary import summarize
-from curation.report.table import flat_table
+from curation.report.summary.summary import summarize
+from curation.report.tables.explain import explain
+from curation.report.tables.table import flat_table
 from datasets_media import Bench, config_data
 from one_by_one import scan_verdicts
 

@@ -14,7 +14,7 @@ import pytest
 import mutated
 import mutated_videos
 from curation.errors import SampleError
-from curation.report.summary import summarize
+from curation.report.summary.summary import summarize
 from datasets_media import ROOT, Bench, config_data, environment
 from one_by_one import scan_verdicts
 

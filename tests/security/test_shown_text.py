@@ -100,7 +100,7 @@ def test_the_console_gets_no_escapes(odd: tuple[Bench, Path], capsys: Any) -> No
 
 def test_the_card_has_the_header_that_we_wrote(tmp_path: Path) -> None:
     """What is written there comes from the configuration; a license with line breaks stays one value."""
-    from curation.report.card import _license
+    from curation.report.cards.card import _license
 
     said = yaml.safe_load(yaml.safe_dump(_license("other\n---\n!!python/object/apply:os.system [id]")))
     assert said["license"] == "other"

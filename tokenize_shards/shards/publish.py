@@ -16,7 +16,7 @@ import yaml
 
 from curation.errors import ConfigError, StorageError
 from curation.ledger.present import absent_beside
-from curation.report.funnel import UNTRAINED
+from curation.report.summary.funnel import UNTRAINED
 from curation.storage import Storage, open_storage
 from curation.storage.hub.place import HubPlace, place_of
 from curation.storage.hub.upload import Upload, open_target

@@ -10,8 +10,8 @@ import yaml
 
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import describe_rule
-from curation.report.funnel import untrained_notice
-from curation.report.summary import Summary
+from curation.report.summary.funnel import untrained_notice
+from curation.report.summary.summary import Summary
 from curation.stage import Column
 
 

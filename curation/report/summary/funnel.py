@@ -9,7 +9,7 @@ from curation.errors.visible import on_one_line
 from curation.ingest.leftovers import some_names
 from curation.ledger.columns import OUTCOMES
 from curation.pipeline import Pipeline
-from curation.report.summary import Summary
+from curation.report.summary.summary import Summary
 
 UNTRAINED = "UNTRAINED stand-in models"
 """By these words a card is known to be that of stand-ins."""

@@ -34,9 +34,9 @@ from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
 from curation.records import stable_id
 from curation.registry import CODEBOOK, PREVIEW, load
-from curation.report.funnel import untrained_notice
-from curation.report.html import html_environment
-from curation.report.lookup import Hit, find, is_meant, is_prefix, judged_sources
+from curation.report.page.html import html_environment
+from curation.report.summary.funnel import untrained_notice
+from curation.report.tables.lookup import Hit, find, is_meant, is_prefix, judged_sources
 from curation.stage import Setup
 from curation.storage import Storage, storage_of
 
@@ -215,7 +215,7 @@ def write_preview(pipeline: Pipeline, looks: list[SampleLook], target: str) -> N
 
 
 def _page(pipeline: Pipeline, looks: list[SampleLook]) -> str:
-    page = files("curation.report").joinpath("preview.html.j2").read_text("utf-8")
+    page = files("curation.report.page").joinpath("preview.html.j2").read_text("utf-8")
     return (
         html_environment()
         .from_string(page)

@@ -18,8 +18,8 @@ from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step, describe_rule
 from curation.records import Outcome, SourceKind
-from curation.report.failures import source_errors
-from curation.report.metadata_columns import MetadataColumns
+from curation.report.summary.failures import source_errors
+from curation.report.tables.metadata_columns import MetadataColumns
 from curation.splitter import SOURCE_COLUMNS
 
 """The column of the sources that becomes columns of their own."""

@@ -12,7 +12,7 @@ from curation.ledger.unit_state import SampleVerdict, SourceVerdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Verdict, describe_rule, passed_by
 from curation.records import Outcome
-from curation.report.lookup import Hit, find
+from curation.report.tables.lookup import Hit, find
 
 MAX_NAMED = 5
 """Sources that a message names, at most."""

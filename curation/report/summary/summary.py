@@ -31,9 +31,9 @@ from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import any_ofs_of, describe_rule
 from curation.records import Outcome, SampleKind, SourceKind
-from curation.report.failures import failures_of
-from curation.report.histogram import Histogram
-from curation.report.seen import SeenIds
+from curation.report.summary.failures import failures_of
+from curation.report.summary.histogram import Histogram
+from curation.report.summary.seen import SeenIds
 
 MAX_EXAMPLES = 100
 EXAMPLES_EACH = 3

@@ -16,11 +16,11 @@ from curation.ledger.columns import OUTCOMES
 from curation.ledger.unit_state import SampleVerdict, SourceVerdict, load_unit, source_verdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step, describe_rule
-from curation.report.funnel import untrained_notice
-from curation.report.histogram import Histogram
-from curation.report.html import html_environment
-from curation.report.summary import MAX_SHOWN, Summary
-from curation.report.tokens import look_at_shards
+from curation.report.page.html import html_environment
+from curation.report.page.tokens import look_at_shards
+from curation.report.summary.funnel import untrained_notice
+from curation.report.summary.histogram import Histogram
+from curation.report.summary.summary import MAX_SHOWN, Summary
 
 NUM_BARS = 24
 _THUMBNAIL = "thumbnail"
@@ -53,7 +53,7 @@ class Card:
 
 def render_page(ledger: Ledger, pipeline: Pipeline, summary: Summary, run: dict[str, Any]) -> str:
     """The page. Everything that comes from data is escaped."""
-    page = files("curation.report").joinpath("page.html.j2").read_text("utf-8")
+    page = files("curation.report.page").joinpath("page.html.j2").read_text("utf-8")
     template = html_environment().from_string(page)
     steps = {step.key: step for step in pipeline.steps()}
     return template.render(

@@ -1,0 +1,1 @@
+"""What lies beside a dataset for others to read: the dataset card."""

@@ -1,0 +1,1 @@
+"""Counts over a dataset: outcomes, reasons, histograms, failures; and the funnel in a terminal."""

@@ -1,0 +1,1 @@
+"""One flat table of everything, and everything about one source or sample."""
