@@ -147,6 +147,19 @@ class RunSettings(StageConfig):
     """Samples of each shard, up to eight in all, whose tokens the report shows decoded; 0 for none."""
 
 
+class Prices(StageConfig):
+    """What computing costs, for the report and for `curation plan`; nothing here changes what is done."""
+
+    currency: str = "USD"
+    """As it is written behind amounts."""
+    cpu_hour: Annotated[float, Field(ge=0)] | None = None
+    """Price of one CPU core for an hour; null: unknown."""
+    gpu_hour: Annotated[float, Field(ge=0)] | None = None
+    """Price of one GPU for an hour; null: unknown."""
+    terabyte_month: Annotated[float, Field(ge=0)] | None = None
+    """Price of 10^12 bytes of output kept for a month; null: unknown."""
+
+
 @dataclass(frozen=True)
 class Config:
     """A whole configuration, checked.
@@ -158,6 +171,7 @@ class Config:
 
     general: General
     run: RunSettings
+    prices: Prices
     images: BranchChoice | None
     videos: BranchChoice | None
     additions: Mapping[str, StageChoice]
@@ -180,7 +194,7 @@ class Config:
         return _choices(branches, self.additions)
 
 
-_SECTIONS = ("images", "videos", "shards", "run", "stages")
+_SECTIONS = ("images", "videos", "shards", "run", "prices", "stages")
 """Keys at the top that hold settings of their own, besides the stages that add to kept samples."""
 
 
@@ -215,6 +229,7 @@ def parse_config(data: Mapping[str, Any], name: str = "configuration") -> Config
         problems.unknown("", str(key), known)
     general = problems.check(General, "", {key: data[key] for key in General.model_fields if key in data})
     run = problems.check(RunSettings, "run", data.get("run"))
+    prices = problems.check(Prices, "prices", data.get("prices"))
     found = {kind: chooser.branch(kind, data[kind]) for kind in SAMPLES if kind in data}
     if not found:
         problems.add("images", "at least one of images and videos must be there")
@@ -228,6 +243,7 @@ def parse_config(data: Mapping[str, Any], name: str = "configuration") -> Config
     return Config(
         general=general,
         run=run,
+        prices=prices,
         images=branches.get("images"),
         videos=branches.get("videos"),
         additions=additions,
