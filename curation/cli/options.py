@@ -59,7 +59,7 @@ INPUTS = click.option(
 OUTPUT = click.option(
     "--output",
     metavar="FOLDER",
-    help="The output, a folder or a URL: with --config instead of the one named there, else one that was made.",
+    help="The output, a folder or a URL: in place of the one that --config names, or one that was made.",
 )
 ADDRESS = click.option(
     "--address", metavar="HOST:PORT", help="Head of a Ray cluster; by default Ray is started on this machine."

@@ -1,4 +1,4 @@
-"""The configuration that an output was made with, as its run.json has it: an output alone is enough to read it.
+"""The configuration that an output was made with, from its run.json: by it an output alone can be read.
 
 config = recorded_config("s3://bucket/out", ["images.aesthetic.min_score=5.2"])
 """

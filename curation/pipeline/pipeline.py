@@ -122,7 +122,7 @@ def build_pipeline(
         config: A checked configuration.
         recorded: `models` of this output's run.json, which hub names keep standing for.
         accept_new_models: Resolve anew and take what comes.
-        as_recorded: Take recorded models for what they were, whether or not they are still there: for reading.
+        as_recorded: For reading: recorded models are what they were, and need not be there any more.
         readiness: Whether new models must be ready for use. What is missing is then noted there, and the
             caller, who may have more to check, raises it.
 
