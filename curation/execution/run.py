@@ -89,9 +89,11 @@ class Result:
 def open_pipeline(config: Config) -> tuple[Pipeline, Ledger]:
     """The pipeline and the ledger of an existing output, to read from.
 
+    Models that the output was measured with need not be there any more, and none are looked for.
+
     Raises:
-        ConfigError: no run has been there, or a model is not the one that the output was begun with.
-        EnvironmentFault: a model can't be found.
+        ConfigError: no run has been there, or another model is named wrongly.
+        EnvironmentFault: another model can't be found.
         StorageError: the output can't be reached.
     """
     storage = open_storage(config.general.output)
@@ -100,7 +102,7 @@ def open_pipeline(config: Config) -> tuple[Pipeline, Ledger]:
     record = read_run(storage)
     if not record and not ledger.units():
         raise ConfigError(f"{storage.root} is no output of a run; `curation run` would make it one")
-    return bind(build_pipeline(config, record.get("models")), ledger), ledger
+    return bind(build_pipeline(config, record.get("models"), as_recorded=True), ledger), ledger
 
 
 def _open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledger, Any]:
