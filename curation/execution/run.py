@@ -166,6 +166,8 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             listing.leftovers.num_bad_metadata = num_bad_metadata(ledger, absent)
             _announce(pipeline, ledger.storage, listing, absent.gone, progress)
             recorder.begin(pipeline, listing.leftovers.record(), new_and_gone)
+            for line in recorder.steps_changed(ledger.known_steps):
+                progress.say(f"to be measured again: {line}")
 
             standing = Standing(ledger, only=options.only, recompute=options.recompute)
             probes = plan_probes(
@@ -188,6 +190,9 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
         progress.say("writing card and report")
         seconds = time.monotonic() - started
         record = recorder.end(pipeline, summary.outcome_totals(), passes.metrics, seconds)
+        if passes.metrics.rows.total():
+            for change in record["measured_again"]:
+                progress.say(f"measured again: {change['text']}")
         result = _conclude(ledger, pipeline, summary, written, passes.metrics, record)
         if result.did_work and config.run.compact_files is not None:
             compact(pipeline, ledger, more_than=config.run.compact_files, whole=False)

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from curation.execution.record.changes import changes_of
+from curation.execution.record.changes import changes_of, step_reasons
 from curation.execution.run_record import RUN, description, last_work_record, read_run, write_if_changed
 from curation.execution.worker.metrics import Metrics
 from curation.pipeline import Pipeline
@@ -69,6 +69,20 @@ class Recorder:
         self._describe(pipeline, listing)
         if self._differs():
             self.working()
+
+    def steps_changed(self, known_steps: Collection[tuple[str, str]]) -> list[str]:
+        """The steps that will be measured again, and why, as lines; no row is there that they could use.
+
+        `known_steps` are name and fingerprint of what the ledger has rows of.
+        """
+        record = self._description
+        reasons = step_reasons(self.previous, record)
+        has_rows = {
+            key
+            for key, parts in record["parts"].items()
+            if (parts["stage"], record["fingerprints"].get(key)) in known_steps
+        }
+        return [f"{key}: {', '.join(why)}" for key, why in reasons.items() if key not in has_rows]
 
     def working(self) -> None:
         """Write that the run is going on."""
