@@ -70,6 +70,26 @@ def remember_listing(storage: Storage, sources: ListedSources) -> None:
         storage.write(PRESENT, data)
 
 
+def come_and_gone(storage: Storage, sources: ListedSources) -> dict[str, int]:
+    """How many files of a listing are `new` since the last one, and how many are `gone` since.
+
+    Without a last listing all are new.
+    """
+    try:
+        before = _listed(storage)
+    except DamagedFileError:
+        before = None
+    names = match_names(sources.table["uri"])
+    if before is None:
+        return {"new": len(names), "gone": 0}
+    known = match_names(before["uri"])
+
+    def num_lacking(wanted: pa.Array, there: pa.Array) -> int:
+        return len(wanted) - (pc.sum(pc.is_in(wanted, value_set=there)).as_py() or 0)
+
+    return {"new": num_lacking(names, known), "gone": num_lacking(known, names)}
+
+
 def absent_sources(ledger: Ledger) -> Absent:
     """Compare the ledger with the last listing.
 
