@@ -22,6 +22,7 @@ from curation.cli.look import explain, preview, report, status, table
 from curation.cli.run import demo, run, stage
 from curation.cli.shards import export, preference, publish, verify
 from curation.cli.stopping import StopSignals
+from curation.cli.takedown import retract
 from curation.errors import CurationError
 from curation.errors.redaction import redact
 
@@ -73,6 +74,7 @@ for command in (
     label,
     compact,
     gc,
+    retract,
 ):
     cli.add_command(command)
 

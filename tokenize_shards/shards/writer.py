@@ -132,6 +132,11 @@ class ShardWriter:
         write_manifest(storage, folder, manifest)
         return Written.of(manifest, columns, changed=True)
 
+    def present(self, storage: Storage, folder: str, exported: Mapping[str, Column]) -> Written | None:
+        """What is in the folder, whatever is kept now; None where no finished shards are."""
+        manifest = _present(storage, folder)
+        return None if manifest is None else Written.of(manifest, shard_columns(exported), changed=False)
+
     def _count(self, samples: Samples, vocabulary: str) -> _Counted:
         units = list(samples.units())
         num_samples = {split: np.zeros(len(units), np.int64) for split in SPLITS}
