@@ -50,11 +50,13 @@ class Listing:
         return self.leftovers.kinds.total()
 
 
-def list_inputs(config: Config, found: Sequence[FoundFolder] | None = None) -> Listing:
+def list_inputs(
+    config: Config, found: Sequence[FoundFolder] | None = None, index: ListingIndex | None = None
+) -> Listing:
     """List the configured inputs; `found` saves looking for their files again.
 
-    A run has its workers list what `unlisted_containers` names before; what the index still does not
-    know is listed here.
+    A run has its workers list what `unlisted_containers` names before; what the index, by default that of
+    the output, still does not know is listed here, unless it may not be.
 
     A container that can't be listed to its end is a source itself, of kind `container` and failed, beside
     the sources that were found in it.
@@ -64,11 +66,11 @@ def list_inputs(config: Config, found: Sequence[FoundFolder] | None = None) -> L
         StorageError: a folder can't be read.
     """
     leftovers = Leftovers()
-    index = ListingIndex(open_storage(config.general.output))
+    index = index or ListingIndex(open_storage(config.general.output))
     tables = []
     for root, folder in zip(config.general.input, found or find_inputs(config), strict=True):
         rows = _FolderListing(folder, index, leftovers).rows()
-        if not rows.num_rows and not folder.survey.repeated:
+        if not rows.num_rows and not folder.survey.repeated and not index.unlisted:
             raise ConfigError(f"input {root}: {folder.nothing_found()}")
         tables.append(rows)
     rows = _joined(tables)
