@@ -19,6 +19,7 @@ from curation.cli.console import accept_any_text, echo
 from curation.cli.label import label
 from curation.cli.ledger import compact, gc
 from curation.cli.look import explain, preview, report, status, table
+from curation.cli.plan import plan
 from curation.cli.run import demo, run, stage
 from curation.cli.shards import export, preference, publish, verify
 from curation.cli.stopping import StopSignals
@@ -61,6 +62,7 @@ def cli() -> None:
 for command in (
     run,
     stage,
+    plan,
     status,
     report,
     table,
