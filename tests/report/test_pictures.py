@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
-import os
-import subprocess
-import sys
 import tarfile
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,24 +16,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from buckets import S3Server
-from curation.execution import pictures as execution
-from curation.execution.pictures import Settings, pictures_of, render_batch, rendered, side_by_side
-from curation.execution.worker import filmstrips
-from curation.execution.worker.filmstrips import MAX_PICTURE_BYTES, NUM_FRAMES, jpeg_of
+from curation.execution.pictures import Settings, pictures_of, render_batch, side_by_side
 from curation.ledger import Ledger
 from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
 from curation.records import Sample
 from curation.report.gallery.samples import LocatedSample
-from curation.report.gallery.stored import (
-    PICTURES,
-    forget_pictures,
-    read_pictures,
-    write_pictures,
-)
 from datasets_media import worked, write_photo
-from generated import texture, write_video
+from generated import write_video
 
 
 def recipe(inputs: list[str], output: Path) -> dict[str, Any]:
