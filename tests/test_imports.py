@@ -155,6 +155,7 @@ ROOMS = (
     "report",
     "execution",
     "cli",
+    "api",
 )
 """What `curation/` holds. Each imports only from itself and from what stands before it."""
 ROOMS_FOLDER = ROOT / "curation"
