@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from curation.cli.command_line import kept_command
 from curation.cli.console import echo
 from curation.cli.options import ConfigFile, config_options, path_text, work_options
 
@@ -59,7 +61,7 @@ def _run(config: Config, order: RunOptions, log: RunLog) -> int:
     from curation.execution.run import run as run_pipeline
 
     try:
-        result = run_pipeline(config, order, log.progress)
+        result = run_pipeline(config, replace(order, command=kept_command()), log.progress)
     finally:
         log.progress.end()
     return log.conclude(result, config.run.max_failed_fraction)

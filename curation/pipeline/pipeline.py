@@ -13,8 +13,9 @@ from curation.errors.redaction import redact, redact_settings
 from curation.media.halvings import HALVINGS_VERSION
 from curation.media.pictures.render import PIXELS_VERSION
 from curation.pipeline.models import Checklist, check_package, check_reachable, resolve_revision
+from curation.pipeline.parts import StepParts
 from curation.pipeline.rules import AllOf, AnyOf, Rule, Step, steps_of, with_step
-from curation.records import Sample, SourceKind, stable_id
+from curation.records import Sample, SourceKind
 from curation.registry import STAGES
 from curation.splitter import Splitter
 from curation.stage import DatasetStage, ModelRef, Stage
@@ -204,15 +205,16 @@ class _Builder:
                 )
             )
         self._check_packages(choice.key, stage)
-        fingerprint = stable_id(
+        parts = StepParts(
             stage.name,
             stage.version,
-            sorted(stage.columns),
-            sorted(redact_settings(stage.measure_settings()).items()),
-            sorted(revisions.items()),
-            *self._looked_at(choice, stage, pixels),
+            tuple(sorted(stage.columns)),
+            redact_settings(stage.measure_settings()),
+            revisions,
+            tuple(self._looked_at(choice, stage, pixels)),
         )
-        return Step(choice.key, stage, fingerprint, is_bound=not isinstance(stage, DatasetStage))
+        is_bound = not isinstance(stage, DatasetStage)
+        return Step(choice.key, stage, parts.fingerprint(), is_bound=is_bound, parts=parts)
 
     def _looked_at(self, choice: StageChoice, stage: Stage[Any], pixels: int | None) -> list[str]:
         """What the numbers of a stage that looks at pixels depend on besides itself.
