@@ -156,6 +156,7 @@ ROOMS = (
     "execution",
     "estimate",
     "cli",
+    "api",
 )
 """What `curation/` holds. Each imports only from itself and from what stands before it."""
 ROOMS_FOLDER = ROOT / "curation"
