@@ -31,6 +31,7 @@ OWNERS = {
             "cluster/watch",
             "driver/actor",
             "driver/decode_workers",
+            "driver/exported",
             "driver/pool",
             "models/actor",
             "models/client",

@@ -37,6 +37,13 @@ class _Group(click.Group):
         keep_command(ctx, args)
         return super().parse_args(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; of a stop, `StopSignals` tells, and click writes no empty line."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            raise click.exceptions.Exit(NO_ANSWER) from stopped
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command, or the one that was probably meant."""
         try:
