@@ -160,6 +160,7 @@ ROOMS = (
     "ledger",
     "report",
     "execution",
+    "estimate",
     "doctor",
     "cli",
 )

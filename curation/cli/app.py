@@ -20,9 +20,11 @@ from curation.cli.doctor import doctor
 from curation.cli.label import label
 from curation.cli.ledger import compact, gc
 from curation.cli.look import explain, preview, report, status, table
+from curation.cli.plan import plan
 from curation.cli.run import demo, run, stage
 from curation.cli.shards import export, preference, publish, verify
 from curation.cli.stopping import StopSignals
+from curation.cli.takedown import retract
 from curation.errors import CurationError
 from curation.errors.redaction import redact
 
@@ -68,6 +70,7 @@ def cli() -> None:
 for command in (
     run,
     stage,
+    plan,
     status,
     report,
     table,
@@ -82,6 +85,7 @@ for command in (
     label,
     compact,
     gc,
+    retract,
 ):
     cli.add_command(command)
 

@@ -27,7 +27,7 @@ def run(config_file: ConfigFile, log: RunLog, **work: Any) -> int:
     from curation.execution.run import RunOptions
     from curation.ledger.unit_state import PROBE, RecomputePolicy
 
-    config = config_file.load()
+    config = config_file.load(to_measure=True)
     stages = frozenset([PROBE, *(choice.stage.name for choice in config.choices())])
     recompute = RecomputePolicy(stages) if work.pop("retry_failed") else RecomputePolicy()
     return _run(config, RunOptions(recompute=recompute, **work), log)
@@ -50,7 +50,7 @@ def stage(
     from curation.execution.run import RunOptions
     from curation.ledger.unit_state import RecomputePolicy
 
-    config = config_file.load()
+    config = config_file.load(to_measure=True)
     chosen = [choice for choice in config.choices() if name in (choice.key, choice.stage.name)]
     if not chosen:
         known = sorted({key for choice in config.choices() for key in (choice.key, choice.stage.name)})

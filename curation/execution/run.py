@@ -21,6 +21,7 @@ from curation.execution.progress import ProgressListener
 from curation.execution.record.recorder import Recorder, record_now
 from curation.execution.run_record import RUN, read_run, write_if_changed
 from curation.execution.standing import Standing
+from curation.execution.takedown.retraction import check_none_pending, copies_of_retracted, finish_pending
 from curation.execution.worker.metrics import Metrics
 from curation.ingest.inputs import FoundFolder, find_inputs, unlisted_containers
 from curation.ingest.leftovers import Leftovers, some_names
@@ -85,18 +86,22 @@ class Result:
 def open_pipeline(config: Config) -> tuple[Pipeline, Ledger]:
     """The pipeline and the ledger of an existing output, to read from.
 
+    Models that the output was measured with need not be there any more, and none are looked for.
+
     Raises:
-        ConfigError: no run has been there, or a model is not the one that the output was begun with.
-        EnvironmentFault: a model can't be found.
+        ConfigError: no run has been there, or another model is named wrongly.
+        EnvironmentFault: another model can't be found.
         StorageError: the output can't be reached.
+        LedgerError: a retraction is not finished there.
     """
     storage = open_storage(config.general.output)
     check_input(storage.root)
+    check_none_pending(storage)
     ledger = Ledger(storage)
     record = read_run(storage)
     if not record and not ledger.units():
         raise ConfigError(f"{storage.root} is no output of a run; `curation run` would make it one")
-    return bind(build_pipeline(config, record.get("models")), ledger), ledger
+    return bind(build_pipeline(config, record.get("models"), as_recorded=True), ledger), ledger
 
 
 def _open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledger, Any]:
@@ -148,6 +153,7 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
     found = find_inputs(config)
     shared = None if starts_here(options.address) else _shared_folders(ledger.storage, found)
     with ledger.storage.exclusive(progress.say):
+        _finish_retraction(pipeline, ledger.storage, progress)
         with Pool(
             pipeline,
             ledger,
@@ -182,6 +188,7 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             pipeline = passes.measure(pipeline, probes)
             if probes:
                 _record_bad_metadata(pipeline, ledger, listing.leftovers, recorder, progress)
+                _warn_of_copies(ledger, progress)
             summary, written = standing.summary(pipeline), None
             # A single stage leaves later ones pending; shards made then would lose samples.
             if writer is not None and options.only is None:
@@ -197,6 +204,13 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
         if result.did_work and config.run.compact_files is not None:
             compact(pipeline, ledger, more_than=config.run.compact_files, whole=False)
         return result
+
+
+def _finish_retraction(pipeline: Pipeline, storage: Storage, progress: ProgressListener) -> None:
+    """Finish a retraction that was interrupted, so that nothing of it is worked on."""
+    finished = finish_pending(storage, pipeline.windows)
+    if finished is not None:
+        progress.say(f"finished the retraction of {finished.when}, which had been interrupted")
 
 
 def _shared_folders(output: Storage, found: Sequence[FoundFolder]) -> SharedFolders:
@@ -261,6 +275,16 @@ def _record_bad_metadata(
     recorder.describe_again(pipeline, leftovers.record())
 
 
+def _warn_of_copies(ledger: Ledger, progress: ProgressListener) -> None:
+    """Name sources with the bytes of retracted ones: whether they may stay is for people to decide."""
+    found = copies_of_retracted(ledger)
+    if found:
+        progress.warn(
+            f"{len(found)} sources hold the bytes of retracted ones ({some_names(found)}); "
+            "`curation retract --source URI` takes them out, too"
+        )
+
+
 def _conclude(
     ledger: Ledger,
     pipeline: Pipeline,
@@ -275,12 +299,34 @@ def _conclude(
     """
     storage, folder = ledger.storage, pipeline.config.shards_folder
     if written is not None:
-        write_if_changed(storage, f"{folder}/README.md", render_card(pipeline, summary, written))
+        _write_card(storage, pipeline, summary, written)
     write_if_changed(storage, REPORT, render_page(ledger, pipeline, summary, record))
     paths = {"report": f"{storage.root}/{REPORT}", "run": f"{storage.root}/{RUN}"}
     if written is not None:
         paths |= {"shards": f"{storage.root}/{folder}", "card": f"{storage.root}/{folder}/README.md"}
     return Result(pipeline, summary, metrics, paths)
+
+
+def _write_card(storage: Storage, pipeline: Pipeline, summary: Summary, written: Any) -> None:
+    folder = pipeline.config.shards_folder
+    write_if_changed(storage, f"{folder}/README.md", render_card(pipeline, summary, written))
+
+
+def write_after_retraction(config: Config, storage: Storage) -> None:
+    """Write the report anew, and the card of the configuration's shards, while a retraction is finished.
+
+    Raises:
+        ConfigError, EnvironmentFault: the configuration's models can't be found here.
+    """
+    ledger = Ledger(storage)
+    pipeline = bind(build_pipeline(config, read_run(storage).get("models")), ledger)
+    summary, _ = write_report(pipeline, ledger)
+    if config.shards is not None:
+        written = load(SHARDS)(config.shards).present(
+            storage, config.shards_folder, exported_columns(pipeline)
+        )
+        if written is not None:
+            _write_card(storage, pipeline, summary, written)
 
 
 def write_report(pipeline: Pipeline, ledger: Ledger) -> tuple[Summary, str]:

@@ -63,9 +63,14 @@ class Absent:
         return source_id in self.gone or source_id in self.replaced
 
 
+def listing_to_bytes(sources: ListedSources) -> bytes:
+    """What `PRESENT` holds where these are in the inputs."""
+    return parquet.to_bytes(sources.table.select(_LISTED.names).cast(_LISTED).combine_chunks())
+
+
 def remember_listing(storage: Storage, sources: ListedSources) -> None:
     """Write what is in the inputs now; left alone if it says so already."""
-    data = parquet.to_bytes(sources.table.select(_LISTED.names).cast(_LISTED).combine_chunks())
+    data = listing_to_bytes(sources)
     if storage.read(PRESENT) != data:
         storage.write(PRESENT, data)
 

@@ -114,6 +114,7 @@ def build_pipeline(
     recorded: list[dict[str, Any]] | None = None,
     *,
     accept_new_models: bool = False,
+    as_recorded: bool = False,
     readiness: Readiness | None = None,
 ) -> Pipeline:
     """Build the stages and resolve their models.
@@ -122,6 +123,7 @@ def build_pipeline(
         config: A checked configuration.
         recorded: `models` of this output's run.json, which hub names keep standing for.
         accept_new_models: Resolve anew and take what comes.
+        as_recorded: For reading: recorded models are what they were, and need not be there any more.
         readiness: Whether new models must be ready for use. What is missing is then noted there, and the
             caller, who may have more to check, raises it.
 
@@ -139,6 +141,7 @@ def build_pipeline(
         known,
         checklist,
         readiness,
+        as_recorded=as_recorded,
         tone_maps=config.decoder.tone_maps,
         image_short_side=config.general.image_decode_short_side,
     )
@@ -160,10 +163,12 @@ class _Builder:
         checklist: Checklist,
         readiness: Readiness | None,
         *,
+        as_recorded: bool,
         tone_maps: bool,
         image_short_side: int | None,
     ) -> None:
         self._known = known
+        self._as_recorded = as_recorded
         self._tone_maps = tone_maps
         self._image_short_side = image_short_side
         self._readiness = readiness
@@ -245,7 +250,7 @@ class _Builder:
 
     def _resolve(self, ref: ModelRef) -> str:
         known = self._known_revision(ref)
-        if known is not None and ref.is_on_hub:
+        if known is not None and (self._as_recorded or ref.is_on_hub):
             return known
         now = resolve_revision(ref)
         if known is None and self._readiness is not None:
