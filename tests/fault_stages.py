@@ -400,6 +400,17 @@ class SlowColor(ColorStage):
         return super().measure(samples, media)
 
 
+class TerminalColor(SlowColor):
+    """Starts a program that changes how its terminal reads, if it has one, as `ffmpeg` does."""
+
+    name = "terminal_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        change = "import termios; termios.tcsetattr(0, termios.TCSADRAIN, termios.tcgetattr(0))"
+        subprocess.run([sys.executable, "-c", change], stderr=subprocess.DEVNULL, check=False)
+        return super().measure(samples, media)
+
+
 class WaitingColor(ColorStage):
     """Waits until there is a file `go` beside the input; not for ever."""
 

@@ -31,6 +31,7 @@ OWNERS = {
             "cluster/watch",
             "driver/actor",
             "driver/decode_workers",
+            "driver/exported",
             "driver/pool",
             "models/actor",
             "models/client",
@@ -40,6 +41,8 @@ OWNERS = {
         )
     },
     "av": {
+        "curation/doctor/decoders.py",
+        "curation/doctor/golden.py",
         "curation/media/decode.py",
         "curation/media/pictures/filters.py",
         "curation/media/pictures/orientation.py",
@@ -50,6 +53,8 @@ OWNERS = {
     "faiss": {"stages/clusters.py", "stages/duplicates.py"},
     "pillow_heif": {"curation/media/image.py"},
     "PIL": {
+        "curation/doctor/decoders.py",
+        "curation/doctor/golden.py",
         "curation/media/image.py",
         "curation/media/resize.py",
         "stages/thumbnail.py",
@@ -68,6 +73,7 @@ OWNERS = {
     "vllm": {"captioner/engines/vllm.py"},
     "httpx2": {"captioner/engines/chat.py", "captioner/server.py"},
     "torch": {
+        "curation/doctor/machine.py",
         "curation/pipeline/precision.py",
         "curation/pipeline/weights.py",
         "stages/aesthetic.py",
@@ -155,6 +161,7 @@ ROOMS = (
     "report",
     "execution",
     "estimate",
+    "doctor",
     "cli",
     "api",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -72,11 +73,13 @@ class Passes:
         if not tasks:
             return
         self._on_work()
-        with self._beside(pipeline, tasks) as (services, models):
+        started = time.monotonic()
+        with self._beside(pipeline, tasks) as (services, models, num_gpus):
             self._progress.begin(phase, sum(task.num_sources for task in tasks))
             self._standing.changed(tasks)
             metrics = self._pool.do([replace(task, services=services) for task in tasks], models)
             self._progress.end()
+        metrics.gpu_s = num_gpus * (time.monotonic() - started)
         self._count_pools(phase, metrics, models)
         self.metrics.add(metrics)
 
@@ -116,10 +119,11 @@ class Passes:
     @contextmanager
     def _beside(
         self, pipeline: Pipeline, tasks: Sequence[Task]
-    ) -> Iterator[tuple[Mapping[str, Mapping[str, str]], ModelPools]]:
+    ) -> Iterator[tuple[Mapping[str, Mapping[str, str]], ModelPools, int]]:
         """Start what these tasks' stages need beside the decode workers; it is stopped in any case.
 
-        Yields what the services say, by step key, and the model workers.
+        Yields what the services say, by step key, the model workers, and the GPUs of the cluster if anything
+        is on one.
         """
         self._pool.connect()
         device = self._pool.device
@@ -148,4 +152,4 @@ class Passes:
                 ask_cluster=self._pool.ask_cluster,
             ) as models,
         ):
-            yield said, models
+            yield said, models, sum(node.num_gpus for node in with_cards) if groups or services else 0

@@ -65,6 +65,7 @@ class Metrics:
     counts in both once for each part. `usage` is what the stages say about themselves, by step key, and
     `pools` what each kind of workers did: decode workers, and model workers by group. `causes` counts what
     the ledger knew before: sources that were read again, and rows that were measured again, by step key.
+    `gpu_s` sums up, over the passes that had something on a GPU, their seconds times the cluster's GPUs.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -78,6 +79,7 @@ class Metrics:
     usage: dict[str, Counter[str]] = field(default_factory=dict)
     pools: dict[str, PoolMetrics] = field(default_factory=dict)
     causes: Counter[tuple[str, Cause]] = field(default_factory=Counter)
+    gpu_s: float = 0.0
 
     def pool(self, name: str) -> PoolMetrics:
         """The metrics of a kind of workers."""
@@ -105,6 +107,7 @@ class Metrics:
         for name, pool in other.pools.items():
             self.pool(name).add(pool)
         self.causes.update(other.causes)
+        self.gpu_s += other.gpu_s
 
     def record_usage(self, key: str, used: Mapping[str, float]) -> None:
         """Sum up what a stage says that measuring took."""
