@@ -8,21 +8,18 @@ from collections.abc import Iterable
 import click
 
 from curation.cli.console import echo
-from curation.cli.options import CONFIG, OUTPUT, OVERRIDES, path_text
+from curation.cli.options import OUTPUT, ConfigFile, config_options, path_text
 from curation.errors import ConfigError
 
 
 @click.command()
-@CONFIG
-@OVERRIDES
-@OUTPUT
-def compact(path: str, overrides: tuple[str, ...], output: str | None) -> int:
+@config_options
+def compact(config_file: ConfigFile) -> int:
     """Merge the many small files of each stage into a few large ones, which are read faster."""
-    from curation.config import load_config
     from curation.execution.run import compact as compact_ledger
     from curation.execution.run import open_pipeline
 
-    config = load_config(path, overrides, output=output)
+    config = config_file.load()
     with open_pipeline(config)[1].storage.exclusive():
         pipeline, ledger = open_pipeline(config)
         echo(f"{compact_ledger(pipeline, ledger)} files merged")

@@ -51,11 +51,13 @@ class Listing:
         return self.leftovers.kinds.total()
 
 
-def list_inputs(config: Config, found: Sequence[FoundFolder] | None = None) -> Listing:
+def list_inputs(
+    config: Config, found: Sequence[FoundFolder] | None = None, index: ListingIndex | None = None
+) -> Listing:
     """List the configured inputs; `found` saves looking for their files again.
 
-    A run has its workers list what `unlisted_containers` names before; what the index still does not
-    know is listed here.
+    A run has its workers list what `unlisted_containers` names before; what the index, by default that of
+    the output, still does not know is listed here, unless it may not be.
 
     A container that can't be listed to its end is a source itself, of kind `container` and failed, beside
     the sources that were found in it.
@@ -66,12 +68,12 @@ def list_inputs(config: Config, found: Sequence[FoundFolder] | None = None) -> L
     """
     leftovers = Leftovers()
     output = open_storage(config.general.output)
-    index, tombstones = ListingIndex(output), read_tombstones(output)
+    index, tombstones = index or ListingIndex(output), read_tombstones(output)
     tables = []
     for root, folder in zip(config.general.input, found or find_inputs(config), strict=True):
         listed = _FolderListing(folder, index, leftovers, tombstones)
         rows = listed.rows()
-        if not (rows.num_rows or listed.num_retracted or folder.survey.repeated):
+        if not (rows.num_rows or listed.num_retracted or folder.survey.repeated or index.unlisted):
             raise ConfigError(f"input {root}: {folder.nothing_found()}")
         tables.append(rows)
     rows = _joined(tables)

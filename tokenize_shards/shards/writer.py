@@ -109,6 +109,11 @@ class ShardWriter:
         shard_columns(exported or {})
         return resolve_revision(self._ref)
 
+    def is_current(self, storage: Storage, folder: str, samples: Samples) -> bool:
+        """Whether `write` would leave the folder as it is; nothing is written."""
+        present = _present(storage, folder)
+        return present is not None and present.selection == self._count(samples, self.check()).selection
+
     def write(self, storage: Storage, folder: str, samples: Samples, spread: Spread = in_process) -> Written:
         """Write the shards of `samples` into `folder`, unless exactly they are there.
 

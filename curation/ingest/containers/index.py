@@ -35,14 +35,24 @@ def nothing() -> None:
 
 
 class ListingIndex:
-    """Lists containers, or remembers what listing them said."""
+    """Lists containers, or remembers what listing them said.
 
-    def __init__(self, output: Storage) -> None:
+    Attributes:
+        unlisted: Containers that were taken for empty, because they were to be listed and may not be.
+    """
+
+    def __init__(self, output: Storage, *, may_list: bool = True) -> None:
+        """`may_list`: whether `inventory` may read containers; what it may not list it takes for empty."""
         self._output = output
+        self._may_list = may_list
+        self.unlisted: list[Source] = []
 
     def inventory(self, container: Source) -> Inventory:
         """What a container holds; one that is not in the index is listed now."""
         known = self._known(container)
+        if known is None and not self._may_list:
+            self.unlisted.append(container)
+            return Inventory()
         return self.list_now(container) if known is None else known
 
     def lacks(self, container: Source, *, retry_failed: bool = False) -> bool:
