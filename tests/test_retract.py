@@ -18,8 +18,8 @@ import pytest
 
 from curation.config import parse_config
 from curation.errors import ConfigError, LedgerError
+from curation.execution.record.recorder import Recorder
 from curation.execution.run import open_pipeline, write_report
-from curation.execution.run_record import write_run
 from curation.execution.takedown.lineage import Lineage, windows_of
 from curation.execution.takedown.request import find_asked
 from curation.execution.takedown.retraction import (
@@ -36,6 +36,7 @@ from curation.ingest.tombstones import TOMBSTONES, read_tombstones
 from curation.ledger import Ledger
 from curation.ledger.selection import Selection
 from curation.records import Sample, Source, stable_id
+from curation.report.summary.summary import summarize
 from curation.storage import Storage, open_storage
 from curation.storage.local import LocalStorage
 from curation.tokenize_shards.shards.verify import verify
@@ -87,9 +88,12 @@ def data_of(media: Path, output: str | Path, vocabulary: Path, **changes: Any) -
 def made(data: dict[str, Any]) -> Bench:
     """All that a run leaves, without Ray."""
     bench = Bench(data)
-    bench.run()
     storage, config = bench.ledger.storage, bench.config
-    write_run(storage, bench.pipeline, None, None)
+    recorder = Recorder(storage, "curation run")
+    recorder.begin(bench.pipeline, None, {"new": 0, "gone": 0})
+    recorder.working()
+    metrics = bench.run()
+    recorder.end(bench.pipeline, summarize(bench.ledger, bench.pipeline).outcome_totals(), metrics, 1.0)
     write_shards(bench)
     storage.write(f"{config.shards_folder}/README.md", b"---\nlicense: cc0-1.0\n---\nphoto0.jpg is nice\n")
     write_report(bench.pipeline, bench.ledger)

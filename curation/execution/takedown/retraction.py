@@ -41,6 +41,7 @@ from curation.ledger import Ledger
 from curation.ledger.present import PRESENT, remember_listing
 from curation.records import Sample
 from curation.registry import RETRACT_SHARDS, load
+from curation.report.gallery.stored import PICTURES, forget_pictures, read_pictures
 from curation.storage import Storage, open_storage, parquet
 
 RECORDS = "retracted/records.jsonl"
@@ -200,7 +201,7 @@ def carry_out(
     for record in retraction.folders:
         folder = load(f"{RETRACT_SHARDS}:ConcernedFolder")(**record)
         load(f"{RETRACT_SHARDS}:rewrite_folder")(storage, folder, retraction.source_ids)
-    _forget_report(storage)
+    _forget_report(storage, retraction.source_ids)
     if conclude is not None:
         conclude()
     _keep_record(storage, retraction)
@@ -226,10 +227,14 @@ def _forget_listed(storage: Storage, stones: Tombstones) -> None:
         remember_listing(storage, ListedSources(listed.filter(pa.array(~is_gone))))
 
 
-def _forget_report(storage: Storage) -> None:
-    """Remove the report and its pictures; it is made anew from the ledger."""
+def _forget_report(storage: Storage, source_ids: Sequence[str]) -> None:
+    """Remove the report and the pictures of these sources; it is made anew from what is left."""
     for item in storage.list(_REPORT):
-        storage.delete(item.key)
+        if item.key != PICTURES:
+            storage.delete(item.key)
+    forget_pictures(storage, source_ids=source_ids)
+    if not read_pictures(storage):
+        storage.delete(PICTURES)  # also one that can't be read: nobody knows what is in it
 
 
 def _keep_record(storage: Storage, retraction: Retraction) -> None:
