@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -62,26 +63,30 @@ class Passes:
     def _do(self, pipeline: Pipeline, phase: Phase, tasks: Sequence[Task]) -> None:
         if not tasks:
             return
+        started = time.perf_counter()
         with self._beside(pipeline, tasks) as (services, models):
             self._progress.begin(phase, sum(task.num_sources for task in tasks))
             self._standing.changed(tasks)
             metrics = self._pool.do([replace(task, services=services) for task in tasks], models)
             self._progress.end()
-        self._count_pools(phase, metrics, models)
+        self._count_pools(phase, metrics, models, time.perf_counter() - started)
         self.metrics.add(metrics)
 
-    def _count_pools(self, phase: Phase, metrics: Metrics, models: ModelPools) -> None:
-        """Complete what is known of the workers, and name them by their pass too."""
+    def _count_pools(self, phase: Phase, metrics: Metrics, models: ModelPools, pass_s: float) -> None:
+        """Complete what is known of the workers of a pass, and name them by it, too."""
         decode = metrics.pool(DECODE)
         attendance = self._pool.attendance
         decode.num_workers = attendance.most
         for node_id, number in attendance.most_by_node.items():
             decode.nodes[self._pool.cluster.name_of(node_id)] = number
-        decode.idle_s = max(0.0, attendance.worker_s - decode.busy_s)
+        decode.idle_s = max(0.0, attendance.worker_s - decode.busy_s - decode.load_s)
         decode.waited_s = sum(pool.waited_s for pool in metrics.pools.values())
         decode.busy_s -= decode.waited_s
         for name, pool in models.metrics.items():
             metrics.pool(name).add(pool)
+            metrics.pool(name).gpu_s += pass_s * models.num_cards(name)
+        for pool in metrics.pools.values():
+            pool.pass_s = pass_s
         in_order = [DECODE, *(name for name in metrics.pools if name != DECODE)]
         metrics.pools = {f"{phase}: {name}": metrics.pools[name] for name in in_order}
 
