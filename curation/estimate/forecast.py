@@ -26,6 +26,8 @@ from curation.execution.worker.metrics import DECODE, PoolMetrics
 from curation.ledger.unit_state import branch_steps
 
 Floats = NDArray[np.float64]
+FEW_SHARDS = 4
+"""Of so few files a pilot does not show how many rows fill one."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ class _Time:
         wall_s: From beginning to end.
         cpu_s: Of this process and its decode workers.
         passes_s: Pass -> seconds.
-        fixed_s: Of `wall_s`, what does not depend on how much there is to do.
+        fixed_s: Of `wall_s`, what does not depend on how much there is to do: the start of Ray, of workers
+            and of models, and the end.
     """
 
     wall_s: Estimate
@@ -206,7 +209,10 @@ class _Forecaster:
         rows = self._total("shard_bytes")
         if not rows.value:
             return rows
-        num_files = math.ceil(rows.value / self._config.shards.shard_bytes)
+        per_file = self._config.shards.shard_bytes
+        if self._measured.num_shards > FEW_SHARDS:  # they are cut by what rows take about
+            per_file = self._values("shard_bytes").sum() / self._measured.num_shards
+        num_files = math.ceil(rows.value / per_file)
         return rows.scaled(1, num_files * self._measured.per_shard)
 
     def _time(self) -> _Time:
@@ -214,29 +220,32 @@ class _Forecaster:
         metrics = self._pilot.result.metrics
         wall_s, cpu_s = ZERO, ZERO.scaled(0, self._pilot.driver_cpu_s)
         passes: dict[str, Estimate] = {}
-        outside_s = self._pilot.seconds
+        fixed_s = self._pilot.seconds
         for phase in dict.fromkeys(phase for phase, _ in metrics.spent_s):
             pool = metrics.pools.get(f"{phase}: {DECODE}", PoolMetrics())
-            outside_s -= pool.pass_s
-            passes[phase] = self._pass(phase, pool)
-            wall_s += passes[phase]
+            work_s, around_s = self._pass(phase, pool)
+            fixed_s -= pool.pass_s - around_s
+            passes[phase] = work_s.scaled(1, around_s)
+            wall_s += work_s
             cpu_s += self._total(f"cpu {phase}").scaled(1, pool.load_cpu_s)
-        fixed_s = max(0.0, outside_s)
+        fixed_s = max(0.0, fixed_s)
         return _Time(wall_s.scaled(1, fixed_s), cpu_s, passes, fixed_s)
 
-    def _pass(self, phase: str, pool: PoolMetrics) -> Estimate:
-        """Seconds of a pass: its workers' time shared among them, as far as units can be shared."""
+    def _pass(self, phase: str, pool: PoolMetrics) -> tuple[Estimate, float]:
+        """Seconds of a pass, in which its workers share the units; and seconds before and after that.
+
+        The latter are those of the pilot's pass that its own units do not explain.
+        """
         work = self._total(f"wall {phase}")
         num_workers = max(1, self._num_workers())
         pilot_workers = max(1, min(pool.num_workers, num_workers))
         units = self._drawn_units(f"wall {phase}")
         spread_s = makespan(units, pilot_workers)
-        load_s = pool.load_s / pilot_workers
-        around_s = max(0.0, pool.pass_s - load_s - spread_s)
+        around_s = max(0.0, pool.pass_s - spread_s)
         if not work.value:
-            return work.scaled(0, around_s + load_s)
+            return work, around_s
         all_s = makespan(self._all_units(f"wall {phase}"), num_workers)
-        return work.scaled(all_s / work.value, around_s + load_s)
+        return work.scaled(all_s / work.value), around_s
 
     def _drawn_units(self, name: str) -> list[float]:
         """Seconds of each unit of the pilot."""

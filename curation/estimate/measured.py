@@ -57,6 +57,7 @@ class Measured:
             themselves; `wall PHASE` and `cpu PHASE`, seconds of decode workers.
         per_file: Step key -> bytes that each file of the ledger has besides its rows; "" for sources.
         per_shard: Bytes that each file of the shards has besides its rows.
+        num_shards: How many such files there are.
     """
 
     kinds: NDArray[np.str_]
@@ -64,6 +65,7 @@ class Measured:
     values: dict[str, Floats] = field(default_factory=dict)
     per_file: dict[str, float] = field(default_factory=dict)
     per_shard: float = 0.0
+    num_shards: int = 0
 
     def add(self, name: str, places: NDArray[np.int64], amounts: Floats | float = 1.0) -> None:
         """Add amounts to the sources at these places."""
@@ -172,7 +174,7 @@ def _add_shards(measured: Measured, pilot: Pilot, ids: Mapping[str, int]) -> Non
     tokens = rows["num_tokens"].to_numpy().astype(float)
     measured.add("tokens", places, tokens)
     measured.add("documents", places)
-    measured.per_shard = sum(around) / len(around)
+    measured.num_shards, measured.per_shard = len(around), sum(around) / len(around)
     measured.add("shard_bytes", places, of_rows * tokens / tokens.sum())
 
 

@@ -96,7 +96,7 @@ class DoneSources:
     filtered: pa.Table = field(default_factory=_FILES.empty_table)
 
     def of(self, listed: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Bools [N] of the listed sources: whether nothing is to be done, and whether a filter must see it."""
+        """Bools [N] of listed sources: whether nothing is to be done, and whether a filter must see it."""
         is_done, is_filtered = _among(listed, self.done), _among(listed, self.filtered)
         return is_done, ~is_done & ~is_filtered
 

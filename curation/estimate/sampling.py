@@ -78,4 +78,5 @@ def _spread(
     order = mine[np.lexsort((sizes[mine], types))]
     step = len(order) / count
     at = np.floor(random.uniform(0, step) + step * np.arange(count)).astype(np.int64)
-    return order[np.minimum(at, len(order) - 1)]
+    drawn: NDArray[np.int64] = order[np.minimum(at, len(order) - 1)]
+    return drawn
