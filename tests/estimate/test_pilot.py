@@ -168,9 +168,13 @@ def test_output_of_a_killed_pilot_is_removed(tmp_path: Path) -> None:
 
 
 def test_output_of_a_pilot_is_removed_when_it_ends(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), temporary_output(str(tmp_path)) as folder:
-        Path(folder, "a").write_text("x")
-        raise KeyboardInterrupt
+    def stopped() -> None:
+        with temporary_output(str(tmp_path)) as folder:
+            Path(folder, "a").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
     assert list(tmp_path.iterdir()) == []
 
 
