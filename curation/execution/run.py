@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -54,6 +54,7 @@ class RunOptions:
         recompute: Rows that count as missing.
         address: Ray cluster; None starts one on this machine.
         limit: Take up at most this many sources.
+        choose: Picks the sources of the listing that count; the others might as well not be there.
         accept_new_models: Go on although a model is another one than the output was begun with.
         worker_logs: Show what workers print.
         command: The command line, without secrets, for run.json; None if there was none.
@@ -63,6 +64,7 @@ class RunOptions:
     recompute: RecomputePolicy = NO_RECOMPUTE
     address: str | None = None
     limit: int | None = None
+    choose: Callable[[Listing], Listing] | None = None
     accept_new_models: bool = False
     worker_logs: bool = False
     command: str | None = None
@@ -165,6 +167,7 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             retry_failed = options.recompute.counts_as_missing(PROBE, row_failed=True)
             _list_containers(unlisted_containers(config, found, retry_failed=retry_failed), pool, progress)
             listing = list_inputs(config, found)
+            listing = listing if options.choose is None else options.choose(listing)
             recorder = Recorder(ledger.storage, options.command)
             new_and_gone = come_and_gone(ledger.storage, listing.sources)
             remember_listing(ledger.storage, listing.sources)
