@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -89,7 +89,8 @@ def _image(source: Source, sample: Sample, decoder: DecoderSettings) -> NDArray[
     view = View(count=1, short_side=IMAGE_PX, halved=True)
     sources = {sample.sample_id: source}
     reader = ImageReader(sources, lambda _: None, decoder.max_pixels, short_side=IMAGE_PX)
-    return reader.media(sample, view).pixels[0]
+    pixels: NDArray[np.uint8] = reader.media(sample, view).pixels[0]
+    return pixels
 
 
 def _frames(source: Source, sample: Sample, decoder: DecoderSettings) -> Iterator[NDArray[np.uint8]]:
@@ -127,7 +128,7 @@ def jpeg_of(pixels: NDArray[np.uint8], long_side_px: int) -> bytes:
         for quality in _QUALITIES:
             encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
             if len(encoded) <= MAX_PICTURE_BYTES:
-                return cast("bytes", encoded)
+                return encoded
         scale *= _SMALLER
 
 
