@@ -132,7 +132,7 @@ def rendered(
 def keep_pictures(
     ledger: Ledger, pipeline: Pipeline, samples: Sequence[LocatedSample], spread: Spread
 ) -> None:
-    """Render what the report shows, and keep it beside the report; where nothing is new, nothing is written."""
+    """Render what the report shows, and keep it beside the report; nothing new, nothing written."""
     found = rendered(ledger, pipeline, samples, spread)
     order = [one.sample.sample_id for one in samples]
     write_pictures(ledger.storage, fitted({name: found[name] for name in order if name in found}))

@@ -11,7 +11,7 @@ builder saw all of its units or several merged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -320,7 +320,7 @@ def _drawn(found: list[LocatedSample], number: int) -> list[LocatedSample]:
     return sorted(found, key=lambda one: one.sample.sample_id)[:number]
 
 
-def units_of(samples: list[LocatedSample]) -> Mapping[int, Mapping[str, list[Sample]]]:
+def units_of(samples: Sequence[LocatedSample]) -> Mapping[int, Mapping[str, list[Sample]]]:
     """Unit -> source id -> its samples among these."""
     found: dict[int, dict[str, list[Sample]]] = {}
     for one in samples:

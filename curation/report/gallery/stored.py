@@ -70,7 +70,7 @@ def read_pictures(storage: Storage) -> dict[str, SamplePictures]:
 
 
 def fitted(pictures: Mapping[str, SamplePictures], max_bytes: int = MAX_BYTES) -> dict[str, SamplePictures]:
-    """`pictures` within `max_bytes`: of those that come last only one each, and then none, if there are many."""
+    """`pictures` within `max_bytes`: where they are too many, the last ones lose all but one each, or all."""
     found, room = {}, max_bytes
     for sample_id, one in pictures.items():
         middle = len(one.pictures) // 2
