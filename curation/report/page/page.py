@@ -13,6 +13,7 @@ from curation.ledger import Ledger
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import describe_rule
 from curation.report.page.facts import Facts
+from curation.report.page.headline import headlines
 from curation.report.page.html import render
 from curation.report.page.sections import (
     captions,
@@ -26,6 +27,7 @@ from curation.report.page.sections import (
     tokens,
     work,
 )
+from curation.report.page.vega import vega_script
 from curation.report.summary.funnel import untrained_notice
 from curation.report.summary.summary import Summary
 
@@ -50,7 +52,7 @@ class Section:
 
 SECTIONS = (
     Section("funnel", "Funnel", funnel.fill),
-    Section("scores", "Scores", scores.fill),
+    Section("scores", "Scores and thresholds", scores.fill),
     Section("gallery", "Samples", gallery.fill),
     Section("failures", "Failures", failures.fill),
     Section("listing", "Listing", listing.fill),
@@ -81,6 +83,7 @@ def render_page(ledger: Ledger, pipeline: Pipeline, summary: Summary, run: dict[
         notice=untrained_notice(pipeline),
         branches=[(f"{kind}s", describe_rule(branch.rule)) for kind, branch in pipeline.branches.items()],
         sections=[rendered for section in SECTIONS if (rendered := _rendered(section, facts))],
+        headlines=headlines(facts),
         policy=_policy(scripts),
         scripts=scripts,
         style=_styles(),
@@ -102,10 +105,11 @@ def _policy(scripts: Sequence[str]) -> str:
 
 
 def _scripts() -> list[str]:
-    """The scripts of the sections."""
-    folder = files("curation.report.page") / "sections"
-    own = [folder / f"{section.name}.js" for section in SECTIONS]
-    return [script.read_text("utf-8") for script in own if script.is_file()]
+    """Charts, the frame's script, then those of the sections."""
+    folder = files("curation.report.page")
+    own = [folder / "sections" / f"{section.name}.js" for section in SECTIONS]
+    scripts = (folder / "page.js", *own)
+    return [vega_script(), *(script.read_text("utf-8") for script in scripts if script.is_file())]
 
 
 def _styles() -> str:

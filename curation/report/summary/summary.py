@@ -32,6 +32,7 @@ from curation.pipeline import Pipeline
 from curation.pipeline.rules import any_ofs_of, describe_rule
 from curation.records import Outcome, SampleKind, SourceKind
 from curation.report.gallery.samples import Gallery, GalleryBuilder
+from curation.report.joint.joint import Joint, JointBuilder
 from curation.report.summary.failures import failures_of
 from curation.report.summary.histogram import Histogram
 from curation.report.summary.seen import SeenIds
@@ -100,6 +101,8 @@ class Summary:
     gone_examples: list[str] = field(default_factory=list)
     gallery: Gallery = field(default_factory=Gallery, compare=False)
     """The samples that a page shows."""
+    joints: dict[SourceKind, Joint] = field(default_factory=dict, compare=False)
+    """What a page recomputes other thresholds from."""
 
     def failed_fraction(self) -> float:
         """The larger of the shares of failed sources and of failed samples."""
@@ -173,6 +176,7 @@ class SummaryBuilder:
         self._pipeline = pipeline
         self._seen = SeenIds()
         self._gallery = GalleryBuilder(pipeline)
+        self._joint = JointBuilder(pipeline)
         self.columns = {step.key: ("error", *step.stage.counted_columns) for step in pipeline.steps()}
         self._summary = Summary(
             steps={step.key: StepSummary(step.key) for step in pipeline.steps()},
@@ -192,6 +196,7 @@ class SummaryBuilder:
         if len(group.uncounted):
             raise LedgerError(f"clip {group.uncounted[0]} is in the ledger, but its splitter says it failed")
         self._seen.add(group.sources["source_id"])
+        self._joint.add(group)
         self._count_sources(group)
         self._count_gone(group)
         for kind in group.samples:
@@ -204,6 +209,7 @@ class SummaryBuilder:
         """Take in what another builder counted, of later units."""
         self._seen.merge(other._seen)
         self._gallery.merge(other._gallery)
+        self._joint.merge(other._joint)
         self._summary.merge(other._summary)
 
     def finish(self) -> Summary:
@@ -216,6 +222,7 @@ class SummaryBuilder:
         if twice:
             raise LedgerError(f"{len(twice)} ids are in the ledger twice: {', '.join(twice[:MAX_EXAMPLES])}")
         self._summary.gallery = self._gallery.finish()
+        self._summary.joints = self._joint.finish()
         return self._summary
 
     def _count_sources(self, group: VerdictGroup) -> None:
