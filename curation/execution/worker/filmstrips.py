@@ -63,7 +63,7 @@ _SMALLER = 0.7
 
 
 def render(source: Source, sample: Sample, decoder: DecoderSettings) -> list[bytes]:
-    """JPEG files: one of an image, `NUM_FRAMES` of a clip in the order of time.
+    """JPEG files: one of an image, up to `NUM_FRAMES` of a clip in the order of time, no two alike.
 
     Raises:
         SampleError: the source can't be decoded, or is not what was listed.
@@ -75,7 +75,8 @@ def render(source: Source, sample: Sample, decoder: DecoderSettings) -> list[byt
     if sample.kind == "image":
         return [jpeg_of(_image(source, sample, decoder), IMAGE_PX)]
     with isolated(DecodeError):
-        return [jpeg_of(frame, FRAME_PX) for frame in _frames(source, sample, decoder)]
+        pictures = [jpeg_of(frame, FRAME_PX) for frame in _frames(source, sample, decoder)]
+    return list(dict.fromkeys(pictures))
 
 
 def _check_version(source: Source) -> None:

@@ -2,115 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from curation.report.gallery.known import KnownSample, known_samples
-from curation.report.gallery.samples import Border, LocatedSample, Near
-from curation.report.gallery.stored import read_pictures
 from curation.report.page.facts import Facts
 
 
-@dataclass(frozen=True)
-class Card:
-    """A sample as one button of the page.
-
-    Attributes:
-        known: What its dialog tells.
-        value: What was measured of it where it is near a threshold, as text.
-        pictures: JPEG files in base64; none where the page has shown them before, as `num_pictures` tells.
-        num_pictures: Pictures that the page has of it.
-    """
-
-    known: KnownSample
-    value: str
-    pictures: list[str]
-    num_pictures: int
-
-
-@dataclass(frozen=True)
-class Side:
-    """The samples on one side of a threshold.
-
-    Attributes:
-        word: Where they are: "just below" or "just above".
-        passed: Whether the threshold lets them through.
-        number: How many there are on this side in all.
-        cards: Those that are shown, in the order of their values.
-    """
-
-    word: str
-    passed: bool
-    number: int
-    cards: list[Card]
-
-
-@dataclass(frozen=True)
-class BorderView:
-    """A threshold with what stands on its two sides."""
-
-    border: Border
-    sides: list[Side]
-
-
-@dataclass
-class Album:
-    """Makes cards, and gives the pictures of a sample with the first of its cards alone."""
-
-    known: dict[str, KnownSample]
-    pictures: dict[str, list[str]]
-    shown: set[str] = field(default_factory=set)
-
-    def cards(self, samples: Iterable[LocatedSample]) -> list[Card]:
-        """Cards of the samples that are known."""
-        return [self.card(one) for one in samples if one.sample.sample_id in self.known]
-
-    def card(self, found: LocatedSample, value: str = "") -> Card:
-        """A card of a sample that is known."""
-        sample_id = found.sample.sample_id
-        pictures = self.pictures.get(sample_id, [])
-        is_first = sample_id not in self.shown
-        self.shown.add(sample_id)
-        return Card(self.known[sample_id], value, pictures if is_first else [], len(pictures))
-
-    def border(self, border: Border) -> BorderView:
-        """A threshold with its two sides; lower values come first."""
-        rejected = self._near(border.rejected), border.num_rejected, False
-        passed = self._near(border.passed), border.num_passed, True
-        lower, upper = (passed, rejected) if border.sign == "≤" else (rejected, passed)
-        sides = [
-            Side(word, is_passed, number, cards)
-            for word, (cards, number, is_passed) in zip(
-                ("just below", "just above"), (lower, upper), strict=True
-            )
-        ]
-        return BorderView(border, sides)
-
-    def _near(self, found: Sequence[Near]) -> list[Card]:
-        known = [near for near in found if near.found.sample.sample_id in self.known]
-        in_order = sorted(known, key=lambda near: near.value)
-        return [self.card(near.found, f"{near.value:.4g}") for near in in_order]
-
-
-def album_of(facts: Facts) -> Album:
-    """The samples of the gallery with their pictures, or with thumbnails that a step made."""
-    samples = facts.summary.gallery.samples()
-    known = known_samples(facts.ledger, facts.pipeline, samples)
-    kept = read_pictures(facts.ledger.storage)
-    pictures = {}
-    for sample_id, one in known.items():
-        found = kept[sample_id].pictures if sample_id in kept else ()
-        files = found or tuple(filter(None, (one.thumbnail,)))
-        pictures[sample_id] = [base64.b64encode(picture).decode() for picture in files]
-    return Album(known, pictures)
-
-
 def fill(facts: Facts) -> dict[str, Any] | None:
-    """Rows of cards, and a dialog for each sample; None where there are no samples."""
-    gallery = facts.summary.gallery
-    album = album_of(facts)
+    """Rows of cards, and a dialog for each sample that the page shows; None where there are no samples."""
+    gallery, album = facts.summary.gallery, facts.album
     if not album.known:
         return None
     return {
@@ -119,7 +18,6 @@ def fill(facts: Facts) -> dict[str, Any] | None:
             (f"{kind}s", outcome.value, album.cards(found))
             for (kind, outcome), found in gallery.outcomes.items()
         ],
-        "errors": [(error, album.cards(found)) for error, found in gallery.errors.items()],
         "dialogs": list(album.known.values()),
         "num_pictures": {sample_id: len(found) for sample_id, found in album.pictures.items()},
     }
