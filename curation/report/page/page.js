@@ -122,8 +122,9 @@
       without[place] = null;
       const {totals} = evaluate(this.kind, without);
       const gain = totals[KEPT] - this.now.totals[KEPT], waits = totals[PENDING] - this.now.totals[PENDING];
+      const gains = [gain ? `${signed(gain)} kept` : "", waits ? `${signed(waits)} to measure first` : ""];
       box.querySelector(".alone").textContent = one.value === null ? "" :
-        `Without it: ${signed(gain)} kept` + (waits ? `, ${signed(waits)} to measure first` : "");
+        gain || waits ? "Without it: " + gains.filter(Boolean).join(", ") : "Without it: no change";
     }
 
     // Bring the controls of a threshold to a value.

@@ -20,8 +20,11 @@ from curation.report.summary.histogram import Histogram
 NUM_BARS = 40
 CHART_HEIGHT_PX = 130
 _SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
+_NUMBER = ".4~r"
+"""Four digits at most, without an exponent."""
 _STYLE: Mapping[str, Any] = {
     "background": None,
+    "autosize": {"type": "fit-x", "contains": "padding"},
     "font": "system-ui, sans-serif",
     "view": {"stroke": None},
     "axis": {
@@ -96,12 +99,13 @@ def histogram_chart(title: str, histogram: Histogram, limits: Mapping[str, float
         "height": CHART_HEIGHT_PX,
         "config": _STYLE,
         "params": [{"name": name, "value": value} for name, value in limits.items()],
-        "layer": [_bars(title, bars), *(_line(name) for name in limits)],
+        "layer": [_bars(title, bars, int(counts.max())), *(_line(name) for name in limits)],
     }
 
 
-def _bars(title: str, bars: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    number = {"type": "quantitative", "format": ".3~s"}
+def _bars(title: str, bars: Sequence[Mapping[str, Any]], top: int) -> dict[str, Any]:
+    number = {"type": "quantitative", "format": _NUMBER}
+    ticks: dict[str, Any] = {"values": list(range(top + 1))} if top < 4 else {"tickCount": 4, "format": "~s"}
     return {
         "data": {"values": bars},
         "mark": {"type": "bar", "color": "#4a7fb5", "binSpacing": 1},
@@ -112,18 +116,18 @@ def _bars(title: str, bars: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "type": "quantitative",
                 "title": title,
                 "scale": {"zero": False, "nice": False},
-                "axis": {"tickCount": 6, "grid": False, "format": "~g"},
+                "axis": {"tickCount": 6, "grid": False, "format": _NUMBER},
             },
             "x2": {"field": "high"},
             "y": {
                 "field": "samples",
                 "type": "quantitative",
                 "title": "samples",
-                "axis": {"tickCount": 3, "format": "~s", "tickMinStep": 1},
+                "axis": ticks,
             },
             "tooltip": [
-                {"field": "low", "title": "from", **number, "format": ".4~g"},
-                {"field": "high", "title": "to", **number, "format": ".4~g"},
+                {"field": "low", "title": "from", **number},
+                {"field": "high", "title": "to", **number},
                 {"field": "samples", "title": "samples", "type": "quantitative", "format": ","},
             ],
         },
