@@ -16,6 +16,7 @@ from curation.execution.cluster.joining.shared import NUM_SAMPLES, SharedFolders
 from curation.execution.dataset_wide import bind, filters_behind
 from curation.execution.driver.pool import Pool
 from curation.execution.passes import Passes
+from curation.execution.pictures import keep_pictures, side_by_side
 from curation.execution.plan import filters_of_new, plan_listing, plan_probes
 from curation.execution.progress import ProgressListener
 from curation.execution.record.recorder import Recorder, record_now
@@ -197,6 +198,9 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             if writer is not None and options.only is None:
                 samples = Selection(ledger, pipeline)
                 written = writer.write(ledger.storage, config.shards_folder, samples, pool.spread)
+            # On this machine alone the children that render need no tasks of Ray around them.
+            spread = side_by_side if pool.is_local else pool.spread
+            keep_pictures(ledger, pipeline, summary.gallery.without_poison(), spread)
         progress.say("writing card and report")
         seconds = time.monotonic() - started
         record = recorder.end(pipeline, summary.outcome_totals(), passes.metrics, seconds)
@@ -333,8 +337,9 @@ def write_after_retraction(config: Config, storage: Storage) -> None:
 
 
 def write_report(pipeline: Pipeline, ledger: Ledger) -> tuple[Summary, str]:
-    """Render the report anew from the ledger; its path."""
+    """Render the report anew from the ledger; its path. Pictures that it keeps are not made again."""
     summary = summarize(ledger, pipeline)
+    keep_pictures(ledger, pipeline, summary.gallery.without_poison(), side_by_side)
     record = record_now(ledger.storage, pipeline, summary.outcome_totals())
     write_if_changed(ledger.storage, REPORT, render_page(ledger, pipeline, summary, record))
     return summary, f"{ledger.storage.root}/{REPORT}"

@@ -76,7 +76,7 @@ class RenderedSection:
 def render_page(ledger: Ledger, pipeline: Pipeline, summary: Summary, run: dict[str, Any]) -> str:
     """The page. Everything that comes from data is escaped."""
     facts = Facts(ledger, pipeline, summary, run)
-    scripts = [vega_script(), files("curation.report.page").joinpath("page.js").read_text("utf-8")]
+    scripts = _scripts()
     return render(
         "page.html.j2",
         name=pipeline.config.general.name,
@@ -102,6 +102,14 @@ def _policy(scripts: Sequence[str]) -> str:
     digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
     hashes = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
     return f"{_POLICY}; script-src {' '.join(hashes)}"
+
+
+def _scripts() -> list[str]:
+    """Charts, the frame's script, then those of the sections."""
+    folder = files("curation.report.page")
+    own = [folder / "sections" / f"{section.name}.js" for section in SECTIONS]
+    scripts = (folder / "page.js", *own)
+    return [vega_script(), *(script.read_text("utf-8") for script in scripts if script.is_file())]
 
 
 def _styles() -> str:

@@ -31,6 +31,7 @@ from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import any_ofs_of, describe_rule
 from curation.records import Outcome, SampleKind, SourceKind
+from curation.report.gallery.samples import Gallery, GalleryBuilder
 from curation.report.joint.joint import Joint, JointBuilder
 from curation.report.summary.failures import failures_of
 from curation.report.summary.histogram import Histogram
@@ -39,8 +40,6 @@ from curation.report.summary.seen import SeenIds
 MAX_EXAMPLES = 100
 EXAMPLES_EACH = 3
 """Failures of each type of error that are shown."""
-MAX_SHOWN = 60
-"""Samples of each outcome that a page can show."""
 
 
 @dataclass
@@ -80,15 +79,6 @@ class Failure:
     error: str
 
 
-@dataclass(frozen=True)
-class FoundSample:
-    """A sample, or a window of one, and where to find it."""
-
-    unit: int
-    source_id: str
-    sample_id: str
-
-
 @dataclass
 class Summary:
     """Counts over the whole dataset."""
@@ -109,8 +99,8 @@ class Summary:
     gone: Counter[SourceKind] = field(default_factory=Counter)
     """Sources that are no longer in the inputs, which count nowhere else."""
     gone_examples: list[str] = field(default_factory=list)
-    examples: dict[Outcome, list[FoundSample]] = field(default_factory=dict)
-    """The first samples of each outcome."""
+    gallery: Gallery = field(default_factory=Gallery, compare=False)
+    """The samples that a page shows."""
     joints: dict[SourceKind, Joint] = field(default_factory=dict, compare=False)
     """What a page recomputes other thresholds from."""
 
@@ -152,8 +142,6 @@ class Summary:
             self.failed_examples[kind] = [*self.failed_examples.get(kind, []), *failures][:EXAMPLES_EACH]
         self.gone.update(other.gone)
         self.gone_examples = [*self.gone_examples, *other.gone_examples][:MAX_EXAMPLES]
-        for outcome, examples in other.examples.items():
-            self.examples[outcome] = [*self.examples.get(outcome, []), *examples][:MAX_SHOWN]
 
 
 def _merge_counts(into: dict[Any, Counter[Any]], other: Mapping[Any, Counter[Any]]) -> None:
@@ -187,6 +175,7 @@ class SummaryBuilder:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._seen = SeenIds()
+        self._gallery = GalleryBuilder(pipeline)
         self._joint = JointBuilder(pipeline)
         self.columns = {step.key: ("error", *step.stage.counted_columns) for step in pipeline.steps()}
         self._summary = Summary(
@@ -214,11 +203,12 @@ class SummaryBuilder:
             self._count_samples(group, kind)
             self._count_leaves(group, kind)
         self._note_failures(group)
-        self._note_examples(group)
+        self._gallery.add(group)
 
     def merge(self, other: SummaryBuilder) -> None:
         """Take in what another builder counted, of later units."""
         self._seen.merge(other._seen)
+        self._gallery.merge(other._gallery)
         self._joint.merge(other._joint)
         self._summary.merge(other._summary)
 
@@ -231,6 +221,7 @@ class SummaryBuilder:
         twice = self._seen.repeated()
         if twice:
             raise LedgerError(f"{len(twice)} ids are in the ledger twice: {', '.join(twice[:MAX_EXAMPLES])}")
+        self._summary.gallery = self._gallery.finish()
         self._summary.joints = self._joint.finish()
         return self._summary
 
@@ -321,21 +312,6 @@ class SummaryBuilder:
             mine = found.filter(pc.equal(kinds, kind))[: EXAMPLES_EACH - len(shown)]
             summary.failed_by[kind] += number
             shown += _failures(group, mine)
-
-    def _note_examples(self, group: VerdictGroup) -> None:
-        for code, outcome in enumerate(OUTCOMES):
-            shown = self._summary.examples.get(outcome, [])
-            found: list[tuple[int, str]] = []
-            for leaves in group.leaves.values():
-                places = np.flatnonzero(leaves.verdicts.outcome == code)[: MAX_SHOWN - len(shown)]
-                ids = leaves.sample_id.take(pa.array(places)).to_pylist()
-                found += zip(leaves.source[places].tolist(), ids, strict=True)
-            found.sort(key=lambda pair: pair[0])
-            source = group.sources.take(pa.array([place for place, _ in found], pa.int64()))
-            known = zip(source["unit"].to_pylist(), source["source_id"].to_pylist(), found, strict=True)
-            new = [FoundSample(unit, source_id, sample_id) for unit, source_id, (_, sample_id) in known]
-            if new:
-                self._summary.examples[outcome] = [*shown, *new][:MAX_SHOWN]
 
 
 def _failures(group: VerdictGroup, found: pa.Table) -> list[Failure]:
