@@ -154,6 +154,7 @@ ROOMS = (
     "ledger",
     "report",
     "execution",
+    "whatif",
     "cli",
 )
 """What `curation/` holds. Each imports only from itself and from what stands before it."""

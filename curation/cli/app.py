@@ -21,6 +21,7 @@ from curation.cli.look import explain, preview, report, status, table
 from curation.cli.run import demo, run, stage
 from curation.cli.shards import export, preference, publish, verify
 from curation.cli.stopping import StopSignals
+from curation.cli.whatif import sweep
 from curation.errors import CurationError
 from curation.errors.redaction import redact
 
@@ -58,6 +59,7 @@ for command in (
     report,
     table,
     explain,
+    sweep,
     verify,
     publish,
     preference,
