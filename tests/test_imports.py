@@ -154,6 +154,7 @@ ROOMS = (
     "ledger",
     "report",
     "execution",
+    "estimate",
     "whatif",
     "cli",
 )

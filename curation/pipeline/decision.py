@@ -1,6 +1,7 @@
 """What decided about keeping when shards were written, and where a configuration would decide otherwise.
 
-The shards' manifest holds the decision, so that nobody takes what was tried with `--set` for what the file says.
+The shards' manifest holds the decision, so that nobody takes what was tried with `--set` for what the
+configuration file says.
 """
 
 from __future__ import annotations

@@ -56,13 +56,20 @@ class Written:
     splits: tuple[str, ...]
     columns: Mapping[str, Column]
     changed: bool
+    decided: Decision | None = None
 
     @staticmethod
     def of(manifest: Manifest, columns: Mapping[str, Column], *, changed: bool) -> Written:
         """What a manifest says."""
         splits = tuple(name for name in SPLITS if manifest.of_split(name))
         return Written(
-            len(manifest.shards), manifest.num_samples, manifest.num_tokens, splits, columns, changed=changed
+            len(manifest.shards),
+            manifest.num_samples,
+            manifest.num_tokens,
+            splits,
+            columns,
+            changed=changed,
+            decided=manifest.decided,
         )
 
 
@@ -110,6 +117,11 @@ class ShardWriter:
         shard_columns(exported or {})
         return resolve_revision(self._ref)
 
+    def is_current(self, storage: Storage, folder: str, samples: Samples) -> bool:
+        """Whether `write` would leave the folder as it is; nothing is written."""
+        present = _present(storage, folder)
+        return present is not None and present.selection == self._count(samples, self.check()).selection
+
     def write(
         self,
         storage: Storage,
@@ -132,7 +144,8 @@ class ShardWriter:
         present = _present(storage, folder)
         if present is not None and present.selection == counted.selection:
             if present.decided != decided:
-                write_manifest(storage, folder, replace(present, decided=decided))
+                present = replace(present, decided=decided)
+                write_manifest(storage, folder, present)
             return Written.of(present, columns, changed=False)
         # Without its manifest a half-replaced folder is no dataset.
         storage.delete(key_in(folder, MANIFEST))
@@ -148,6 +161,11 @@ class ShardWriter:
         )
         write_manifest(storage, folder, manifest)
         return Written.of(manifest, columns, changed=True)
+
+    def present(self, storage: Storage, folder: str, exported: Mapping[str, Column]) -> Written | None:
+        """What is in the folder, whatever is kept now; None where no finished shards are."""
+        manifest = _present(storage, folder)
+        return None if manifest is None else Written.of(manifest, shard_columns(exported), changed=False)
 
     def _count(self, samples: Samples, vocabulary: str) -> _Counted:
         units = list(samples.units())

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from curation.errors import LedgerError
 from curation.ledger import Ledger
 from curation.ledger.columns import KEPT, NONE, OUTCOMES, RuleEvaluator
+from curation.ledger.present import absent_sources
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import any_ofs_of, describe_rule
@@ -172,11 +173,12 @@ def summarize(ledger: Ledger, pipeline: Pipeline) -> Summary:
         LedgerError: the summary does not balance.
     """
     builder = SummaryBuilder(pipeline)
+    absent = absent_sources(ledger)
     for group in verdict_groups(
-        ledger, pipeline, source_columns=builder.source_columns, columns=builder.columns
+        ledger, pipeline, source_columns=builder.source_columns, columns=builder.columns, absent=absent
     ):
         builder.add(group)
-    return builder.finish()
+    return builder.finish(absent.unread)
 
 
 class SummaryBuilder:
@@ -223,8 +225,8 @@ class SummaryBuilder:
         self._seen.merge(other._seen)
         self._summary.merge(other._summary)
 
-    def finish(self) -> Summary:
-        """The summary.
+    def finish(self, unread: Mapping[SourceKind, int] | None = None) -> Summary:
+        """The summary; sources that are listed and `unread` are pending.
 
         Raises:
             LedgerError: a source or a sample was counted twice.
@@ -232,7 +234,10 @@ class SummaryBuilder:
         twice = self._seen.repeated()
         if twice:
             raise LedgerError(f"{len(twice)} ids are in the ledger twice: {', '.join(twice[:MAX_EXAMPLES])}")
-        return self._summary
+        sources = {kind: Counter(counts) for kind, counts in self._summary.sources.items()}
+        for kind, number in (unread or {}).items():
+            sources.setdefault(kind, Counter())[Outcome.PENDING] += number
+        return replace(self._summary, sources=sources)
 
     def _count_sources(self, group: VerdictGroup) -> None:
         kinds = group.sources["kind"]
