@@ -52,6 +52,7 @@ OWNERS = {
     "PIL": {
         "curation/media/image.py",
         "curation/media/resize.py",
+        "curation/whatif/contact_sheet.py",
         "stages/thumbnail.py",
         "stages/clip/squares.py",
         "stages/phash.py",
@@ -63,6 +64,7 @@ OWNERS = {
     "rapidocr": {"stages/text.py"},
     "open_clip": {"stages/clip/tower.py", "stages/hps.py"},
     "transformers": {"tokenize_shards/vision/emu3.py", "tokenize_shards/vision/checkpoint.py"},
+    "vl_convert": {"curation/whatif/plot.py"},
     "tiktoken": {"tokenize_shards/documents/text.py"},
     "tokenizers": {"tokenize_shards/documents/text.py"},
     "vllm": {"captioner/engines/vllm.py"},

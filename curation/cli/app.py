@@ -24,7 +24,7 @@ from curation.cli.run import demo, run, stage
 from curation.cli.shards import export, preference, publish, verify
 from curation.cli.stopping import StopSignals
 from curation.cli.takedown import retract
-from curation.cli.whatif import sweep
+from curation.cli.whatif import compare, sample, sweep
 from curation.errors import CurationError
 from curation.errors.redaction import redact
 
@@ -69,6 +69,8 @@ for command in (
     table,
     explain,
     sweep,
+    compare,
+    sample,
     verify,
     publish,
     preference,
