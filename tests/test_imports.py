@@ -57,6 +57,7 @@ OWNERS = {
         "curation/doctor/golden.py",
         "curation/media/image.py",
         "curation/media/resize.py",
+        "curation/whatif/contact_sheet.py",
         "stages/thumbnail.py",
         "stages/clip/squares.py",
         "stages/phash.py",
@@ -68,6 +69,7 @@ OWNERS = {
     "rapidocr": {"stages/text.py"},
     "open_clip": {"stages/clip/tower.py", "stages/hps.py"},
     "transformers": {"tokenize_shards/vision/emu3.py", "tokenize_shards/vision/checkpoint.py"},
+    "vl_convert": {"curation/whatif/plot.py"},
     "tiktoken": {"tokenize_shards/documents/text.py"},
     "tokenizers": {"tokenize_shards/documents/text.py"},
     "vllm": {"captioner/engines/vllm.py"},
@@ -162,6 +164,7 @@ ROOMS = (
     "execution",
     "estimate",
     "doctor",
+    "whatif",
     "cli",
     "api",
 )

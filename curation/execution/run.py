@@ -33,11 +33,13 @@ from curation.ledger.selection import Selection, exported_columns
 from curation.ledger.unit_state import NO_RECOMPUTE, PROBE, RecomputePolicy
 from curation.media.decoder import check_decoder
 from curation.pipeline import Pipeline, Readiness, build_pipeline
+from curation.pipeline.decision import Decision
 from curation.pipeline.models import Checklist
 from curation.records import Source
 from curation.registry import SHARDS, load
 from curation.report.cards.card import render_card
 from curation.report.page.page import render_page
+from curation.report.summary.decided import decided_otherwise
 from curation.report.summary.funnel import untrained_notice
 from curation.report.summary.summary import Summary, summarize
 from curation.storage import Storage, open_storage
@@ -197,10 +199,18 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             # A single stage leaves later ones pending; shards made then would lose samples.
             if writer is not None and options.only is None:
                 samples = Selection(ledger, pipeline)
-                written = writer.write(ledger.storage, config.shards_folder, samples, pool.spread)
+                written = writer.write(
+                    ledger.storage,
+                    config.shards_folder,
+                    samples,
+                    pool.spread,
+                    decided=Decision.of(config),
+                )
             # On this machine alone the children that render need no tasks of Ray around them.
             spread = side_by_side if pool.is_local else pool.spread
             keep_pictures(ledger, pipeline, summary.gallery.without_poison(), spread)
+        for line in decided_otherwise(ledger.storage, config):
+            progress.say(line)
         progress.say("writing card and report")
         seconds = time.monotonic() - started
         record = recorder.end(pipeline, summary.outcome_totals(), passes.metrics, seconds)

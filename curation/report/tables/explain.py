@@ -37,8 +37,9 @@ def _print_source(console: Console, judged: SourceVerdict) -> None:
     console.print(f"source {source.source_id}  {judged.verdict.outcome}")
     console.print("  " + ", ".join(f"{name} {value}" for name, value in source_facts(source).items()))
     if source.metadata:
-        metadata = ", ".join(f"{name} {shown(value)}" for name, value in sorted(source.metadata.items()))
-        console.print(f"  metadata {metadata}")
+        found = sorted(source.metadata.items())
+        metadata = ", ".join(f"{name} {shown(value)}" for name, value in found if not _is_empty(value))
+        console.print(f"  metadata {metadata or 'without values'}")
     if judged.verdict.reason:
         console.print(f"  {judged.verdict.outcome} by {judged.verdict.reason}")
     if judged.error:
@@ -77,14 +78,21 @@ def _print_sample(console: Console, pipeline: Pipeline, judged: SampleVerdict, i
             console.print(f"{indent}  {step.key}: {row.error_type}: {row.error}")
             continue
         values = ", ".join(
-            f"{name} {shown(value)}" for name, value in row.values.items() if name not in step.large_columns
+            f"{name} {shown(value)}"
+            for name, value in row.values.items()
+            if name not in step.large_columns and not _is_empty(value)
         )
         rejects = step.stage.reject_reason(row.values)
         console.print(
-            f"{indent}  {step.key}: {values}{f'  -> {rejects}' if rejects else ''}",
+            f"{indent}  {step.key}: {values or 'measured'}{f'  -> {rejects}' if rejects else ''}",
         )
     for window in judged.windows:
         _print_sample(console, pipeline, window, indent + "  ")
+
+
+def _is_empty(value: object) -> bool:
+    """Whether a value says nothing, such as the codec of an image; 0 and False say something."""
+    return value is None or value in ("", b"", [])
 
 
 def shown(value: object) -> str:
