@@ -156,6 +156,7 @@ ROOMS = (
     "ledger",
     "report",
     "execution",
+    "estimate",
     "cli",
 )
 """What `curation/` holds. Each imports only from itself and from what stands before it."""

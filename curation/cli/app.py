@@ -14,13 +14,16 @@ from typing import Any
 import click
 
 from curation import __version__
+from curation.cli.command_line import keep_command
 from curation.cli.console import accept_any_text, echo
 from curation.cli.label import label
 from curation.cli.ledger import compact, gc
 from curation.cli.look import explain, preview, report, status, table
+from curation.cli.plan import plan
 from curation.cli.run import demo, run, stage
 from curation.cli.shards import export, preference, publish, verify
 from curation.cli.stopping import StopSignals
+from curation.cli.takedown import retract
 from curation.errors import CurationError
 from curation.errors.redaction import redact
 
@@ -29,7 +32,12 @@ NO_ANSWER = 130
 
 
 class _Group(click.Group):
-    """Suggests a command for a misspelt one."""
+    """Suggests a command for a misspelt one, and keeps what was typed for run.json."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, after keeping the arguments."""
+        keep_command(ctx, args)
+        return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command, or the one that was probably meant."""
@@ -54,6 +62,7 @@ def cli() -> None:
 for command in (
     run,
     stage,
+    plan,
     status,
     report,
     table,
@@ -67,6 +76,7 @@ for command in (
     label,
     compact,
     gc,
+    retract,
 ):
     cli.add_command(command)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from curation.cli.command_line import kept_command
 from curation.cli.console import echo
 from curation.cli.options import ConfigFile, config_options, path_text, work_options
 from curation.errors import ConfigError
@@ -25,7 +27,7 @@ def run(config_file: ConfigFile, log: RunLog, **work: Any) -> int:
     from curation.execution.run import RunOptions
     from curation.ledger.unit_state import PROBE, RecomputePolicy
 
-    config = config_file.load()
+    config = config_file.load(to_measure=True)
     stages = frozenset([PROBE, *(choice.stage.name for choice in config.choices())])
     recompute = RecomputePolicy(stages) if work.pop("retry_failed") else RecomputePolicy()
     return _run(config, RunOptions(recompute=recompute, **work), log)
@@ -48,7 +50,7 @@ def stage(
     from curation.execution.run import RunOptions
     from curation.ledger.unit_state import RecomputePolicy
 
-    config = config_file.load()
+    config = config_file.load(to_measure=True)
     chosen = [choice for choice in config.choices() if name in (choice.key, choice.stage.name)]
     if not chosen:
         known = sorted({key for choice in config.choices() for key in (choice.key, choice.stage.name)})
@@ -81,7 +83,7 @@ def _run(config: Config, order: RunOptions, log: RunLog) -> int:
     from curation.execution.run import run as run_pipeline
 
     try:
-        result = run_pipeline(config, order, log.progress)
+        result = run_pipeline(config, replace(order, command=kept_command()), log.progress)
     finally:
         log.progress.end()
     return log.conclude(result, config.run.max_failed_fraction)

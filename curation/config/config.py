@@ -21,6 +21,7 @@ from curation.config.choices import (
     adds_to_kept,
 )
 from curation.config.problems import Problems
+from curation.config.resolved import resolved
 from curation.config.settings_file import read_settings
 from curation.errors import ConfigError
 from curation.media.decoder import DecoderName, DecoderSettings
@@ -166,7 +167,7 @@ class Config:
 
     Attributes:
         additions: The sections that add something to kept samples, in the order of the work.
-        resolved: The YAML with overrides, as it goes to run.json.
+        resolved: The YAML with overrides, and with whole paths, as it goes to run.json.
     """
 
     general: General
@@ -240,6 +241,8 @@ def parse_config(data: Mapping[str, Any], name: str = "configuration") -> Config
         _refuse_stand_ins(_choices(branches.values(), additions), problems)
     if problems.found:
         raise ConfigError("\n  ".join([f"{name}: {_count(len(problems.found))}", *problems.found]))
+    choices = {choice.key: choice.settings for choice in _choices(branches.values(), additions)}
+    checked = {"": general, "run": run, "prices": prices, "shards": shards, **choices}
     return Config(
         general=general,
         run=run,
@@ -248,7 +251,7 @@ def parse_config(data: Mapping[str, Any], name: str = "configuration") -> Config
         videos=branches.get("videos"),
         additions=additions,
         shards=shards,
-        resolved=dict(data),
+        resolved=resolved(data, checked),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -29,11 +29,20 @@ class Passes:
         metrics: What has been measured so far.
     """
 
-    def __init__(self, ledger: Ledger, pool: Pool, standing: Standing, progress: ProgressListener) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        pool: Pool,
+        standing: Standing,
+        progress: ProgressListener,
+        on_work: Callable[[], None],
+    ) -> None:
+        """`on_work` is called before anything is measured."""
         self._ledger = ledger
         self._pool = pool
         self._standing = standing
         self._progress = progress
+        self._on_work = on_work
         self.metrics = Metrics()
 
     def measure(self, pipeline: Pipeline, probes: Sequence[Task]) -> Pipeline:
@@ -62,6 +71,7 @@ class Passes:
     def _do(self, pipeline: Pipeline, phase: Phase, tasks: Sequence[Task]) -> None:
         if not tasks:
             return
+        self._on_work()
         with self._beside(pipeline, tasks) as (services, models):
             self._progress.begin(phase, sum(task.num_sources for task in tasks))
             self._standing.changed(tasks)

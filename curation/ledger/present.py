@@ -63,11 +63,36 @@ class Absent:
         return source_id in self.gone or source_id in self.replaced
 
 
+def listing_to_bytes(sources: ListedSources) -> bytes:
+    """What `PRESENT` holds where these are in the inputs."""
+    return parquet.to_bytes(sources.table.select(_LISTED.names).cast(_LISTED).combine_chunks())
+
+
 def remember_listing(storage: Storage, sources: ListedSources) -> None:
     """Write what is in the inputs now; left alone if it says so already."""
-    data = parquet.to_bytes(sources.table.select(_LISTED.names).cast(_LISTED).combine_chunks())
+    data = listing_to_bytes(sources)
     if storage.read(PRESENT) != data:
         storage.write(PRESENT, data)
+
+
+def come_and_gone(storage: Storage, sources: ListedSources) -> dict[str, int]:
+    """How many files of a listing are `new` since the last one, and how many are `gone` since.
+
+    Without a last listing all are new.
+    """
+    try:
+        before = _listed(storage)
+    except DamagedFileError:
+        before = None
+    names = match_names(sources.table["uri"])
+    if before is None:
+        return {"new": len(names), "gone": 0}
+    known = match_names(before["uri"])
+
+    def num_lacking(wanted: pa.Array, there: pa.Array) -> int:
+        return len(wanted) - (pc.sum(pc.is_in(wanted, value_set=there)).as_py() or 0)
+
+    return {"new": num_lacking(names, known), "gone": num_lacking(known, names)}
 
 
 def absent_sources(ledger: Ledger) -> Absent:

@@ -97,6 +97,11 @@ def add_digests(one: str, other: str) -> str:
     return f"{(int(one, 16) + int(other, 16)) % 2**256:064x}"
 
 
+def subtract_digests(whole: str, part: str) -> str:
+    """The digest of a collection without those of another that are in it."""
+    return f"{(int(whole, 16) - int(part, 16)) % 2**256:064x}"
+
+
 def digest_table(digest: Digest, table: pa.Table) -> None:
     """Feed a table to a digest: equal names and values give an equal digest, however they lie in memory."""
     for name, column in zip(table.column_names, table.columns, strict=True):

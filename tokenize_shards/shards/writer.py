@@ -109,6 +109,11 @@ class ShardWriter:
         shard_columns(exported or {})
         return resolve_revision(self._ref)
 
+    def is_current(self, storage: Storage, folder: str, samples: Samples) -> bool:
+        """Whether `write` would leave the folder as it is; nothing is written."""
+        present = _present(storage, folder)
+        return present is not None and present.selection == self._count(samples, self.check()).selection
+
     def write(self, storage: Storage, folder: str, samples: Samples, spread: Spread = in_process) -> Written:
         """Write the shards of `samples` into `folder`, unless exactly they are there.
 
@@ -131,6 +136,11 @@ class ShardWriter:
         )
         write_manifest(storage, folder, manifest)
         return Written.of(manifest, columns, changed=True)
+
+    def present(self, storage: Storage, folder: str, exported: Mapping[str, Column]) -> Written | None:
+        """What is in the folder, whatever is kept now; None where no finished shards are."""
+        manifest = _present(storage, folder)
+        return None if manifest is None else Written.of(manifest, shard_columns(exported), changed=False)
 
     def _count(self, samples: Samples, vocabulary: str) -> _Counted:
         units = list(samples.units())

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Literal
 
 DECODE = "decode"
 """Name of the decode workers among the pools."""
+
+Cause = Literal["same bytes", "other bytes", "other metadata", "failed before", "recompute"]
+"""Why something was read or measured that the ledger knew already."""
 
 
 @dataclass
@@ -59,7 +63,8 @@ class Metrics:
     says how often each was decoded. `bytes_stored` counts by pass the bytes of the sources that were
     opened, and `bytes_read` what was fetched of them, so that read / stored says how often; a long video
     counts in both once for each part. `usage` is what the stages say about themselves, by step key, and
-    `pools` what each kind of workers did: decode workers, and model workers by group.
+    `pools` what each kind of workers did: decode workers, and model workers by group. `causes` counts what
+    the ledger knew before: sources that were read again, and rows that were measured again, by step key.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -72,6 +77,7 @@ class Metrics:
     bytes_stored: Counter[str] = field(default_factory=Counter)
     usage: dict[str, Counter[str]] = field(default_factory=dict)
     pools: dict[str, PoolMetrics] = field(default_factory=dict)
+    causes: Counter[tuple[str, Cause]] = field(default_factory=Counter)
 
     def pool(self, name: str) -> PoolMetrics:
         """The metrics of a kind of workers."""
@@ -98,6 +104,7 @@ class Metrics:
             self.record_usage(key, used)
         for name, pool in other.pools.items():
             self.pool(name).add(pool)
+        self.causes.update(other.causes)
 
     def record_usage(self, key: str, used: Mapping[str, float]) -> None:
         """Sum up what a stage says that measuring took."""

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 
 def html_environment() -> Environment:
-    """Templates in which everything that comes from data is escaped, and every name must be known."""
-    from jinja2 import Environment, StrictUndefined
+    """The templates of this package. All data is escaped, and every name must be known."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return Environment(
+        loader=PackageLoader("curation.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """The text of a template, named by its path in this package."""
+    return html_environment().get_template(template).render(values)

@@ -10,7 +10,6 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -34,7 +33,7 @@ from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
 from curation.records import stable_id
 from curation.registry import CODEBOOK, PREVIEW, load
-from curation.report.page.html import html_environment
+from curation.report.page.html import render
 from curation.report.summary.funnel import untrained_notice
 from curation.report.tables.lookup import Hit, find, is_meant, is_prefix, judged_sources
 from curation.stage import Setup
@@ -215,11 +214,11 @@ def write_preview(pipeline: Pipeline, looks: list[SampleLook], target: str) -> N
 
 
 def _page(pipeline: Pipeline, looks: list[SampleLook]) -> str:
-    page = files("curation.report.page").joinpath("preview.html.j2").read_text("utf-8")
-    return (
-        html_environment()
-        .from_string(page)
-        .render(name=pipeline.config.general.name, notice=untrained_notice(pipeline), looks=looks)
+    return render(
+        "preview.html.j2",
+        name=pipeline.config.general.name,
+        notice=untrained_notice(pipeline),
+        looks=looks,
     )
 
 
