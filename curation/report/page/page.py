@@ -28,6 +28,7 @@ from curation.report.page.sections import (
     work,
 )
 from curation.report.page.vega import vega_script
+from curation.report.summary.decided import decided_otherwise
 from curation.report.summary.funnel import untrained_notice
 from curation.report.summary.summary import Summary
 
@@ -76,11 +77,12 @@ class RenderedSection:
 def render_page(ledger: Ledger, pipeline: Pipeline, summary: Summary, run: dict[str, Any]) -> str:
     """The page. Everything that comes from data is escaped."""
     facts = Facts(ledger, pipeline, summary, run)
-    scripts = [vega_script(), files("curation.report.page").joinpath("page.js").read_text("utf-8")]
+    scripts = _scripts()
     return render(
         "page.html.j2",
         name=pipeline.config.general.name,
         notice=untrained_notice(pipeline),
+        decided_otherwise=decided_otherwise(ledger.storage, pipeline.config),
         branches=[(f"{kind}s", describe_rule(branch.rule)) for kind, branch in pipeline.branches.items()],
         sections=[rendered for section in SECTIONS if (rendered := _rendered(section, facts))],
         headlines=headlines(facts),
@@ -102,6 +104,14 @@ def _policy(scripts: Sequence[str]) -> str:
     digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
     hashes = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
     return f"{_POLICY}; script-src {' '.join(hashes)}"
+
+
+def _scripts() -> list[str]:
+    """Charts, the frame's script, then those of the sections."""
+    folder = files("curation.report.page")
+    own = [folder / "sections" / f"{section.name}.js" for section in SECTIONS]
+    scripts = (folder / "page.js", *own)
+    return [vega_script(), *(script.read_text("utf-8") for script in scripts if script.is_file())]
 
 
 def _styles() -> str:
