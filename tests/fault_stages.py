@@ -7,6 +7,7 @@ import importlib
 import os
 import signal
 import struct
+import subprocess
 import sys
 import tempfile
 import time
