@@ -51,12 +51,14 @@ OWNERS = {
     "decord": {"curation/media/decord.py"},
     "obstore": {f"curation/storage/buckets/{name}.py" for name in ("connection", "credentials", "retries")},
     "faiss": {"stages/clusters.py", "stages/duplicates.py"},
+    "lance": {"tokenize_shards/shards/exports/lance.py"},
     "pillow_heif": {"curation/media/image.py"},
     "PIL": {
         "curation/doctor/decoders.py",
         "curation/doctor/golden.py",
         "curation/media/image.py",
         "curation/media/resize.py",
+        "curation/whatif/contact_sheet.py",
         "stages/thumbnail.py",
         "stages/clip/squares.py",
         "stages/phash.py",
@@ -68,6 +70,7 @@ OWNERS = {
     "rapidocr": {"stages/text.py"},
     "open_clip": {"stages/clip/tower.py", "stages/hps.py"},
     "transformers": {"tokenize_shards/vision/emu3.py", "tokenize_shards/vision/checkpoint.py"},
+    "vl_convert": {"curation/whatif/plot.py"},
     "tiktoken": {"tokenize_shards/documents/text.py"},
     "tokenizers": {"tokenize_shards/documents/text.py"},
     "vllm": {"captioner/engines/vllm.py"},
@@ -95,6 +98,7 @@ OWNERS = {
     },
     "huggingface_hub": {
         "curation/pipeline/models.py",
+        "curation/report/cards/header.py",
         *(f"curation/storage/hub/{name}.py" for name in ("faults", "place", "repository", "upload")),
     },
 }
@@ -162,7 +166,9 @@ ROOMS = (
     "execution",
     "estimate",
     "doctor",
+    "whatif",
     "cli",
+    "api",
 )
 """What `curation/` holds. Each imports only from itself and from what stands before it."""
 ROOMS_FOLDER = ROOT / "curation"

@@ -25,6 +25,7 @@ from curation.cli.run import demo, run, stage
 from curation.cli.shards import export, preference, publish, verify
 from curation.cli.stopping import StopSignals
 from curation.cli.takedown import retract
+from curation.cli.whatif import compare, sample, sweep
 from curation.errors import CurationError
 from curation.errors.redaction import redact
 
@@ -75,6 +76,9 @@ for command in (
     report,
     table,
     explain,
+    sweep,
+    compare,
+    sample,
     verify,
     publish,
     preference,
