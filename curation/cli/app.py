@@ -16,6 +16,7 @@ import click
 from curation import __version__
 from curation.cli.command_line import keep_command
 from curation.cli.console import accept_any_text, echo
+from curation.cli.fetch import fetch
 from curation.cli.label import label
 from curation.cli.ledger import compact, gc
 from curation.cli.look import explain, preview, report, status, table
@@ -77,6 +78,7 @@ for command in (
     compact,
     gc,
     retract,
+    fetch,
 ):
     cli.add_command(command)
 
