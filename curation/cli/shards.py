@@ -43,10 +43,14 @@ def verify(folder: str | None, path: str | None, output: str | None) -> int:
     In the output of a run also whether they hold sources that have left the inputs since.
     """
     from curation.ledger.present import absent_beside
-    from curation.registry import VERIFY, load
+    from curation.registry import READ_DECISION, VERIFY, load
     from curation.storage import open_storage
 
     place = _shards_folder(folder, path, output)
+    decided = load(READ_DECISION)(open_storage(place), "")
+    if decided is not None and path is not None:
+        for line in decided.differences(ConfigFile(path, output=output).load()):
+            echo(line)
     found = load(VERIFY)(open_storage(place), "", absent_beside(place))
     for problem in found.problems:
         echo(problem)
