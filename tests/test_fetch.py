@@ -52,6 +52,14 @@ class ModelHub(LoopbackServer):
                 span = self.headers["Range"] or ""
                 server.asked.append(f"{self.command} {self.path} {span}".strip())
                 info = re.fullmatch(r"/api/models/(.*)/revision/(.*)", self.path)
+                tree = re.fullmatch(r"/api/models/(.*)/tree/[^?]*\?.*", self.path)
+                if tree is not None and tree[1] in MODELS:
+                    entries = [
+                        {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
+                        for name, data in MODELS[tree[1]].items()
+                    ]
+                    self.send(200, json.dumps(entries).encode())
+                    return
                 file = re.fullmatch(r"/(org/[^/]*)/resolve/[^/]*/(.*)", self.path)
                 if info is not None and info[1] in MODELS:
                     names = [{"rfilename": name} for name in MODELS[info[1]]]
@@ -86,7 +94,7 @@ def sha256(data: bytes) -> str:
 
 def configuration(tmp_path: Path, vocabulary: Path, url: str, head: bytes = HEAD) -> Path:
     (tmp_path / "in").mkdir()
-    aesthetic = {"weights": "stand-in", "head": f"{url}/head.pth", "head_sha256": sha256(head)}
+    aesthetic = {"weights": str(vocabulary), "head": f"{url}/head.pth", "head_sha256": sha256(head)}
     data = {
         "name": "fetched",
         "input": [str(tmp_path / "in")],
@@ -161,17 +169,18 @@ def test_models_are_fetched_once_and_found_without_a_network(
         in said
     )
     assert f"shards: vocabulary: {vocabulary} at {sha256(vocabulary.read_bytes())[:12]}" in said
-    assert said.endswith("3 models are on this machine\n")
+    assert said.endswith("4 models are on this machine\n")
     assert head.read_bytes() == HEAD
     assert {path.name for path in snapshot.iterdir()} == set(MODELS["org/tokenizer"])
 
     hub.asked.clear()
     again = fetched(tmp_path, config, HF_ENDPOINT=hub.url)
-    assert again.count("was here") == 3
+    assert again.count("was here") == 4
     assert not [asked for asked in hub.asked if asked.startswith("GET") and "/api/" not in asked]
 
     hub.asked.clear()
     found = offline(tmp_path, config)
+    assert found.pop("clip")[1] == str(vocabulary)
     assert found == {"tokenizer": [COMMIT, str(snapshot)], "head": [sha256(HEAD), str(head)]}
     assert hub.asked == []
 

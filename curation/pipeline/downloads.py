@@ -2,7 +2,7 @@
 
     path = download("https://example.org/head.pth", sha256)
 
-The file lies under its sha256 in the cache folder; until all of it is there, under another name.
+The file lies under its sha256 in the cache folder; until all of it is there, in another folder.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from curation.errors import EnvironmentFault, MissingDependencyError
 from curation.pipeline.model_files import cache_folder, digest_of_model, locked
 from curation.storage.base import ignore
 
+_FETCHING = "fetching"
+"""Folder of what is not there as a whole, and of locks."""
 _PART_BYTES = 1 << 20
 _TIMEOUT_S = 60.0
 _PARTIAL, _BEYOND = 206, 416
@@ -59,11 +61,11 @@ def download(url: str, sha256: str, on_fetch: Callable[[int], None] = ignore) ->
         EnvironmentFault: it is another file.
     """
     target = cached_file(sha256)
-    target.parent.mkdir(parents=True, exist_ok=True)
     if _is_there(target, sha256):
         return target
-    part = target.with_name(f".fetching-{sha256}")
-    with locked(target.with_name(f".lock-{sha256}")):
+    part = target.parent / _FETCHING / sha256
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with locked(part.with_name(f"{sha256}.lock")):
         if _is_there(target, sha256):
             return target
         try:
