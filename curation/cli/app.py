@@ -17,6 +17,7 @@ from curation import __version__
 from curation.cli.command_line import keep_command
 from curation.cli.console import accept_any_text, echo
 from curation.cli.doctor import doctor
+from curation.cli.fetch import fetch
 from curation.cli.label import label
 from curation.cli.ledger import compact, gc
 from curation.cli.look import explain, preview, report, status, table
@@ -91,6 +92,7 @@ for command in (
     compact,
     gc,
     retract,
+    fetch,
 ):
     cli.add_command(command)
 
