@@ -13,6 +13,7 @@ import heapq
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +110,11 @@ class _Time:
 
 
 class _Forecaster:
+    _NOTES: ClassVar = {
+        "images": "",
+        "clips": "a long one counts once for each window that it is captioned in",
+    }
+
     def __init__(self, pilot: Pilot, measured: Measured) -> None:
         self._pilot, self._measured = pilot, measured
         self._config: Config = pilot.config
@@ -160,10 +166,12 @@ class _Forecaster:
         yield Quantity("failed sources", "", self._total("failed"))
         for kind in ("images", "clips"):
             if kind in self._measured.values:
-                yield Quantity(kind, "", self._total(kind))
-        if "video" in self._strata and "clips" in self._measured.values:
-            number = self._strata["video"].number
-            yield Quantity("clips per video", "", self._total("clips").scaled(1 / number))
+                yield Quantity(kind, "", self._total(kind), self._NOTES[kind])
+        splitters = [branch.splitter for branch in self._pilot.result.pipeline.branches.values()]
+        for splitter in filter(None, splitters):
+            if "video" in self._strata:
+                clips = self._total(f"rows {splitter.key}")
+                yield Quantity("clips per video", "", clips.scaled(1 / self._strata["video"].number))
         yield Quantity("kept samples", "", self._total("kept"))
         if self._config.shards is not None:
             yield Quantity("documents", "", self._total("documents"))
