@@ -67,7 +67,7 @@ def test_folder_that_is_no_output_is_named_and_left_alone(
         (["verify", "TMP"], "holds no shards; those of a run are in shards/NAME of its output"),
         (["verify"], "name either a folder of shards"),
         (["export", "emu3", "TMP", "--to", "TMP/e"], "holds no shards"),
-        (["run"], "Missing option '--config'"),
+        (["run"], "name a configuration by --config FILE, or an output"),
         (["run", "-c", "TMP/none.yaml"], "No such file or directory"),
         (["run", "-c", "TMP"], "Is a directory"),
         (["run", "-c", "TMP/c.yaml", "--output", "~nobody_here/x"], "whose home folder that is is not known"),

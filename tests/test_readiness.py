@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 
 from curation.config import parse_config
 from curation.errors import ConfigError, MissingDependencyError
+from curation.execution.record.recorder import Recorder
 from curation.execution.run import write_report
-from curation.execution.run_record import write_run
 from curation.execution.worker.worker import UnitWorker
 from curation.pipeline import Readiness, build_pipeline
 from curation.pipeline.models import Checklist, check_package
@@ -180,11 +181,13 @@ def test_secrets_are_in_no_file_of_the_output(media: Path, vocabulary: Path, tmp
     for phase in ("probe", "filter"):
         for task in bench.tasks(phase):
             UnitWorker(bench.pipeline).work(task)
-    record = write_run(bench.ledger.storage, bench.pipeline, None, None)
+    recorder = Recorder(bench.ledger.storage, None)
+    recorder.begin(bench.pipeline, None, {"new": 0, "gone": 0})
     write_report(bench.pipeline, bench.ledger)
     written = contents(tmp_path / "out")
     assert {"run.json", "report/index.html"} <= set(written)
     assert not [name for name, data in written.items() if b"hush" in data]
+    record = json.loads(written["run.json"])
     assert record["config"]["captions"]["url"] == "http://***@127.0.0.1:1/v1?key=***"
     assert record["config"]["captions"]["serve"]["environment"] == {
         "SOME_TOKEN": "***",

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from curation.cli.console import echo
-from curation.cli.options import CONFIG, OVERRIDES, expanded_path
+from curation.cli.options import ConfigFile, config_options, expanded_path
 from curation.registry import LABELS, SERVER_ENGINE, load
 
 
@@ -20,22 +20,18 @@ def label() -> None:
 
 @label.command()
 @click.argument("folder", type=expanded_path)
-@CONFIG
-@OVERRIDES
+@config_options
 @click.option("--num", type=click.IntRange(min=1), default=200, show_default=True, help="Clips to draw.")
 @click.option("--seed", default=0, show_default=True, help="Another seed draws other clips.")
 @click.option("--frames", type=click.IntRange(1, 64), default=8, show_default=True, help="Frames of a clip.")
 @click.option(
     "--short-side", type=click.IntRange(min=28), default=512, show_default=True, help="Of a frame, in pixels."
 )
-def draw(
-    folder: Path, path: str, overrides: tuple[str, ...], num: int, seed: int, frames: int, short_side: int
-) -> int:
+def draw(config_file: ConfigFile, folder: Path, num: int, seed: int, frames: int, short_side: int) -> int:
     """Draw kept clips into FOLDER, evenly over strata of length, motion and looks."""
-    from curation.config import load_config
     from curation.execution.run import open_pipeline
 
-    pipeline, ledger = open_pipeline(load_config(path, overrides))
+    pipeline, ledger = open_pipeline(config_file.load())
     labels: list[Any] = load(f"{LABELS}:draw")(
         ledger, pipeline, folder, number=num, seed=seed, num_frames=frames, short_side=short_side
     )

@@ -8,21 +8,18 @@ from collections.abc import Iterable
 import click
 
 from curation.cli.console import echo
-from curation.cli.options import CONFIG, OUTPUT, OVERRIDES, path_text
+from curation.cli.options import OUTPUT, OVERRIDES, ConfigFile, config_options, path_text
 from curation.errors import ConfigError
 
 
 @click.command()
-@CONFIG
-@OVERRIDES
-@OUTPUT
-def compact(path: str, overrides: tuple[str, ...], output: str | None) -> int:
+@config_options
+def compact(config_file: ConfigFile) -> int:
     """Merge the many small files of each stage into a few large ones, which are read faster."""
-    from curation.config import load_config
     from curation.execution.run import compact as compact_ledger
     from curation.execution.run import open_pipeline
 
-    config = load_config(path, overrides, output=output)
+    config = config_file.load()
     with open_pipeline(config)[1].storage.exclusive():
         pipeline, ledger = open_pipeline(config)
         echo(f"{compact_ledger(pipeline, ledger)} files merged")
@@ -40,16 +37,19 @@ def compact(path: str, overrides: tuple[str, ...], output: str | None) -> int:
     metavar="FILE",
     help="YAML configuration whose rows and shards stay; name every one that is still in use.",
 )
+@OVERRIDES
 @OUTPUT
 @click.option("--damaged", is_flag=True, help="Remove damaged files instead; the next run makes them anew.")
 @click.option("--yes", is_flag=True, help="Remove without asking.")
-def gc(paths: tuple[str, ...], output: str | None, damaged: bool, yes: bool) -> int:
+def gc(
+    paths: tuple[str, ...], overrides: tuple[str, ...], output: str | None, damaged: bool, yes: bool
+) -> int:
     """Remove rows, listings of containers and shards that no configuration given uses."""
     from curation.config import load_config
     from curation.execution.run import open_pipeline
     from curation.ledger.unused import remove, unused_folders
 
-    configs = [load_config(path, output=output) for path in paths]
+    configs = [load_config(path, overrides, output=output) for path in paths]
     if damaged:
         _check_same(config.general.output for config in configs)
         return _remove_damaged(configs[0].general.output, yes=yes)
@@ -69,7 +69,7 @@ def gc(paths: tuple[str, ...], output: str | None, damaged: bool, yes: bool) -> 
             return 0
         num_bytes = sum(folder.num_bytes for folder in folders)
         echo(f"{num_bytes / 1e6:10.1f} MB  that {', '.join(paths)} do not use")
-        if not _may_remove(yes=yes):
+        if not may_remove(yes=yes):
             return 0
         for folder in folders:
             remove(storage, folder)
@@ -83,7 +83,8 @@ def _check_same(outputs: Iterable[str]) -> None:
         raise ConfigError(f"these configurations have different outputs: {', '.join(sorted(roots))}")
 
 
-def _may_remove(*, yes: bool) -> bool:
+def may_remove(*, yes: bool) -> bool:
+    """Whether something may be removed: as `--yes` or the person at the terminal says."""
     if yes or (sys.stdin.isatty() and click.confirm("Remove it?")):
         return True
     echo("nothing was removed; --yes removes it")
@@ -93,19 +94,21 @@ def _may_remove(*, yes: bool) -> bool:
 def _remove_damaged(output: str, *, yes: bool) -> int:
     """`gc --damaged`: exit code 1 where something damaged is left."""
     from curation.execution.damaged import find_damaged, is_output, remove_damaged
+    from curation.execution.takedown.retraction import check_none_pending
     from curation.storage import open_storage
 
     storage = open_storage(output)
     if not is_output(storage):
         raise ConfigError(f"{storage.root} is no output of a run; `curation run` would make it one")
     with storage.exclusive():
+        check_none_pending(storage)
         found = find_damaged(storage)
         for key, why in found.items():
             echo(f"{key}: {why}")
         if not found:
             echo("nothing is damaged")
             return 0
-        if not _may_remove(yes=yes):
+        if not may_remove(yes=yes):
             return 1
         for key in found:
             remove_damaged(storage, key)

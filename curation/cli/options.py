@@ -17,6 +17,7 @@ from curation.storage.paths import expand_path
 if TYPE_CHECKING:
     from curation.config import Config
 
+NOTHING_NAMED = "name a configuration by --config FILE, or an output that has been made by --output FOLDER"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -37,7 +38,12 @@ def expanded_path(text: str) -> Path:
 
 
 CONFIG = click.option(
-    "--config", "-c", "path", required=True, type=path_text, metavar="FILE", help="YAML configuration."
+    "--config",
+    "-c",
+    "path",
+    type=path_text,
+    metavar="FILE",
+    help="YAML configuration; by default the one that the output was made with.",
 )
 OVERRIDES = click.option(
     "--set",
@@ -50,7 +56,11 @@ OVERRIDES = click.option(
 INPUTS = click.option(
     "--input", "inputs", multiple=True, metavar="FOLDER", help="Read these folders or URLs instead."
 )
-OUTPUT = click.option("--output", metavar="FOLDER", help="The output is there instead: a folder or a URL.")
+OUTPUT = click.option(
+    "--output",
+    metavar="FOLDER",
+    help="The output, a folder or a URL: in place of the one that --config names, or one that was made.",
+)
 ADDRESS = click.option(
     "--address", metavar="HOST:PORT", help="Head of a Ray cluster; by default Ray is started on this machine."
 )
@@ -81,22 +91,37 @@ SHARDS_OUTPUT = click.option("--output", metavar="FOLDER", help="With --config: 
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A configuration as the command line names it: a file, and settings that replace its own."""
+    """A configuration as the command line names it: a file, and settings that replace its own.
 
-    path: str
+    Without a file it is the one that the output was made with.
+    """
+
+    path: str | None
     overrides: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     output: str | None = None
 
-    def load(self) -> Config:
+    def load(self, *, to_measure: bool = False) -> Config:
         """The configuration, checked.
+
+        Args:
+            to_measure: Whether it is wanted for more than reading what is there.
 
         Raises:
             ConfigError: with every problem, each under its dotted name.
+            DamagedFileError: the output's run.json is damaged, and no file was named.
+            StorageError: the output can't be reached, and no file was named.
         """
-        from curation.config import load_config
+        inputs = list(self.inputs) or None
+        if self.path is not None:
+            from curation.config import load_config
 
-        return load_config(self.path, self.overrides, input=list(self.inputs) or None, output=self.output)
+            return load_config(self.path, self.overrides, input=inputs, output=self.output)
+        if self.output is None:
+            raise click.UsageError(NOTHING_NAMED)
+        from curation.execution.recorded import recorded_config
+
+        return recorded_config(self.output, self.overrides, to_measure=to_measure, input=inputs)
 
 
 def config_options(command: Callable[..., int]) -> Callable[..., int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 HIDDEN = "***"
@@ -15,7 +16,10 @@ _BUCKET_SCHEMES = "s3|gs|az"
 _SCHEME = rf"\b(?!(?:{_OWN_SCHEMES})://)[a-z][a-z0-9+.-]*://"
 _USER = re.compile(rf"({_SCHEME})[^/?#\s]*@", re.IGNORECASE)
 _QUERY = re.compile(rf"(\b(?!(?:{_BUCKET_SCHEMES})://){_SCHEME}[^?#\s'\"]*\?)([^#\s'\"]+)", re.IGNORECASE)
-_SECRET_NAME = re.compile(r"(?:^|[_-])(?:key|token|secret|passw(?:or)?d|credentials?)$", re.IGNORECASE)
+_KEY = re.compile(r"""([\w-]+)["']?\s*:""")
+_TO_HIDE = "(?:key|token|secret|passw(?:or)?d|credentials?)"
+_SECRET_NAME = re.compile(rf"(?:^|[_-]){_TO_HIDE}$", re.IGNORECASE)
+_SECRET_SETTING = re.compile(rf"((?:[^?]*[._=-])?{_TO_HIDE})=", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
@@ -32,6 +36,21 @@ def redact_settings(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [redact_settings(item) for item in value]
     return value
+
+
+def redact_command(arguments: Iterable[str]) -> str:
+    """A command line as a shell takes it, without secrets, those in `--set name=value` included."""
+    return shlex.join(_redact_argument(argument) for argument in arguments)
+
+
+def _redact_argument(argument: str) -> str:
+    setting = _SECRET_SETTING.match(argument)
+    if setting:
+        return f"{setting[1]}={HIDDEN}"
+    name, equals, value = argument.partition("=")
+    if equals and any(_SECRET_NAME.search(key) for key in _KEY.findall(value)):
+        return f"{name}={HIDDEN}"  # a mapping with a secret in it
+    return redact(argument)
 
 
 def _redact_item(key: object, value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -30,11 +30,20 @@ class Passes:
         metrics: What has been measured so far.
     """
 
-    def __init__(self, ledger: Ledger, pool: Pool, standing: Standing, progress: ProgressListener) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        pool: Pool,
+        standing: Standing,
+        progress: ProgressListener,
+        on_work: Callable[[], None],
+    ) -> None:
+        """`on_work` is called before anything is measured."""
         self._ledger = ledger
         self._pool = pool
         self._standing = standing
         self._progress = progress
+        self._on_work = on_work
         self.metrics = Metrics()
         self._service_cards = 0.0
 
@@ -64,13 +73,16 @@ class Passes:
     def _do(self, pipeline: Pipeline, phase: Phase, tasks: Sequence[Task]) -> None:
         if not tasks:
             return
+        self._on_work()
         started = time.perf_counter()
-        with self._beside(pipeline, tasks) as (services, models):
+        with self._beside(pipeline, tasks) as (services, models, num_gpus):
             self._progress.begin(phase, sum(task.num_sources for task in tasks))
             self._standing.changed(tasks)
             metrics = self._pool.do([replace(task, services=services) for task in tasks], models)
             self._progress.end()
-        self._count_pools(phase, metrics, models, time.perf_counter() - started)
+        pass_s = time.perf_counter() - started
+        metrics.gpu_s = num_gpus * pass_s
+        self._count_pools(phase, metrics, models, pass_s)
         self.metrics.add(metrics)
 
     def _count_pools(self, phase: Phase, metrics: Metrics, models: ModelPools, pass_s: float) -> None:
@@ -113,10 +125,11 @@ class Passes:
     @contextmanager
     def _beside(
         self, pipeline: Pipeline, tasks: Sequence[Task]
-    ) -> Iterator[tuple[Mapping[str, Mapping[str, str]], ModelPools]]:
+    ) -> Iterator[tuple[Mapping[str, Mapping[str, str]], ModelPools, int]]:
         """Start what these tasks' stages need beside the decode workers; it is stopped in any case.
 
-        Yields what the services say, by step key, and the model workers.
+        Yields what the services say, by step key, the model workers, and the GPUs of the cluster if anything
+        is on one.
         """
         self._pool.connect()
         device = self._pool.device
@@ -146,4 +159,4 @@ class Passes:
                 ask_cluster=self._pool.ask_cluster,
             ) as models,
         ):
-            yield said, models
+            yield said, models, sum(node.num_gpus for node in with_cards) if groups or services else 0

@@ -16,32 +16,30 @@ from curation.execution.cluster.joining.shared import NUM_SAMPLES, SharedFolders
 from curation.execution.dataset_wide import bind, filters_behind
 from curation.execution.driver.pool import Pool
 from curation.execution.passes import Passes
+from curation.execution.pictures import keep_pictures, side_by_side
 from curation.execution.plan import filters_of_new, plan_listing, plan_probes
 from curation.execution.progress import ProgressListener
-from curation.execution.run_record import (
-    RUN,
-    last_work_record,
-    read_run,
-    run_record,
-    write_if_changed,
-    write_run,
-)
+from curation.execution.record.recorder import Recorder, record_now
+from curation.execution.run_record import RUN, read_run, write_if_changed
 from curation.execution.standing import Standing
+from curation.execution.takedown.retraction import check_none_pending, copies_of_retracted, finish_pending
 from curation.execution.worker.metrics import Metrics
 from curation.ingest.inputs import FoundFolder, find_inputs, unlisted_containers
 from curation.ingest.leftovers import Leftovers, some_names
 from curation.ingest.listing import Listing, list_inputs
 from curation.ledger import Ledger
-from curation.ledger.present import absent_sources, num_bad_metadata, remember_listing
+from curation.ledger.present import absent_sources, come_and_gone, num_bad_metadata, remember_listing
 from curation.ledger.selection import Selection, exported_columns
 from curation.ledger.unit_state import NO_RECOMPUTE, PROBE, RecomputePolicy
 from curation.media.decoder import check_decoder
 from curation.pipeline import Pipeline, Readiness, build_pipeline
+from curation.pipeline.decision import Decision
 from curation.pipeline.models import Checklist
 from curation.records import Source
 from curation.registry import SHARDS, load
 from curation.report.cards.card import render_card
 from curation.report.page.page import render_page
+from curation.report.summary.decided import decided_otherwise
 from curation.report.summary.funnel import untrained_notice
 from curation.report.summary.summary import Summary, summarize
 from curation.storage import Storage, open_storage
@@ -62,6 +60,7 @@ class RunOptions:
         choose: Picks the sources of the listing that count; the others might as well not be there.
         accept_new_models: Go on although a model is another one than the output was begun with.
         worker_logs: Show what workers print.
+        command: The command line, without secrets, for run.json; None if there was none.
     """
 
     only: frozenset[str] | None = None
@@ -71,6 +70,7 @@ class RunOptions:
     choose: Callable[[Listing], Listing] | None = None
     accept_new_models: bool = False
     worker_logs: bool = False
+    command: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,18 +91,22 @@ class Result:
 def open_pipeline(config: Config) -> tuple[Pipeline, Ledger]:
     """The pipeline and the ledger of an existing output, to read from.
 
+    Models that the output was measured with need not be there any more, and none are looked for.
+
     Raises:
-        ConfigError: no run has been there, or a model is not the one that the output was begun with.
-        EnvironmentFault: a model can't be found.
+        ConfigError: no run has been there, or another model is named wrongly.
+        EnvironmentFault: another model can't be found.
         StorageError: the output can't be reached.
+        LedgerError: a retraction is not finished there.
     """
     storage = open_storage(config.general.output)
     check_input(storage.root)
+    check_none_pending(storage)
     ledger = Ledger(storage)
     record = read_run(storage)
     if not record and not ledger.units():
         raise ConfigError(f"{storage.root} is no output of a run; `curation run` would make it one")
-    return bind(build_pipeline(config, record.get("models")), ledger), ledger
+    return bind(build_pipeline(config, record.get("models"), as_recorded=True), ledger), ledger
 
 
 def _open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledger, Any]:
@@ -154,6 +158,7 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
     found = find_inputs(config)
     shared = None if starts_here(options.address) else _shared_folders(ledger.storage, found)
     with ledger.storage.exclusive(progress.say):
+        _finish_retraction(pipeline, ledger.storage, progress)
         with Pool(
             pipeline,
             ledger,
@@ -166,12 +171,15 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             _list_containers(unlisted_containers(config, found, retry_failed=retry_failed), pool, progress)
             listing = list_inputs(config, found)
             listing = listing if options.choose is None else options.choose(listing)
+            recorder = Recorder(ledger.storage, options.command)
+            new_and_gone = come_and_gone(ledger.storage, listing.sources)
             remember_listing(ledger.storage, listing.sources)
             absent = absent_sources(ledger)
             listing.leftovers.num_bad_metadata = num_bad_metadata(ledger, absent)
             _announce(pipeline, ledger.storage, listing, absent.gone, progress)
-            before = read_run(ledger.storage)
-            write_run(ledger.storage, pipeline, listing.leftovers.record(), before.get("last_work"))
+            recorder.begin(pipeline, listing.leftovers.record(), new_and_gone)
+            for line in recorder.steps_changed(ledger.known_steps):
+                progress.say(f"to be measured again: {line}")
 
             standing = Standing(ledger, only=options.only, recompute=options.recompute)
             probes = plan_probes(
@@ -182,21 +190,44 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
                 recompute=options.recompute,
                 filters=filters_of_new(pipeline, standing.allowed(filters_behind(pipeline, None))),
             )
-            passes = Passes(ledger, pool, standing, progress)
+            passes = Passes(ledger, pool, standing, progress, recorder.working)
             pipeline = passes.measure(pipeline, probes)
             if probes:
-                _record_bad_metadata(pipeline, ledger, listing.leftovers, progress)
+                _record_bad_metadata(pipeline, ledger, listing.leftovers, recorder, progress)
+                _warn_of_copies(ledger, progress)
             summary, written = standing.summary(pipeline), None
             # A single stage leaves later ones pending; shards made then would lose samples.
             if writer is not None and options.only is None:
                 samples = Selection(ledger, pipeline)
-                written = writer.write(ledger.storage, config.shards_folder, samples, pool.spread)
+                written = writer.write(
+                    ledger.storage,
+                    config.shards_folder,
+                    samples,
+                    pool.spread,
+                    decided=Decision.of(config),
+                )
+            # On this machine alone the children that render need no tasks of Ray around them.
+            spread = side_by_side if pool.is_local else pool.spread
+            keep_pictures(ledger, pipeline, summary.gallery.without_poison(), spread)
+        for line in decided_otherwise(ledger.storage, config):
+            progress.say(line)
         progress.say("writing card and report")
         seconds = time.monotonic() - started
-        result = _conclude(ledger, pipeline, summary, written, passes.metrics, seconds)
+        record = recorder.end(pipeline, summary.outcome_totals(), passes.metrics, seconds)
+        if passes.metrics.rows.total():
+            for change in record["measured_again"]:
+                progress.say(f"measured again: {change['text']}")
+        result = _conclude(ledger, pipeline, summary, written, passes.metrics, record)
         if result.did_work and config.run.compact_files is not None:
             compact(pipeline, ledger, more_than=config.run.compact_files, whole=False)
         return result
+
+
+def _finish_retraction(pipeline: Pipeline, storage: Storage, progress: ProgressListener) -> None:
+    """Finish a retraction that was interrupted, so that nothing of it is worked on."""
+    finished = finish_pending(storage, pipeline.windows)
+    if finished is not None:
+        progress.say(f"finished the retraction of {finished.when}, which had been interrupted")
 
 
 def _shared_folders(output: Storage, found: Sequence[FoundFolder]) -> SharedFolders:
@@ -246,7 +277,11 @@ def _announce(
 
 
 def _record_bad_metadata(
-    pipeline: Pipeline, ledger: Ledger, leftovers: Leftovers, progress: ProgressListener
+    pipeline: Pipeline,
+    ledger: Ledger,
+    leftovers: Leftovers,
+    recorder: Recorder,
+    progress: ProgressListener,
 ) -> None:
     """Say what became known of the metadata when the workers read the sidecars."""
     before = leftovers.lines()
@@ -254,33 +289,67 @@ def _record_bad_metadata(
     for line in leftovers.lines():
         if line not in before:
             progress.say(line)
-    write_run(ledger.storage, pipeline, leftovers.record(), read_run(ledger.storage).get("last_work"))
+    recorder.describe_again(pipeline, leftovers.record())
+
+
+def _warn_of_copies(ledger: Ledger, progress: ProgressListener) -> None:
+    """Name sources with the bytes of retracted ones: whether they may stay is for people to decide."""
+    found = copies_of_retracted(ledger)
+    if found:
+        progress.warn(
+            f"{len(found)} sources hold the bytes of retracted ones ({some_names(found)}); "
+            "`curation retract --source URI` takes them out, too"
+        )
 
 
 def _conclude(
-    ledger: Ledger, pipeline: Pipeline, summary: Summary, written: Any, metrics: Metrics, seconds: float
+    ledger: Ledger,
+    pipeline: Pipeline,
+    summary: Summary,
+    written: Any,
+    metrics: Metrics,
+    record: dict[str, Any],
 ) -> Result:
-    """Card, report, run.json; a file whose content would not change is left alone.
+    """Card and report; a file whose content would not change is left alone.
 
-    `written` is what the shard writer left, None where it was not asked to.
+    `written` is what the shard writer left, None where it was not asked to; `record` is run.json.
     """
     storage, folder = ledger.storage, pipeline.config.shards_folder
     if written is not None:
-        write_if_changed(storage, f"{folder}/README.md", render_card(pipeline, summary, written))
-    before = read_run(storage)
-    last_work = last_work_record(metrics, seconds) if metrics.rows.total() else before.get("last_work")
-    run_record = write_run(storage, pipeline, before.get("listing"), last_work)
-    write_if_changed(storage, REPORT, render_page(ledger, pipeline, summary, run_record))
+        _write_card(storage, pipeline, summary, written)
+    write_if_changed(storage, REPORT, render_page(ledger, pipeline, summary, record))
     paths = {"report": f"{storage.root}/{REPORT}", "run": f"{storage.root}/{RUN}"}
     if written is not None:
         paths |= {"shards": f"{storage.root}/{folder}", "card": f"{storage.root}/{folder}/README.md"}
     return Result(pipeline, summary, metrics, paths)
 
 
+def _write_card(storage: Storage, pipeline: Pipeline, summary: Summary, written: Any) -> None:
+    folder = pipeline.config.shards_folder
+    write_if_changed(storage, f"{folder}/README.md", render_card(pipeline, summary, written))
+
+
+def write_after_retraction(config: Config, storage: Storage) -> None:
+    """Write the report anew, and the card of the configuration's shards, while a retraction is finished.
+
+    Raises:
+        ConfigError, EnvironmentFault: the configuration's models can't be found here.
+    """
+    ledger = Ledger(storage)
+    pipeline = bind(build_pipeline(config, read_run(storage).get("models")), ledger)
+    summary, _ = write_report(pipeline, ledger)
+    if config.shards is not None:
+        written = load(SHARDS)(config.shards).present(
+            storage, config.shards_folder, exported_columns(pipeline)
+        )
+        if written is not None:
+            _write_card(storage, pipeline, summary, written)
+
+
 def write_report(pipeline: Pipeline, ledger: Ledger) -> tuple[Summary, str]:
-    """Render the report anew from the ledger; its path."""
+    """Render the report anew from the ledger; its path. Pictures that it keeps are not made again."""
     summary = summarize(ledger, pipeline)
-    before = read_run(ledger.storage)
-    record = run_record(pipeline, before.get("listing"), before.get("last_work"))
+    keep_pictures(ledger, pipeline, summary.gallery.without_poison(), side_by_side)
+    record = record_now(ledger.storage, pipeline, summary.outcome_totals())
     write_if_changed(ledger.storage, REPORT, render_page(ledger, pipeline, summary, record))
     return summary, f"{ledger.storage.root}/{REPORT}"

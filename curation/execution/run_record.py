@@ -1,4 +1,7 @@
-"""run.json: what a run was asked, what it was measured with, and what the last one that had work did."""
+"""What is in run.json: what a run was asked, what it measures with, and what the last one that had work did.
+
+`Recorder` writes it.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from curation import __version__
 from curation.errors import DamagedFileError
 from curation.errors.redaction import redact_settings
-from curation.execution.worker.metrics import Metrics, PoolMetrics
+from curation.execution.worker.metrics import DECODE, Metrics, PoolMetrics
 from curation.ledger.unit_state import PROBE
 from curation.pipeline import Pipeline
+from curation.pipeline.rules import Step
 from curation.report.summary.funnel import untrained_notice
+from curation.splitter import Splitter
 from curation.storage import Storage
 
 RUN = "run.json"
@@ -26,11 +31,17 @@ _CORE_PACKAGES = ("av", "numpy", "opencv-python-headless", "pillow", "pyarrow", 
 
 
 def last_work_record(metrics: Metrics, seconds: float) -> dict[str, Any]:
-    """What a run measured, and how long that took."""
+    """What a run measured, and how long that took.
+
+    `resumed_from` is when a run began that was broken off and that this one took up: what was measured by
+    then is not counted here. `cpus` is the most decode workers, each of which has a CPU core, and
+    `output_bytes` what ledger and shards hold, where that is known.
+    """
     keys = [PROBE, *(key for key in metrics.seconds if key != PROBE)]
     decoded = metrics.frames_decoded
     return {
         "seconds": round(seconds, 1),
+        "resumed_from": None,
         "steps": [
             {
                 "step": key,
@@ -42,6 +53,11 @@ def last_work_record(metrics: Metrics, seconds: float) -> dict[str, Any]:
             for key in keys
             if metrics.rows[key]
         ],
+        "cpus": max(
+            (pool.num_workers for name, pool in metrics.pools.items() if name.endswith(DECODE)), default=0
+        ),
+        "gpu_s": round(metrics.gpu_s, 1),
+        "output_bytes": None,
         "pools": [{"pool": name, **_rounded(asdict(pool))} for name, pool in metrics.pools.items()],
         "frames_decoded": decoded.total(),
         "images_decoded": metrics.images_decoded.total(),
@@ -62,18 +78,33 @@ def _rounded(pool: dict[str, Any]) -> dict[str, Any]:
     return {key: value if isinstance(value, dict) else round(value, 3) for key, value in pool.items()}
 
 
-def run_record(pipeline: Pipeline, listing: Any, last_work: Any) -> dict[str, Any]:
-    """All of run.json."""
-    return {
+def description(pipeline: Pipeline, listing: Any) -> dict[str, Any]:
+    """What a run is asked, what it measures with, and what lies in the inputs."""
+    bound = [step for step in pipeline.steps() if step.is_bound]
+    record = {
         "untrained": untrained_notice(pipeline),
         "curation": __version__,
         "config": redact_settings(pipeline.config.resolved),
         "models": [asdict(model) for model in pipeline.models],
-        "fingerprints": {step.key: step.fingerprint for step in pipeline.steps() if step.is_bound},
+        "thresholds": {step.key: values for step in pipeline.steps() if (values := _thresholds(step))},
+        "fingerprints": {step.key: step.fingerprint for step in bound},
+        "parts": {step.key: _parts(step) for step in pipeline.steps()},
         "versions": {"python": platform.python_version(), **_versions(pipeline)},
         "listing": listing,
-        "last_work": last_work,
     }
+    as_read_back: dict[str, Any] = json.loads(json.dumps(record))
+    return as_read_back
+
+
+def _thresholds(step: Step) -> dict[str, float]:
+    """The thresholds of a step that are switched on."""
+    values = {name: getattr(step.stage.config, name) for name in step.stage.thresholds()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _parts(step: Step) -> dict[str, Any]:
+    """What a fingerprint is the hash of, and whether the step makes samples of sources."""
+    return {**asdict(step.parts), "splits": isinstance(step.stage, Splitter)}
 
 
 def _versions(pipeline: Pipeline) -> dict[str, str]:
@@ -84,15 +115,6 @@ def _versions(pipeline: Pipeline) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def write_run(storage: Storage, pipeline: Pipeline, listing: Any, last_work: Any) -> dict[str, Any]:
-    """Write run.json, unless it says so already; what is in it."""
-    record = run_record(pipeline, listing, last_work)
-    if not storage.compares_versions:
-        record["conditional_writes"] = False
-    write_if_changed(storage, RUN, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    return record
 
 
 def read_run(storage: Storage) -> dict[str, Any]:
@@ -149,7 +171,7 @@ class _LastWork(BaseModel):
 
 
 class _Record(BaseModel):
-    """What is read back of run.json: the models by the next run, the rest by the report.
+    """What is read back of run.json: the models by the next run, the rest by the report and by comparisons.
 
     What older versions did not write has a default.
     """
@@ -159,6 +181,13 @@ class _Record(BaseModel):
     models: list[_Model] = []
     listing: _ListingRecord | None = None
     last_work: _LastWork | None = None
+    started: str | None = None
+    ended: str | None = None
+    fingerprints: dict[str, str] = {}
+    parts: dict[str, dict[str, Any]] = {}
+    outcomes: dict[str, dict[str, int]] | None = None
+    sources: dict[str, int] = {}
+    previous: dict[str, Any] = {}
 
 
 def forget_run(storage: Storage) -> None:

@@ -20,6 +20,7 @@ from curation.ingest.containers.index import ListingIndex
 from curation.ingest.locator import Locator, printable
 from curation.ingest.sources import container_reader, is_read, may_be_container
 from curation.ingest.suffixes import kind_of_suffix
+from curation.ingest.tombstones import read_tombstones
 from curation.records import Source, stable_id
 from curation.storage import open_storage
 from curation.storage.hub.place import is_on_hub, pin_latest
@@ -107,13 +108,17 @@ def find_inputs(config: Config) -> list[FoundFolder]:
 def unlisted_containers(
     config: Config, found: Sequence[FoundFolder], *, retry_failed: bool = False
 ) -> list[Source]:
-    """Containers that are new or changed since they were listed; those that failed too, if asked for."""
-    index = ListingIndex(open_storage(config.general.output))
+    """Containers that are new or changed since they were listed; those that failed too, if asked for.
+
+    None that was retracted is among them.
+    """
+    output = open_storage(config.general.output)
+    index, tombstones = ListingIndex(output), read_tombstones(output)
     return [
         container
         for folder in found
         for _, container in folder.containers()
-        if index.lacks(container, retry_failed=retry_failed)
+        if not tombstones.covers(container.uri) and index.lacks(container, retry_failed=retry_failed)
     ]
 
 

@@ -38,6 +38,7 @@ class Leftovers:
         metadata: What of the metadata in containers could not be kept -> how many times.
         num_bad_metadata: Sources that came with something that could not be kept.
         commits: Data set on the Hub -> the commit that is read.
+        num_retracted: Sources that lie in the inputs and were retracted, and containers.
     """
 
     kinds: Counter[str] = field(default_factory=Counter)
@@ -47,6 +48,7 @@ class Leftovers:
     metadata: Counter[str] = field(default_factory=Counter)
     num_bad_metadata: int = 0
     commits: dict[str, str] = field(default_factory=dict)
+    num_retracted: int = 0
 
     def add_inventory(self, key: str, inventory: Inventory) -> None:
         """Count what a container holds beside its sources."""
@@ -95,6 +97,7 @@ class Leftovers:
                 for path, first in self.repeated.items()
             ),
             "not carried along": some_names(metadata),
+            "retracted": f"{self.num_retracted} that are still in the inputs" if self.num_retracted else "",
             "metadata errors": f"of {num_bad} sources, {PROBLEM} in the table" if num_bad else "",
         }
         return [f"{name}: {text}" for name, text in said.items() if text]
@@ -113,6 +116,7 @@ class Leftovers:
             "not_carried": dict(self.metadata.most_common()),
             "num_bad_metadata": self.num_bad_metadata,
             "commits": self.commits,
+            "num_retracted": self.num_retracted,
         }
 
     def _ranked(self) -> list[tuple[str, int]]:

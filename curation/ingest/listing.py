@@ -28,6 +28,7 @@ from curation.ingest.listed import LISTED, ListedSources
 from curation.ingest.locator import printable
 from curation.ingest.metadata import metadata_json
 from curation.ingest.sidecars import Sidecars
+from curation.ingest.tombstones import Tombstones, read_tombstones
 from curation.records import Source
 from curation.storage import open_storage
 
@@ -66,11 +67,13 @@ def list_inputs(
         StorageError: a folder can't be read.
     """
     leftovers = Leftovers()
-    index = index or ListingIndex(open_storage(config.general.output))
+    output = open_storage(config.general.output)
+    index, tombstones = index or ListingIndex(output), read_tombstones(output)
     tables = []
     for root, folder in zip(config.general.input, found or find_inputs(config), strict=True):
-        rows = _FolderListing(folder, index, leftovers).rows()
-        if not rows.num_rows and not folder.survey.repeated and not index.unlisted:
+        listed = _FolderListing(folder, index, leftovers, tombstones)
+        rows = listed.rows()
+        if not (rows.num_rows or listed.num_retracted or folder.survey.repeated or index.unlisted):
             raise ConfigError(f"input {root}: {folder.nothing_found()}")
         tables.append(rows)
     rows = _joined(tables)
@@ -82,9 +85,13 @@ def list_inputs(
 class _FolderListing:
     """Lists one input."""
 
-    def __init__(self, folder: FoundFolder, index: ListingIndex, leftovers: Leftovers) -> None:
+    def __init__(
+        self, folder: FoundFolder, index: ListingIndex, leftovers: Leftovers, tombstones: Tombstones
+    ) -> None:
         self._folder = folder
         self._leftovers = leftovers
+        self._tombstones = tombstones
+        self.num_retracted = 0
         self._files = folder.files
         self._names = folder.files["name"].combine_chunks()
         self._keys: list[str] = []
@@ -114,13 +121,25 @@ class _FolderListing:
         ]
         self._leftovers.add_survey(self._folder)
         self._count_unread(targets)
-        return _joined(rows)
+        return self._without_retracted(_joined(rows))
+
+    def _without_retracted(self, rows: pa.Table) -> pa.Table:
+        if not len(self._tombstones):
+            return rows
+        is_retracted = self._tombstones.cover(rows["uri"])
+        self.num_retracted += int(is_retracted.sum())
+        self._leftovers.num_retracted += self.num_retracted
+        return rows.filter(pa.array(~is_retracted))
 
     def _read_containers(self, index: ListingIndex) -> pa.Table:
         """What all containers hold, with the number of the container."""
         schema = pa.schema([*ENTRIES, ("container", pa.int32())])
         tables = [schema.empty_table()]
-        for number, (key, container) in enumerate(self._folder.containers()):
+        for key, container in self._folder.containers():
+            if self._tombstones.covers(container.uri):
+                self.num_retracted += 1
+                continue
+            number = len(self._keys)
             inventory = index.inventory(container)
             entries = inventory.entries
             numbers = pa.array(np.full(entries.num_rows, number, np.int32))

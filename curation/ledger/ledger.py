@@ -148,6 +148,17 @@ class Ledger:
 
         self._rewrite(stage, fingerprint, unit, without)
 
+    def take_out(
+        self,
+        step: tuple[str, str] | None,
+        units: Collection[int],
+        stays: Callable[[int, pa.Table], pa.Table],
+        emptied: Collection[int] = (),
+    ) -> None:
+        """Take rows out of a stage, or of the sources (None), for good: `UnitFiles.take_out` says how."""
+        files = self._sources if step is None else self._step(*step)
+        files.take_out(units, stays, emptied)
+
     def snapshot(self, stage: str, fingerprint: str) -> Snapshot:
         """The units that have rows of a stage now, to be scanned by column, failed rows included."""
         return self._step(stage, fingerprint).snapshot()

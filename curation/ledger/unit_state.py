@@ -73,11 +73,17 @@ class SourceVerdict:
 
 @dataclass
 class UnitState:
-    """The sources of a unit and every row that this pipeline's steps have for them."""
+    """The sources of a unit and every row that this pipeline's steps have for them.
+
+    Attributes:
+        rows: Step key -> sample id -> row.
+        forgotten: Step key -> ids of the rows that are measured again although they are there.
+    """
 
     unit: int
     sources: list[Source]
     rows: dict[str, dict[str, Row]] = field(default_factory=dict)
+    forgotten: dict[str, set[str]] = field(default_factory=dict)
 
     def add(self, step: Step, row: Row) -> None:
         """Take in a row that was just measured."""
@@ -128,7 +134,9 @@ def load_unit(
 
     for step, rows in zip(steps, in_order(ledger.storage, rows_of, steps), strict=True):
         for row in rows:
-            if not recompute.counts_as_missing(step.name, not row.ok):
+            if recompute.counts_as_missing(step.name, not row.ok):
+                state.forgotten.setdefault(step.key, set()).add(row.sample_id)
+            else:
                 state.add(step, row)
     return state
 

@@ -11,7 +11,7 @@ between writing and deleting, or was followed by a commit that wrote the unit's 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -320,6 +320,70 @@ class UnitFiles:
         for key in replaced:
             self._storage.delete(key)
         return len(replaced)
+
+    def take_out(
+        self,
+        units: Collection[int],
+        stays: Callable[[int, pa.Table], pa.Table],
+        emptied: Collection[int] = (),
+    ) -> None:
+        """Take rows out of units wherever they lie, also where newer files count instead.
+
+        Only for who holds the output alone. Interrupted, it is called again, and leaves the same.
+
+        Args:
+            units: Those that have such rows, or may have.
+            stays: Gives the rows of a unit that stay.
+            emptied: Units of which nothing stays, not even an empty file.
+        """
+        own = {*self._own()}
+        for item in self._listed_compacts():
+            compact = self._opened(item)
+            if self._has_to_change(compact, own, units, stays, emptied):
+                self._replace_compact(compact, own, units, stays, emptied)
+        for unit in sorted(own & {*units}):
+            data, _ = self._storage.read_versioned(self.key(unit))
+            if unit in emptied or data is None:
+                self._storage.delete(self.key(unit))
+                continue
+            table = self._own_table(pa.BufferReader(data), unit)
+            left = stays(unit, table)
+            if left.num_rows < table.num_rows:
+                self.write(unit, left)
+
+    def _has_to_change(
+        self,
+        compact: CompactFile,
+        own: Collection[int],
+        units: Collection[int],
+        stays: Callable[[int, pa.Table], pa.Table],
+        emptied: Collection[int],
+    ) -> bool:
+        """Whether a compact file holds rows that go, or a unit whose own file counts and may go."""
+        held = sorted(compact.row_groups.keys() & {*units})
+        if any(unit in own or unit in emptied for unit in held):
+            return True
+        parts = compact.read(self._storage, held, None, ())
+        return any(stays(unit, table).num_rows < table.num_rows for unit, table in parts)
+
+    def _replace_compact(
+        self,
+        compact: CompactFile,
+        own: Collection[int],
+        units: Collection[int],
+        stays: Callable[[int, pa.Table], pa.Table],
+        emptied: Collection[int],
+    ) -> None:
+        """Write what counts of a compact file, and stays, into one of a new generation; then delete it."""
+        newest = self._merged()
+        counting = [unit for unit in sorted(compact.row_groups) if newest[unit].key == compact.key]
+        older = self._matching(_COMPACT_FILE, self._listed_compacts())
+        writer = CompactWriter(self._storage, self._expected, max(older.values()) + 1)
+        kept = [unit for unit in counting if unit not in own and unit not in emptied]
+        for unit, table in compact.read(self._storage, kept, None, ()):
+            writer.add(unit, stays(unit, table) if unit in units else table)
+        writer.finish()
+        self._storage.delete(compact.key)
 
 
 @contextmanager

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from curation.ingest.locator import plain_uri
 from curation.records import Source, stable_id
 
 _UNREAD = "unread"
+ReadAgain = Literal["same bytes", "other bytes", "other metadata"]
+"""What is found where a file is read again."""
 
 
 def settle(known: Sequence[Source], found: Iterable[Source]) -> list[Source]:
@@ -31,6 +34,23 @@ def settle(known: Sequence[Source], found: Iterable[Source]) -> list[Source]:
         files[name] = _settle_file(files.get(name, []), source)
     settled = [source for versions in files.values() for source in versions]
     return sorted(settled, key=lambda source: places.get(source.source_id, len(places)))
+
+
+def num_reread(known: Sequence[Source], settled: Sequence[Source]) -> dict[ReadAgain, int]:
+    """What became of the known sources of a unit when some of its files were read again."""
+    old = {source.source_id: source for source in known}
+    names = {plain_uri(source.uri) for source in known if source.ok}
+    both = [(old[source.source_id], source) for source in settled if source.source_id in old]
+    fresh = [source for source in settled if source.source_id not in old]
+    return {
+        "same bytes": sum(_is_dated(was, now) for was, now in both),
+        "other bytes": sum(plain_uri(source.uri) in names for source in fresh),
+        "other metadata": sum(was.metadata != now.metadata for was, now in both),
+    }
+
+
+def _is_dated(was: Source, now: Source) -> bool:
+    return was.ok and was.etag != now.etag and was.content_hash == now.content_hash
 
 
 def renew_metadata(known: Sequence[Source], listed: Iterable[Source]) -> list[Source]:

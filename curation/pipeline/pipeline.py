@@ -13,8 +13,9 @@ from curation.errors.redaction import redact, redact_settings
 from curation.media.halvings import HALVINGS_VERSION
 from curation.media.pictures.render import PIXELS_VERSION
 from curation.pipeline.models import Checklist, check_package, check_reachable, resolve_revision
+from curation.pipeline.parts import StepParts
 from curation.pipeline.rules import AllOf, AnyOf, Rule, Step, steps_of, with_step
-from curation.records import Sample, SourceKind, stable_id
+from curation.records import Sample, SourceKind
 from curation.registry import STAGES
 from curation.splitter import Splitter
 from curation.stage import DatasetStage, ModelRef, Stage
@@ -39,6 +40,11 @@ class Branch:
 
     splitter: Step | None
     rule: Rule
+
+    @property
+    def whole_rule(self) -> Rule:
+        """The rule that every sample goes through; the splitter's own thresholds come first."""
+        return AllOf((self.splitter, self.rule)) if self.splitter else self.rule
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,7 @@ def build_pipeline(
     recorded: list[dict[str, Any]] | None = None,
     *,
     accept_new_models: bool = False,
+    as_recorded: bool = False,
     readiness: Readiness | None = None,
 ) -> Pipeline:
     """Build the stages and resolve their models.
@@ -121,6 +128,7 @@ def build_pipeline(
         config: A checked configuration.
         recorded: `models` of this output's run.json, which hub names keep standing for.
         accept_new_models: Resolve anew and take what comes.
+        as_recorded: For reading: recorded models are what they were, and need not be there any more.
         readiness: Whether new models must be ready for use. What is missing is then noted there, and the
             caller, who may have more to check, raises it.
 
@@ -138,6 +146,7 @@ def build_pipeline(
         known,
         checklist,
         readiness,
+        as_recorded=as_recorded,
         tone_maps=config.decoder.tone_maps,
         image_short_side=config.general.image_decode_short_side,
     )
@@ -159,10 +168,12 @@ class _Builder:
         checklist: Checklist,
         readiness: Readiness | None,
         *,
+        as_recorded: bool,
         tone_maps: bool,
         image_short_side: int | None,
     ) -> None:
         self._known = known
+        self._as_recorded = as_recorded
         self._tone_maps = tone_maps
         self._image_short_side = image_short_side
         self._readiness = readiness
@@ -199,15 +210,16 @@ class _Builder:
                 )
             )
         self._check_packages(choice.key, stage)
-        fingerprint = stable_id(
+        parts = StepParts(
             stage.name,
             stage.version,
-            sorted(stage.columns),
-            sorted(redact_settings(stage.measure_settings()).items()),
-            sorted(revisions.items()),
-            *self._looked_at(choice, stage, pixels),
+            tuple(sorted(stage.columns)),
+            redact_settings(stage.measure_settings()),
+            revisions,
+            tuple(self._looked_at(choice, stage, pixels)),
         )
-        return Step(choice.key, stage, fingerprint, is_bound=not isinstance(stage, DatasetStage))
+        is_bound = not isinstance(stage, DatasetStage)
+        return Step(choice.key, stage, parts.fingerprint(), is_bound=is_bound, parts=parts)
 
     def _looked_at(self, choice: StageChoice, stage: Stage[Any], pixels: int | None) -> list[str]:
         """What the numbers of a stage that looks at pixels depend on besides itself.
@@ -243,7 +255,7 @@ class _Builder:
 
     def _resolve(self, ref: ModelRef) -> str:
         known = self._known_revision(ref)
-        if known is not None and ref.is_on_hub:
+        if known is not None and (self._as_recorded or ref.is_on_hub):
             return known
         now = resolve_revision(ref)
         if known is None and self._readiness is not None:

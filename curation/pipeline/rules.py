@@ -8,9 +8,10 @@ PENDING and names the stage to measure next. The runner, the report and `explain
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from curation.pipeline.parts import StepParts
 from curation.records import Outcome, Row
 from curation.stage import DatasetStage, Stage
 
@@ -24,12 +25,14 @@ class Step:
         fingerprint: Names the numbers: changes when they could.
         is_bound: Whether the fingerprint is complete. That of a dataset-wide stage is not before its
             population is known.
+        parts: What the fingerprint is the hash of; of a dataset-wide stage, its population besides.
     """
 
     key: str
     stage: Stage[Any]
     fingerprint: str
     is_bound: bool = True
+    parts: StepParts = field(default_factory=StepParts)
 
     @property
     def name(self) -> str:

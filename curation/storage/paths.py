@@ -41,3 +41,9 @@ def expand_path(text: str) -> str:
         return str(Path(found).expanduser())
     except RuntimeError as error:
         raise ValueError(f"{text}: whose home folder that is is not known") from error
+
+
+def as_written(path: str) -> str:
+    """A text that stands for exactly this path."""
+    text = path.replace("$", "$$")
+    return f"./{text}" if text.startswith("~") else text

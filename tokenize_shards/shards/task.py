@@ -99,12 +99,12 @@ class TaskWriter:
         tokenizer = _tokenizer(fetch(self.vocabulary, self.vocabulary_sha256), self.vocabulary_sha256)
         builder = RowBuilder(self.config, self.config.seed, task.split, schema, tokenizer)
         done: list[Shard] = []
-        file: _File | None = None
+        file: SampleFile | None = None
         for rows, begins_file in self._row_groups(task, cutter, builder):
             if begins_file and file is not None:
                 done.append(file.write(self.storage, self.folder))
             if begins_file or file is None:
-                file = _File(task.name(len(done)), task.split, schema)
+                file = SampleFile(task.name(len(done)), task.split, schema)
             file.add(rows, begins_row_group=begins_file is not None)
         if file is not None:
             done.append(file.write(self.storage, self.folder))
@@ -135,14 +135,16 @@ class TaskWriter:
         return table.take(pa.array(np.argsort(np.array(draws, np.str_), kind="stable")))
 
 
-class _File:
+class SampleFile:
     """A shard as it grows, and the codes in it."""
 
     def __init__(self, name: str, split: str, schema: pa.Schema) -> None:
+        """Begin a file of rows with this schema."""
         self._file = ShardFile(name, split, schema, REPEATED)
         self._counts = CodeCounts()
 
     def add(self, rows: pa.Table, *, begins_row_group: bool) -> None:
+        """Take in rows of samples."""
         if begins_row_group:
             self._file.end_row_group()
         spans = pc.subtract(rows["end_s"], rows["start_s"]).drop_null()
@@ -151,6 +153,7 @@ class _File:
             self._counts.add(code_values(codes))
 
     def write(self, storage: Storage, folder: str) -> Shard:
+        """Put the file into its folder as a whole."""
         use = {name: round(value, 6) for name, value in asdict(self._counts.use()).items()}
         return replace(self._file.write(storage, folder), codebook_use=use)
 

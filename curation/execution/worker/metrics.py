@@ -6,9 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Literal
 
 DECODE = "decode"
 """Name of the decode workers among the pools."""
+
+Cause = Literal["same bytes", "other bytes", "other metadata", "failed before", "recompute"]
+"""Why something was read or measured that the ledger knew already."""
 
 
 @dataclass
@@ -86,7 +90,9 @@ class Metrics:
     says how often each was decoded. `bytes_stored` counts by pass the bytes of the sources that were
     opened, and `bytes_read` what was fetched of them, so that read / stored says how often; a long video
     counts in both once for each part. `usage` is what the stages say about themselves, by step key, and
-    `pools` what each kind of workers did: decode workers, and model workers by group.
+    `pools` what each kind of workers did: decode workers, and model workers by group. `causes` counts what
+    the ledger knew before: sources that were read again, and rows that were measured again, by step key.
+    `gpu_s` sums up, over the passes that had something on a GPU, their seconds times the cluster's GPUs.
     `spent_s` is the time that decode workers took, loading apart, by pass and kind of source.
     """
 
@@ -100,6 +106,8 @@ class Metrics:
     bytes_stored: Counter[str] = field(default_factory=Counter)
     usage: dict[str, Counter[str]] = field(default_factory=dict)
     pools: dict[str, PoolMetrics] = field(default_factory=dict)
+    causes: Counter[tuple[str, Cause]] = field(default_factory=Counter)
+    gpu_s: float = 0.0
     spent_s: dict[tuple[str, str], SpentTime] = field(default_factory=dict)
 
     def pool(self, name: str) -> PoolMetrics:
@@ -127,6 +135,8 @@ class Metrics:
             self.record_usage(key, used)
         for name, pool in other.pools.items():
             self.pool(name).add(pool)
+        self.causes.update(other.causes)
+        self.gpu_s += other.gpu_s
         for (phase, kind), spent in other.spent_s.items():
             self.spend(phase, kind, spent)
 

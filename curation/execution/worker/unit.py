@@ -21,7 +21,7 @@ from curation.execution.worker.first_reads import FirstReads
 from curation.execution.worker.heartbeat import Heartbeat
 from curation.execution.worker.image_pass import ImagePass
 from curation.execution.worker.measure import KnownRows, Measurer, RowMeasured, failed_row
-from curation.execution.worker.metrics import Metrics
+from curation.execution.worker.metrics import Cause, Metrics
 from curation.execution.worker.overlap import ModelClient, Overlap
 from curation.execution.worker.unit_rows import UnitRows
 from curation.execution.worker.video_pass import ClipFound, SourceMeasured, VideoEvent, VideoPass
@@ -256,6 +256,10 @@ class UnitRun:
                     self._rows.add(event.step, event.row)
 
     def _commit(self) -> None:
+        cause: Cause = "failed before" if self._task.recompute.only_failed else "recompute"
+        self.metrics.causes.update(
+            {(key, cause): number for key, number in self._rows.num_again().items() if number}
+        )
         self._rows.commit(self._ledger, self._pipeline, self._task)
 
     @contextmanager

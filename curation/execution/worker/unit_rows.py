@@ -36,6 +36,17 @@ class UnitRows:
         """Ids of the samples, or sources, that have a new row of a step."""
         return {row.sample_id for row in self._new.get(step.key, ())}
 
+    def num_again(self) -> dict[str, int]:
+        """Step key -> how many new rows take the place of rows that count as missing; of a source that was
+        split again, one.
+        """
+        found = {}
+        for key, forgotten in self.state.forgotten.items():
+            rows = self._new.get(key, ())
+            ids = {*(row.sample_id for row in rows), *(row.values.get("source_id") for row in rows)}
+            found[key] = len(forgotten & ids)
+        return found
+
     def complete(self, splitter: Step, source_id: str, values: Mapping[str, Any]) -> None:
         """Set `values` in the new rows of all clips of a source."""
         rows = self._new.get(splitter.key, [])

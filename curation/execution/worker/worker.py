@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from curation.execution.worker.first_reads import FirstReads
 from curation.execution.worker.heartbeat import Heartbeat
 from curation.execution.worker.loading import load_stage
 from curation.execution.worker.measure import failed_row
-from curation.execution.worker.metrics import DECODE, Metrics, PoolMetrics, SpentTime
+from curation.execution.worker.metrics import DECODE, Cause, Metrics, PoolMetrics, SpentTime
 from curation.execution.worker.overlap import ModelClient, NoModelClient
 from curation.execution.worker.stale import drop_rows_of_changed
 from curation.execution.worker.unit import UnitRun
@@ -25,7 +26,7 @@ from curation.ingest.reach import FETCHED, watch_inputs
 from curation.ingest.sources import reading_ahead
 from curation.ledger import Ledger
 from curation.ledger.unit_state import PROBE, load_unit, source_verdict
-from curation.ledger.versions import renew_metadata, settle
+from curation.ledger.versions import num_reread, renew_metadata, settle
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
 from curation.records import Source
@@ -149,7 +150,7 @@ class UnitWorker:
                 sources.append(probed)
                 seconds = time.perf_counter() - started
                 metrics.record(PROBE, rows=1, failed=int(not probed.ok), seconds=seconds)
-        commit_probed(self._pipeline, self._ledger, task, sources)
+        metrics.causes.update(commit_probed(self._pipeline, self._ledger, task, sources))
         return metrics
 
     @staticmethod
@@ -172,16 +173,27 @@ class UnitWorker:
         return probed
 
 
-def commit_probed(pipeline: Pipeline, ledger: Ledger, task: Task, sources: list[Source]) -> None:
-    """Write what a probing task found: a new unit, or over the one whose files were read again."""
+def commit_probed(
+    pipeline: Pipeline, ledger: Ledger, task: Task, sources: list[Source]
+) -> Counter[tuple[str, Cause]]:
+    """Write what a probing task found: a new unit, or over the one whose files were read again.
+
+    Returns how many sources were read again, by cause.
+    """
     if not task.rewrites:
         ledger.commit_sources(task.unit, sources)
-        return
+        return Counter()
     known = ledger.sources(task.unit)
     settled = settle(renew_metadata(known, task.renewed), sources)
     # First, so that a run that is killed in between finds the difference again.
     drop_rows_of_changed(pipeline, ledger, task.unit, known, settled)
     ledger.replace_sources(task.unit, settled)
+    causes: Counter[tuple[str, Cause]] = Counter()
+    for cause, number in num_reread(known, settled).items():
+        causes[PROBE, cause] += number
+    failed = {(source.uri, source.etag) for source in known if not source.ok}
+    causes[PROBE, "failed before"] += sum((source.uri, source.etag) in failed for source in task.sources)
+    return causes
 
 
 def record_unlisted(ledger: Ledger, task: Task, kills: int) -> None:

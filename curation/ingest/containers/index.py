@@ -21,6 +21,7 @@ from curation.ingest.containers.reader import ENTRIES, Container, Inventory
 from curation.ingest.locator import locator_of
 from curation.ingest.reach import blaming_the_file
 from curation.ingest.sources import container_reader
+from curation.ingest.tombstones import Tombstones, read_tombstones
 from curation.records import Source, stable_id
 from curation.storage import Storage, parquet
 
@@ -61,9 +62,7 @@ class ListingIndex:
 
     def list_now(self, container: Source, on_progress: Callable[[], None] = nothing) -> Inventory:
         """List a container, whatever the index says of it, and keep what came out."""
-        inventory = _listed(container, on_progress)
-        self._write(container, inventory)
-        return inventory
+        return self._write(container, _listed(container, on_progress))
 
     def give_up(self, container: Source, error_type: str, error: str) -> None:
         """Note that a container can't be listed."""
@@ -76,7 +75,10 @@ class ListingIndex:
             inventory = self.list_now(container, on_progress)
         return replace(container, error_type=inventory.error_type, error=inventory.error)
 
-    def _write(self, container: Source, inventory: Inventory) -> None:
+    def _write(self, container: Source, inventory: Inventory) -> Inventory:
+        """Keep what a container holds, without what was retracted; that."""
+        tombstones = read_tombstones(self._output)
+        inventory = replace(inventory, entries=tombstones.without(container.uri, inventory.entries))
         facts = {
             "version": _VERSION,
             "uri": container.uri,
@@ -89,6 +91,34 @@ class ListingIndex:
         schema = ENTRIES.with_metadata({_FACTS: json.dumps(facts).encode()})
         batches = inventory.entries.replace_schema_metadata(schema.metadata).to_batches()
         self._output.write(_key(container), parquet.batches_to_bytes(batches, schema))
+        return inventory
+
+    def holds(self, key: str, tombstones: Tombstones) -> bool:
+        """Whether an object of the index is, or has an entry, of what was retracted."""
+        uri, table = self._object(key)
+        if uri is None or table is None:
+            return False
+        return tombstones.covers(uri) or tombstones.without(uri, table).num_rows < table.num_rows
+
+    def take_out(self, key: str, tombstones: Tombstones) -> None:
+        """Remove what was retracted from an object of the index, or the object of a container that was."""
+        uri, table = self._object(key)
+        if uri is None or table is None:
+            return
+        if tombstones.covers(uri):
+            self._output.delete(key)
+            return
+        stays = tombstones.without(uri, table)
+        if stays.num_rows < table.num_rows:
+            batches = stays.combine_chunks().to_batches()
+            self._output.write(key, parquet.batches_to_bytes(batches, table.schema))
+
+    def _object(self, key: str) -> tuple[str | None, pa.Table | None]:
+        """The container that an object of the index is about, and all that it says."""
+        data = self._output.read(key)
+        if data is None:
+            return None, None
+        return self.listed_container(key), parquet.from_bytes(data, key)
 
     def listed_container(self, key: str) -> str | None:
         """The URI of the container that an object of the index is about; None if it does not tell."""

@@ -3,201 +3,119 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-import pyarrow as pa
-
-from curation.ingest.leftovers import some_names
 from curation.ledger import Ledger
-from curation.ledger.columns import OUTCOMES
-from curation.ledger.unit_state import SampleVerdict, SourceVerdict, load_unit, source_verdict
 from curation.pipeline import Pipeline
-from curation.pipeline.rules import Step, describe_rule
-from curation.report.page.html import html_environment
-from curation.report.page.tokens import look_at_shards
+from curation.pipeline.rules import describe_rule
+from curation.report.page.facts import Facts
+from curation.report.page.headline import headlines
+from curation.report.page.html import render
+from curation.report.page.sections import (
+    captions,
+    changes,
+    failures,
+    funnel,
+    gallery,
+    listing,
+    scores,
+    setup,
+    tokens,
+    work,
+)
+from curation.report.page.vega import vega_script
+from curation.report.summary.decided import decided_otherwise
 from curation.report.summary.funnel import untrained_notice
-from curation.report.summary.histogram import Histogram
-from curation.report.summary.summary import MAX_SHOWN, Summary
+from curation.report.summary.summary import Summary
 
-NUM_BARS = 24
-_THUMBNAIL = "thumbnail"
-"""The column of a step that makes small pictures."""
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+"""What the page may load: nothing. Of scripts it runs those whose hashes are added."""
 
 
 @dataclass(frozen=True)
-class Plot:
-    """Bar heights in percent of the highest, and where the thresholds stand, in percent of the width."""
+class Section:
+    """A part of the page with a heading of its own.
 
-    step: str
-    column: str
-    low: float
-    high: float
-    bars: list[tuple[float, int]]
-    thresholds: list[tuple[str, float, float]]
+    Attributes:
+        name: Of its template and styles in `sections/`, and its anchor in the page.
+        title: Its heading.
+        fill: Gives the values of its template; None leaves the section out.
+    """
 
-
-@dataclass(frozen=True)
-class Card:
-    """One sample to look at."""
-
+    name: str
     title: str
-    outcome: str
-    reason: str
-    thumbnail: str | None
-    caption: str
-    numbers: list[tuple[str, str]]
+    fill: Callable[[Facts], dict[str, Any] | None]
+
+
+SECTIONS = (
+    Section("funnel", "Funnel", funnel.fill),
+    Section("scores", "Scores and thresholds", scores.fill),
+    Section("gallery", "Samples", gallery.fill),
+    Section("failures", "Failures", failures.fill),
+    Section("listing", "Listing", listing.fill),
+    Section("captions", "Captions", captions.fill),
+    Section("tokens", "Tokens", tokens.fill),
+    Section("work", "Last work", work.fill),
+    Section("changes", "Since the run before", changes.fill),
+    Section("setup", "Models", setup.fill),
+)
+
+
+@dataclass(frozen=True)
+class RenderedSection:
+    """A section as the frame shows it; its content is HTML in which all data is escaped."""
+
+    name: str
+    title: str
+    content: str
 
 
 def render_page(ledger: Ledger, pipeline: Pipeline, summary: Summary, run: dict[str, Any]) -> str:
     """The page. Everything that comes from data is escaped."""
-    page = files("curation.report.page").joinpath("page.html.j2").read_text("utf-8")
-    template = html_environment().from_string(page)
-    steps = {step.key: step for step in pipeline.steps()}
-    return template.render(
+    facts = Facts(ledger, pipeline, summary, run)
+    scripts = _scripts()
+    return render(
+        "page.html.j2",
         name=pipeline.config.general.name,
         notice=untrained_notice(pipeline),
-        totals=summary.outcome_totals(),
-        gone={f"{kind} sources": number for kind, number in summary.gone.items()},
-        left_out=_left_out(summary, run),
-        outcomes=[outcome.value for outcome in OUTCOMES],
+        decided_otherwise=decided_otherwise(ledger.storage, pipeline.config),
         branches=[(f"{kind}s", describe_rule(branch.rule)) for kind, branch in pipeline.branches.items()],
-        steps=[(key, summary.steps[key], _thresholds(step)) for key, step in steps.items()],
-        kept_by=summary.kept_by,
-        widest=max((counts.measured for counts in summary.steps.values()), default=0) or 1,
-        failures=summary.failures,
-        num_failures=summary.num_failures,
-        histograms=[
-            _plot(steps[key], column, histogram)
-            for key, counts in summary.steps.items()
-            for column, histogram in counts.histograms.items()
-        ],
-        cards=_cards(ledger, pipeline, summary),
-        shards=look_at_shards(ledger, pipeline),
-        models=pipeline.models,
-        run=run,
+        sections=[rendered for section in SECTIONS if (rendered := _rendered(section, facts))],
+        headlines=headlines(facts),
+        policy=_policy(scripts),
+        scripts=scripts,
+        style=_styles(),
     )
 
 
-def _left_out(summary: Summary, run: dict[str, Any]) -> list[str]:
-    """What the inputs hold that is no source, and the sources that they hold no longer."""
-    lines: list[str] = (run["listing"] or {}).get("lines", [])
-    if summary.gone:
-        lines = [*lines, f"gone from the inputs: {some_names(summary.gone_examples, summary.gone.total())}"]
-    return lines
+def _rendered(section: Section, facts: Facts) -> RenderedSection | None:
+    values = section.fill(facts)
+    if values is None:
+        return None
+    content = render(f"sections/{section.name}.html.j2", **values)
+    return RenderedSection(section.name, section.title, content)
 
 
-def _thresholds(step: Step) -> list[str]:
-    found = []
-    for name, mark in step.stage.thresholds().items():
-        value = getattr(step.stage.config, name)
-        if value is not None:
-            found.append(f"{mark.column} {mark.sign} {value:g}")
-    return found
+def _policy(scripts: Sequence[str]) -> str:
+    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+    hashes = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
+    return f"{_POLICY}; script-src {' '.join(hashes)}"
 
 
-def _plot(step: Step, column: str, histogram: Histogram) -> Plot:
-    limits = {
-        name: getattr(step.stage.config, name)
-        for name, mark in step.stage.thresholds().items()
-        if mark.column == column and getattr(step.stage.config, name) is not None
-    }
-    low = min([histogram.low, *limits.values()])
-    high = max([histogram.high, *limits.values()])
-    width = (high - low) or 1.0
-    counts = histogram.bars(NUM_BARS, low, low + width)
-    top = max(int(counts.max()), 1)
-    marks = [(name, value, 100 * (value - low) / width) for name, value in limits.items()]
-    return Plot(step.key, column, low, low + width, [(100 * int(n) / top, int(n)) for n in counts], marks)
+def _scripts() -> list[str]:
+    """Charts, the frame's script, then those of the sections."""
+    folder = files("curation.report.page")
+    own = [folder / "sections" / f"{section.name}.js" for section in SECTIONS]
+    scripts = (folder / "page.js", *own)
+    return [vega_script(), *(script.read_text("utf-8") for script in scripts if script.is_file())]
 
 
-def _cards(ledger: Ledger, pipeline: Pipeline, summary: Summary) -> list[Card]:
-    """The first samples of every outcome, in turn, until the page is full. Only their units are read."""
-    share = MAX_SHOWN // max(len(summary.examples), 1)
-    shown = [example for outcome in OUTCOMES for example in summary.examples.get(outcome, [])[:share]]
-    wanted: dict[int, dict[str, set[str]]] = {}
-    for example in shown:
-        wanted.setdefault(example.unit, {}).setdefault(example.source_id, set()).add(example.sample_id)
-    columns = _shown_columns(pipeline)
-    cards = {
-        sample_id: card
-        for unit, ids in wanted.items()
-        for sample_id, card in _unit_cards(ledger, pipeline, unit, ids, columns)
-    }
-    return [cards[example.sample_id] for example in shown]
-
-
-def _unit_cards(
-    ledger: Ledger,
-    pipeline: Pipeline,
-    unit: int,
-    wanted: Mapping[str, Collection[str]],
-    columns: Collection[str],
-) -> Iterator[tuple[str, Card]]:
-    """The wanted samples of one unit, `wanted` by source, with their cards."""
-    state = load_unit(ledger, pipeline, unit)
-    pictures = _thumbnails(ledger, pipeline, unit)
-    for source in state.sources:
-        if source.source_id not in wanted:
-            continue
-        judged = source_verdict(pipeline, state, source)
-        for sample in judged.samples:
-            for leaf in sample.leaves():
-                if leaf.sample.sample_id in wanted[source.source_id]:
-                    yield leaf.sample.sample_id, _card(judged, sample, leaf, pictures, columns)
-
-
-def _thumbnails(ledger: Ledger, pipeline: Pipeline, unit: int) -> dict[str, bytes]:
-    """Sample id -> a small picture of it, where a step makes some."""
-    found: dict[str, bytes] = {}
-    for step in pipeline.steps():
-        if _THUMBNAIL in step.stage.columns:
-            rows = ledger.columns(step.name, step.fingerprint, unit, [_THUMBNAIL])
-            if rows is not None:
-                found.update(
-                    zip(*(rows[name].to_pylist() for name in ("sample_id", _THUMBNAIL)), strict=True)
-                )
-    return found
-
-
-def _card(
-    source: SourceVerdict,
-    sample: SampleVerdict,
-    leaf: SampleVerdict,
-    pictures: dict[str, bytes],
-    shown: Collection[str],
-) -> Card:
-    picture = pictures.get(sample.sample.sample_id)
-    numbers = {}
-    caption = ""
-    for row in (*sample.rows.values(), *leaf.rows.values()):
-        caption = row.values.get("caption", caption)
-        numbers.update(
-            {key: _number(value) for key, value in row.values.items() if key in shown and value is not None}
-        )
-    when = "" if leaf.sample.kind == "image" else f" {leaf.sample.start_s:.2f}-{leaf.sample.end_s:.2f} s"
-    return Card(
-        title=f"{source.source.uri.rpartition('/')[2]}{when}",
-        outcome=leaf.verdict.outcome.value,
-        reason=leaf.verdict.reason or "",
-        thumbnail=base64.b64encode(picture).decode() if picture else None,
-        caption=caption,
-        numbers=list(numbers.items()),
-    )
-
-
-def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.3g}"
-
-
-def _shown_columns(pipeline: Pipeline) -> frozenset[str]:
-    """The numbers that a card shows: what shards hold, and what thresholds look at."""
-    return frozenset(
-        name
-        for step in pipeline.steps()
-        for name, column in step.stage.columns.items()
-        if (column.exported or name in {mark.column for mark in step.stage.thresholds().values()})
-        and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type))
-    )
+def _styles() -> str:
+    """The styles of the frame, then those of the sections."""
+    folder = files("curation.report.page")
+    own = [folder / "sections" / f"{section.name}.css" for section in SECTIONS]
+    return "\n".join(sheet.read_text("utf-8") for sheet in (folder / "page.css", *own) if sheet.is_file())
