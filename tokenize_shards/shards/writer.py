@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from curation.errors import LedgerError
 from curation.execution.cluster.tasks import Spread, in_process
+from curation.pipeline.decision import Decision
 from curation.pipeline.models import resolve_revision
 from curation.records import ID_LENGTH
 from curation.stage import Column, ModelRef
@@ -55,13 +56,20 @@ class Written:
     splits: tuple[str, ...]
     columns: Mapping[str, Column]
     changed: bool
+    decided: Decision | None = None
 
     @staticmethod
     def of(manifest: Manifest, columns: Mapping[str, Column], *, changed: bool) -> Written:
         """What a manifest says."""
         splits = tuple(name for name in SPLITS if manifest.of_split(name))
         return Written(
-            len(manifest.shards), manifest.num_samples, manifest.num_tokens, splits, columns, changed=changed
+            len(manifest.shards),
+            manifest.num_samples,
+            manifest.num_tokens,
+            splits,
+            columns,
+            changed=changed,
+            decided=manifest.decided,
         )
 
 
@@ -114,8 +122,18 @@ class ShardWriter:
         present = _present(storage, folder)
         return present is not None and present.selection == self._count(samples, self.check()).selection
 
-    def write(self, storage: Storage, folder: str, samples: Samples, spread: Spread = in_process) -> Written:
+    def write(
+        self,
+        storage: Storage,
+        folder: str,
+        samples: Samples,
+        spread: Spread = in_process,
+        *,
+        decided: Decision | None = None,
+    ) -> Written:
         """Write the shards of `samples` into `folder`, unless exactly they are there.
+
+        The manifest is to say what `decided` about them, also where other settings chose the same samples.
 
         Raises:
             TokenizeError: a sample's codes are no grid of the codebook's.
@@ -125,6 +143,9 @@ class ShardWriter:
         counted = self._count(samples, vocabulary)
         present = _present(storage, folder)
         if present is not None and present.selection == counted.selection:
+            if present.decided != decided:
+                present = replace(present, decided=decided)
+                write_manifest(storage, folder, present)
             return Written.of(present, columns, changed=False)
         # Without its manifest a half-replaced folder is no dataset.
         storage.delete(key_in(folder, MANIFEST))
@@ -132,7 +153,11 @@ class ShardWriter:
         shards = tuple(shard for done in spread(write_task, self._tasks(counted)) for shard in done)
         _remove_others(storage, folder, {shard.name for shard in shards})
         manifest = Manifest(
-            selection=counted.selection, samples=counted.samples, vocabulary_sha256=vocabulary, shards=shards
+            selection=counted.selection,
+            samples=counted.samples,
+            vocabulary_sha256=vocabulary,
+            shards=shards,
+            decided=decided,
         )
         write_manifest(storage, folder, manifest)
         return Written.of(manifest, columns, changed=True)

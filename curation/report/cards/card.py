@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from curation.pipeline import Pipeline
+from curation.pipeline.decision import Decision
 from curation.pipeline.rules import describe_rule
 from curation.report.summary.funnel import untrained_notice
 from curation.report.summary.summary import Summary
@@ -47,6 +48,7 @@ def render_card(pipeline: Pipeline, summary: Summary, written: Any) -> str:
         _branches(summary),
         _outcomes(summary),
         "## Thresholds and reasons",
+        _decided(pipeline, written.decided),
         _steps(pipeline, summary),
         "## Models",
         _models(pipeline),
@@ -63,6 +65,13 @@ def render_card(pipeline: Pipeline, summary: Summary, written: Any) -> str:
         "sha256, rows, tokens and seconds of video; `curation verify` checks them.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _decided(pipeline: Pipeline, decided: Decision | None) -> str | None:
+    """Where the thresholds came from, and where those of the shards are others than those below."""
+    if decided is None:
+        return None
+    return "\n".join(f"- {line}" for line in (*decided.lines(), *decided.differences(pipeline.config)))
 
 
 def _license(name: str) -> dict[str, str]:

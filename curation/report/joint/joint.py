@@ -16,14 +16,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.ledger.columns import FAILED as FAILED_OUTCOME
-from curation.ledger.columns import KEPT, NONE, OUTCOMES, PENDING, REJECTED
+from curation.ledger.columns import KEPT, NONE, OUTCOMES, PENDING, REJECTED, Measured, RuleEvaluator, Verdicts
 from curation.ledger.verdicts import VerdictGroup
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import AllOf, Rule, Step, steps_of
-from curation.records import SourceKind
+from curation.records import Sample, SourceKind
 from curation.report.joint.grid import FAILED, MISSING, NULL, Grid, positions
 
 MAX_CELLS = 200_000
@@ -87,7 +88,7 @@ class JointBuilder:
         """Count the samples of the next units."""
         for kind, samples in group.samples.items():
             if samples.evaluator.number:
-                self._cells[kind].add(group, kind, _ends(group, kind, self._pipeline.enrich))
+                self._cells[kind].add(group, kind, _ends(group, kind, self._pipeline))
 
     def merge(self, other: JointBuilder) -> None:
         """Take in what another builder counted."""
@@ -106,17 +107,74 @@ def rule_of(branch: Branch) -> Rule:
     return AllOf((branch.splitter, branch.rule)) if branch.splitter else branch.rule
 
 
-def _ends(group: VerdictGroup, kind: SourceKind, enrich: AllOf) -> NDArray[np.int64]:
+def _ends(group: VerdictGroup, kind: SourceKind, pipeline: Pipeline) -> NDArray[np.int64]:
     """What becomes of each sample once the rule keeps it; of one with windows, as of the best of them."""
     leaves = group.leaves[kind]
-    verdicts = leaves.evaluator.decide(enrich)
-    keys = list(dict.fromkeys(step.key for step in steps_of(enrich)))
+    sample, verdicts = leaves.sample, leaves.evaluator.decide(pipeline.enrich)
+    windows = _windows_of_dropped(group, kind, pipeline)
+    if windows:
+        whole = ~np.isin(sample, list(windows))
+        ids = pa.array([window for found in windows.values() for window in found], pa.string())
+        more = _decide_anew(group, pipeline.enrich, ids)
+        sample = np.concatenate(
+            [sample[whole], np.repeat([*windows], [len(ids) for ids in windows.values()])]
+        )
+        verdicts = _joined_verdicts(verdicts.take(np.flatnonzero(whole)), more)
+    keys = list(dict.fromkeys(step.key for step in steps_of(pipeline.enrich)))
     places = np.array([keys.index(step.key) if step.key in keys else 0 for step in group.steps] + [0])
-    codes = np.where(
-        verdicts.outcome == PENDING, len(OUTCOMES) + places[verdicts.needs], verdicts.outcome
-    ).astype(np.int64)
-    order = np.lexsort((_RANK[verdicts.outcome], leaves.sample))
-    return codes[order[np.flatnonzero(np.diff(leaves.sample[order], prepend=NONE))]]
+    waiting = len(OUTCOMES) + places[verdicts.needs]
+    codes = np.where(verdicts.outcome == PENDING, waiting, verdicts.outcome)
+    order = np.lexsort((_RANK[verdicts.outcome], sample))
+    return np.asarray(codes[order[np.flatnonzero(np.diff(sample[order], prepend=NONE))]], np.int64)
+
+
+def _windows_of_dropped(group: VerdictGroup, kind: SourceKind, pipeline: Pipeline) -> dict[int, list[str]]:
+    """Windows of samples that the rule does not keep but once did: place of the sample -> ids.
+
+    Looked for only where captions or tokens have rows that belong to no present leaf.
+    """
+    samples, leaves = group.samples[kind], group.leaves[kind]
+    measured = [group.rows[step.key]["sample_id"] for step in steps_of(pipeline.enrich)]
+    if kind != "video" or all(
+        pc.all(pc.is_in(ids, leaves.sample_id)).as_py() is not False for ids in measured
+    ):
+        return {}
+    dropped = np.flatnonzero(samples.verdicts.outcome != KEPT)
+    names = samples.sample_id.take(pa.array(dropped)).to_pylist()
+    sources = group.sources["source_id"].take(pa.array(samples.source[dropped])).to_pylist()
+    found = {}
+    for place, name, source_id in zip(dropped.tolist(), names, sources, strict=True):
+        start_s, end_s = float(samples.start_s[place]), float(samples.end_s[place])
+        clip = Sample(sample_id=name, source_id=source_id, kind="clip", start_s=start_s, end_s=end_s)
+        windows = [window.sample_id for window in pipeline.windows(clip)]
+        if windows != [name]:
+            found[place] = windows
+    return found
+
+
+def _decide_anew(group: VerdictGroup, rule: Rule, ids: pa.Array) -> Verdicts:
+    """How samples that are no leaves of the group stand."""
+    steps = {step.key: step for step in steps_of(rule)}
+    measured = {key: _measured(group.rows_of(key, ids), step) for key, step in steps.items()}
+    codes = {step.key: code for code, step in enumerate(group.steps)}
+    return RuleEvaluator(measured, len(ids), codes).decide(rule)
+
+
+def _measured(rows: pa.Table, step: Step) -> Measured:
+    return Measured(
+        pc.is_valid(rows["sample_id"]).to_numpy(),
+        pc.fill_null(pc.equal(rows["status"], "ok"), False).to_numpy(),
+        np.full(rows.num_rows, NONE, np.int32),
+        {
+            name: rows[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+            for name in deciding_columns(step)
+        },
+    )
+
+
+def _joined_verdicts(first: Verdicts, second: Verdicts) -> Verdicts:
+    names = ("outcome", "reason", "step", "needs")
+    return Verdicts(*(np.concatenate([getattr(first, name), getattr(second, name)]) for name in names))
 
 
 class _Cells:

@@ -28,6 +28,7 @@ from curation.report.page.sections import (
     work,
 )
 from curation.report.page.vega import vega_script
+from curation.report.summary.decided import decided_otherwise
 from curation.report.summary.funnel import untrained_notice
 from curation.report.summary.summary import Summary
 
@@ -81,6 +82,7 @@ def render_page(ledger: Ledger, pipeline: Pipeline, summary: Summary, run: dict[
         "page.html.j2",
         name=pipeline.config.general.name,
         notice=untrained_notice(pipeline),
+        decided_otherwise=decided_otherwise(ledger.storage, pipeline.config),
         branches=[(f"{kind}s", describe_rule(branch.rule)) for kind, branch in pipeline.branches.items()],
         sections=[rendered for section in SECTIONS if (rendered := _rendered(section, facts))],
         headlines=headlines(facts),

@@ -24,7 +24,6 @@ _NUMBER = ".4~r"
 """Four digits at most, without an exponent."""
 _STYLE: Mapping[str, Any] = {
     "background": None,
-    "autosize": {"type": "fit-x", "contains": "padding"},
     "font": "system-ui, sans-serif",
     "view": {"stroke": None},
     "axis": {
@@ -97,6 +96,7 @@ def histogram_chart(title: str, histogram: Histogram, limits: Mapping[str, float
         "$schema": _SCHEMA,
         "width": "container",
         "height": CHART_HEIGHT_PX,
+        "autosize": {"type": "fit-x", "contains": "padding"},
         "config": _STYLE,
         "params": [{"name": name, "value": value} for name, value in limits.items()],
         "layer": [_bars(title, bars, int(counts.max())), *(_line(name) for name in limits)],
@@ -156,6 +156,7 @@ def funnel_chart(rows: Sequence[Mapping[str, Any]], colors: Mapping[str, str]) -
         "$schema": _SCHEMA,
         "width": "container",
         "height": {"step": 22},
+        "autosize": {"type": "fit-x", "contains": "padding"},
         "config": _STYLE,
         "data": {"values": [{**row, "order": order[row["outcome"]]} for row in rows]},
         "mark": {"type": "bar", "height": {"band": 0.72}},
