@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from curation.config import parse_config
 from curation.ledger import Ledger
-from curation.pipeline import Pipeline, build_pipeline
+from curation.pipeline import Pipeline
 from curation.records import Outcome
 from curation.report.summary.summary import summarize
 from curation.whatif.axes import Value, parse_axes
 from curation.whatif.sweep import PointYield, Sweep, sweep
-from random_ledgers import a_pipeline, list_units, random_ledger
+from random_ledgers import a_pipeline, list_units, random_ledger, with_settings
 
 AXES = (
     ("images.aesthetic.min_score=8.9,9.9,null", "images.color.min_colorfulness=4:6:1"),
@@ -32,15 +31,6 @@ AXES = (
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     return a_pipeline(tmp_path_factory.mktemp("pipeline"))
-
-
-def with_settings(pipeline: Pipeline, settings: dict[str, Value]) -> Pipeline:
-    """The pipeline of a configuration with other thresholds, built anew."""
-    data: dict[str, Any] = dict(pipeline.config.resolved)
-    for key, value in settings.items():
-        section, stage, name = key.split(".")
-        data[section] = {**data[section], stage: {**data[section].get(stage, {}), name: value}}
-    return build_pipeline(parse_config(data))
 
 
 def settings_of(found: Sweep, at: PointYield) -> dict[str, Value]:
