@@ -31,6 +31,7 @@ OWNERS = {
             "cluster/watch",
             "driver/actor",
             "driver/decode_workers",
+            "driver/exported",
             "driver/pool",
             "models/actor",
             "models/client",
@@ -40,6 +41,8 @@ OWNERS = {
         )
     },
     "av": {
+        "curation/doctor/decoders.py",
+        "curation/doctor/golden.py",
         "curation/media/decode.py",
         "curation/media/pictures/filters.py",
         "curation/media/pictures/orientation.py",
@@ -48,8 +51,11 @@ OWNERS = {
     "decord": {"curation/media/decord.py"},
     "obstore": {f"curation/storage/buckets/{name}.py" for name in ("connection", "credentials", "retries")},
     "faiss": {"stages/clusters.py", "stages/duplicates.py"},
+    "lance": {"tokenize_shards/shards/exports/lance.py"},
     "pillow_heif": {"curation/media/image.py"},
     "PIL": {
+        "curation/doctor/decoders.py",
+        "curation/doctor/golden.py",
         "curation/media/image.py",
         "curation/media/resize.py",
         "curation/whatif/contact_sheet.py",
@@ -70,6 +76,7 @@ OWNERS = {
     "vllm": {"captioner/engines/vllm.py"},
     "httpx2": {"captioner/engines/chat.py", "captioner/server.py"},
     "torch": {
+        "curation/doctor/machine.py",
         "curation/pipeline/precision.py",
         "curation/pipeline/weights.py",
         "stages/aesthetic.py",
@@ -91,6 +98,7 @@ OWNERS = {
     },
     "huggingface_hub": {
         "curation/pipeline/models.py",
+        "curation/report/cards/header.py",
         *(f"curation/storage/hub/{name}.py" for name in ("faults", "place", "repository", "upload")),
     },
 }
@@ -157,8 +165,10 @@ ROOMS = (
     "report",
     "execution",
     "estimate",
+    "doctor",
     "whatif",
     "cli",
+    "api",
 )
 """What `curation/` holds. Each imports only from itself and from what stands before it."""
 ROOMS_FOLDER = ROOT / "curation"

@@ -17,7 +17,7 @@ from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import AllOf, Rows, Rule, Step, decide, describe_rule, passed_by, steps_of
 from curation.records import Outcome, Row, Sample
-from curation.report.summary.summary import MAX_EXAMPLES, MAX_SHOWN, Summary, SummaryBuilder, summarize
+from curation.report.summary.summary import MAX_EXAMPLES, Summary, SummaryBuilder, summarize
 from curation.splitter import Span, span_row
 from one_by_one import scan_verdicts
 from random_ledgers import NUM_UNITS, a_pipeline, list_units, random_ledger
@@ -44,7 +44,6 @@ class Count:
         self.totals: Counter[Any] = Counter()
         self.failures: list[Any] = []
         self.values: dict[Any, list[float]] = {}
-        self.examples: dict[Any, list[str]] = {}
         self.gone: list[str] = []
         for state, judged in scan_verdicts(ledger, pipeline):
             self.gone += [source.uri for source in state.gone]
@@ -80,7 +79,6 @@ class Count:
         self.totals["sample", leaf.sample.kind, verdict.outcome] += 1
         if verdict.step:
             self.totals["reason", leaf.sample.kind, verdict.step.key, verdict.reason] += 1
-        self.examples.setdefault(verdict.outcome, []).append(leaf.sample.sample_id)
         last = {(row.error_type, row.error): key for key, row in leaf.rows.items() if not row.ok}
         self.failures += [(uri, leaf.sample.sample_id, key, *what) for what, key in last.items()]
 
@@ -153,10 +151,6 @@ def test_it_equals_a_count_one_by_one(tmp_path: Path) -> None:
         assert summary.num_failures == len(expected.failures)
         assert summary.gone.total() == len(expected.gone)
         assert summary.gone_examples == expected.gone
-        examples = {
-            outcome: [example.sample_id for example in found] for outcome, found in summary.examples.items()
-        }
-        assert examples == {outcome: found[:MAX_SHOWN] for outcome, found in expected.examples.items()}
         histograms = {
             (key, column): (histogram.total, histogram.low, histogram.high)
             for key, step in summary.steps.items()

@@ -16,6 +16,7 @@ import click
 from curation import __version__
 from curation.cli.command_line import keep_command
 from curation.cli.console import accept_any_text, echo
+from curation.cli.doctor import doctor
 from curation.cli.label import label
 from curation.cli.ledger import compact, gc
 from curation.cli.look import explain, preview, report, status, table
@@ -39,6 +40,13 @@ class _Group(click.Group):
         """Parse, after keeping the arguments."""
         keep_command(ctx, args)
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; of a stop, `StopSignals` tells, and click writes no empty line."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            raise click.exceptions.Exit(NO_ANSWER) from stopped
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command, or the one that was probably meant."""
@@ -77,6 +85,7 @@ for command in (
     export,
     preview,
     demo,
+    doctor,
     label,
     compact,
     gc,

@@ -14,6 +14,7 @@ from curation.registry import EXPORTS
 
 def _shards_folder(folder: str | None, path: str | None, output: str | None) -> str:
     """Where the shards are: as named, or where the configuration writes them."""
+    from curation.execution.takedown.retraction import check_shards_readable
     from curation.registry import MANIFEST, load
     from curation.storage import open_storage
     from curation.storage.access import check_input
@@ -24,6 +25,7 @@ def _shards_folder(folder: str | None, path: str | None, output: str | None) -> 
     elif folder is None or path is not None:
         raise ConfigError("name either a folder of shards or, with --config, the configuration of their run")
     check_input(folder)
+    check_shards_readable(folder)
     names = [item.key for item in open_storage(folder).list("")]
     if not names:
         raise ConfigError(f"{folder}: there is no such folder, or nothing is in it")

@@ -68,6 +68,17 @@ def parse_overrides(overrides: Sequence[str], data: dict[str, Any] | None = None
     return data
 
 
+def put_settings(data: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`data` with the value of each dotted name in its place; None takes a whole section out.
+
+    Raises:
+        ConfigError: a name lies below what is no section.
+    """
+    for name, value in values.items():
+        _put(data, name.split("."), value, name)
+    return data
+
+
 def read_bytes(path: str) -> bytes:
     """What is in a configuration file, which may lie in a bucket.
 
@@ -107,15 +118,19 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise ConfigError(
             f"--set {override}: must look like images.aesthetic.min_score=5.2, with null for nothing"
         )
-    for part in path[:-1]:
-        data = data.setdefault(part, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f"--set {override}: {part} is not a section")
     try:
         parsed = _parse(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML") from error
-    if parsed is None and isinstance(data.get(path[-1]), Mapping):
+    _put(data, path, parsed, f"--set {override}")
+
+
+def _put(data: dict[str, Any], path: Sequence[str], value: Any, said: str) -> None:
+    for part in path[:-1]:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"{said}: {part} is not a section")
+    if value is None and isinstance(data.get(path[-1]), Mapping):
         del data[path[-1]]
     else:
-        data[path[-1]] = parsed
+        data[path[-1]] = value

@@ -171,7 +171,7 @@ class VerdictGroup:
     def waiting(self, keys: Collection[str]) -> Iterator[Waiting]:
         """The units in which something waits for one of these steps, in order."""
         wanted = np.array([step.key in keys for step in self.steps] + [False])  # NONE is the last place
-        source, needs = self._needs()
+        source, needs = self.needs()
         chosen = np.unique(source[wanted[needs]])
         units = self.sources["unit"].to_numpy()
         for unit in np.unique(units[chosen]):
@@ -186,8 +186,8 @@ class VerdictGroup:
                 unsplit,
             )
 
-    def _needs(self) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
-        """What sources and their leaves wait for: places of the sources, and codes of the steps."""
+    def needs(self) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
+        """What sources and leaves wait for: places of the sources, codes of the steps, `NONE` for none."""
         places = [np.arange(self.sources.num_rows), *(leaves.source for leaves in self.leaves.values())]
         needs = [self.of_sources.needs, *(leaves.verdicts.needs for leaves in self.leaves.values())]
         return np.concatenate(places), np.concatenate(needs)

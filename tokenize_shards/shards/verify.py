@@ -33,7 +33,7 @@ from curation.tokenize_shards.shards.manifest import (
 )
 from curation.tokenize_shards.shards.rows import PACK_SCHEMA, document_of, follows_layout, grid_of
 
-COMPANIONS = frozenset({MANIFEST, "README.md", "croissant.json", "LICENSE"})
+COMPANIONS = frozenset({MANIFEST, "README.md", "croissant.json", "export.json", "LICENSE"})
 """Files that may lie beside the shards."""
 _NAME = re.compile(rf"({'|'.join(SPLITS)})-(\d{{5,}})-of-(\d{{5,}})\.parquet$")
 

@@ -32,6 +32,8 @@ from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import any_ofs_of, describe_rule
 from curation.records import Outcome, SampleKind, SourceKind
+from curation.report.gallery.samples import Gallery, GalleryBuilder
+from curation.report.joint.joint import Joint, JointBuilder
 from curation.report.summary.failures import failures_of
 from curation.report.summary.histogram import Histogram
 from curation.report.summary.seen import SeenIds
@@ -39,8 +41,6 @@ from curation.report.summary.seen import SeenIds
 MAX_EXAMPLES = 100
 EXAMPLES_EACH = 3
 """Failures of each type of error that are shown."""
-MAX_SHOWN = 60
-"""Samples of each outcome that a page can show."""
 
 
 @dataclass
@@ -87,15 +87,6 @@ class Failure:
     error: str
 
 
-@dataclass(frozen=True)
-class FoundSample:
-    """A sample, or a window of one, and where to find it."""
-
-    unit: int
-    source_id: str
-    sample_id: str
-
-
 @dataclass
 class Summary:
     """Counts over the whole dataset."""
@@ -116,8 +107,10 @@ class Summary:
     gone: Counter[SourceKind] = field(default_factory=Counter)
     """Sources that are no longer in the inputs, which count nowhere else."""
     gone_examples: list[str] = field(default_factory=list)
-    examples: dict[Outcome, list[FoundSample]] = field(default_factory=dict)
-    """The first samples of each outcome."""
+    gallery: Gallery = field(default_factory=Gallery, compare=False)
+    """The samples that a page shows."""
+    joints: dict[SourceKind, Joint] = field(default_factory=dict, compare=False)
+    """What a page recomputes other thresholds from."""
 
     def failed_fraction(self) -> float:
         """The larger of the shares of failed sources and of failed samples."""
@@ -157,8 +150,6 @@ class Summary:
             self.failed_examples[kind] = [*self.failed_examples.get(kind, []), *failures][:EXAMPLES_EACH]
         self.gone.update(other.gone)
         self.gone_examples = [*self.gone_examples, *other.gone_examples][:MAX_EXAMPLES]
-        for outcome, examples in other.examples.items():
-            self.examples[outcome] = [*self.examples.get(outcome, []), *examples][:MAX_SHOWN]
 
 
 def _merge_counts(into: dict[Any, Counter[Any]], other: Mapping[Any, Counter[Any]]) -> None:
@@ -193,6 +184,8 @@ class SummaryBuilder:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._seen = SeenIds()
+        self._gallery = GalleryBuilder(pipeline)
+        self._joint = JointBuilder(pipeline)
         self.columns = {step.key: ("error", *step.stage.counted_columns) for step in pipeline.steps()}
         self._summary = Summary(
             steps={step.key: StepSummary(step.key) for step in pipeline.steps()},
@@ -212,17 +205,20 @@ class SummaryBuilder:
         if len(group.uncounted):
             raise LedgerError(f"clip {group.uncounted[0]} is in the ledger, but its splitter says it failed")
         self._seen.add(group.sources["source_id"])
+        self._joint.add(group)
         self._count_sources(group)
         self._count_gone(group)
         for kind in group.samples:
             self._count_samples(group, kind)
             self._count_leaves(group, kind)
         self._note_failures(group)
-        self._note_examples(group)
+        self._gallery.add(group)
 
     def merge(self, other: SummaryBuilder) -> None:
         """Take in what another builder counted, of later units."""
         self._seen.merge(other._seen)
+        self._gallery.merge(other._gallery)
+        self._joint.merge(other._joint)
         self._summary.merge(other._summary)
 
     def finish(self, unread: Mapping[SourceKind, int] | None = None) -> Summary:
@@ -237,7 +233,8 @@ class SummaryBuilder:
         sources = {kind: Counter(counts) for kind, counts in self._summary.sources.items()}
         for kind, number in (unread or {}).items():
             sources.setdefault(kind, Counter())[Outcome.PENDING] += number
-        return replace(self._summary, sources=sources)
+        gallery, joints = self._gallery.finish(), self._joint.finish()
+        return replace(self._summary, sources=sources, gallery=gallery, joints=joints)
 
     def _count_sources(self, group: VerdictGroup) -> None:
         kinds = group.sources["kind"]
@@ -332,21 +329,6 @@ class SummaryBuilder:
             mine = found.filter(pc.equal(kinds, kind))[: EXAMPLES_EACH - len(shown)]
             summary.failed_by[kind] += number
             shown += _failures(group, mine)
-
-    def _note_examples(self, group: VerdictGroup) -> None:
-        for code, outcome in enumerate(OUTCOMES):
-            shown = self._summary.examples.get(outcome, [])
-            found: list[tuple[int, str]] = []
-            for leaves in group.leaves.values():
-                places = np.flatnonzero(leaves.verdicts.outcome == code)[: MAX_SHOWN - len(shown)]
-                ids = leaves.sample_id.take(pa.array(places)).to_pylist()
-                found += zip(leaves.source[places].tolist(), ids, strict=True)
-            found.sort(key=lambda pair: pair[0])
-            source = group.sources.take(pa.array([place for place, _ in found], pa.int64()))
-            known = zip(source["unit"].to_pylist(), source["source_id"].to_pylist(), found, strict=True)
-            new = [FoundSample(unit, source_id, sample_id) for unit, source_id, (_, sample_id) in known]
-            if new:
-                self._summary.examples[outcome] = [*shown, *new][:MAX_SHOWN]
 
 
 def _failures(group: VerdictGroup, found: pa.Table) -> list[Failure]:
