@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -28,6 +31,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     media = write_media(folder / "media")
     data = config_data(media, folder / "out", write_vocabulary(folder / "vocabulary.tiktoken"))
     worked(data)
+    (folder / "out/run.json").write_text(json.dumps({"config": data}))
     config = write_config(folder / "small.yaml", data)
     write_shards(config)
     return config, folder / "out"
@@ -73,7 +77,8 @@ def test_sweep_writes_what_it_shows(
     assert "vega" in page
     assert 'src="http' not in page
     assert (tmp_path / "t.svg").read_text().startswith("<svg")
-    assert Image.open(tmp_path / "t.png").size[0] > 100
+    with Image.open(tmp_path / "t.png") as picture:
+        assert picture.size[0] > 100
     assert [line.split()[0] for line in said.splitlines() if line.startswith("*")][1:] == ["*"]
 
 
@@ -193,7 +198,8 @@ def test_sample_draws_a_contact_sheet(
     for name in ("sheet.png", "sheet.html"):
         code, said = said_by(capsys, "sample", "-c", config, "--kept", "--n", "2", "--to", tmp_path / name)
         assert code == 0, said
-    assert Image.open(tmp_path / "sheet.png").size == (5 * 256 + 8, 256 + 40)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (5 * 256 + 8, 256 + 40)
     assert (tmp_path / "sheet.html").read_text().count("<figure>") == 2
     assert "<img " in (tmp_path / "sheet.html").read_text()
 
@@ -269,3 +275,40 @@ class TestShardsDecidedOtherwise:
         other = load_config(str(config), ["images.filters=[resolution, aesthetic]"])
         assert any("images.filters" in line for line in decided.differences(other))
         assert not list(decided.differences(load_config(str(config), ["run.workers=1"])))
+
+
+def test_explain_leaves_out_what_says_nothing(
+    output: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A video has no text that came along, and a caption's stand-in counts no tokens."""
+    for name in ("long.mp4", "photo0.jpg", "cut_off.jpg"):
+        code, said = said_by(capsys, "explain", name, "-c", output[0])
+        assert (code, " None" in said) == (0, False), said
+        assert not re.search(r" ,|, *$|\[\]", said, re.MULTILINE), said
+
+
+def test_status_counts_what_is_listed_but_unread(
+    output: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after Ctrl-C: three photos and a video were listed, and nobody has opened them yet."""
+    config, folder = output
+    private = shutil.copytree(folder, tmp_path / "out")
+    listed = pq.read_table(private / "listing/present.parquet").to_pylist()
+    new = [{"uri": f"new{number}.jpg", "etag": "e"} for number in range(3)] + [
+        {"uri": "new.mp4", "etag": "e"}
+    ]
+    schema = pa.schema([("uri", pa.string()), ("etag", pa.string())])
+    pq.write_table(pa.Table.from_pylist([*listed, *new], schema), private / "listing/present.parquet")
+    code, said = said_by(capsys, "status", "-c", config, "--output", private)
+    assert code == 0, said
+    pending = {line.split()[0]: line.split()[-1] for line in said.splitlines() if " sources " in line}
+    assert pending == {"image": "3", "video": "1"}
+
+
+def test_gc_keeps_what_the_overrides_use(
+    output: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, _ = output
+    code, said = said_by(capsys, "gc", "-c", config, "--set", "videos.flow.fps=1.0")
+    assert (code, "ledger/flow/" in said) == (0, True), said
+    assert "ledger/flow/" not in said_by(capsys, "gc", "-c", config)[1]
