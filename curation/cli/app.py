@@ -16,6 +16,7 @@ import click
 from curation import __version__
 from curation.cli.command_line import keep_command
 from curation.cli.console import accept_any_text, echo
+from curation.cli.doctor import doctor
 from curation.cli.label import label
 from curation.cli.ledger import compact, gc
 from curation.cli.look import explain, preview, report, status, table
@@ -24,6 +25,7 @@ from curation.cli.run import demo, run, stage
 from curation.cli.shards import export, preference, publish, verify
 from curation.cli.stopping import StopSignals
 from curation.cli.takedown import retract
+from curation.cli.whatif import compare, sample, sweep
 from curation.errors import CurationError
 from curation.errors.redaction import redact
 
@@ -38,6 +40,13 @@ class _Group(click.Group):
         """Parse, after keeping the arguments."""
         keep_command(ctx, args)
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; of a stop, `StopSignals` tells, and click writes no empty line."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            raise click.exceptions.Exit(NO_ANSWER) from stopped
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command, or the one that was probably meant."""
@@ -67,12 +76,16 @@ for command in (
     report,
     table,
     explain,
+    sweep,
+    compare,
+    sample,
     verify,
     publish,
     preference,
     export,
     preview,
     demo,
+    doctor,
     label,
     compact,
     gc,

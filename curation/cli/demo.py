@@ -66,9 +66,9 @@ MODELS = (
 
 
 def demo_config() -> str:
-    """The demo's configuration, beside the code or inside the installed package."""
-    beside = Path(__file__).parents[2] / "configs" / "demo.yaml"
-    return str(beside if beside.is_file() else files("curation").joinpath("configs", "demo.yaml"))
+    """The demo's configuration, inside the installed package or, in a checkout, beside the code."""
+    inside = Path(str(files("curation"))) / "configs" / "demo.yaml"
+    return str(inside if inside.is_file() else Path(__file__).parents[2] / "configs" / "demo.yaml")
 
 
 def demo_settings(folder: str) -> Any:

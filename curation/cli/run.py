@@ -10,8 +10,6 @@ import click
 from curation.cli.command_line import kept_command
 from curation.cli.console import echo
 from curation.cli.options import ConfigFile, config_options, path_text, work_options
-from curation.errors import ConfigError
-from curation.registry import suggestion
 
 if TYPE_CHECKING:
     from curation.cli.log import RunLog
@@ -24,13 +22,10 @@ if TYPE_CHECKING:
 @config_options
 def run(config_file: ConfigFile, log: RunLog, **work: Any) -> int:
     """Do everything that is missing, and write shards, report and card."""
-    from curation.execution.run import RunOptions
-    from curation.ledger.unit_state import PROBE, RecomputePolicy
+    from curation.execution.orders import order_of
 
     config = config_file.load(to_measure=True)
-    stages = frozenset([PROBE, *(choice.stage.name for choice in config.choices())])
-    recompute = RecomputePolicy(stages) if work.pop("retry_failed") else RecomputePolicy()
-    return _run(config, RunOptions(recompute=recompute, **work), log)
+    return _run(config, order_of(config, **work), log)
 
 
 @click.command()
@@ -38,29 +33,12 @@ def run(config_file: ConfigFile, log: RunLog, **work: Any) -> int:
 @work_options
 @config_options
 @click.option("--recompute", is_flag=True, help="Measure again what has been measured.")
-def stage(
-    config_file: ConfigFile,
-    name: str,
-    retry_failed: bool,
-    recompute: bool,
-    log: RunLog,
-    **work: Any,
-) -> int:
+def stage(config_file: ConfigFile, name: str, log: RunLog, **work: Any) -> int:
     """Measure what is missing of one stage, such as text or videos.text, and nothing else."""
-    from curation.execution.run import RunOptions
-    from curation.ledger.unit_state import RecomputePolicy
+    from curation.execution.orders import order_of
 
     config = config_file.load(to_measure=True)
-    chosen = [choice for choice in config.choices() if name in (choice.key, choice.stage.name)]
-    if not chosen:
-        known = sorted({key for choice in config.choices() for key in (choice.key, choice.stage.name)})
-        raise ConfigError(f"the configuration has no stage {name!r}; {suggestion(name, known)}")
-    recomputed = (
-        frozenset(choice.stage.name for choice in chosen) if retry_failed or recompute else frozenset()
-    )
-    policy = RecomputePolicy(recomputed, only_failed=not recompute)
-    order = RunOptions(only=frozenset(choice.key for choice in chosen), recompute=policy, **work)
-    return _run(config, order, log)
+    return _run(config, order_of(config, name, **work), log)
 
 
 @click.command()

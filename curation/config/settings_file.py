@@ -34,19 +34,26 @@ def read_settings(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         StorageError: the bucket can't be reached.
         ConfigError: the file can't be read, is not YAML in UTF-8 or holds no settings, or an override is odd.
     """
+    return parse_settings(read_bytes(path), path, overrides)
+
+
+def parse_settings(data: bytes, path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings in the bytes of a YAML file called `path`, changed by overrides.
+
+    Raises:
+        ConfigError: they are not YAML in UTF-8 or hold no settings, or an override is odd.
+    """
     try:
-        text = _bytes_of(path).decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not a text in UTF-8: {error.reason} at byte {error.start}") from error
     try:
-        data = _parse(text)
+        settings = _parse(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} must hold a mapping of settings, not {_kind(data)}")
-    return parse_overrides(overrides, data)
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} must hold a mapping of settings, not {_kind(settings)}")
+    return parse_overrides(overrides, settings)
 
 
 def parse_overrides(overrides: Sequence[str], data: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -61,9 +68,29 @@ def parse_overrides(overrides: Sequence[str], data: dict[str, Any] | None = None
     return data
 
 
-def _bytes_of(path: str) -> bytes:
+def put_settings(data: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`data` with the value of each dotted name in its place; None takes a whole section out.
+
+    Raises:
+        ConfigError: a name lies below what is no section.
+    """
+    for name, value in values.items():
+        _put(data, name.split("."), value, name)
+    return data
+
+
+def read_bytes(path: str) -> bytes:
+    """What is in a configuration file, which may lie in a bucket.
+
+    Raises:
+        StorageError: the bucket can't be reached.
+        ConfigError: the file can't be read.
+    """
     if "://" not in path:
-        return Path(path).read_bytes()
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     storage, key = storage_of(path)
     data = storage.read(key)
     if data is None:
@@ -91,15 +118,19 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise ConfigError(
             f"--set {override}: must look like images.aesthetic.min_score=5.2, with null for nothing"
         )
-    for part in path[:-1]:
-        data = data.setdefault(part, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f"--set {override}: {part} is not a section")
     try:
         parsed = _parse(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML") from error
-    if parsed is None and isinstance(data.get(path[-1]), Mapping):
+    _put(data, path, parsed, f"--set {override}")
+
+
+def _put(data: dict[str, Any], path: Sequence[str], value: Any, said: str) -> None:
+    for part in path[:-1]:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"{said}: {part} is not a section")
+    if value is None and isinstance(data.get(path[-1]), Mapping):
         del data[path[-1]]
     else:
-        data[path[-1]] = parsed
+        data[path[-1]] = value

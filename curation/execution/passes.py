@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -72,26 +73,32 @@ class Passes:
         if not tasks:
             return
         self._on_work()
-        with self._beside(pipeline, tasks) as (services, models):
+        started = time.perf_counter()
+        with self._beside(pipeline, tasks) as (services, models, num_gpus):
             self._progress.begin(phase, sum(task.num_sources for task in tasks))
             self._standing.changed(tasks)
             metrics = self._pool.do([replace(task, services=services) for task in tasks], models)
             self._progress.end()
-        self._count_pools(phase, metrics, models)
+        pass_s = time.perf_counter() - started
+        metrics.gpu_s = num_gpus * pass_s
+        self._count_pools(phase, metrics, models, pass_s)
         self.metrics.add(metrics)
 
-    def _count_pools(self, phase: Phase, metrics: Metrics, models: ModelPools) -> None:
-        """Complete what is known of the workers, and name them by their pass too."""
+    def _count_pools(self, phase: Phase, metrics: Metrics, models: ModelPools, pass_s: float) -> None:
+        """Complete what is known of the workers of a pass, and name them by it, too."""
         decode = metrics.pool(DECODE)
         attendance = self._pool.attendance
         decode.num_workers = attendance.most
         for node_id, number in attendance.most_by_node.items():
             decode.nodes[self._pool.cluster.name_of(node_id)] = number
-        decode.idle_s = max(0.0, attendance.worker_s - decode.busy_s)
+        decode.idle_s = max(0.0, attendance.worker_s - decode.busy_s - decode.load_s)
         decode.waited_s = sum(pool.waited_s for pool in metrics.pools.values())
         decode.busy_s -= decode.waited_s
         for name, pool in models.metrics.items():
             metrics.pool(name).add(pool)
+            metrics.pool(name).gpu_s += pass_s * models.num_cards(name)
+        for pool in metrics.pools.values():
+            pool.pass_s = pass_s
         in_order = [DECODE, *(name for name in metrics.pools if name != DECODE)]
         metrics.pools = {f"{phase}: {name}": metrics.pools[name] for name in in_order}
 
@@ -116,10 +123,11 @@ class Passes:
     @contextmanager
     def _beside(
         self, pipeline: Pipeline, tasks: Sequence[Task]
-    ) -> Iterator[tuple[Mapping[str, Mapping[str, str]], ModelPools]]:
+    ) -> Iterator[tuple[Mapping[str, Mapping[str, str]], ModelPools, int]]:
         """Start what these tasks' stages need beside the decode workers; it is stopped in any case.
 
-        Yields what the services say, by step key, and the model workers.
+        Yields what the services say, by step key, the model workers, and the GPUs of the cluster if anything
+        is on one.
         """
         self._pool.connect()
         device = self._pool.device
@@ -148,4 +156,4 @@ class Passes:
                 ask_cluster=self._pool.ask_cluster,
             ) as models,
         ):
-            yield said, models
+            yield said, models, sum(node.num_gpus for node in with_cards) if groups or services else 0

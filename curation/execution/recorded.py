@@ -25,13 +25,34 @@ NAME_IT = "name the configuration by --config"
 def recorded_config(
     output: str, overrides: Sequence[str] = (), *, to_measure: bool = False, **fields: Any
 ) -> Config:
-    """The configuration of the last run that had work in `output`.
+    """The configuration of the last run that had work in `output`, changed.
 
     Args:
         output: A folder or a URL.
         overrides: "a.b=value" settings that replace recorded ones.
-        to_measure: Whether it is wanted for more than reading, which secrets that run.json hides forbid.
+        to_measure: As for `recorded_settings`.
         fields: Top-level settings that replace recorded ones; None leaves them.
+
+    Raises:
+        ConfigError: as `recorded_settings`, or a problem of the settings, under its dotted name.
+        DamagedFileError: run.json is damaged.
+        StorageError: the output can't be reached.
+    """
+    name, data = recorded_settings(output, to_measure=to_measure, replaced=overrides)
+    changed = parse_overrides(overrides, data)
+    changed.update({key: value for key, value in fields.items() if value is not None})
+    return parse_config(changed, name)
+
+
+def recorded_settings(
+    output: str, *, to_measure: bool = False, replaced: Sequence[str] = ()
+) -> tuple[str, dict[str, Any]]:
+    """The settings of the last run that had work in `output`, and what messages call them.
+
+    Args:
+        output: A folder or a URL; the settings have it as their output.
+        to_measure: Whether they are wanted for more than reading, which secrets that run.json hides forbid.
+        replaced: Names of settings, or what begins with them, whose secrets don't matter.
 
     Raises:
         ConfigError: there is no output, it tells no configuration, or one that this version can't read.
@@ -50,11 +71,10 @@ def recorded_config(
     data = record.get("config")
     if not isinstance(data, dict):
         raise ConfigError(f"{place} tells no configuration; {NAME_IT}")
-    changed = parse_overrides(overrides, data)
-    changed.update({key: value for key, value in fields.items() if value is not None}, output=output)
+    data["output"] = output
     if to_measure:
-        _check_nothing_hidden(place, changed)
-    return parse_config(changed, _named(place, record))
+        _check_nothing_hidden(place, data, replaced)
+    return _named(place, record), data
 
 
 def _named(place: str, record: Mapping[str, Any]) -> str:
@@ -63,8 +83,9 @@ def _named(place: str, record: Mapping[str, Any]) -> str:
     return place if version == __version__ else f"{place}, of curation {version} (this is {__version__})"
 
 
-def _check_nothing_hidden(place: str, data: Mapping[str, Any]) -> None:
-    hidden = sorted(_hidden(data))
+def _check_nothing_hidden(place: str, data: Mapping[str, Any], replaced: Sequence[str]) -> None:
+    known = {text.partition("=")[0].strip() for text in replaced}
+    hidden = sorted({*_hidden(data)} - known)
     if hidden:
         raise ConfigError(f"{place} hides the secrets of {', '.join(hidden)}; {NAME_IT}")
 

@@ -26,7 +26,7 @@ from curation.ledger.present import absent_sources
 from curation.ledger.unit_state import branch_steps
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
-from curation.pipeline.rules import AllOf, Step, steps_of
+from curation.pipeline.rules import Step, steps_of
 from curation.records import MetadataValue, SourceKind
 from curation.stage import Column
 
@@ -175,10 +175,9 @@ class Selection:
         samples, of_sample = group.samples[kind], group.leaves[kind].sample[places]
         sample_id = samples.sample_id.take(pa.array(of_sample))
         branch = samples.branch
-        rule = AllOf((branch.splitter, branch.rule)) if branch.splitter else branch.rule
         is_kept = np.zeros(samples.evaluator.number, np.bool_)
         is_kept[of_sample] = True
-        asked = samples.evaluator.asked(rule, is_kept)
+        asked = samples.evaluator.asked(branch.whole_rule, is_kept)
         found: dict[str, Any] = {
             name: pa.nulls(len(places), column.type) for name, column in self.exported.items()
         }

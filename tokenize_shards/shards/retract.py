@@ -10,6 +10,7 @@ not a byte changes. A file of which nothing is left stays, empty, so that the ot
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ from curation.tokenize_shards.shards.verify import is_shard_name
 _FOLDER = re.compile(r"shards/[^/]+(?=/)")
 _KNOWN_BY = ("source_id", "source_uri", "sample_id")
 _HEX = re.compile(rb"[0-9a-f]{%d,}" % ID_LENGTH)
+_ARROW_SCHEMA = b"ARROW:schema"
+"""Metadata of a Parquet file, by which Arrow finds its own types again."""
 _READ_BYTES = 1 << 22
 CARD, CROISSANT = "README.md", "croissant.json"
 
@@ -149,13 +152,22 @@ def rewrite_folder(storage: Storage, concerned: ConcernedFolder, source_ids: Col
 def _rewritten(storage: Storage, folder: str, name: str, source_ids: Collection[str]) -> Shard:
     gone = pa.array(sorted(source_ids), pa.string())
     with _opened(storage, key_in(folder, name)) as file:
-        written = SampleFile(name, name.partition("-")[0], file.schema_arrow.remove_metadata())
+        schema = _written_schema(file)
+        written = SampleFile(name, name.partition("-")[0], schema)
         for index in range(file.num_row_groups):
-            rows = file.read_row_group(index, use_threads=False).replace_schema_metadata(None)
+            rows = file.read_row_group(index, use_threads=False).cast(schema)
             rows = rows.filter(pc.invert(pc.is_in(rows["source_id"], value_set=gone)))
             if rows.num_rows:
                 written.add(rows.combine_chunks(), begins_row_group=index > 0)
     return written.write(storage, folder)
+
+
+def _written_schema(file: pq.ParquetFile) -> pa.Schema:
+    """The schema that a file was written with: as Parquet reads it, lists call their items otherwise."""
+    kept = (file.metadata.metadata or {}).get(_ARROW_SCHEMA)
+    if kept is None:
+        return file.schema_arrow.remove_metadata()
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(kept))).remove_metadata()
 
 
 def _correct_card(storage: Storage, folder: str, num_samples: int, num_tokens: int) -> None:

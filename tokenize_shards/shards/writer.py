@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from curation.errors import LedgerError
 from curation.execution.cluster.tasks import Spread, in_process
+from curation.pipeline.decision import Decision
 from curation.pipeline.models import resolve_revision
 from curation.records import ID_LENGTH
 from curation.report.cards.statistics import SampleStatistics
@@ -86,6 +87,11 @@ class Written:
         """Digest of samples and settings."""
         return self.manifest.selection
 
+    @property
+    def decided(self) -> Decision | None:
+        """Where the thresholds came from."""
+        return self.manifest.decided
+
 
 @dataclass(frozen=True)
 class _Counted:
@@ -138,8 +144,18 @@ class ShardWriter:
         present = _present(storage, folder)
         return present is not None and present.selection == self._count(samples, self.check()).selection
 
-    def write(self, storage: Storage, folder: str, samples: Samples, spread: Spread = in_process) -> Written:
+    def write(
+        self,
+        storage: Storage,
+        folder: str,
+        samples: Samples,
+        spread: Spread = in_process,
+        *,
+        decided: Decision | None = None,
+    ) -> Written:
         """Write the shards of `samples` into `folder`, unless exactly they are there.
+
+        The manifest is to say what `decided` about them, also where other settings chose the same samples.
 
         Raises:
             TokenizeError: a sample's codes are no grid of the codebook's.
@@ -149,6 +165,9 @@ class ShardWriter:
         counted = self._count(samples, vocabulary)
         present = _present(storage, folder)
         if present is not None and present.selection == counted.selection:
+            if present.decided != decided:
+                present = replace(present, decided=decided)
+                write_manifest(storage, folder, present)
             return Written(present, counted.statistics, columns, changed=False)
         # Without its manifest a half-replaced folder is no dataset.
         storage.delete(key_in(folder, MANIFEST))
@@ -156,7 +175,11 @@ class ShardWriter:
         shards = tuple(shard for done in spread(write_task, self._tasks(counted)) for shard in done)
         _remove_others(storage, folder, {shard.name for shard in shards})
         manifest = Manifest(
-            selection=counted.selection, samples=counted.samples, vocabulary_sha256=vocabulary, shards=shards
+            selection=counted.selection,
+            samples=counted.samples,
+            vocabulary_sha256=vocabulary,
+            shards=shards,
+            decided=decided,
         )
         write_manifest(storage, folder, manifest)
         return Written(manifest, counted.statistics, columns, changed=True)

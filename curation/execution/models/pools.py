@@ -130,6 +130,15 @@ class ModelPools:
         self._checked_at = 0.0
         self.metrics: dict[str, PoolMetrics] = {}
 
+    def num_cards(self, name: str) -> float:
+        """GPUs that the workers of a group hold; one that leaves no room for other models holds its card."""
+        held = [placement for group, placement in self._placements.items() if group.name == name]
+        return sum(
+            placement.num_workers
+            * (len(placement.bundles) or (1 if placement.num_gpus == CARD_SHARE else placement.num_gpus))
+            for placement in held
+        )
+
     def __enter__(self) -> Self:
         # First those for whole cards that share them. While they load they look how much they may fill, and
         # vLLM gives up if somebody else's part changes meanwhile.

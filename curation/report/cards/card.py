@@ -15,6 +15,7 @@ import pyarrow as pa
 from curation.errors.redaction import redact_settings
 from curation.ledger.columns import OUTCOMES
 from curation.pipeline import Pipeline
+from curation.pipeline.decision import Decision
 from curation.pipeline.rules import describe_rule
 from curation.report.cards.croissant import DescribedFile, Description, render_croissant
 from curation.report.cards.header import (
@@ -93,7 +94,7 @@ def render_card(pipeline: Pipeline, summary: Summary, written: Any) -> str:
     name = pipeline.config.general.name
     sections = {
         "Sources": _sources(pipeline, summary, statistics),
-        "Filters and thresholds": _filters(pipeline, summary),
+        "Filters and thresholds": _filters(pipeline, summary, written.decided),
         "Models": _models(pipeline),
         "What became of everything": _outcomes(summary),
         "Known failures": _failures(summary),
@@ -130,6 +131,13 @@ def render_shards_croissant(pipeline: Pipeline, written: Any) -> str:
         ),
         [DescribedFile(shard.name, shard.size_bytes, shard.sha256) for shard in written.shards],
     )
+
+
+def _decided(pipeline: Pipeline, decided: Decision | None) -> str | None:
+    """Where the thresholds came from, and where those of the shards are others than those below."""
+    if decided is None:
+        return None
+    return "\n".join(f"- {line}" for line in (*decided.lines(), *decided.differences(pipeline.config)))
 
 
 def _header(pipeline: Pipeline, written: Any) -> dict[str, Any]:
@@ -180,7 +188,7 @@ def _sources(pipeline: Pipeline, summary: Summary, statistics: SampleStatistics)
     )
 
 
-def _filters(pipeline: Pipeline, summary: Summary) -> str:
+def _filters(pipeline: Pipeline, summary: Summary, decided: Decision | None) -> str:
     rules = "\n".join(
         f"- {kind}s: {describe_rule(branch.rule)}" for kind, branch in pipeline.branches.items()
     )
@@ -188,7 +196,9 @@ def _filters(pipeline: Pipeline, summary: Summary) -> str:
         f"- of {rule}: " + ", ".join(f"{branch} kept {number}" for branch, number in counts.items())
         for (_, rule), counts in summary.kept_by.items()
     )
-    return "\n\n".join(part for part in (rules, kept, _steps(pipeline, summary)) if part)
+    return "\n\n".join(
+        part for part in (rules, kept, _decided(pipeline, decided), _steps(pipeline, summary)) if part
+    )
 
 
 def _steps(pipeline: Pipeline, summary: Summary) -> str:

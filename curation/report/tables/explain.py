@@ -6,16 +6,12 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from curation.errors import ConfigError
 from curation.ledger import Ledger
 from curation.ledger.unit_state import SampleVerdict, SourceVerdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Verdict, describe_rule, passed_by
-from curation.records import Outcome
-from curation.report.tables.lookup import Hit, find
-
-MAX_NAMED = 5
-"""Sources that a message names, at most."""
+from curation.records import Outcome, Source
+from curation.report.tables.lookup import find_one
 
 
 def explain(console: Console, ledger: Ledger, pipeline: Pipeline, wanted: str) -> None:
@@ -24,21 +20,10 @@ def explain(console: Console, ledger: Ledger, pipeline: Pipeline, wanted: str) -
     Raises:
         ConfigError: nothing, or more than one source, has this name.
     """
-    hits: list[Hit] = []
-    gone: list[Hit] = []
-    for hit in find(ledger, pipeline, wanted):
-        (gone if hit.is_gone else hits).append(hit)
-        if len(hits) > MAX_NAMED:
-            break
-    found = hits or gone
-    if not found:
-        raise ConfigError(f"there is no source or sample {wanted!r} in this output")
-    if len(found) > 1:
-        names = ", ".join(hit.judged.source.uri for hit in found[:MAX_NAMED])
-        raise ConfigError(f"{wanted!r} is ambiguous: {names}")
-    source, samples = found[0].judged, found[0].samples
-    _print_source(console, source if hits else replace(source, verdict=Verdict(Outcome.GONE)))
-    if not hits:
+    hit = find_one(ledger, pipeline, wanted)
+    source, samples = hit.judged, hit.samples
+    _print_source(console, replace(source, verdict=Verdict(Outcome.GONE)) if hit.is_gone else source)
+    if hit.is_gone:
         console.print("  gone from the inputs, so it counts nowhere; what follows counts again if it returns")
     for sample in samples or source.samples:
         _print_sample(console, pipeline, sample, "")
@@ -50,6 +35,19 @@ def _print_source(console: Console, judged: SourceVerdict) -> None:
     source = judged.source
     console.print(source.uri, style="bold", end="  ")
     console.print(f"source {source.source_id}  {judged.verdict.outcome}")
+    console.print("  " + ", ".join(f"{name} {value}" for name, value in source_facts(source).items()))
+    if source.metadata:
+        found = sorted(source.metadata.items())
+        metadata = ", ".join(f"{name} {shown(value)}" for name, value in found if not _is_empty(value))
+        console.print(f"  metadata {metadata or 'without values'}")
+    if judged.verdict.reason:
+        console.print(f"  {judged.verdict.outcome} by {judged.verdict.reason}")
+    if judged.error:
+        console.print(f"  {judged.error}")
+
+
+def source_facts(source: Source) -> dict[str, str]:
+    """What the header of a source says, for people; without what is not there."""
     facts = {
         "size": f"{source.size_bytes} bytes",
         "pixels": f"{source.width}x{source.height}" if source.width else None,
@@ -62,14 +60,7 @@ def _print_source(console: Console, judged: SourceVerdict) -> None:
         "interlaced": source.interlaced or None,
         "transfer": source.color_transfer if source.is_hdr else None,
     }
-    console.print("  " + ", ".join(f"{name} {value}" for name, value in facts.items() if value))
-    if source.metadata:
-        metadata = ", ".join(f"{name} {_shown(value)}" for name, value in sorted(source.metadata.items()))
-        console.print(f"  metadata {metadata}")
-    if judged.verdict.reason:
-        console.print(f"  {judged.verdict.outcome} by {judged.verdict.reason}")
-    if judged.error:
-        console.print(f"  {judged.error}")
+    return {name: str(value) for name, value in facts.items() if value}
 
 
 def _print_sample(console: Console, pipeline: Pipeline, judged: SampleVerdict, indent: str) -> None:
@@ -87,21 +78,29 @@ def _print_sample(console: Console, pipeline: Pipeline, judged: SampleVerdict, i
             console.print(f"{indent}  {step.key}: {row.error_type}: {row.error}")
             continue
         values = ", ".join(
-            f"{name} {_shown(value)}" for name, value in row.values.items() if name not in step.large_columns
+            f"{name} {shown(value)}"
+            for name, value in row.values.items()
+            if name not in step.large_columns and not _is_empty(value)
         )
         rejects = step.stage.reject_reason(row.values)
         console.print(
-            f"{indent}  {step.key}: {values}{f'  -> {rejects}' if rejects else ''}",
+            f"{indent}  {step.key}: {values or 'measured'}{f'  -> {rejects}' if rejects else ''}",
         )
     for window in judged.windows:
         _print_sample(console, pipeline, window, indent + "  ")
 
 
-def _shown(value: object) -> str:
+def _is_empty(value: object) -> bool:
+    """Whether a value says nothing, such as the codec of an image; 0 and False say something."""
+    return value is None or value in ("", b"", [])
+
+
+def shown(value: object) -> str:
+    """A measured value, or one that came with a source, for people."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, list):
-        return "[" + ", ".join(_shown(item) for item in value) + "]"
+        return "[" + ", ".join(shown(item) for item in value) + "]"
     return str(value)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.errors import ConfigError
 from curation.ingest.locator import locator_of
 from curation.ledger import Ledger
 from curation.ledger.present import absent_sources
@@ -25,6 +26,8 @@ from curation.records import ID_LENGTH, Sample, image_ids
 
 MIN_PREFIX = 6
 """Characters of an id that stand for it, at least."""
+MAX_NAMED = 5
+"""Sources that a message names, at most."""
 _SPANS = ("sample_id", "source_id", "start_s", "end_s")
 
 
@@ -60,6 +63,27 @@ def find(ledger: Ledger, pipeline: Pipeline, wanted: str) -> Iterator[Hit]:
         samples = tuple(sample for sample in judged.samples if is_meant(sample, wanted))
         if samples or is_source(judged, wanted):
             yield Hit(unit, judged, samples, source_id in absent.gone)
+
+
+def find_one(ledger: Ledger, pipeline: Pipeline, wanted: str) -> Hit:
+    """The one source that `wanted` means, or whose samples it means; what is in the inputs goes first.
+
+    Raises:
+        ConfigError: nothing, or more than one source, has this name.
+    """
+    hits: list[Hit] = []
+    gone: list[Hit] = []
+    for hit in find(ledger, pipeline, wanted):
+        (gone if hit.is_gone else hits).append(hit)
+        if len(hits) > MAX_NAMED:
+            break
+    found = hits or gone
+    if not found:
+        raise ConfigError(f"there is no source or sample {wanted!r} in this output")
+    if len(found) > 1:
+        names = ", ".join(hit.judged.source.uri for hit in found[:MAX_NAMED])
+        raise ConfigError(f"{wanted!r} is ambiguous: {names}")
+    return found[0]
 
 
 def judged_sources(

@@ -74,6 +74,7 @@ class PackedExport(Export[PackedConfig]):
             vocabulary_sha256=shards.manifest.vocabulary_sha256,
             shards=tuple(written),
             context=self.config.context,
+            decided=shards.manifest.decided,
         )
         write_manifest(target, "", manifest)
         done.num_samples, done.num_files = manifest.num_samples, len(written) + 1

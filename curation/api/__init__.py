@@ -1,0 +1,1 @@
+"""The pipeline from Python: `curation.run` and `curation.open`."""
