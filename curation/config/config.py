@@ -62,6 +62,8 @@ class General(StageConfig):
     is added to kept samples, anew. The column `color_transfer` names it in any case."""
     license: str = "unknown"
     """Licence of the media, written to every shard row and to the dataset card."""
+    license_link: str | None = None
+    """URL of the licence's text, for the card, where the licence is none of those that the Hub lists."""
 
     @field_validator("output")
     @classmethod
