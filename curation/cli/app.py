@@ -16,6 +16,7 @@ import click
 from curation import __version__
 from curation.cli.command_line import keep_command
 from curation.cli.console import accept_any_text, echo
+from curation.cli.init import init, schema
 from curation.cli.label import label
 from curation.cli.ledger import compact, gc
 from curation.cli.look import explain, preview, report, status, table
@@ -74,6 +75,8 @@ for command in (
     export,
     preview,
     demo,
+    init,
+    schema,
     label,
     compact,
     gc,
