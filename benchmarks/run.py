@@ -25,6 +25,7 @@ NAMES = (
     "many_workers",
     "listing",
     "captions",
+    "estimate",
     "shards",
 )
 

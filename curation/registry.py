@@ -143,6 +143,9 @@ EXPORTS = Registry(
         "webdataset": "curation.tokenize_shards.shards.exports.webdataset:WebDatasetExport",
         "datasets": "curation.tokenize_shards.shards.exports.datasets:DatasetsExport",
         "packed": "curation.tokenize_shards.shards.exports.packed:PackedExport",
+        "mds": "curation.tokenize_shards.shards.exports.mds:MdsExport",
+        "lance": "curation.tokenize_shards.shards.exports.lance:LanceExport",
+        "jsonl": "curation.tokenize_shards.shards.exports.jsonl:JsonLinesExport",
     },
 )
 
@@ -155,6 +158,7 @@ EXPORT = "curation.tokenize_shards.shards.exports:export"
 MANIFEST = "curation.tokenize_shards.shards.manifest:MANIFEST"
 """The name of the file that a folder of shards is known by."""
 DATASET = "curation.tokenize_shards.shards.loader:ShardDataset"
+READ_DECISION = "curation.tokenize_shards.shards.manifest:read_decision"
 READ_MANIFEST = "curation.tokenize_shards.shards.manifest:read_manifest"
 VERIFY = "curation.tokenize_shards.shards.verify:verify"
 RETRACT_SHARDS = "curation.tokenize_shards.shards.retract"

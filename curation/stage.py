@@ -116,8 +116,10 @@ class KeepMin:
         """At the threshold exactly is kept."""
         return value >= threshold
 
-    def passes_each(self, values: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
-        """`passes` of each value [N]."""
+    def passes_each(
+        self, values: NDArray[np.float64], threshold: float | NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """`passes` of each value [N], under one threshold or each under its own [N]."""
         return values >= threshold
 
 
@@ -137,8 +139,10 @@ class KeepMax:
         """At the threshold exactly is kept."""
         return value <= threshold
 
-    def passes_each(self, values: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
-        """`passes` of each value [N]."""
+    def passes_each(
+        self, values: NDArray[np.float64], threshold: float | NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """`passes` of each value [N], under one threshold or each under its own [N]."""
         return values <= threshold
 
 
@@ -157,8 +161,10 @@ class KeepFar:
         """At the threshold exactly is kept."""
         return value is None or value >= threshold
 
-    def passes_each(self, values: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
-        """`passes` of each value [N], NaN for null."""
+    def passes_each(
+        self, values: NDArray[np.float64], threshold: float | NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """`passes` of each value [N], NaN for null, under one threshold or each under its own [N]."""
         return ~(values < threshold)
 
 

@@ -7,6 +7,7 @@ import importlib
 import os
 import signal
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -397,6 +398,17 @@ class SlowColor(ColorStage):
 
     def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
         time.sleep(1.0 * len(samples))
+        return super().measure(samples, media)
+
+
+class TerminalColor(SlowColor):
+    """Starts a program that changes how its terminal reads, if it has one, as `ffmpeg` does."""
+
+    name = "terminal_color"
+
+    def measure(self, samples: Sequence[Sample], media: Sequence[Media]) -> list[dict[str, Any]]:
+        change = "import termios; termios.tcsetattr(0, termios.TCSADRAIN, termios.tcgetattr(0))"
+        subprocess.run([sys.executable, "-c", change], stderr=subprocess.DEVNULL, check=False)
         return super().measure(samples, media)
 
 

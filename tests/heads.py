@@ -18,7 +18,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+import ray
+from ray.cluster_utils import Cluster
 
 from buckets import free_ports
 from curation.execution.cluster.joining.supervisor import kill_all, processes_of
@@ -157,3 +160,22 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+NODE = {"num_cpus": 1, "include_dashboard": False}
+"""A node of `cluster_of`. Two clusters with dashboards would want the same port."""
+
+
+@contextmanager
+def cluster_of(*nodes: Mapping[str, Any]) -> Iterator[Cluster]:
+    """A cluster of these nodes in processes of this one, the first its head; it is left and ended here."""
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, **nodes[0]})
+    try:
+        for node in nodes[1:]:
+            cluster.add_node(**{**NODE, **node})
+        cluster.wait_for_nodes()
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.global_state.disconnect()  # it would go on looking for the head, with all of a core
+        cluster.shutdown()

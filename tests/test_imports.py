@@ -31,6 +31,7 @@ OWNERS = {
             "cluster/watch",
             "driver/actor",
             "driver/decode_workers",
+            "driver/exported",
             "driver/pool",
             "models/actor",
             "models/client",
@@ -40,6 +41,8 @@ OWNERS = {
         )
     },
     "av": {
+        "curation/doctor/decoders.py",
+        "curation/doctor/golden.py",
         "curation/media/decode.py",
         "curation/media/pictures/filters.py",
         "curation/media/pictures/orientation.py",
@@ -48,10 +51,14 @@ OWNERS = {
     "decord": {"curation/media/decord.py"},
     "obstore": {f"curation/storage/buckets/{name}.py" for name in ("connection", "credentials", "retries")},
     "faiss": {"stages/clusters.py", "stages/duplicates.py"},
+    "lance": {"tokenize_shards/shards/exports/lance.py"},
     "pillow_heif": {"curation/media/image.py"},
     "PIL": {
+        "curation/doctor/decoders.py",
+        "curation/doctor/golden.py",
         "curation/media/image.py",
         "curation/media/resize.py",
+        "curation/whatif/contact_sheet.py",
         "stages/thumbnail.py",
         "stages/clip/squares.py",
         "stages/phash.py",
@@ -63,11 +70,13 @@ OWNERS = {
     "rapidocr": {"stages/text.py"},
     "open_clip": {"stages/clip/tower.py", "stages/hps.py"},
     "transformers": {"tokenize_shards/vision/emu3.py", "tokenize_shards/vision/checkpoint.py"},
+    "vl_convert": {"curation/whatif/plot.py"},
     "tiktoken": {"tokenize_shards/documents/text.py"},
     "tokenizers": {"tokenize_shards/documents/text.py"},
     "vllm": {"captioner/engines/vllm.py"},
     "httpx2": {"captioner/engines/chat.py", "captioner/server.py"},
     "torch": {
+        "curation/doctor/machine.py",
         "curation/pipeline/precision.py",
         "curation/pipeline/weights.py",
         "stages/aesthetic.py",
@@ -89,6 +98,7 @@ OWNERS = {
     },
     "huggingface_hub": {
         "curation/pipeline/models.py",
+        "curation/report/cards/header.py",
         *(f"curation/storage/hub/{name}.py" for name in ("faults", "place", "repository", "upload")),
     },
 }
@@ -155,6 +165,8 @@ ROOMS = (
     "report",
     "execution",
     "estimate",
+    "doctor",
+    "whatif",
     "cli",
     "api",
 )

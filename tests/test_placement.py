@@ -10,6 +10,7 @@ import pytest
 from curation.errors import EnvironmentFault
 from curation.execution.cluster.placement import Node, Placement, nodes, place, take_seat
 from curation.stage import Resources
+from heads import cluster_of
 
 PARTS = Resources(gpu=True)
 
@@ -90,15 +91,10 @@ def test_stages_that_decode_workers_measure_need_no_place() -> None:
 def two_nodes() -> Iterator[list[str]]:
     """A real Ray cluster with 2 and 1 GPUs that it only counts."""
     import ray
-    from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 2})
-    cluster.add_node(num_cpus=1, num_gpus=1)
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    cluster.wait_for_nodes()
-    yield [node.name for node in nodes()]
-    ray.shutdown()
-    cluster.shutdown()
+    with cluster_of({"num_cpus": 2, "num_gpus": 2}, {"num_gpus": 1}) as cluster:
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        yield [node.name for node in nodes()]
 
 
 def worker_class() -> Any:

@@ -23,6 +23,7 @@ from curation.execution.cluster.placement import nodes
 from curation.execution.models.groups import ModelGroup, place_models
 from curation.execution.services import ServiceHost, StepService, running
 from curation.stage import Resources, Setup
+from heads import cluster_of
 
 PARTS = {"models": Resources(gpu=True)}
 
@@ -111,16 +112,11 @@ class TestHost:
 def cluster() -> Iterator[Any]:
     """A Ray cluster: a head without GPUs, and a node with 1. Its nodes don't know this file."""
     import ray
-    from ray.cluster_utils import Cluster
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
-    cluster.add_node(num_cpus=1, num_gpus=1)
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    cluster.wait_for_nodes()
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with cluster_of({"num_gpus": 0}, {"num_gpus": 1}) as cluster:
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        yield cluster
 
 
 def gpu_nodes() -> list[str]:

@@ -15,12 +15,25 @@ from curation.ledger import Ledger
 from curation.ledger.unit_state import SampleVerdict
 from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
-from curation.pipeline.rules import decide, describe_rule, passed_by
+from curation.pipeline.rules import AllOf, Rows, Rule, Step, decide, describe_rule, passed_by, steps_of
 from curation.records import Outcome, Row, Sample
-from curation.report.summary.summary import MAX_EXAMPLES, MAX_SHOWN, Summary, SummaryBuilder, summarize
+from curation.report.summary.summary import MAX_EXAMPLES, Summary, SummaryBuilder, summarize
 from curation.splitter import Span, span_row
 from one_by_one import scan_verdicts
 from random_ledgers import NUM_UNITS, a_pipeline, list_units, random_ledger
+
+
+def asked(rule: Rule, rows: Rows) -> set[str]:
+    """Keys of the steps that a rule comes to: all up to the one that settles it."""
+    if isinstance(rule, Step):
+        return {rule.key}
+    found: set[str] = set()
+    for part in rule.rules:
+        found |= asked(part, rows)
+        goes_on = (Outcome.KEPT,) if isinstance(rule, AllOf) else (Outcome.REJECTED, Outcome.FAILED)
+        if decide(part, rows).outcome not in goes_on:
+            break
+    return found
 
 
 class Count:
@@ -31,27 +44,34 @@ class Count:
         self.totals: Counter[Any] = Counter()
         self.failures: list[Any] = []
         self.values: dict[Any, list[float]] = {}
-        self.examples: dict[Any, list[str]] = {}
         self.gone: list[str] = []
         for state, judged in scan_verdicts(ledger, pipeline):
             self.gone += [source.uri for source in state.gone]
             for source in judged:
-                self.source(source)
+                self.source(source, state.rows)
 
-    def source(self, judged: Any) -> None:
+    def source(self, judged: Any, measured: dict[str, dict[str, Row]]) -> None:
         source, verdict = judged.source, judged.verdict
         self.totals["source", source.kind, verdict.outcome] += 1
         if verdict.outcome is Outcome.FAILED and not judged.samples:
             step = verdict.step.key if verdict.step else "probe"
             self.totals["step", step, Outcome.FAILED] += step != "probe"
             self.failures.append((source.uri, None, step, verdict.reason, judged.error))
+        branch = self.pipeline.branches.get(source.kind)
+        if verdict.outcome is Outcome.PENDING and not judged.samples:
+            self.totals["step", branch.splitter.key, "waiting"] += 1
         for sample in judged.samples:
-            self.rows(sample)
+            self.rows(branch.whole_rule, sample)
             for rule, part in passed_by(self.pipeline.branches[source.kind].rule, sample.rows):
                 self.totals["kept by", source.kind, describe_rule(rule), describe_rule(part)] += 1
             for leaf in sample.leaves():
-                if leaf is not sample:
-                    self.rows(leaf)
+                if decide(branch.whole_rule, sample.rows).outcome is Outcome.KEPT:
+                    self.rows(self.pipeline.enrich, leaf)
+                else:
+                    for step in steps_of(self.pipeline.enrich):
+                        self.totals["step", step.key, "unasked"] += leaf.sample.sample_id in measured.get(
+                            step.key, {}
+                        )
                 self.leaf(source.uri, leaf)
 
     def leaf(self, uri: str, leaf: SampleVerdict) -> None:
@@ -59,14 +79,18 @@ class Count:
         self.totals["sample", leaf.sample.kind, verdict.outcome] += 1
         if verdict.step:
             self.totals["reason", leaf.sample.kind, verdict.step.key, verdict.reason] += 1
-        self.examples.setdefault(verdict.outcome, []).append(leaf.sample.sample_id)
         last = {(row.error_type, row.error): key for key, row in leaf.rows.items() if not row.ok}
         self.failures += [(uri, leaf.sample.sample_id, key, *what) for what, key in last.items()]
 
-    def rows(self, sample: SampleVerdict) -> None:
-        for step in self.pipeline.steps():
+    def rows(self, rule: Rule, sample: SampleVerdict) -> None:
+        comes_to = asked(rule, sample.rows)
+        for step in steps_of(rule):
             row = sample.rows.get(step.key)
+            if step.key not in comes_to:
+                self.totals["step", step.key, "unasked"] += row is not None
+                continue
             if row is None:
+                self.totals["step", step.key, "waiting"] += 1
                 continue
             verdict = decide(step, sample.rows)
             self.totals["step", step.key, verdict.outcome] += 1
@@ -88,6 +112,7 @@ def totals_of(summary: Summary) -> Counter[Any]:
         found.update({("kept by", kinds[:-1], rule, branch): number for branch, number in kept.items()})
     for key, step in summary.steps.items():
         found.update({("step", key, outcome): number for outcome, number in step.outcomes.items()})
+        found.update({("step", key, "waiting"): step.num_waiting, ("step", key, "unasked"): step.num_unasked})
         found.update({("step reason", key, reason): number for reason, number in step.reasons.items()})
         found.update({("verdict", what): n for what, n in step.counts.get("verdict", Counter()).items()})
     return found
@@ -126,10 +151,6 @@ def test_it_equals_a_count_one_by_one(tmp_path: Path) -> None:
         assert summary.num_failures == len(expected.failures)
         assert summary.gone.total() == len(expected.gone)
         assert summary.gone_examples == expected.gone
-        examples = {
-            outcome: [example.sample_id for example in found] for outcome, found in summary.examples.items()
-        }
-        assert examples == {outcome: found[:MAX_SHOWN] for outcome, found in expected.examples.items()}
         histograms = {
             (key, column): (histogram.total, histogram.low, histogram.high)
             for key, step in summary.steps.items()

@@ -16,6 +16,8 @@ import click
 from curation import __version__
 from curation.cli.command_line import keep_command
 from curation.cli.console import accept_any_text, echo
+from curation.cli.doctor import doctor
+from curation.cli.fetch import fetch
 from curation.cli.init import init, schema
 from curation.cli.label import label
 from curation.cli.ledger import compact, gc
@@ -26,6 +28,7 @@ from curation.cli.shards import export, preference, publish, verify
 from curation.cli.stopping import StopSignals
 from curation.cli.takedown import retract
 from curation.cli.unforeseen import UnforeseenErrors
+from curation.cli.whatif import compare, sample, sweep
 from curation.errors import CurationError
 from curation.errors.redaction import redact
 
@@ -40,6 +43,13 @@ class _Group(click.Group):
         """Parse, after keeping the arguments."""
         keep_command(ctx, args)
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; of a stop, `StopSignals` tells, and click writes no empty line."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            raise click.exceptions.Exit(NO_ANSWER) from stopped
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command, or the one that was probably meant."""
@@ -69,18 +79,23 @@ for command in (
     report,
     table,
     explain,
+    sweep,
+    compare,
+    sample,
     verify,
     publish,
     preference,
     export,
     preview,
     demo,
+    doctor,
     init,
     schema,
     label,
     compact,
     gc,
     retract,
+    fetch,
 ):
     cli.add_command(command)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import click
 
 from curation.cli.console import echo
-from curation.cli.options import OUTPUT, ConfigFile, config_options, path_text
+from curation.cli.options import OUTPUT, OVERRIDES, ConfigFile, config_options, path_text
 from curation.errors import ConfigError
 
 
@@ -37,16 +37,19 @@ def compact(config_file: ConfigFile) -> int:
     metavar="FILE",
     help="YAML configuration whose rows and shards stay; name every one that is still in use.",
 )
+@OVERRIDES
 @OUTPUT
 @click.option("--damaged", is_flag=True, help="Remove damaged files instead; the next run makes them anew.")
 @click.option("--yes", is_flag=True, help="Remove without asking.")
-def gc(paths: tuple[str, ...], output: str | None, damaged: bool, yes: bool) -> int:
+def gc(
+    paths: tuple[str, ...], overrides: tuple[str, ...], output: str | None, damaged: bool, yes: bool
+) -> int:
     """Remove rows, listings of containers and shards that no configuration given uses."""
     from curation.config import load_config
     from curation.execution.run import open_pipeline
     from curation.ledger.unused import remove, unused_folders
 
-    configs = [load_config(path, output=output) for path in paths]
+    configs = [load_config(path, overrides, output=output) for path in paths]
     if damaged:
         _check_same(config.general.output for config in configs)
         return _remove_damaged(configs[0].general.output, yes=yes)

@@ -70,8 +70,8 @@ class TextLog:
         from curation.report.summary.funnel import print_failures, print_funnel
 
         out = self._console
-        # A terminal still shows what was said of stand-ins at the beginning; the end of a log does not.
-        print_funnel(out, result.pipeline, result.summary, with_notice=not out.is_terminal)
+        # What there is to say of stand-ins was said at the beginning.
+        print_funnel(out, result.pipeline, result.summary, with_notice=False)
         if not result.did_work:
             out.print(NOTHING_MISSING)
         for name, place in result.paths.items():

@@ -15,13 +15,20 @@ def status(config_file: ConfigFile) -> int:
     """Show the funnel as the ledger has it."""
     from curation.cli.console import console
     from curation.execution.run import open_pipeline
+    from curation.ingest.tombstones import read_tombstones
+    from curation.report.summary.decided import decided_otherwise
     from curation.report.summary.funnel import print_failures, print_funnel
     from curation.report.summary.summary import summarize
 
     pipeline, ledger = open_pipeline(config_file.load())
     out, summary = console(), summarize(ledger, pipeline)
     print_funnel(out, pipeline, summary)
+    for line in decided_otherwise(ledger.storage, pipeline.config):
+        echo(line)
     print_failures(out, summary)
+    num_retracted = read_tombstones(ledger.storage).num_sources
+    if num_retracted:
+        echo(f"retracted: {num_retracted} source{'' if num_retracted == 1 else 's'}")
     return 0
 
 

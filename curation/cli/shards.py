@@ -14,6 +14,7 @@ from curation.registry import EXPORTS
 
 def _shards_folder(folder: str | None, path: str | None, output: str | None) -> str:
     """Where the shards are: as named, or where the configuration writes them."""
+    from curation.execution.takedown.retraction import check_shards_readable
     from curation.registry import MANIFEST, load
     from curation.storage import open_storage
     from curation.storage.access import check_input
@@ -24,6 +25,7 @@ def _shards_folder(folder: str | None, path: str | None, output: str | None) -> 
     elif folder is None or path is not None:
         raise ConfigError("name either a folder of shards or, with --config, the configuration of their run")
     check_input(folder)
+    check_shards_readable(folder)
     names = [item.key for item in open_storage(folder).list("")]
     if not names:
         raise ConfigError(f"{folder}: there is no such folder, or nothing is in it")
@@ -41,10 +43,14 @@ def verify(folder: str | None, path: str | None, output: str | None) -> int:
     In the output of a run also whether they hold sources that have left the inputs since.
     """
     from curation.ledger.present import absent_beside
-    from curation.registry import VERIFY, load
+    from curation.registry import READ_DECISION, VERIFY, load
     from curation.storage import open_storage
 
     place = _shards_folder(folder, path, output)
+    decided = load(READ_DECISION)(open_storage(place), "")
+    if decided is not None and path is not None:
+        for line in decided.differences(ConfigFile(path, output=output).load()):
+            echo(line)
     found = load(VERIFY)(open_storage(place), "", absent_beside(place))
     for problem in found.problems:
         echo(problem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -90,9 +91,9 @@ def _lines_of(path: str) -> list[str]:
 
 def _opened(path: str | None, output: str | None) -> tuple[Config | None, Storage]:
     """The configuration, as far as there is one that can be read, and the output."""
-    from curation.config import load_config, parse_config
+    from curation.config import load_config
     from curation.execution.damaged import is_output
-    from curation.execution.run_record import read_run
+    from curation.execution.recorded import recorded_config
     from curation.storage import open_storage
     from curation.storage.access import check_input
 
@@ -105,10 +106,8 @@ def _opened(path: str | None, output: str | None) -> tuple[Config | None, Storag
     if not is_output(storage):
         raise ConfigError(f"{storage.root} is no output of a run; there is nothing to retract")
     if config is None:
-        try:
-            config = parse_config({**read_run(storage).get("config", {}), "output": root})
-        except ConfigError:
-            config = None  # of an older version, or with stages that are not here
+        with suppress(ConfigError):  # of an older version, or with stages that are not here
+            config = recorded_config(root)
     return config, storage
 
 

@@ -6,8 +6,10 @@ costs a dataset. Stage settings are checked by the stage's own `Config`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -22,7 +24,7 @@ from curation.config.choices import (
 )
 from curation.config.problems import Problems
 from curation.config.resolved import resolved
-from curation.config.settings_file import read_settings
+from curation.config.settings_file import parse_settings, read_bytes
 from curation.errors import ConfigError
 from curation.media.decoder import DecoderName, DecoderSettings
 from curation.media.image import MAX_PIXELS
@@ -60,6 +62,8 @@ class General(StageConfig):
     is added to kept samples, anew. The column `color_transfer` names it in any case."""
     license: str = "unknown"
     """Licence of the media, written to every shard row and to the dataset card."""
+    license_link: str | None = None
+    """URL of the licence's text, for the card, where the licence is none of those that the Hub lists."""
 
     @field_validator("output")
     @classmethod
@@ -167,12 +171,28 @@ class Prices(StageConfig):
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a configuration comes from.
+
+    Attributes:
+        file: Name of the file, without its folder.
+        sha256: Of the file's bytes.
+        overrides: What replaced its settings, as `--set` takes it.
+    """
+
+    file: str
+    sha256: str
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole configuration, checked.
 
     Attributes:
         additions: The sections that add something to kept samples, in the order of the work.
         resolved: The YAML with overrides, and with whole paths, as it goes to run.json.
+        origin: The file and the overrides; None where there is no file.
     """
 
     general: General
@@ -183,6 +203,7 @@ class Config:
     additions: Mapping[str, StageChoice]
     shards: Any
     resolved: Mapping[str, Any]
+    origin: Origin | None = None
 
     @property
     def shards_folder(self) -> str:
@@ -215,9 +236,11 @@ def load_config(path: str, overrides: Sequence[str] = (), **fields: Any) -> Conf
     Raises:
         ConfigError: with every problem, each under its dotted name.
     """
-    data = read_settings(path, overrides)
+    text = read_bytes(path)
+    data = parse_settings(text, path, overrides)
     data.update({key: value for key, value in fields.items() if value is not None})
-    return parse_config(data, path)
+    origin = Origin(PurePath(path).name, hashlib.sha256(text).hexdigest(), tuple(overrides))
+    return replace(parse_config(data, path), origin=origin)
 
 
 def parse_config(data: Mapping[str, Any], name: str = "configuration") -> Config:

@@ -34,19 +34,26 @@ def read_settings(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         StorageError: the bucket can't be reached.
         ConfigError: the file can't be read, is not YAML in UTF-8 or holds no settings, or an override is odd.
     """
+    return parse_settings(read_bytes(path), path, overrides)
+
+
+def parse_settings(data: bytes, path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings in the bytes of a YAML file called `path`, changed by overrides.
+
+    Raises:
+        ConfigError: they are not YAML in UTF-8 or hold no settings, or an override is odd.
+    """
     try:
-        text = _bytes_of(path).decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not a text in UTF-8: {error.reason} at byte {error.start}") from error
     try:
-        data = _parse(text)
+        settings = _parse(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} must hold a mapping of settings, not {_kind(data)}")
-    return parse_overrides(overrides, data)
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} must hold a mapping of settings, not {_kind(settings)}")
+    return parse_overrides(overrides, settings)
 
 
 def parse_overrides(overrides: Sequence[str], data: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -72,9 +79,18 @@ def put_settings(data: dict[str, Any], values: Mapping[str, Any]) -> dict[str, A
     return data
 
 
-def _bytes_of(path: str) -> bytes:
+def read_bytes(path: str) -> bytes:
+    """What is in a configuration file, which may lie in a bucket.
+
+    Raises:
+        StorageError: the bucket can't be reached.
+        ConfigError: the file can't be read.
+    """
     if "://" not in path:
-        return Path(path).read_bytes()
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     storage, key = storage_of(path)
     data = storage.read(key)
     if data is None:

@@ -1,6 +1,6 @@
 """What a run would do now, from the listing and the ledger: no medium is opened, and nothing is written.
 
-    outlook = look_ahead(config)
+    outlook = look_ahead(config, names_done=True)
     for step in outlook.steps:
         print(step.key, step.waits, step.at_most)
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -26,8 +27,8 @@ from curation.ingest.inputs import find_inputs
 from curation.ingest.listed import ListedSources
 from curation.ingest.listing import Listing, list_inputs
 from curation.ledger import Ledger
-from curation.ledger.columns import PENDING
-from curation.ledger.present import PRESENT, absent_sources, listing_to_bytes
+from curation.ledger.columns import NONE, PENDING
+from curation.ledger.present import PRESENT, absent_sources, listing_to_bytes, match_names
 from curation.ledger.selection import Selection
 from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy, branch_steps
 from curation.ledger.verdicts import SampleGroup, VerdictGroup, verdict_groups
@@ -42,6 +43,8 @@ from curation.storage.readonly import ReadOnlyStorage
 ShardsOutlook = Literal["none", "current", "anew", "open"]
 """No shards are asked for; they are there as they should be; they would be written anew; what is measured
 decides."""
+
+_FILES = pa.schema([("uri", pa.string()), ("etag", pa.string())])
 
 
 @dataclass
@@ -81,6 +84,35 @@ class StepOutlook:
 
 
 @dataclass(frozen=True)
+class DoneSources:
+    """The sources of the ledger for which not all is to be done, as columns.
+
+    Attributes:
+        done: `uri` and `etag` of those for which nothing is to be done.
+        filtered: Of those that only captions and tokens are still missing of.
+    """
+
+    done: pa.Table = field(default_factory=_FILES.empty_table)
+    filtered: pa.Table = field(default_factory=_FILES.empty_table)
+
+    def of(self, listed: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Bools [N] of listed sources: whether nothing is to be done, and whether a filter must see it."""
+        is_done, is_filtered = _among(listed, self.done), _among(listed, self.filtered)
+        return is_done, ~is_done & ~is_filtered
+
+
+def _among(listed: pa.Table, files: pa.Table) -> NDArray[np.bool_]:
+    """Whether each listed file is one of `files`, in the same version."""
+    if not files.num_rows:
+        return np.zeros(listed.num_rows, np.bool_)
+    places = pc.index_in(match_names(listed["uri"]), value_set=match_names(files["uri"]))
+    found: NDArray[np.bool_] = np.asarray(
+        pc.equal(listed["etag"], files["etag"].take(places)).fill_null(False)
+    )
+    return found
+
+
+@dataclass(frozen=True)
 class Outlook:
     """What a run would do.
 
@@ -94,7 +126,7 @@ class Outlook:
         gone: Sources of the ledger that are no longer in the inputs.
         steps: In the order of the work.
         shards: What would become of the shards.
-        waiting: Kind of source -> sources of the ledger in which something waits.
+        done: The sources for which not all is to be done, where that was asked for.
     """
 
     pipeline: Pipeline
@@ -106,7 +138,7 @@ class Outlook:
     gone: int
     steps: Sequence[StepOutlook]
     shards: ShardsOutlook
-    waiting: Mapping[str, int] = field(default_factory=dict)
+    done: DoneSources = field(default_factory=DoneSources)
 
     @property
     def measures_nothing(self) -> bool:
@@ -116,9 +148,13 @@ class Outlook:
 
 
 def look_ahead(
-    config: Config, *, limit: int | None = None, recompute: RecomputePolicy = NO_RECOMPUTE
+    config: Config,
+    *,
+    limit: int | None = None,
+    recompute: RecomputePolicy = NO_RECOMPUTE,
+    names_done: bool = False,
 ) -> Outlook:
-    """What a run with these options would do.
+    """What a run with these options would do; with `names_done`, also which sources are done.
 
     Raises:
         ConfigError: as a run would; an input is missing, or a model is not the one that was used before.
@@ -137,8 +173,12 @@ def look_ahead(
     counter = _Counter(pipeline, record.get("fingerprints", {}), has_unlisted=bool(index.unlisted))
     counter.add_probes(probes)
     absent = absent_sources(ledger)
-    for group in verdict_groups(ledger, pipeline, recompute=recompute, absent=absent):
+    for group in verdict_groups(
+        ledger, pipeline, recompute=recompute, source_columns=_FILES.names, absent=absent
+    ):
         counter.add(group)
+        if names_done:
+            counter.add_done(group)
     found = Outlook(
         pipeline,
         listing,
@@ -149,7 +189,7 @@ def look_ahead(
         absent.gone_sources.num_rows,
         counter.finish(),
         "none",
-        counter.waiting,
+        counter.done_sources(),
     )
     return replace(found, shards=_shards(config, storage, ledger, found))
 
@@ -176,7 +216,8 @@ class _Counter:
         self._has_unlisted = has_unlisted
         self._enrich = list(steps_of(pipeline.enrich))
         self.fresh: dict[str, int] = {}
-        self.waiting: dict[str, int] = {}
+        self._done: list[pa.Table] = []
+        self._filtered: list[pa.Table] = []
         splitters = {branch.splitter.key for branch in pipeline.branches.values() if branch.splitter}
         self._steps: dict[str, StepOutlook] = {}
         for step in pipeline.steps():
@@ -215,13 +256,30 @@ class _Counter:
             steps = branch_steps(samples.branch)
             of_kind = pc.equal(group.sources["kind"], kind).to_numpy(zero_copy_only=False)
             is_pending = of_kind & (group.of_sources.outcome == PENDING)
-            self.waiting[kind] = self.waiting.get(kind, 0) + int(is_pending.sum())
             is_unsplit = is_pending.copy()
             is_unsplit[samples.source] = False
             if samples.branch.splitter is not None and is_unsplit.any():
                 self._add_unread(kind, int(is_unsplit.sum()), int(is_unsplit.sum()))
             self._add_samples(samples, steps, codes)
             self._add_leaves(group, kind, codes)
+
+    def add_done(self, group: VerdictGroup) -> None:
+        """Note the sources in which nothing waits, and those that wait for captions and tokens alone."""
+        keys = {step.key for step in self._enrich}
+        enrich = [code for code, step in enumerate(group.steps) if step.key in keys]
+        is_open = np.zeros(group.sources.num_rows, np.bool_)
+        for_filters = np.zeros(group.sources.num_rows, np.bool_)
+        places, needs = group.needs()
+        is_open[places[needs != NONE]] = True
+        for_filters[places[(needs != NONE) & ~np.isin(needs, enrich)]] = True
+        files = group.sources.select(_FILES.names).cast(_FILES)
+        self._done.append(files.filter(pa.array(~is_open)))
+        self._filtered.append(files.filter(pa.array(is_open & ~for_filters)))
+
+    def done_sources(self) -> DoneSources:
+        """The sources for which not all is to be done."""
+        empty = _FILES.empty_table()
+        return DoneSources(pa.concat_tables([empty, *self._done]), pa.concat_tables([empty, *self._filtered]))
 
     def _add_samples(self, samples: SampleGroup, steps: Sequence[Step], codes: Mapping[str, int]) -> None:
         """The filters: what waits for them, and what may come to them from the filters before."""

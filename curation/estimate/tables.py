@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from curation.estimate.forecast import Forecast, Quantity
 from curation.estimate.outlook import Outlook, StepOutlook
+from curation.estimate.ratio import LEVEL, Estimate
 from curation.ingest.leftovers import some_names
 from curation.report.summary.funnel import untrained_notice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
 UNKNOWN = "unknown until measured"
@@ -20,12 +24,12 @@ _SHARDS = {
 }
 
 
-def print_outlook(console: Console, outlook: Outlook) -> None:
-    """Print what a run would do."""
+def print_outlook(console: Console, outlook: Outlook, *, before_pilot: bool = False) -> None:
+    """Print what a run would do; a pilot that follows tells of stand-ins by itself."""
     from rich.table import Table
 
     notice = untrained_notice(outlook.pipeline)
-    if notice:
+    if notice and not before_pilot:
         console.print(notice, style="bold red")
     for line in _source_lines(outlook):
         console.print(line)
@@ -49,9 +53,8 @@ def print_outlook(console: Console, outlook: Outlook) -> None:
     if outlook.measures_nothing:
         console.print("nothing is missing: a run would open no media")
     elif any(step.at_most is None for step in outlook.steps):
-        console.print(
-            f"what is {UNKNOWN} depends on samples that do not exist yet; `--pilot 200` estimates it"
-        )
+        hint = "" if before_pilot else "; `--pilot 200` estimates it"
+        console.print(f"what is {UNKNOWN} depends on samples that do not exist yet{hint}")
 
 
 def outlook_record(outlook: Outlook) -> dict[str, Any]:
@@ -79,6 +82,110 @@ def outlook_record(outlook: Outlook) -> dict[str, Any]:
         "shards": outlook.shards,
         "nothing_missing": outlook.measures_nothing,
     }
+
+
+def print_forecast(console: Console, forecast: Forecast) -> None:
+    """Print what a run would take and give, each number with its interval."""
+    from rich.table import Table
+
+    console.print(
+        f"Pilot: {forecast.num_drawn} of {forecast.num_sources} sources that are left, in "
+        f"{forecast.pilot_s:.0f} s, with {forecast.num_workers} workers on this machine; its output is gone"
+    )
+    steps = Table(title="Steps", title_justify="left", box=None, header_style="bold", pad_edge=False)
+    rest = Table(title="The run", title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for table, first in ((steps, "step"), (rest, "")):
+        table.add_column(first)
+        for name in ("measured", "95 % interval") if first else ("estimate", "95 % interval"):
+            table.add_column(name, justify="right")
+    steps.add_column("pass rate", justify="right")
+    steps.add_column("95 % interval", justify="right")
+    rest.add_column("")
+    for step in forecast.steps:
+        rate = _shown(step.pass_rate, percent) if step.pass_rate else ("", "")
+        steps.add_row(step.key, *_shown(step.rows, amount), *rate)
+    for quantity in forecast.quantities:
+        rest.add_row(quantity.name, *_of_quantity(quantity), quantity.note)
+    console.print(steps)
+    console.print(rest)
+    for note in forecast.notes:
+        console.print(f"note: {note}")
+    console.print(INTERVALS)
+
+
+INTERVALS = (
+    "An interval says where the number may lie, since other sources might have been drawn; it knows nothing "
+    "of a machine that is busier than during the pilot."
+)
+
+
+def forecast_record(forecast: Forecast) -> dict[str, Any]:
+    """The forecast for JSON."""
+    return {
+        "drawn": forecast.num_drawn,
+        "sources": forecast.num_sources,
+        "failed": forecast.num_failed,
+        "workers": forecast.num_workers,
+        "pilot_seconds": round(forecast.pilot_s, 3),
+        "level": LEVEL,
+        "steps": [
+            {"step": step.key, "rows": _numbers(step.rows), "pass_rate": _numbers(step.pass_rate)}
+            for step in forecast.steps
+        ],
+        "quantities": [
+            {"name": one.name, "unit": one.unit, **(_numbers(one.estimate) or {}), "note": one.note}
+            for one in forecast.quantities
+        ],
+        "notes": list(forecast.notes),
+    }
+
+
+def _numbers(estimate: Estimate | None) -> dict[str, float] | None:
+    if estimate is None:
+        return None
+    low, high = estimate.interval()
+    return {"estimate": estimate.value, "low": low, "high": high}
+
+
+def _shown(estimate: Estimate, spell: Callable[[float], str]) -> tuple[str, str]:
+    """The estimate and its interval as texts."""
+    low, high = estimate.interval()
+    return spell(estimate.value), f"{spell(low)} .. {spell(high)}"
+
+
+def _of_quantity(quantity: Quantity) -> tuple[str, str]:
+    if quantity.unit == "s":
+        return _shown(quantity.estimate, duration)
+    if quantity.unit == "bytes":
+        return _shown(quantity.estimate, size)
+    value, interval = _shown(quantity.estimate, amount)
+    return f"{value} {quantity.unit}".rstrip(), interval
+
+
+def amount(value: float) -> str:
+    """A number in at most four digits, or whole."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """A share of 1; intervals of shares end at 1."""
+    return f"{min(1.0, share):.1%}"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes as people say them."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:.3g} {unit}"
+    return f"{num_bytes / 1e3:.3g} kB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    for unit, factor in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * factor:
+            return f"{seconds / factor:.3g} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def _source_lines(outlook: Outlook) -> list[str]:

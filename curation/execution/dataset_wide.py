@@ -24,10 +24,10 @@ from curation.execution.population import Inputs, Population
 from curation.execution.worker.loading import load_stage
 from curation.execution.worker.metrics import Metrics
 from curation.ledger import Ledger
-from curation.ledger.columns import PENDING, RuleEvaluator
+from curation.ledger.columns import RuleEvaluator
 from curation.ledger.schemas import stage_schema
 from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy, branch_steps
-from curation.ledger.verdicts import SampleGroup, VerdictGroup, verdict_groups
+from curation.ledger.verdicts import SampleGroup, verdict_groups
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import AllOf, Step, steps_of
 from curation.records import SourceKind, stable_id
@@ -92,8 +92,8 @@ def _take_census(
     tables, num_waiting, metadata = [_MEMBERS.empty_table()], 0, hashlib.sha256()
     for group in verdict_groups(ledger, part, source_columns=source_columns):
         samples = group.samples[kind]
-        is_member, is_waiting = _needing(samples, branch, step)
-        num_waiting += int(is_waiting.sum()) + _num_without_samples(group, kind)
+        is_member, is_waiting = needing(samples.evaluator, branch, step)
+        num_waiting += int(is_waiting.sum() + group.unsplit(kind).sum())
         tables.append(_members(group.sources, samples, np.flatnonzero(is_member)))
         if with_metadata:
             _add_metadata(metadata, group.sources, np.unique(samples.source[is_member]))
@@ -101,24 +101,16 @@ def _take_census(
     return Population(members, num_waiting, metadata.hexdigest() if with_metadata else "")
 
 
-def _needing(samples: SampleGroup, branch: Branch, step: Step) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def needing(
+    evaluator: RuleEvaluator, branch: Branch, step: Step
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which samples need `step` next, whatever it measured before, and which wait for an earlier step."""
-    evaluator: RuleEvaluator = samples.evaluator
     forgotten = evaluator.measured[step.key].take(np.full(evaluator.number, -1))
     evaluator = replace(evaluator, measured={**evaluator.measured, step.key: forgotten})
-    rule = AllOf((branch.splitter, branch.rule)) if branch.splitter else branch.rule
-    needs = evaluator.decide(rule).needs
+    needs = evaluator.decide(branch.whole_rule).needs
     keys = [other.key for other in branch_steps(branch)]
     before = [evaluator.steps[key] for key in keys[: keys.index(step.key)]]
     return needs == evaluator.steps[step.key], np.isin(needs, before)
-
-
-def _num_without_samples(group: VerdictGroup, kind: SourceKind) -> int:
-    """How many sources of a kind are still to be split."""
-    is_pending = group.of_sources.outcome == PENDING
-    is_pending &= pc.equal(group.sources["kind"], kind).to_numpy(zero_copy_only=False)
-    is_pending[group.samples[kind].source] = False
-    return int(is_pending.sum())
 
 
 def _members(sources: pa.Table, samples: SampleGroup, places: NDArray[np.int64]) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,7 +10,7 @@ from dataclasses import replace
 from curation.execution.cluster.placement import nodes
 from curation.execution.dataset_wide import bind_step, dataset_steps, filters_behind, measure_step
 from curation.execution.driver.pool import Pool
-from curation.execution.models.groups import model_groups, place_models
+from curation.execution.models.groups import model_groups, num_cards, place_models
 from curation.execution.models.pools import ModelPools, bytes_in_flight
 from curation.execution.plan import Phase, Task
 from curation.execution.population import Population
@@ -44,6 +45,7 @@ class Passes:
         self._progress = progress
         self._on_work = on_work
         self.metrics = Metrics()
+        self._service_cards = 0.0
 
     def measure(self, pipeline: Pipeline, probes: Sequence[Task]) -> Pipeline:
         """All passes. Ray is started by the first that has work, so a run without work never does.
@@ -72,26 +74,33 @@ class Passes:
         if not tasks:
             return
         self._on_work()
-        with self._beside(pipeline, tasks) as (services, models):
+        started = time.perf_counter()
+        with self._beside(pipeline, tasks) as (services, models, num_gpus):
             self._progress.begin(phase, sum(task.num_sources for task in tasks))
             self._standing.changed(tasks)
             metrics = self._pool.do([replace(task, services=services) for task in tasks], models)
             self._progress.end()
-        self._count_pools(phase, metrics, models)
+        pass_s = time.perf_counter() - started
+        metrics.gpu_s = num_gpus * pass_s
+        self._count_pools(phase, metrics, models, pass_s)
         self.metrics.add(metrics)
 
-    def _count_pools(self, phase: Phase, metrics: Metrics, models: ModelPools) -> None:
-        """Complete what is known of the workers, and name them by their pass too."""
+    def _count_pools(self, phase: Phase, metrics: Metrics, models: ModelPools, pass_s: float) -> None:
+        """Complete what is known of the workers of a pass, and name them by it, too."""
         decode = metrics.pool(DECODE)
         attendance = self._pool.attendance
         decode.num_workers = attendance.most
         for node_id, number in attendance.most_by_node.items():
             decode.nodes[self._pool.cluster.name_of(node_id)] = number
-        decode.idle_s = max(0.0, attendance.worker_s - decode.busy_s)
+        decode.idle_s = max(0.0, attendance.worker_s - decode.busy_s - decode.load_s)
         decode.waited_s = sum(pool.waited_s for pool in metrics.pools.values())
         decode.busy_s -= decode.waited_s
         for name, pool in models.metrics.items():
             metrics.pool(name).add(pool)
+            metrics.pool(name).gpu_s += pass_s * models.num_cards(name)
+        decode.gpu_s = pass_s * self._service_cards
+        for pool in metrics.pools.values():
+            pool.pass_s = pass_s
         in_order = [DECODE, *(name for name in metrics.pools if name != DECODE)]
         metrics.pools = {f"{phase}: {name}": metrics.pools[name] for name in in_order}
 
@@ -116,10 +125,11 @@ class Passes:
     @contextmanager
     def _beside(
         self, pipeline: Pipeline, tasks: Sequence[Task]
-    ) -> Iterator[tuple[Mapping[str, Mapping[str, str]], ModelPools]]:
+    ) -> Iterator[tuple[Mapping[str, Mapping[str, str]], ModelPools, int]]:
         """Start what these tasks' stages need beside the decode workers; it is stopped in any case.
 
-        Yields what the services say, by step key, and the model workers.
+        Yields what the services say, by step key, the model workers, and the GPUs of the cluster if anything
+        is on one.
         """
         self._pool.connect()
         device = self._pool.device
@@ -133,6 +143,7 @@ class Passes:
         others = {item.key: item.service.resources() for item in services}
         settings = pipeline.config.run
         placements, places = place_models(groups, others, with_cards, settings.model_workers)
+        self._service_cards = sum(map(num_cards, places.values()))
         if services:
             self._progress.say(f"starting what {', '.join(item.key for item in services)} needs")
         max_bytes = bytes_in_flight(settings.max_held_bytes, self._pool.num_workers) if groups else 0
@@ -148,4 +159,4 @@ class Passes:
                 ask_cluster=self._pool.ask_cluster,
             ) as models,
         ):
-            yield said, models
+            yield said, models, sum(node.num_gpus for node in with_cards) if groups or services else 0

@@ -31,8 +31,14 @@ from curation.execution.worker import filmstrips
 from curation.ledger import Ledger
 from curation.pipeline import Pipeline
 from curation.records import Sample, Source
-from curation.report.gallery.samples import LocatedSample
-from curation.report.gallery.stored import SamplePictures, read_pictures, version_of_pictures
+from curation.report.gallery.samples import LocatedSample, units_of
+from curation.report.gallery.stored import (
+    SamplePictures,
+    fitted,
+    read_pictures,
+    version_of_pictures,
+    write_pictures,
+)
 from curation.stage import Spread
 
 A = TypeVar("A")
@@ -42,13 +48,13 @@ BATCH = 12
 """Samples that one child process renders: enough to be worth its start."""
 MAX_S = 60.0
 """Time for all pictures that are asked for at once; those that are not ready then are left out."""
+MAX_CHILDREN = 8
+"""Child processes of one process at the same time; each takes about 150 MB."""
 _MAX_SILENCE_S = 120.0
 """For the start of a child, and for each sample."""
 _MAX_END_S = 5.0
 _MAX_LINE_BYTES = 1 << 20
 _JPEG = b"\xff\xd8\xff"
-_THUMBNAIL = "thumbnail"
-"""The column of a step that makes small pictures."""
 Job = tuple[Source, Sample]
 
 
@@ -123,25 +129,30 @@ def rendered(
     return found
 
 
+def keep_pictures(
+    ledger: Ledger, pipeline: Pipeline, samples: Sequence[LocatedSample], spread: Spread
+) -> None:
+    """Render what the report shows, and keep it beside the report; nothing new, nothing written."""
+    found = rendered(ledger, pipeline, samples, spread)
+    order = [one.sample.sample_id for one in samples]
+    write_pictures(ledger.storage, fitted({name: found[name] for name in order if name in found}))
+
+
 def side_by_side(function: Callable[[A], R], arguments: Sequence[A]) -> Iterator[R]:
     """A `Spread` without a cluster: a call per CPU at a time, in threads, as a child does the work."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(min(MAX_CHILDREN, os.cpu_count() or 1)) as pool:
         yield from pool.map(function, arguments)
 
 
-def _with_sources(ledger: Ledger, samples: Iterable[LocatedSample]) -> Iterator[Job]:
+def _with_sources(ledger: Ledger, samples: Sequence[LocatedSample]) -> Iterator[Job]:
     """The samples with their sources, source by source, so that each one's follow each other."""
-    by_unit: dict[int, dict[str, dict[str, Sample]]] = {}
-    for one in samples:
-        by_source = by_unit.setdefault(one.unit, {}).setdefault(one.sample.source_id, {})
-        by_source[one.sample.sample_id] = one.sample
-    for unit, by_source in sorted(by_unit.items()):
+    for unit, by_source in sorted(units_of(samples).items()):
         for source in ledger.sources(unit):
-            for sample in by_source.get(source.source_id, {}).values():
+            for sample in by_source.get(source.source_id, ()):
                 yield source, sample
 
 
-class Answer(BaseModel):
+class RenderedSample(BaseModel):
     """What a child made of a sample.
 
     Attributes:
@@ -159,7 +170,7 @@ class Answer(BaseModel):
 
 def _answers(
     settings: Settings, jobs: Sequence[Job], spread: Spread, limit_s: float
-) -> Iterator[tuple[str, Answer]]:
+) -> Iterator[tuple[str, RenderedSample]]:
     """Source id and answer of each job that is done in time."""
     batches = [jobs[start : start + BATCH] for start in range(0, len(jobs), BATCH)]
     sources = {sample.sample_id: source.source_id for source, sample in jobs}
@@ -174,17 +185,17 @@ def _answers(
         return  # a task was lost; a picture is no reason to stop a run
 
 
-def render_batch(settings: Settings, jobs: Sequence[Job]) -> list[Answer]:
+def render_batch(settings: Settings, jobs: Sequence[Job]) -> list[RenderedSample]:
     """Answers to the jobs, in order, as far as there is time; a child that ends early is replaced."""
     ends = time.monotonic() + settings.limit_s
-    found: list[Answer] = []
+    found: list[RenderedSample] = []
     while len(found) < len(jobs):
         child = _ask_child(settings.child, jobs[len(found) :], ends)
         found += child.answers
         if child.is_over:
             break
         sample = jobs[len(found)][1]
-        found.append(Answer(sample_id=sample.sample_id, lasting=child.ended_itself))
+        found.append(RenderedSample(sample_id=sample.sample_id, lasting=child.ended_itself))
     return found
 
 
@@ -198,7 +209,7 @@ class _Child:
         ended_itself: It ended by the sample that came next; nobody killed it.
     """
 
-    answers: Sequence[Answer]
+    answers: Sequence[RenderedSample]
     is_over: bool
     ended_itself: bool = False
 
@@ -246,11 +257,11 @@ def _lines(process: subprocess.Popen[bytes], ends: float) -> Iterator[str]:
         yield line.decode("ascii", "replace").rstrip("\n")
 
 
-def _checked(lines: Iterable[str], jobs: Sequence[Job]) -> Iterator[Answer]:
+def _checked(lines: Iterable[str], jobs: Sequence[Job]) -> Iterator[RenderedSample]:
     """Answers, as long as they are what was asked: the child has been at work on media that nobody trusts."""
     for line, (_, sample) in zip(lines, jobs, strict=False):
         try:
-            answer = Answer.model_validate_json(line)
+            answer = RenderedSample.model_validate_json(line)
         except ValidationError:
             return
         if answer.sample_id != sample.sample_id or not all(map(_is_jpeg, answer.pictures)):

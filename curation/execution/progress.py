@@ -5,6 +5,7 @@
     progress.advance(256)
     progress.end()
 
+A terminal has a bar for a pass, and a line for each of its stages.
 A log gets a line when a pass begins and ends, soon after its beginning, and then every half minute, whether
 or not anything has been done since.
 """
@@ -14,27 +15,18 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
 from curation.errors import CurationError
 from curation.errors.redaction import redact
+from curation.execution.worker.metrics import Metrics
 
 LastWords = Callable[[CurationError], tuple[int, str]]
 """What is written because of an error, and the number of the open file that it is written to."""
@@ -47,6 +39,10 @@ PHASE_NAMES = {
 }
 FIRST_LINE_S = 5.0
 LINE_EVERY_S = 30.0
+MARK_EVERY_S = 10.0
+"""How often a bar notes how far it is."""
+REFRESH_HZ = 4.0
+"""How often bars are drawn: a terminal far away has to keep up, too."""
 _NUM_RECENT = 10
 """The speed is that since so many lines ago: a slow start does not spoil it for ever."""
 
@@ -84,6 +80,9 @@ class ProgressListener(Protocol):
 
     def advance(self, num_sources: int) -> None:
         """`num_sources` more are done."""
+
+    def measured(self, metrics: Metrics) -> None:
+        """A worker has measured so much more."""
 
     def end(self) -> None:
         """The pass is over, or was stopped."""
@@ -124,9 +123,17 @@ class Pace:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds that the rest takes at this rate; None as long as that cannot be told."""
-        rate = self.rate
+        """Seconds that the rest takes at this rate; None as long as that cannot be told.
+
+        Where nothing was done of late, such as during a long video, at the rate since the beginning.
+        """
+        rate = self.rate or self.mean_rate
         return (self.total - self.done) / rate if rate > 0 else None
+
+    @property
+    def seconds_since_mark(self) -> float:
+        """Since the last mark."""
+        return self._clock() - self._marks[-1][0]
 
     def mark(self) -> None:
         """Let the rate begin here, `_NUM_RECENT` marks from now."""
@@ -155,6 +162,8 @@ class LineProgress:
         self._clock = clock
         self._phase = ""
         self._pace: Pace | None = None
+        self._rows: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
         self._is_over = threading.Event()
 
     def say(self, message: str) -> None:
@@ -171,6 +180,8 @@ class LineProgress:
 
     def begin(self, phase: str, num_sources: int) -> None:
         self._phase, self._pace = phase, Pace(num_sources, self._clock)
+        self._rows.clear()
+        self._failed.clear()
         text = f"{PHASE_NAMES[phase]}: {num_sources} sources"
         self._write(Event("pass_began", text, {"pass": phase, "total": num_sources}))
         self._is_over = threading.Event()
@@ -179,6 +190,10 @@ class LineProgress:
     def advance(self, num_sources: int) -> None:
         if self._pace is not None:
             self._pace.done += num_sources
+
+    def measured(self, metrics: Metrics) -> None:
+        self._rows.update(metrics.rows)
+        self._failed.update(metrics.failed)
 
     def end(self) -> None:
         self._is_over.set()
@@ -204,7 +219,8 @@ class LineProgress:
         self._tell_pass("progress", pace, text, {"seconds": round(pace.seconds, 1), **facts})
 
     def _tell_pass(self, name: str, pace: Pace, text: str, facts: dict[str, Any]) -> None:
-        where = {"pass": self._phase, "done": pace.done, "total": pace.total}
+        steps = {key: {"rows": rows, "failed": self._failed[key]} for key, rows in [*self._rows.items()]}
+        where = {"pass": self._phase, "done": pace.done, "total": pace.total, "steps": steps}
         self._write(Event(name, f"{PHASE_NAMES[self._phase]}: {text}", where | facts))
 
     def _tell(self, is_over: threading.Event) -> None:
@@ -221,39 +237,83 @@ class ConsoleProgress(LineProgress):
         super().__init__(self._print)
         self._console = console
         self._bars: Progress | None = None
-        self._bar: TaskID | None = None
+        self._stages: dict[str, TaskID] = {}
 
     def begin(self, phase: str, num_sources: int) -> None:
         if not self._console.is_terminal:
             super().begin(phase, num_sources)
             return
-        name = TextColumn("{task.description}", markup=False)
-        times = (TimeElapsedColumn(), _RateColumn(), TimeRemainingColumn())
-        self._bars = Progress(name, BarColumn(), MofNCompleteColumn(), *times, console=self._console)
-        self._bar = self._bars.add_task(PHASE_NAMES[phase], total=num_sources)
+        self._pace, self._stages = Pace(num_sources), {}
+        columns = (TextColumn("{task.description}", markup=False), _Bar(), _Count(), _Rate(), _Left())
+        self._bars = Progress(*columns, console=self._console, refresh_per_second=REFRESH_HZ)
+        self._bars.add_task(PHASE_NAMES[phase], total=num_sources, pace=self._pace)
         self._bars.start()
 
     def advance(self, num_sources: int) -> None:
-        if self._bars is not None and self._bar is not None:
-            self._bars.advance(self._bar, num_sources)
-        else:
-            super().advance(num_sources)
+        super().advance(num_sources)
+        if self._bars is not None:
+            self._bars.advance(self._bars.task_ids[0], num_sources)
+
+    def measured(self, metrics: Metrics) -> None:
+        if self._bars is None:
+            super().measured(metrics)
+            return
+        for key, rows in metrics.rows.items():
+            if key not in self._stages:
+                pace = Pace(0)
+                self._stages[key] = self._bars.add_task(f"  {key}", total=None, pace=pace, failed=0)
+            task = self._bars.tasks[self._stages[key]]
+            task.fields["pace"].done += rows
+            task.fields["failed"] += metrics.failed[key]
 
     def end(self) -> None:
         if self._bars is not None:
             self._bars.stop()
-            self._bars = None
+            self._bars = self._pace = None
         super().end()
 
     def _print(self, event: Event) -> None:
         self._console.print(redact(event.text), style=_STYLES.get(event.level))
 
 
-class _RateColumn(ProgressColumn):
-    """Sources per second."""
+class _Bar(BarColumn):
+    """How far the pass is; of a stage nobody knows how many samples will come to it."""
+
+    def render(self, task: Task) -> Any:
+        return Text("") if task.total is None else super().render(task)
+
+
+class _Count(ProgressColumn):
+    """Sources that are done, of all; of a stage its rows, and those that failed."""
 
     def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:.3g}/s")
+        done = task.fields["pace"].done
+        if task.total is not None:
+            return Text(f"{done}/{task.total:.0f} sources")
+        failed = task.fields["failed"]
+        return Text(f"{done} rows, {failed} failed" if failed else f"{done} rows")
+
+
+class _Rate(ProgressColumn):
+    """So many in a second, of late."""
+
+    def render(self, task: Task) -> Text:
+        pace: Pace = task.fields["pace"]
+        if pace.seconds_since_mark >= MARK_EVERY_S:
+            pace.mark()
+        rate = pace.rate or pace.mean_rate
+        return Text(f"{rate:.3g}/s" if rate else "")
+
+
+class _Left(ProgressColumn):
+    """Time since the beginning of the pass, and what the rest takes."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text("")
+        pace: Pace = task.fields["pace"]
+        left = "" if pace.left_s is None else f", {_duration(pace.left_s)} left"
+        return Text(f"{_duration(pace.seconds)}{left}")
 
 
 def _duration(seconds: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from curation.execution.cluster.joining.shared import NUM_SAMPLES, SharedFolders
 from curation.execution.dataset_wide import bind, filters_behind
 from curation.execution.driver.pool import Pool
 from curation.execution.passes import Passes
+from curation.execution.pictures import keep_pictures, side_by_side
 from curation.execution.plan import filters_of_new, plan_listing, plan_probes
 from curation.execution.progress import ProgressListener
 from curation.execution.record.recorder import Recorder, record_now
@@ -32,11 +33,13 @@ from curation.ledger.selection import Selection, exported_columns
 from curation.ledger.unit_state import NO_RECOMPUTE, PROBE, RecomputePolicy
 from curation.media.decoder import check_decoder
 from curation.pipeline import Pipeline, Readiness, build_pipeline
+from curation.pipeline.decision import Decision
 from curation.pipeline.models import Checklist
 from curation.records import Source
 from curation.registry import SHARDS, load
-from curation.report.cards.card import render_card
+from curation.report.cards.card import render_card, render_shards_croissant
 from curation.report.page.page import render_page
+from curation.report.summary.decided import decided_otherwise
 from curation.report.summary.funnel import untrained_notice
 from curation.report.summary.summary import Summary, summarize
 from curation.storage import Storage, open_storage
@@ -54,6 +57,7 @@ class RunOptions:
         recompute: Rows that count as missing.
         address: Ray cluster; None starts one on this machine.
         limit: Take up at most this many sources.
+        choose: Picks the sources of the listing that count; the others might as well not be there.
         accept_new_models: Go on although a model is another one than the output was begun with.
         worker_logs: Show what workers print.
         command: The command line, without secrets, for run.json; None if there was none.
@@ -63,6 +67,7 @@ class RunOptions:
     recompute: RecomputePolicy = NO_RECOMPUTE
     address: str | None = None
     limit: int | None = None
+    choose: Callable[[Listing], Listing] | None = None
     accept_new_models: bool = False
     worker_logs: bool = False
     command: str | None = None
@@ -165,6 +170,7 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             retry_failed = options.recompute.counts_as_missing(PROBE, row_failed=True)
             _list_containers(unlisted_containers(config, found, retry_failed=retry_failed), pool, progress)
             listing = list_inputs(config, found)
+            listing = listing if options.choose is None else options.choose(listing)
             recorder = Recorder(ledger.storage, options.command)
             new_and_gone = come_and_gone(ledger.storage, listing.sources)
             remember_listing(ledger.storage, listing.sources)
@@ -193,7 +199,18 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             # A single stage leaves later ones pending; shards made then would lose samples.
             if writer is not None and options.only is None:
                 samples = Selection(ledger, pipeline)
-                written = writer.write(ledger.storage, config.shards_folder, samples, pool.spread)
+                written = writer.write(
+                    ledger.storage,
+                    config.shards_folder,
+                    samples,
+                    pool.spread,
+                    decided=Decision.of(config),
+                )
+            # On this machine alone the children that render need no tasks of Ray around them.
+            spread = side_by_side if pool.is_local else pool.spread
+            keep_pictures(ledger, pipeline, summary.gallery.without_poison(), spread)
+        for line in decided_otherwise(ledger.storage, config):
+            progress.say(line)
         progress.say("writing card and report")
         seconds = time.monotonic() - started
         record = recorder.end(pipeline, summary.outcome_totals(), passes.metrics, seconds)
@@ -310,6 +327,7 @@ def _conclude(
 def _write_card(storage: Storage, pipeline: Pipeline, summary: Summary, written: Any) -> None:
     folder = pipeline.config.shards_folder
     write_if_changed(storage, f"{folder}/README.md", render_card(pipeline, summary, written))
+    write_if_changed(storage, f"{folder}/croissant.json", render_shards_croissant(pipeline, written))
 
 
 def write_after_retraction(config: Config, storage: Storage) -> None:
@@ -322,16 +340,16 @@ def write_after_retraction(config: Config, storage: Storage) -> None:
     pipeline = bind(build_pipeline(config, read_run(storage).get("models")), ledger)
     summary, _ = write_report(pipeline, ledger)
     if config.shards is not None:
-        written = load(SHARDS)(config.shards).present(
-            storage, config.shards_folder, exported_columns(pipeline)
-        )
+        writer = load(SHARDS)(config.shards)
+        written = writer.present(storage, config.shards_folder, Selection(ledger, pipeline))
         if written is not None:
             _write_card(storage, pipeline, summary, written)
 
 
 def write_report(pipeline: Pipeline, ledger: Ledger) -> tuple[Summary, str]:
-    """Render the report anew from the ledger; its path."""
+    """Render the report anew from the ledger; its path. Pictures that it keeps are not made again."""
     summary = summarize(ledger, pipeline)
+    keep_pictures(ledger, pipeline, summary.gallery.without_poison(), side_by_side)
     record = record_now(ledger.storage, pipeline, summary.outcome_totals())
     write_if_changed(ledger.storage, REPORT, render_page(ledger, pipeline, summary, record))
     return summary, f"{ledger.storage.root}/{REPORT}"

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from curation import __version__
 from curation.errors import DamagedFileError
 from curation.errors.redaction import redact_settings
-from curation.execution.worker.metrics import Metrics, PoolMetrics
+from curation.execution.worker.metrics import DECODE, Metrics, PoolMetrics
 from curation.ledger.unit_state import PROBE
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
@@ -34,7 +34,8 @@ def last_work_record(metrics: Metrics, seconds: float) -> dict[str, Any]:
     """What a run measured, and how long that took.
 
     `resumed_from` is when a run began that was broken off and that this one took up: what was measured by
-    then is not counted here.
+    then is not counted here. `cpus` is the most decode workers, each of which has a CPU core, and
+    `output_bytes` what ledger and shards hold, where that is known.
     """
     keys = [PROBE, *(key for key in metrics.seconds if key != PROBE)]
     decoded = metrics.frames_decoded
@@ -52,6 +53,11 @@ def last_work_record(metrics: Metrics, seconds: float) -> dict[str, Any]:
             for key in keys
             if metrics.rows[key]
         ],
+        "cpus": max(
+            (pool.num_workers for name, pool in metrics.pools.items() if name.endswith(DECODE)), default=0
+        ),
+        "gpu_s": round(metrics.gpu_s, 1),
+        "output_bytes": None,
         "pools": [{"pool": name, **_rounded(asdict(pool))} for name, pool in metrics.pools.items()],
         "frames_decoded": decoded.total(),
         "images_decoded": metrics.images_decoded.total(),

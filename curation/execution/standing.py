@@ -5,14 +5,16 @@ A run with nothing to do scans once; a pass that measured something makes what w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from curation.execution.dataset_wide import dataset_steps, filters_behind
 from curation.execution.plan import PassPlan, Phase, Task
 from curation.ledger import Ledger
+from curation.ledger.present import absent_sources
 from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy
 from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
+from curation.records import SourceKind
 from curation.report.summary.summary import Summary, SummaryBuilder, summarize
 
 Pass = tuple[Phase, frozenset[str]]
@@ -33,6 +35,7 @@ class Standing:
         self._pipeline: Pipeline | None = None
         self._tasks: dict[Pass, list[Task]] = {}
         self._summary: SummaryBuilder | None = None
+        self._unread: Mapping[SourceKind, int] = {}
 
     @property
     def recompute(self) -> RecomputePolicy:
@@ -64,7 +67,7 @@ class Standing:
         """
         if self._summary is None or self._pipeline is not pipeline or self._recompute != NO_RECOMPUTE:
             return summarize(self._ledger, pipeline)
-        return self._summary.finish()
+        return self._summary.finish(self._unread)
 
     def allowed(self, steps: Collection[str]) -> frozenset[str]:
         """Those of the steps that may be measured."""
@@ -75,6 +78,7 @@ class Standing:
             return
         self._tasks = {key: [] for key in self._passes(pipeline)}
         summary = SummaryBuilder(pipeline)
+        absent = absent_sources(self._ledger)
         for recompute, units in self._units():
             plans = {key: PassPlan(pipeline, *key, recompute) for key in self._tasks}
             for group in verdict_groups(
@@ -84,13 +88,14 @@ class Standing:
                 units=units,
                 source_columns=(*summary.source_columns, *PassPlan.SOURCE_COLUMNS),
                 columns=summary.columns,
+                absent=absent,
             ):
                 summary.add(group)
                 for plan in plans.values():
                     plan.add(group)
             for key, plan in plans.items():
                 self._tasks[key] += plan.tasks
-        self._summary = summary
+        self._summary, self._unread = summary, absent.unread
         self._pipeline = pipeline
 
     def _units(self) -> Iterator[tuple[RecomputePolicy, list[int] | None]]:

@@ -8,6 +8,7 @@ back. Commands that do not list ask here, too, and so say what the last run knew
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +23,9 @@ from curation.errors import DamagedFileError
 from curation.ingest.listed import ListedSources
 from curation.ingest.locator import LEADING_DOTS
 from curation.ingest.metadata import PROBLEM
+from curation.ingest.suffixes import kind_of
 from curation.ledger import Ledger
+from curation.records import SourceKind
 from curation.storage import Storage, open_storage, parquet
 
 PRESENT = "listing/present.parquet"
@@ -38,10 +41,12 @@ class Absent:
     Attributes:
         gone_sources: `source_id` and `uri` of the sources that are no longer in the inputs.
         replaced_ids: Ids of the other versions of files: a source is one version of a file.
+        unread: Kind of source -> how many the last listing has that nobody has read yet.
     """
 
     gone_sources: pa.Table = field(default_factory=_GONE.empty_table)
     replaced_ids: pa.ChunkedArray = field(default_factory=lambda: pa.chunked_array([], pa.string()))
+    unread: Mapping[SourceKind, int] = field(default_factory=dict)
 
     @cached_property
     def gone(self) -> Mapping[str, str]:
@@ -110,11 +115,13 @@ def absent_sources(ledger: Ledger) -> Absent:
     place_of = np.full(known.num_rows, -1)
     is_listed = np.ones(known.num_rows, bool)
     is_current = np.zeros(known.num_rows, bool)
+    unread: Mapping[SourceKind, int] = {}
     if listed is not None:
         places = pc.index_in(names, value_set=match_names(listed["uri"]))
         place_of = np.asarray(places.fill_null(-1), np.int64)
         is_listed = place_of >= 0
         is_current = np.asarray(pc.equal(known["etag"], listed["etag"].take(places)).fill_null(False))
+        unread = _unread(listed["uri"], names)
     stands = _newest(_file_numbers(names, place_of), is_current)
     # A container that could not be listed is a source as long as that is so.
     is_media = np.asarray(pc.not_equal(known["kind"], "container"))
@@ -124,7 +131,17 @@ def absent_sources(ledger: Ledger) -> Absent:
         # A source that two units hold by mistake is not replaced by itself: it counts twice, and is noticed.
         present = known["source_id"].filter(pa.array(stands & is_listed)).combine_chunks()
         replaced = replaced.filter(pc.invert(pc.is_in(replaced["source_id"], value_set=present)))
-    return Absent(gone.select(_GONE.names), replaced["source_id"])
+    return Absent(gone.select(_GONE.names), replaced["source_id"], unread)
+
+
+def _unread(listed: pa.ChunkedArray, known: pa.Array) -> Mapping[SourceKind, int]:
+    """The listed sources that no row of the ledger is about, by their kind.
+
+    Rows of Parquet files have no suffix: they are taken for pictures.
+    """
+    names = match_names(listed)
+    unread = pc.unique(names.filter(pc.invert(pc.is_in(names, value_set=known)))).to_pylist()
+    return Counter(kind_of(name) or "image" for name in unread)
 
 
 def num_bad_metadata(ledger: Ledger, absent: Absent | None = None) -> int:

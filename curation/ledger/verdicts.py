@@ -37,7 +37,7 @@ from curation.ledger.present import Absent, absent_sources
 from curation.ledger.schemas import stage_schema
 from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy, branch_steps
 from curation.pipeline import Branch, Pipeline
-from curation.pipeline.rules import AllOf, Step, steps_of
+from curation.pipeline.rules import Step, steps_of
 from curation.records import HDR_TRANSFERS, Sample, SourceKind, image_ids
 from curation.splitter import Splitter
 from curation.storage.requests import in_order
@@ -161,10 +161,17 @@ class VerdictGroup:
         _sum_up(found, leaves.sample, leaves.verdicts, self.labels)
         return found
 
+    def unsplit(self, kind: SourceKind) -> NDArray[np.bool_]:
+        """Which sources [S] are of this kind and wait for their splitter."""
+        found = _equals(self.sources["kind"], kind)
+        found &= self.of_sources.outcome == PENDING
+        found[self.samples[kind].source] = False
+        return found
+
     def waiting(self, keys: Collection[str]) -> Iterator[Waiting]:
         """The units in which something waits for one of these steps, in order."""
         wanted = np.array([step.key in keys for step in self.steps] + [False])  # NONE is the last place
-        source, needs = self._needs()
+        source, needs = self.needs()
         chosen = np.unique(source[wanted[needs]])
         units = self.sources["unit"].to_numpy()
         for unit in np.unique(units[chosen]):
@@ -179,8 +186,8 @@ class VerdictGroup:
                 unsplit,
             )
 
-    def _needs(self) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
-        """What sources and their leaves wait for: places of the sources, and codes of the steps."""
+    def needs(self) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
+        """What sources and leaves wait for: places of the sources, codes of the steps, `NONE` for none."""
         places = [np.arange(self.sources.num_rows), *(leaves.source for leaves in self.leaves.values())]
         needs = [self.of_sources.needs, *(leaves.verdicts.needs for leaves in self.leaves.values())]
         return np.concatenate(places), np.concatenate(needs)
@@ -199,6 +206,7 @@ def verdict_groups(
     source_columns: Collection[str] = (),
     columns: Mapping[str, Collection[str]] | None = None,
     absent: Absent | None = None,
+    all_windows: bool = False,
 ) -> Iterator[VerdictGroup]:
     """Every unit with its verdicts, of the sources that are in the inputs, in order of units.
 
@@ -210,9 +218,11 @@ def verdict_groups(
         source_columns: What to read of sources besides what decides.
         columns: Step key -> what to read of its rows besides what decides.
         absent: The absent sources, where the caller knows them: to find them, all sources are read.
+        all_windows: Cut windows of samples that are not kept, too, for a caller who asks what other
+            thresholds would keep. Each of them has the verdict of its sample.
     """
     absent = absent_sources(ledger) if absent is None else absent
-    reader = _Reader(ledger, pipeline, recompute, columns or {}, absent)
+    reader = _Reader(ledger, pipeline, recompute, columns or {}, absent, all_windows=all_windows)
     todo = list(ledger.units() if units is None else units)
     sources = ledger.scan_sources(list(dict.fromkeys([*_SOURCE_COLUMNS, *source_columns])), todo)
     while parts := list(islice(sources, UNITS_AT_A_TIME)):
@@ -229,8 +239,10 @@ class _Reader:
         recompute: RecomputePolicy,
         columns: Mapping[str, Collection[str]],
         absent: Absent,
+        *,
+        all_windows: bool,
     ) -> None:
-        self._pipeline, self._recompute = pipeline, recompute
+        self._pipeline, self._recompute, self._all_windows = pipeline, recompute, all_windows
         steps = list(pipeline.steps())
         snapshots = in_order(ledger.storage, lambda step: ledger.snapshot(step.name, step.fingerprint), steps)
         self._measured = {step.key: snapshot for step, snapshot in zip(steps, snapshots, strict=True)}
@@ -376,8 +388,8 @@ class _Reader:
         rows: Mapping[str, pa.Table],
     ) -> SampleGroup:
         evaluator = self._evaluator(branch_steps(branch), sample_id, rows)
-        rule = AllOf((branch.splitter, branch.rule)) if branch.splitter else branch.rule
-        return SampleGroup(branch, evaluator, source, sample_id, start_s, end_s, evaluator.decide(rule))
+        verdicts = evaluator.decide(branch.whole_rule)
+        return SampleGroup(branch, evaluator, source, sample_id, start_s, end_s, verdicts)
 
     def _evaluator(
         self, steps: Iterable[Step], sample_id: pa.Array, rows: Mapping[str, pa.Table]
@@ -412,7 +424,7 @@ class _Reader:
         self, kind: SourceKind, samples: SampleGroup, sources: pa.Table, rows: Mapping[str, pa.Table]
     ) -> Leaves:
         """Every sample that is not kept, and what is captioned and tokenized of those that are."""
-        kept = np.flatnonzero(samples.verdicts.outcome == KEPT)
+        kept = np.flatnonzero((samples.verdicts.outcome == KEPT) | self._all_windows)
         finish = self._pipeline.enrich
         windows = self._windows(kind, samples, sources, kept) if finish.rules else {}
         stays = np.ones(samples.evaluator.number, np.bool_)

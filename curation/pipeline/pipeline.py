@@ -41,6 +41,11 @@ class Branch:
     splitter: Step | None
     rule: Rule
 
+    @property
+    def whole_rule(self) -> Rule:
+        """The rule that every sample goes through; the splitter's own thresholds come first."""
+        return AllOf((self.splitter, self.rule)) if self.splitter else self.rule
+
 
 @dataclass(frozen=True)
 class Pipeline:

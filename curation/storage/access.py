@@ -8,6 +8,9 @@ Folders need no such check: they are looked at when they are listed or written t
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 from curation.storage.buckets.connection import BUCKET_SCHEMES
 
 
@@ -25,6 +28,22 @@ def check_output(root: str) -> None:
         from curation.storage.buckets.access import check_writing
 
         check_writing(root)
+
+
+def clock_of(root: str) -> float:
+    """The time by the clock of a place that is written to, in seconds since 1970; nothing is left there.
+
+    Raises:
+        StorageError: a bucket can't be written to, and why.
+        OSError: a folder can't be written to.
+    """
+    if _is_in_bucket(root):
+        from curation.storage.buckets.access import clock_of_bucket
+
+        return clock_of_bucket(root)
+    there = next(one for one in (Path(root).absolute(), *Path(root).absolute().parents) if one.is_dir())
+    with tempfile.NamedTemporaryFile(dir=there) as file:
+        return Path(file.name).stat().st_mtime
 
 
 def _is_in_bucket(root: str) -> bool:

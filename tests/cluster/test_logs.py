@@ -199,15 +199,16 @@ def test_error_is_the_last_object(config: Path, tmp_path: Path) -> None:
 def test_stop_is_the_last_object(config: Path, tmp_path: Path) -> None:
     where = ("--output", tmp_path, "--log-format", "json", "--set", "images.filters=[slow_color]")
     words = command("run", "-c", config, *where)
-    with subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, env=environment(), stdout=pipe, stderr=pipe, text=True) as process:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("ledger/*/*/*")):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        said, _ = process.communicate(timeout=60)
-    assert process.returncode == 143
+        said, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (143, "")
     last = objects(said)[-1]
     assert (last["event"], last["exit_code"]) == ("ended", 143)
     assert last["message"].startswith("stopped; what was measured is kept")

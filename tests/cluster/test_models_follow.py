@@ -26,6 +26,7 @@ from curation.execution.worker.metrics import Metrics
 from curation.records import Sample, Source
 from curation.stage import Media
 from datasets_media import ROOT, TESTS, built
+from heads import NODE, cluster_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -42,16 +43,11 @@ def until(come: Callable[[], Any], what: str, within_s: float = 120.0) -> None:
 def test_lost_card_costs_its_calls_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray counts two cards that are not there; a stage hangs on one of them when its node is killed."""
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{TESTS}")  # for the nodes' processes
-    node = {"num_cpus": 1, "num_gpus": 1, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    try:
-        second = cluster.add_node(**node)
-        cluster.wait_for_nodes()
+    node = {**NODE, "num_gpus": 1}
+    with cluster_of(node, node) as cluster:
+        (second,) = cluster.worker_nodes
         connect(cluster.address, None)
         lose_and_regain(cluster, second, node, tmp_path)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 def lose_and_regain(cluster: Cluster, second: Any, node: dict[str, Any], tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from curation.execution.plan import Task
 from curation.execution.progress import ConsoleProgress
 from datasets_media import ROOT, TESTS, Bench, write_photo
 from fault_stages import CALLS
+from heads import NODE, cluster_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -36,10 +37,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cluster
     """A head node with one CPU."""
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{TESTS}")  # for the nodes' processes
     monkeypatch.setenv(CALLS, str(tmp_path / "calls"))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with cluster_of({}) as cluster:
+        yield cluster
 
 
 def bench(tmp_path: Path, num_photos: int, stage: str = "GatedColor", **run: Any) -> Bench:
@@ -108,7 +107,7 @@ def test_nodes_that_come_get_workers_and_nodes_that_go_take_theirs_along(
         going_on = Pass(pool, work.tasks("filter"))
         going_on.start()
         until(lambda: bool(notes(tmp_path)), "a call on the first node")
-        added = cluster.add_node(num_cpus=1, include_dashboard=False)
+        added = cluster.add_node(**NODE)
         until(lambda: len(nodes_of(tmp_path)) == 2, "a call on the second node")
         cluster.remove_node(added, allow_graceful=True)
         until(lambda: pool.num_workers == 1, "that the driver sees one node less")
@@ -128,18 +127,12 @@ def test_nodes_that_come_get_workers_and_nodes_that_go_take_theirs_along(
 def test_workers_are_spread_over_the_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers on two nodes with room for four each: one on each, whichever Ray would fill first."""
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{TESTS}")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
-    try:
-        cluster.add_node(num_cpus=4, include_dashboard=False)
-        cluster.wait_for_nodes()
+    with cluster_of({"num_cpus": 4}, {"num_cpus": 4}) as cluster:
         connect(cluster.address, None)
         pipeline = bench(tmp_path, 1).pipeline
         actors = [start_decode_worker(pipeline) for _ in range(2)]
         beats = ray.get([actor.beat.remote() for actor in actors])
         assert {beat.node_id for beat in beats} == {node["NodeID"] for node in ray.nodes()}
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 def placed_and_not(pipeline: Any, num_placed: int) -> Callable[[Any], Any]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 from test_processes import Sleeper, end_of, look_until, pid_of, wait_gone, watched
 
@@ -20,6 +19,7 @@ from curation.execution.driver.pool import Pool
 from curation.execution.progress import ConsoleProgress
 from datasets_media import ROOT, TESTS, Bench, write_photo
 from fault_stages import CALLS
+from heads import cluster_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -29,12 +29,9 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple
     """The cluster, and its second node."""
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{TESTS}:{TESTS / 'faults'}")  # for the nodes' processes
     monkeypatch.setenv(CALLS, str(tmp_path / "calls"))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    second = cluster.add_node(num_cpus=1, resources={"second": 1}, include_dashboard=False)
-    cluster.wait_for_nodes()
-    yield cluster, second
-    ray.shutdown()
-    cluster.shutdown()
+    with cluster_of({}, {"resources": {"second": 1}}) as cluster:
+        (second,) = cluster.worker_nodes
+        yield cluster, second
 
 
 def test_process_on_another_node(two_nodes: tuple[Cluster, Any]) -> None:

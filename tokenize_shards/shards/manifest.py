@@ -1,7 +1,7 @@
 """The manifest of a folder of shards: which files it holds, and what must be in them.
 
 It is written last, so a folder without one is not finished. Nothing in it depends on when or where it
-was made: the same samples give the same manifest.
+was made: the same samples, decided by the same configuration file, give the same manifest.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from curation.errors import DamagedFileError
+from curation.pipeline.decision import Decision
 from curation.storage import Storage
 
 
@@ -63,6 +64,7 @@ class Manifest:
         vocabulary_sha256: sha256 of the text vocabulary.
         context: Ids of a pack, where rows are packs; None where they are samples.
         shards: In the order of their names.
+        decided: The settings that chose the samples; None where an older version wrote the manifest.
     """
 
     selection: str
@@ -70,6 +72,7 @@ class Manifest:
     vocabulary_sha256: str
     shards: tuple[Shard, ...]
     context: int | None = None
+    decided: Decision | None = None
 
     @property
     def num_samples(self) -> int:
@@ -150,6 +153,18 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
         problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
         why = f"it is no manifest of this version: {problem}"
         raise DamagedFileError.of({name: why}) from error
+
+
+def read_decision(storage: Storage, folder: str) -> Decision | None:
+    """What the shards in a folder were decided with, as far as that is known.
+
+    A damaged manifest tells nothing: `verify` says so, and the next run writes the shards anew.
+    """
+    try:
+        manifest = read_manifest(storage, folder)
+    except DamagedFileError:
+        return None
+    return None if manifest is None else manifest.decided
 
 
 def write_manifest(storage: Storage, folder: str, manifest: Manifest) -> None:

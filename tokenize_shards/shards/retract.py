@@ -10,6 +10,7 @@ not a byte changes. A file of which nothing is left stays, empty, so that the ot
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from curation.errors import LedgerError
 from curation.records import ID_LENGTH, stable_id
+from curation.report.cards.header import card_text, split_card
 from curation.storage import Storage
 from curation.tokenize_shards.shards.manifest import (
     MANIFEST,
@@ -40,6 +42,8 @@ from curation.tokenize_shards.shards.verify import is_shard_name
 _FOLDER = re.compile(r"shards/[^/]+(?=/)")
 _KNOWN_BY = ("source_id", "source_uri", "sample_id")
 _HEX = re.compile(rb"[0-9a-f]{%d,}" % ID_LENGTH)
+_ARROW_SCHEMA = b"ARROW:schema"
+"""Metadata of a Parquet file, by which Arrow finds its own types again."""
 _READ_BYTES = 1 << 22
 CARD, CROISSANT = "README.md", "croissant.json"
 
@@ -148,13 +152,22 @@ def rewrite_folder(storage: Storage, concerned: ConcernedFolder, source_ids: Col
 def _rewritten(storage: Storage, folder: str, name: str, source_ids: Collection[str]) -> Shard:
     gone = pa.array(sorted(source_ids), pa.string())
     with _opened(storage, key_in(folder, name)) as file:
-        written = SampleFile(name, name.partition("-")[0], file.schema_arrow.remove_metadata())
+        schema = _written_schema(file)
+        written = SampleFile(name, name.partition("-")[0], schema)
         for index in range(file.num_row_groups):
-            rows = file.read_row_group(index, use_threads=False).replace_schema_metadata(None)
+            rows = file.read_row_group(index, use_threads=False).cast(schema)
             rows = rows.filter(pc.invert(pc.is_in(rows["source_id"], value_set=gone)))
             if rows.num_rows:
                 written.add(rows.combine_chunks(), begins_row_group=index > 0)
     return written.write(storage, folder)
+
+
+def _written_schema(file: pq.ParquetFile) -> pa.Schema:
+    """The schema that a file was written with: as Parquet reads it, lists call their items otherwise."""
+    kept = (file.metadata.metadata or {}).get(_ARROW_SCHEMA)
+    if kept is None:
+        return file.schema_arrow.remove_metadata()
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(kept))).remove_metadata()
 
 
 def _correct_card(storage: Storage, folder: str, num_samples: int, num_tokens: int) -> None:
@@ -164,15 +177,17 @@ def _correct_card(storage: Storage, folder: str, num_samples: int, num_tokens: i
     """
     key = key_in(folder, CARD)
     text = (storage.read(key) or b"").decode(errors="replace")
-    header = re.match(r"---\n.*?\n---\n", text, re.DOTALL)
     if not text:
         return
+    header, _ = split_card(text)
+    # `load_dataset` refuses rows that are not as many as the header says.
+    header.pop("dataset_info", None)
     said = (
         f"# {PurePosixPath(folder).name}\n\nSources were retracted from these shards. What is left are "
         f"{num_samples} samples of {num_tokens} tokens, as {MANIFEST} says. `curation run` writes this card "
         "anew.\n"
     )
-    storage.write(key, f"{header[0] if header else ''}\n{said}".encode())
+    storage.write(key, (card_text(header, said) if header else f"\n{said}").encode())
 
 
 def files_with(storage: Storage, sample_ids: Collection[str]) -> list[str]:

@@ -107,6 +107,16 @@ class DecodeWorkers:
         num_started = len(self._started())
         return num_started if len(self._workers) == 1 else num_started // 2
 
+    @property
+    def number(self) -> int:
+        """How many there are, those that are starting included."""
+        return len(self._workers)
+
+    @property
+    def num_busy(self) -> int:
+        """How many of them work on a request."""
+        return sum(worker.request is not None for worker in self._workers)
+
     def begin_pass(self) -> None:
         """Make sure that workers of the pass before still live before they are called."""
         self.attendance = Attendance()

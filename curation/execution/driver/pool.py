@@ -30,12 +30,14 @@ from curation.execution.cluster.watch import ClusterState, ClusterWatch
 from curation.execution.driver.actor import check_travels, start_decode_worker
 from curation.execution.driver.attendance import Attendance
 from curation.execution.driver.decode_workers import DecodeWorker, DecodeWorkers
+from curation.execution.driver.exported import ExportedMetrics, metrics_address
 from curation.execution.driver.pass_ledger import PassLedger
 from curation.execution.driver.schedule import Schedule
 from curation.execution.models.pools import ModelWorkers, NoModelWorkers
 from curation.execution.plan import Task
 from curation.execution.worker.metrics import Metrics
 from curation.ledger import Ledger
+from curation.records import Source
 
 if TYPE_CHECKING:
     from curation.execution.progress import ProgressListener
@@ -69,6 +71,7 @@ class Pool:
         self._connection: Connection | None = None
         self._watch: ClusterWatch | None = None
         self._guard: Guard | None = None
+        self._exported: ExportedMetrics | None = None
         start = partial(start_decode_worker, shared=shared)
         self._workers = DecodeWorkers(pipeline.config.run, start, progress, self.ask_cluster)
 
@@ -127,6 +130,9 @@ class Pool:
                 self._marker.enter_context(self._shared.marked())
                 check_nodes(self._shared)
             self._device = choose_device(settings.general.device)
+            self._exported = ExportedMetrics(settings.general.name)
+            if (address := metrics_address()) is not None:
+                self._progress.say(f"metrics for Prometheus: {address}")
 
     def use(self, pipeline: Pipeline) -> None:
         """Use this pipeline from the next pass on; only the binding of its steps may differ."""
@@ -145,6 +151,8 @@ class Pool:
         ledger = PassLedger(self._pipeline, self._ledger)
         schedule = Schedule(tasks, ledger, settings.max_kills, self._progress)
         self._workers.begin_pass()
+        num_requests = schedule.num_open
+        self._begin_exporting(tasks, num_requests)
         while not schedule.is_over:
             self._check_cluster()
             models.check()
@@ -155,7 +163,25 @@ class Pool:
             self._workers.wait()
             for worker in self._workers.ended():
                 self._collect(worker, schedule, models)
+            self._export_standing(schedule, num_requests)
         return schedule.metrics
+
+    def _begin_exporting(self, tasks: Sequence[Task], num_requests: int) -> None:
+        if self._exported is not None and tasks:
+            self._exported.begin(tasks[0].phase, num_requests)
+
+    def _export(self, value: Metrics | Source) -> None:
+        if self._exported is not None and isinstance(value, Metrics):
+            self._exported.measured(value)
+
+    def _export_standing(self, schedule: Schedule, num_requests: int) -> None:
+        if self._exported is not None:
+            self._exported.stand(
+                num_open=schedule.num_open,
+                num_requests=max(num_requests, schedule.num_open),
+                num_busy=self._workers.num_busy,
+                num_workers=self._workers.number,
+            )
 
     def spread(self, function: Callable[[A], R], arguments: Sequence[A]) -> Iterator[R]:
         """Make independent calls as tasks of the cluster, and yield their results in order.
@@ -214,6 +240,7 @@ class Pool:
             schedule.put_back(request)
         else:
             schedule.done(request, value, *results)
+            self._export(value)
 
     def _check_cluster(self) -> None:
         if self._watch is not None:

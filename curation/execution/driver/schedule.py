@@ -95,6 +95,7 @@ class Schedule:
             self._keep_probed(request, value)
             return
         self.metrics.add(value)
+        self._progress.measured(value)
         if request.segment is None:
             self._finish(request)
         else:

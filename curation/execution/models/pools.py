@@ -24,7 +24,7 @@ from curation.execution.cluster.results import Died
 from curation.execution.cluster.watch import ClusterState
 from curation.execution.models.actor import model_actor
 from curation.execution.models.client import ModelRoute, ModelRoutes
-from curation.execution.models.groups import CARD_SHARE, ModelGroup
+from curation.execution.models.groups import CARD_SHARE, ModelGroup, num_cards
 from curation.execution.models.model_worker import ModelUse
 from curation.execution.models.notes import take_note
 from curation.execution.worker.metrics import PoolMetrics
@@ -129,6 +129,12 @@ class ModelPools:
         self._may_grow = device == "cuda" and pipeline.config.run.model_workers is None
         self._checked_at = 0.0
         self.metrics: dict[str, PoolMetrics] = {}
+
+    def num_cards(self, name: str) -> float:
+        """GPUs that the workers of a group hold."""
+        return sum(
+            num_cards(placement) for group, placement in self._placements.items() if group.name == name
+        )
 
     def __enter__(self) -> Self:
         # First those for whole cards that share them. While they load they look how much they may fill, and

@@ -103,12 +103,13 @@ class Recorder:
         """Write what came of it; all of run.json, as it was where nothing has changed."""
         self._describe(pipeline, self._description["listing"])
         did_work = metrics.rows.total() > 0
-        is_as_before = not (did_work or self._is_written or self._differs())
+        is_as_before = not (did_work or self._is_resumed or self._is_written or self._differs())
         if is_as_before and self._before.get("outcomes") == outcomes:
             return self._before
         last_work = self._before.get("last_work")
         if did_work:
             last_work = last_work_record(metrics, seconds)
+            last_work["output_bytes"] = _output_bytes(self._storage)
             last_work["resumed_from"] = self._before["started"] if self._is_resumed else None
         record = self._record(last_work, now(), outcomes)
         record["measured_again"] = [item.record() for item in changes_of(self.previous, record, metrics)]
@@ -144,6 +145,12 @@ class Recorder:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         write_if_changed(self._storage, RUN, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def _output_bytes(storage: Storage) -> int:
+    """What ledger and shards hold; page and card are small, and change with what is said about them."""
+    folders = ("sources", "ledger", "shards")
+    return sum(item.size_bytes for folder in folders for item in storage.list(folder))
 
 
 def record_now(storage: Storage, pipeline: Pipeline, outcomes: Mapping[str, Any]) -> dict[str, Any]:

@@ -129,13 +129,6 @@ def _children(unit: int, rows: pa.Table) -> Iterator[tuple[int, str, str]]:
     return ((unit, sample_id, parent_id) for sample_id, parent_id in pairs if parent_id is not None)
 
 
-def take_out_rows(ledger: Ledger, lineage: Lineage) -> None:
-    """Remove all rows of the sources, and then these. It may be called again after it was interrupted."""
-    for step in lineage.steps:
-        ledger.take_out(step, lineage.units, lineage.stays, lineage.emptied)
-    ledger.take_out(None, lineage.units, lineage.source_stays, lineage.emptied)
-
-
 def windows_of(config: Config) -> Windows:
     """What a configuration measures of a clip by itself; no model is looked for."""
     stages = [choice.build() for choice in config.additions.values()]

@@ -31,7 +31,7 @@ _NUM_NEAR = 3
 
 
 @dataclass
-class Target:
+class AskedSource:
     """One thing that is to go, by the plain URI that its tombstone is of.
 
     Attributes:
@@ -57,12 +57,12 @@ class Asked:
         same_bytes: URIs of other sources with the same bytes.
     """
 
-    targets: dict[str, Target] = field(default_factory=dict)
+    targets: dict[str, AskedSource] = field(default_factory=dict)
     named: dict[str, str] = field(default_factory=dict)
     near: dict[str, list[str]] = field(default_factory=dict)
     same_bytes: list[str] = field(default_factory=list)
 
-    def target_of(self, uri: str) -> Target | None:
+    def target_of(self, uri: str) -> AskedSource | None:
         """The target that a source's URI belongs to."""
         found = self.targets.get(plain_uri(uri))
         container = container_of(uri)
@@ -95,12 +95,12 @@ def find_asked(storage: Storage, texts: Sequence[str], *, copies: bool = False) 
     for text in texts:
         uri = target_uri(ids.get(text, text))
         asked.named[text] = uri
-        asked.targets.setdefault(uri, Target(uri))
+        asked.targets.setdefault(uri, AskedSource(uri))
     _meet_sources(asked, known)
     same = _same_bytes(asked, known)
     if copies:
         for uri in same:
-            asked.targets.setdefault(plain_uri(uri), Target(plain_uri(uri)))
+            asked.targets.setdefault(plain_uri(uri), AskedSource(plain_uri(uri)))
         _meet_sources(asked, known)
     else:
         asked.same_bytes = same

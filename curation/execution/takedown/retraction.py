@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from curation import __version__
 from curation.errors import LedgerError
-from curation.execution.takedown.lineage import Lineage, Windows, take_out_rows
+from curation.execution.takedown.lineage import Lineage, Windows
 from curation.execution.takedown.request import Asked, is_listing, listing_key
 from curation.ingest.containers.index import ListingIndex
 from curation.ingest.listed import ListedSources
@@ -41,7 +41,8 @@ from curation.ledger import Ledger
 from curation.ledger.present import PRESENT, remember_listing
 from curation.records import Sample
 from curation.registry import RETRACT_SHARDS, load
-from curation.storage import Storage, parquet
+from curation.report.gallery.stored import PICTURES, forget_pictures, read_pictures
+from curation.storage import Storage, open_storage, parquet
 
 RECORDS = "retracted/records.jsonl"
 """What each retraction removed; it names sources by their ids alone."""
@@ -56,6 +57,8 @@ class Retraction:
         when: ISO 8601, UTC.
         command: The command that asked for it, without what it named.
         tombstones: What is retracted.
+        units: Those that hold such sources.
+        emptied: Those that hold nothing else.
         counts: What goes, in numbers: rows by table, listings, samples and files of shards.
         listings: Keys of containers' listings that are concerned.
         folders: Folders of shards that are concerned, as `ConcernedFolder`.
@@ -65,6 +68,8 @@ class Retraction:
     when: str
     command: str
     tombstones: tuple[Tombstone, ...]
+    units: tuple[int, ...] = ()
+    emptied: tuple[int, ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
     listings: tuple[str, ...] = ()
     folders: tuple[dict[str, Any], ...] = ()
@@ -108,8 +113,9 @@ def plan_retraction(
     Raises:
         LedgerError: a file that has to be looked through is damaged.
     """
-    shards = load(RETRACT_SHARDS)
-    folders, sample_ids = shards.find_folders(storage, lambda rows: _meet_rows(asked, rows))
+    folders, sample_ids = load(f"{RETRACT_SHARDS}:find_folders")(
+        storage, lambda rows: _meet_rows(asked, rows)
+    )
     at = (when or datetime.now(UTC)).isoformat(timespec="seconds")
     stones = tuple(
         Tombstone(
@@ -122,21 +128,25 @@ def plan_retraction(
     )
     listings = _listings(storage, asked, Tombstones(stones))
     source_ids = {source_id for stone in stones for source_id in stone.source_ids}
-    counts = Lineage(Ledger(storage), source_ids, windows).counts()
+    lineage = Lineage(Ledger(storage), source_ids, windows)
+    counts = lineage.counts()
     counts |= {"listings of containers": len(listings)} if listings else {}
     for folder in folders:
         counts |= {
             f"{folder.folder} samples": folder.num_samples,
             f"{folder.folder} files": len(folder.files),
         }
+    files_with = load(f"{RETRACT_SHARDS}:files_with")
     return Retraction(
         when=at,
         command=command,
         tombstones=stones,
+        units=tuple(lineage.units),
+        emptied=tuple(sorted(lineage.emptied)),
         counts=counts,
         listings=tuple(listings),
         folders=tuple(asdict(folder) for folder in folders),
-        exports={name: shards.files_with(place, sample_ids) for name, place in (exports or {}).items()},
+        exports={name: files_with(place, sample_ids) for name, place in (exports or {}).items()},
     )
 
 
@@ -187,16 +197,23 @@ def carry_out(
     for key in retraction.listings:
         index.take_out(key, stones)
     _forget_listed(storage, stones)
-    ledger = Ledger(storage)
-    take_out_rows(ledger, Lineage(ledger, retraction.source_ids, windows))
-    shards = load(RETRACT_SHARDS)
+    _take_out_rows(Ledger(storage), retraction, windows)
     for record in retraction.folders:
-        shards.rewrite_folder(storage, shards.ConcernedFolder(**record), retraction.source_ids)
-    _forget_report(storage)
+        folder = load(f"{RETRACT_SHARDS}:ConcernedFolder")(**record)
+        load(f"{RETRACT_SHARDS}:rewrite_folder")(storage, folder, retraction.source_ids)
+    _forget_report(storage, retraction.source_ids)
     if conclude is not None:
         conclude()
     _keep_record(storage, retraction)
     storage.delete(PENDING)
+
+
+def _take_out_rows(ledger: Ledger, retraction: Retraction, windows: Windows) -> None:
+    """Take out the rows of the stages, and then those of the sources, by which the others are found."""
+    lineage = Lineage(ledger, retraction.source_ids, windows)
+    for step in lineage.steps:
+        ledger.take_out(step, lineage.units, lineage.stays, lineage.emptied)
+    ledger.take_out(None, retraction.units, lineage.source_stays, retraction.emptied)
 
 
 def _forget_listed(storage: Storage, stones: Tombstones) -> None:
@@ -210,16 +227,21 @@ def _forget_listed(storage: Storage, stones: Tombstones) -> None:
         remember_listing(storage, ListedSources(listed.filter(pa.array(~is_gone))))
 
 
-def _forget_report(storage: Storage) -> None:
-    """Remove the report and its pictures; it is made anew from the ledger."""
+def _forget_report(storage: Storage, source_ids: Sequence[str]) -> None:
+    """Remove the report and the pictures of these sources; it is made anew from what is left."""
     for item in storage.list(_REPORT):
-        storage.delete(item.key)
+        if item.key != PICTURES:
+            storage.delete(item.key)
+    forget_pictures(storage, source_ids=source_ids)
+    if not read_pictures(storage):
+        storage.delete(PICTURES)  # also one that can't be read: nobody knows what is in it
 
 
 def _keep_record(storage: Storage, retraction: Retraction) -> None:
     lines = (storage.read(RECORDS) or b"").splitlines(keepends=True)
     number = hashlib.sha256(retraction.to_json()).hexdigest()[:16]
     record = asdict(retraction)
+    del record["units"], record["emptied"]
     record["tombstones"] = [stone["id"] for stone in record["tombstones"]]
     record["folders"] = {folder["folder"]: list(folder["files"]) for folder in record["folders"]}
     line = json.dumps({"id": number, **record}).encode() + b"\n"
@@ -264,6 +286,14 @@ def check_none_pending(storage: Storage) -> None:
             f"{storage.root}: a retraction was begun here and is not finished; `curation retract --output "
             f"{storage.root}` finishes it, and so does `curation run`"
         )
+
+
+def check_shards_readable(folder: str) -> None:
+    """`check_none_pending` of the output that a folder of shards lies in, if it does."""
+    root, _, name = folder.rstrip("/").rpartition("/")
+    output, _, shards = root.rpartition("/")
+    if name and shards == "shards" and output:
+        check_none_pending(open_storage(output))
 
 
 def copies_of_retracted(ledger: Ledger) -> list[str]:

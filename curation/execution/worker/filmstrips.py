@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -63,7 +63,7 @@ _SMALLER = 0.7
 
 
 def render(source: Source, sample: Sample, decoder: DecoderSettings) -> list[bytes]:
-    """JPEG files: one of an image, `NUM_FRAMES` of a clip in the order of time.
+    """JPEG files: one of an image, up to `NUM_FRAMES` of a clip in the order of time, no two alike.
 
     Raises:
         SampleError: the source can't be decoded, or is not what was listed.
@@ -75,7 +75,8 @@ def render(source: Source, sample: Sample, decoder: DecoderSettings) -> list[byt
     if sample.kind == "image":
         return [jpeg_of(_image(source, sample, decoder), IMAGE_PX)]
     with isolated(DecodeError):
-        return [jpeg_of(frame, FRAME_PX) for frame in _frames(source, sample, decoder)]
+        pictures = [jpeg_of(frame, FRAME_PX) for frame in _frames(source, sample, decoder)]
+    return list(dict.fromkeys(pictures))
 
 
 def _check_version(source: Source) -> None:
@@ -89,7 +90,8 @@ def _image(source: Source, sample: Sample, decoder: DecoderSettings) -> NDArray[
     view = View(count=1, short_side=IMAGE_PX, halved=True)
     sources = {sample.sample_id: source}
     reader = ImageReader(sources, lambda _: None, decoder.max_pixels, short_side=IMAGE_PX)
-    return reader.media(sample, view).pixels[0]
+    pixels: NDArray[np.uint8] = reader.media(sample, view).pixels[0]
+    return pixels
 
 
 def _frames(source: Source, sample: Sample, decoder: DecoderSettings) -> Iterator[NDArray[np.uint8]]:
@@ -127,7 +129,7 @@ def jpeg_of(pixels: NDArray[np.uint8], long_side_px: int) -> bytes:
         for quality in _QUALITIES:
             encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
             if len(encoded) <= MAX_PICTURE_BYTES:
-                return cast("bytes", encoded)
+                return encoded
         scale *= _SMALLER
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -22,6 +23,10 @@ class PoolMetrics:
         num_workers: How many there were, at most.
         nodes: Name of a node -> how many it had, at most; of decode workers alone.
         load_s: Seconds for imports and weights, of all of them.
+        load_cpu_s: CPU seconds for it; of decode workers, those of their start, too.
+        pass_s: Seconds of the passes that they were there for.
+        gpu_s: Seconds of a GPU that were held for them, a share of a card for that share of its seconds; of
+            decode workers, for the services of the pass.
         busy_s: Seconds in which they worked, of all of them.
         idle_s: Seconds in which they had nothing to do.
         waited_s: Seconds in which decode workers waited for them; of decode workers, for all model workers.
@@ -35,6 +40,9 @@ class PoolMetrics:
     num_workers: int = 0
     nodes: dict[str, int] = field(default_factory=dict)
     load_s: float = 0.0
+    load_cpu_s: float = 0.0
+    pass_s: float = 0.0
+    gpu_s: float = 0.0
     busy_s: float = 0.0
     idle_s: float = 0.0
     waited_s: float = 0.0
@@ -55,6 +63,25 @@ class PoolMetrics:
             setattr(self, item.name, max(mine, theirs) if is_most else mine + theirs)
 
 
+@dataclass(frozen=True)
+class SpentTime:
+    """Time that something took, and the CPU time of this process in it, in seconds."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+    def __add__(self, other: SpentTime) -> SpentTime:
+        return SpentTime(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s)
+
+    def __sub__(self, other: SpentTime) -> SpentTime:
+        return SpentTime(self.wall_s - other.wall_s, self.cpu_s - other.cpu_s)
+
+    @staticmethod
+    def now() -> SpentTime:
+        """The clocks as they stand: what is measured is the difference of two."""
+        return SpentTime(time.perf_counter(), time.process_time())
+
+
 @dataclass
 class Metrics:
     """What a worker did: rows, failed rows and seconds by step key, and frames decoded by pass.
@@ -65,6 +92,8 @@ class Metrics:
     counts in both once for each part. `usage` is what the stages say about themselves, by step key, and
     `pools` what each kind of workers did: decode workers, and model workers by group. `causes` counts what
     the ledger knew before: sources that were read again, and rows that were measured again, by step key.
+    `gpu_s` sums up, over the passes that had something on a GPU, their seconds times the cluster's GPUs.
+    `spent_s` is the time that decode workers took, loading apart, by pass and kind of source.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -78,6 +107,8 @@ class Metrics:
     usage: dict[str, Counter[str]] = field(default_factory=dict)
     pools: dict[str, PoolMetrics] = field(default_factory=dict)
     causes: Counter[tuple[str, Cause]] = field(default_factory=Counter)
+    gpu_s: float = 0.0
+    spent_s: dict[tuple[str, str], SpentTime] = field(default_factory=dict)
 
     def pool(self, name: str) -> PoolMetrics:
         """The metrics of a kind of workers."""
@@ -105,6 +136,14 @@ class Metrics:
         for name, pool in other.pools.items():
             self.pool(name).add(pool)
         self.causes.update(other.causes)
+        self.gpu_s += other.gpu_s
+        for (phase, kind), spent in other.spent_s.items():
+            self.spend(phase, kind, spent)
+
+    def spend(self, phase: str, kind: str, spent: SpentTime) -> None:
+        """Count time that decode workers took for sources of a kind in a pass."""
+        known = self.spent_s.get((phase, kind), SpentTime())
+        self.spent_s[phase, kind] = known + spent
 
     def record_usage(self, key: str, used: Mapping[str, float]) -> None:
         """Sum up what a stage says that measuring took."""

@@ -59,6 +59,12 @@ class UnitRun:
         remote = self._models.steps
         self._measurer = Measurer(task.steps, ready, self.metrics, heartbeat.renew, remote=remote)
 
+    @property
+    def kind(self) -> str:
+        """Of what kind its sources are: all of one, but in units that older versions made."""
+        sources = self._rows.state.sources
+        return sources[0].kind if sources else ""
+
     def run(self) -> Metrics:
         """Measure what the task allows and the unit needs, and commit it."""
         if self._task.sources:

@@ -16,7 +16,7 @@ from curation.execution.worker.first_reads import FirstReads
 from curation.execution.worker.heartbeat import Heartbeat
 from curation.execution.worker.loading import load_stage
 from curation.execution.worker.measure import failed_row
-from curation.execution.worker.metrics import DECODE, Cause, Metrics, PoolMetrics
+from curation.execution.worker.metrics import DECODE, Cause, Metrics, PoolMetrics, SpentTime
 from curation.execution.worker.overlap import ModelClient, NoModelClient
 from curation.execution.worker.stale import drop_rows_of_changed
 from curation.execution.worker.unit import UnitRun
@@ -46,6 +46,8 @@ class UnitWorker:
         self._ready: dict[str, Stage[Any]] = {}
         self._phase = ""
         self._services: Mapping[str, Mapping[str, str]] = {}
+        self._start_cpu_s = time.process_time()
+        self._loading = SpentTime()
         self.heartbeat = Heartbeat()
         watch_inputs(input_roots(pipeline.config))
         use_scratch(pipeline.config.run.scratch, pipeline.config.run.scratch_bytes)
@@ -70,30 +72,49 @@ class UnitWorker:
         """
         started = self._enter(task)
         if task.phase == "list":
-            return _counted(self._list(task), task, started)
-        metrics = self._probe(task) if task.phase == "probe" else self._unit(task).run()
-        return _counted(metrics, task, started)
+            return self._counted(self._list(task), task, started, "container")
+        if task.phase == "probe":
+            return self._counted(self._probe(task), task, started, "source")
+        unit = self._unit(task)
+        return self._counted(unit.run(), task, started, unit.kind)
 
     def process_segment(self, task: Task, number: int) -> tuple[Metrics, SegmentResult]:
         """Process one of the task's segments; nothing is committed."""
         started, unit = self._enter(task), self._unit(task)
         result = unit.process_segment(task.segments[number])
-        return _counted(unit.metrics, task, started), result
+        return self._counted(unit.metrics, task, started, unit.kind), result
 
     def merge(self, task: Task, results: Sequence[SegmentResult]) -> Metrics:
         """Merge the task's segments, measure what is still missing, and commit."""
-        started = self._enter(task)
-        return _counted(self._unit(task).merge(results), task, started)
+        started, unit = self._enter(task), self._unit(task)
+        return self._counted(unit.merge(results), task, started, unit.kind)
 
-    def _enter(self, task: Task) -> float:
+    def _enter(self, task: Task) -> SpentTime:
         """Begin with a task; the time."""
         if task.phase != self._phase:
             self._ready.clear()
             self._phase = task.phase
         self._services = task.services
         self.heartbeat.renew("")
-        FETCHED.take()  # what a task that failed has fetched counts nowhere
-        return time.perf_counter()
+        FETCHED.take()  # what a task that failed has fetched counts nowhere, nor what it loaded
+        self._loading = SpentTime()
+        return SpentTime.now()
+
+    def _counted(self, metrics: Metrics, task: Task, started: SpentTime, kind: str) -> Metrics:
+        """What one call measured, with the time that it took and what it fetched of buckets."""
+        if num_bytes := FETCHED.take():
+            metrics.bytes_read[task.phase] += num_bytes
+        spent = SpentTime.now() - started - self._loading
+        pool = PoolMetrics(
+            load_s=self._loading.wall_s,
+            load_cpu_s=self._loading.cpu_s + self._start_cpu_s,
+            busy_s=spent.wall_s,
+            num_calls=1,
+        )
+        metrics.pool(DECODE).add(pool)
+        metrics.spend(task.phase, kind, spent)
+        self._start_cpu_s, self._loading = 0.0, SpentTime()
+        return metrics
 
     def _unit(self, task: Task) -> UnitRun:
         return UnitRun(self._pipeline, self._ledger, task, self._stage, self.heartbeat, self._connect)
@@ -106,8 +127,10 @@ class UnitWorker:
         if step.key not in self._ready:
             services = self._services.get(step.key, {})
             setup = Setup("cpu", self._pipeline.revisions(step), services)
+            started = SpentTime.now()
             with self.heartbeat.load(step.key):
                 self._ready[step.key] = load_stage(step, setup)
+            self._loading += SpentTime.now() - started
         return self._ready[step.key]
 
     def _list(self, task: Task) -> Metrics:
@@ -148,14 +171,6 @@ class UnitWorker:
         probed = reads.probe(source)
         reads.close(probed)
         return probed
-
-
-def _counted(metrics: Metrics, task: Task, started: float) -> Metrics:
-    """What one call measured, with the time that it took and what it fetched of buckets."""
-    if num_bytes := FETCHED.take():
-        metrics.bytes_read[task.phase] += num_bytes
-    metrics.pool(DECODE).add(PoolMetrics(busy_s=time.perf_counter() - started, num_calls=1))
-    return metrics
 
 
 def commit_probed(

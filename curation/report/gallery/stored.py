@@ -10,7 +10,7 @@ They are one Parquet file, which is there whole or not at all.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -20,6 +20,8 @@ from curation.storage import Storage
 from curation.storage.parquet import from_bytes, to_bytes
 
 PICTURES = "report/pictures.parquet"
+MAX_BYTES = 6_000_000
+"""JPEG files of one page, all together."""
 _RENDERING = 1
 """Raise it when the pictures of the same sources become others."""
 _SCHEMA = pa.schema(
@@ -67,6 +69,20 @@ def read_pictures(storage: Storage) -> dict[str, SamplePictures]:
     }
 
 
+def fitted(pictures: Mapping[str, SamplePictures], max_bytes: int = MAX_BYTES) -> dict[str, SamplePictures]:
+    """`pictures` within `max_bytes`: where they are too many, the last ones lose all but one each, or all."""
+    found, room = {}, max_bytes
+    for sample_id, one in pictures.items():
+        middle = len(one.pictures) // 2
+        for some in (one.pictures, one.pictures[middle : middle + 1], ()):
+            num_bytes = sum(map(len, some))
+            if num_bytes <= room:
+                found[sample_id] = replace(one, pictures=some)
+                room -= num_bytes
+                break
+    return found
+
+
 def write_pictures(storage: Storage, pictures: Mapping[str, SamplePictures]) -> None:
     """Keep these pictures and no others; a file that holds them already is left alone."""
     rows = [
@@ -78,8 +94,8 @@ def write_pictures(storage: Storage, pictures: Mapping[str, SamplePictures]) -> 
         }
         for sample_id, found in sorted(pictures.items())
     ]
-    data = to_bytes(pa.Table.from_pylist(rows, schema=_SCHEMA))
-    if data != storage.read(PICTURES):
+    data, present = to_bytes(pa.Table.from_pylist(rows, schema=_SCHEMA)), storage.read(PICTURES)
+    if data != present and (rows or present is not None):
         storage.write(PICTURES, data)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from curation.ledger import Ledger
 from curation.pipeline import Pipeline
+from curation.report.gallery.album import Album, album_of
 from curation.report.summary.summary import Summary
 
 
@@ -25,3 +27,8 @@ class Facts:
     pipeline: Pipeline
     summary: Summary
     run: dict[str, Any]
+
+    @cached_property
+    def album(self) -> Album:
+        """The samples that the page shows; of each, the section that comes first holds the pictures."""
+        return album_of(self.ledger, self.pipeline, self.summary.gallery)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -11,6 +13,7 @@ from curation.ledger import Ledger
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import describe_rule
 from curation.report.page.facts import Facts
+from curation.report.page.headline import headlines
 from curation.report.page.html import render
 from curation.report.page.sections import (
     captions,
@@ -24,10 +27,13 @@ from curation.report.page.sections import (
     tokens,
     work,
 )
+from curation.report.page.vega import vega_script
+from curation.report.summary.decided import decided_otherwise
 from curation.report.summary.funnel import untrained_notice
 from curation.report.summary.summary import Summary
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+"""What the page may load: nothing. Of scripts it runs those whose hashes are added."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Section:
 
 SECTIONS = (
     Section("funnel", "Funnel", funnel.fill),
-    Section("scores", "Scores", scores.fill),
+    Section("scores", "Scores and thresholds", scores.fill),
     Section("gallery", "Samples", gallery.fill),
     Section("failures", "Failures", failures.fill),
     Section("listing", "Listing", listing.fill),
@@ -71,13 +77,17 @@ class RenderedSection:
 def render_page(ledger: Ledger, pipeline: Pipeline, summary: Summary, run: dict[str, Any]) -> str:
     """The page. Everything that comes from data is escaped."""
     facts = Facts(ledger, pipeline, summary, run)
+    scripts = _scripts()
     return render(
         "page.html.j2",
         name=pipeline.config.general.name,
         notice=untrained_notice(pipeline),
+        decided_otherwise=decided_otherwise(ledger.storage, pipeline.config),
         branches=[(f"{kind}s", describe_rule(branch.rule)) for kind, branch in pipeline.branches.items()],
         sections=[rendered for section in SECTIONS if (rendered := _rendered(section, facts))],
-        policy=POLICY,
+        headlines=headlines(facts),
+        policy=_policy(scripts),
+        scripts=scripts,
         style=_styles(),
     )
 
@@ -88,6 +98,20 @@ def _rendered(section: Section, facts: Facts) -> RenderedSection | None:
         return None
     content = render(f"sections/{section.name}.html.j2", **values)
     return RenderedSection(section.name, section.title, content)
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+    hashes = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
+    return f"{_POLICY}; script-src {' '.join(hashes)}"
+
+
+def _scripts() -> list[str]:
+    """Charts, the frame's script, then those of the sections."""
+    folder = files("curation.report.page")
+    own = [folder / "sections" / f"{section.name}.js" for section in SECTIONS]
+    scripts = (folder / "page.js", *own)
+    return [vega_script(), *(script.read_text("utf-8") for script in scripts if script.is_file())]
 
 
 def _styles() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import difflib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -66,13 +67,18 @@ class SampleLook:
 
 @dataclass(frozen=True)
 class ShardLook:
-    """A shard: the use of its codebook, as the tokenizer's `codebook_use` gives it, and some samples.
+    """A shard.
 
-    `use` is None of a file that can't be read.
+    Attributes:
+        name: Of its file.
+        use: Of the codebook, as the tokenizer's `codebook_use` gives it; None of a file that can't be read.
+        kinds: Kind of sample -> documents, tokens, codes and frames; empty where documents are packed.
+        samples: Some samples, decoded.
     """
 
     name: str
     use: dict[str, float] | None
+    kinds: dict[str, dict[str, int]]
     samples: list[SampleLook]
 
 
@@ -237,13 +243,13 @@ def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
     picked: dict[str, list[_DrawnRow]] = {}
     for shard in shards:
         entry = cached.get(shard["sha256"])
-        if entry is None or entry["asked"] != per_shard:
+        if entry is None or entry["asked"] != per_shard or "kinds" not in entry:
             room = MAX_SAMPLES - sum(map(len, picked.values()))
             found = _look_into(ledger.storage, folder, shard, min(per_shard, room))
             if found is None:
                 continue
-            use, picked[shard["sha256"]] = found
-            entry = {"asked": per_shard, "use": use, "samples": []}
+            use, kinds, picked[shard["sha256"]] = found
+            entry = {"asked": per_shard, "use": use, "kinds": kinds, "samples": []}
         entries[shard["sha256"]] = entry
     known = [SampleLook(**sample) for entry in cached.values() for sample in entry["samples"]]
     _fill(ledger, pipeline, step, entries, picked, {look.sample_id: look for look in known})
@@ -280,8 +286,9 @@ def _is_for_want_of(sample: Mapping[str, Any]) -> bool:
 
 def _shard_look(name: str, entry: dict[str, Any] | None) -> ShardLook:
     if entry is None:
-        return ShardLook(name, None, [])
-    return ShardLook(name, entry["use"], [SampleLook(**sample) for sample in entry["samples"]])
+        return ShardLook(name, None, {}, [])
+    samples = [SampleLook(**sample) for sample in entry["samples"]]
+    return ShardLook(name, entry["use"], entry["kinds"], samples)
 
 
 @dataclass(frozen=True)
@@ -292,8 +299,11 @@ class _DrawnRow:
 
 def _look_into(
     storage: Storage, folder: str, shard: Mapping[str, Any], number: int
-) -> tuple[dict[str, float], list[_DrawnRow]] | None:
-    """How a shard of the manifest uses the codebook, and `number` samples of it; None if it can't be read."""
+) -> tuple[dict[str, float], dict[str, dict[str, int]], list[_DrawnRow]] | None:
+    """How a shard of the manifest uses the codebook, what it holds by kind, and `number` samples of it.
+
+    None if it can't be read.
+    """
     key = f"{folder}/{shard['name']}"
     if storage.find(key) is None:
         return None
@@ -301,7 +311,7 @@ def _look_into(
         try:
             file = pq.ParquetFile(data, pre_buffer=False)
             # The writer counted, unless it was one of before it did.
-            return shard.get("codebook_use") or _use(file), _pick(file, number)
+            return shard.get("codebook_use") or _use(file), _by_kind(file), _pick(file, number)
         except pa.ArrowInvalid:
             return None
 
@@ -312,6 +322,30 @@ def _use(shard: pq.ParquetFile) -> dict[str, float]:
         load(CODEBOOK)(codes for batch in batches for codes in batch["codes"].to_pylist())
     )
     return found
+
+
+def _by_kind(shard: pq.ParquetFile) -> dict[str, dict[str, int]]:
+    """Kind of sample -> how many documents, tokens, codes and frames a shard holds of it."""
+    columns = ["kind", "num_tokens", "grid_t", "grid_h", "grid_w"]
+    if not set(columns) <= set(shard.schema_arrow.names):
+        return {}
+    found: dict[str, Counter[str]] = {}
+    for batch in shard.iter_batches(columns=columns):
+        frames, height, width = (batch[name].cast(pa.int64()) for name in columns[2:])
+        rows = pa.table(
+            {
+                "kind": batch["kind"].cast(pa.string()),
+                "tokens": batch["num_tokens"].cast(pa.int64()),
+                "frames": frames,
+                "codes": pc.multiply(frames, pc.multiply(height, width)),
+            }
+        )
+        sums = [(name, "sum") for name in ("tokens", "codes", "frames")]
+        grouped = rows.group_by("kind", use_threads=False).aggregate([*sums, ("kind", "count")])
+        for row in grouped.to_pylist():
+            of_kind = {name: row[f"{name}_sum"] or 0 for name, _ in sums}
+            found.setdefault(row["kind"], Counter()).update(documents=row["kind_count"], **of_kind)
+    return {kind: dict(counts) for kind, counts in found.items()}
 
 
 def _pick(shard: pq.ParquetFile, number: int) -> list[_DrawnRow]:

@@ -63,14 +63,21 @@ def _outcome_table(summary: Summary) -> Table:
 
 def _step_table(pipeline: Pipeline, summary: Summary) -> Table:
     table = Table(title="Funnel", title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for name in ("step", "measured", "passed", "rejected", "failed"):
+    steps = [summary.steps[key] for key in dict.fromkeys(step.key for step in pipeline.steps())]
+    besides = {
+        "to measure": any(counts.num_waiting for counts in steps),
+        "not asked": any(counts.num_unasked for counts in steps),
+    }
+    shown = [name for name, is_there in besides.items() if is_there]
+    for name in ("step", "measured", "passed", "rejected", "failed", *shown):
         table.add_column(name, justify="left" if name == "step" else "right")
     table.add_column("reasons")
-    for step in dict.fromkeys(step.key for step in pipeline.steps()):
-        counts = summary.steps[step]
+    for counts in steps:
         reasons = ", ".join(f"{reason} {number}" for reason, number in counts.reasons.most_common())
-        numbers = (counts.measured, *(counts.outcomes[outcome] for outcome in OUTCOMES[:3]))
-        table.add_row(step, *(str(number) for number in numbers), reasons)
+        numbers = [counts.measured, *(counts.outcomes[outcome] for outcome in OUTCOMES[:3])]
+        more = {"to measure": counts.num_waiting, "not asked": counts.num_unasked}
+        numbers += [more[name] for name in shown]
+        table.add_row(counts.key, *(str(number) for number in numbers), reasons)
     return table
 
 

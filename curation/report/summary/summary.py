@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,10 +27,13 @@ from numpy.typing import NDArray
 from curation.errors import LedgerError
 from curation.ledger import Ledger
 from curation.ledger.columns import KEPT, NONE, OUTCOMES, RuleEvaluator
+from curation.ledger.present import absent_sources
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import any_ofs_of, describe_rule
 from curation.records import Outcome, SampleKind, SourceKind
+from curation.report.gallery.samples import Gallery, GalleryBuilder
+from curation.report.joint.joint import Joint, JointBuilder
 from curation.report.summary.failures import failures_of
 from curation.report.summary.histogram import Histogram
 from curation.report.summary.seen import SeenIds
@@ -38,16 +41,19 @@ from curation.report.summary.seen import SeenIds
 MAX_EXAMPLES = 100
 EXAMPLES_EACH = 3
 """Failures of each type of error that are shown."""
-MAX_SHOWN = 60
-"""Samples of each outcome that a page can show."""
 
 
 @dataclass
 class StepSummary:
-    """How samples fared at one step. `measured` = kept + rejected + failed."""
+    """How the samples that the rule brings to one step fared there. `measured` = kept + rejected + failed."""
 
     key: str
     outcomes: Counter[Outcome] = field(default_factory=Counter)
+    num_waiting: int = 0
+    """Samples, and sources to be split, that the step is still to measure."""
+    num_unasked: int = 0
+    """Samples with a row that the rule does not ask for as the thresholds stand, such as one of a branch
+    behind the one that keeps them. They count nowhere else here."""
     reasons: Counter[str] = field(default_factory=Counter)
     histograms: dict[str, Histogram] = field(default_factory=dict)
     """column -> its values, for the columns that thresholds look at."""
@@ -56,12 +62,14 @@ class StepSummary:
 
     @property
     def measured(self) -> int:
-        """Samples with a row."""
+        """Samples with a row that the rule asks for."""
         return self.outcomes.total()
 
     def merge(self, other: StepSummary) -> None:
         """Take in what was counted elsewhere."""
         self.outcomes.update(other.outcomes)
+        self.num_waiting += other.num_waiting
+        self.num_unasked += other.num_unasked
         self.reasons.update(other.reasons)
         for column, histogram in other.histograms.items():
             self.histograms.setdefault(column, Histogram()).merge(histogram)
@@ -77,15 +85,6 @@ class Failure:
     step: str
     error_type: str
     error: str
-
-
-@dataclass(frozen=True)
-class FoundSample:
-    """A sample, or a window of one, and where to find it."""
-
-    unit: int
-    source_id: str
-    sample_id: str
 
 
 @dataclass
@@ -108,8 +107,10 @@ class Summary:
     gone: Counter[SourceKind] = field(default_factory=Counter)
     """Sources that are no longer in the inputs, which count nowhere else."""
     gone_examples: list[str] = field(default_factory=list)
-    examples: dict[Outcome, list[FoundSample]] = field(default_factory=dict)
-    """The first samples of each outcome."""
+    gallery: Gallery = field(default_factory=Gallery, compare=False)
+    """The samples that a page shows."""
+    joints: dict[SourceKind, Joint] = field(default_factory=dict, compare=False)
+    """What a page recomputes other thresholds from."""
 
     def failed_fraction(self) -> float:
         """The larger of the shares of failed sources and of failed samples."""
@@ -149,8 +150,6 @@ class Summary:
             self.failed_examples[kind] = [*self.failed_examples.get(kind, []), *failures][:EXAMPLES_EACH]
         self.gone.update(other.gone)
         self.gone_examples = [*self.gone_examples, *other.gone_examples][:MAX_EXAMPLES]
-        for outcome, examples in other.examples.items():
-            self.examples[outcome] = [*self.examples.get(outcome, []), *examples][:MAX_SHOWN]
 
 
 def _merge_counts(into: dict[Any, Counter[Any]], other: Mapping[Any, Counter[Any]]) -> None:
@@ -165,11 +164,12 @@ def summarize(ledger: Ledger, pipeline: Pipeline) -> Summary:
         LedgerError: the summary does not balance.
     """
     builder = SummaryBuilder(pipeline)
+    absent = absent_sources(ledger)
     for group in verdict_groups(
-        ledger, pipeline, source_columns=builder.source_columns, columns=builder.columns
+        ledger, pipeline, source_columns=builder.source_columns, columns=builder.columns, absent=absent
     ):
         builder.add(group)
-    return builder.finish()
+    return builder.finish(absent.unread)
 
 
 class SummaryBuilder:
@@ -184,6 +184,8 @@ class SummaryBuilder:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._seen = SeenIds()
+        self._gallery = GalleryBuilder(pipeline)
+        self._joint = JointBuilder(pipeline)
         self.columns = {step.key: ("error", *step.stage.counted_columns) for step in pipeline.steps()}
         self._summary = Summary(
             steps={step.key: StepSummary(step.key) for step in pipeline.steps()},
@@ -203,21 +205,24 @@ class SummaryBuilder:
         if len(group.uncounted):
             raise LedgerError(f"clip {group.uncounted[0]} is in the ledger, but its splitter says it failed")
         self._seen.add(group.sources["source_id"])
+        self._joint.add(group)
         self._count_sources(group)
         self._count_gone(group)
         for kind in group.samples:
             self._count_samples(group, kind)
             self._count_leaves(group, kind)
         self._note_failures(group)
-        self._note_examples(group)
+        self._gallery.add(group)
 
     def merge(self, other: SummaryBuilder) -> None:
         """Take in what another builder counted, of later units."""
         self._seen.merge(other._seen)
+        self._gallery.merge(other._gallery)
+        self._joint.merge(other._joint)
         self._summary.merge(other._summary)
 
-    def finish(self) -> Summary:
-        """The summary.
+    def finish(self, unread: Mapping[SourceKind, int] | None = None) -> Summary:
+        """The summary; sources that are listed and `unread` are pending.
 
         Raises:
             LedgerError: a source or a sample was counted twice.
@@ -225,7 +230,11 @@ class SummaryBuilder:
         twice = self._seen.repeated()
         if twice:
             raise LedgerError(f"{len(twice)} ids are in the ledger twice: {', '.join(twice[:MAX_EXAMPLES])}")
-        return self._summary
+        sources = {kind: Counter(counts) for kind, counts in self._summary.sources.items()}
+        for kind, number in (unread or {}).items():
+            sources.setdefault(kind, Counter())[Outcome.PENDING] += number
+        gallery, joints = self._gallery.finish(), self._joint.finish()
+        return replace(self._summary, sources=sources, gallery=gallery, joints=joints)
 
     def _count_sources(self, group: VerdictGroup) -> None:
         kinds = group.sources["kind"]
@@ -249,8 +258,11 @@ class SummaryBuilder:
         """Count what the steps of the rule say of samples, and what each branch of an `any_of` kept."""
         samples = group.samples[kind]
         everyone = np.ones(samples.evaluator.number, np.bool_)
+        asked = samples.evaluator.asked(samples.branch.whole_rule, everyone)
         for key in samples.evaluator.measured:
-            self._count_step(group, key, samples.evaluator, samples.sample_id, everyone)
+            self._count_step(group, key, samples.evaluator, samples.sample_id, asked[key])
+        if samples.branch.splitter is not None:
+            self._summary.steps[samples.branch.splitter.key].num_waiting += int(group.unsplit(kind).sum())
         for rule, part, passed in samples.evaluator.passed_by(samples.branch.rule):
             counts = self._summary.kept_by[f"{kind}s", describe_rule(rule)]
             counts[describe_rule(part)] += int(passed.sum())
@@ -262,8 +274,9 @@ class SummaryBuilder:
             return
         self._seen.add(leaves.sample_id)
         passed = group.samples[kind].verdicts.outcome[leaves.sample] == KEPT
+        asked = leaves.evaluator.asked(self._pipeline.enrich, passed)
         for key in leaves.evaluator.measured:
-            self._count_step(group, key, leaves.evaluator, leaves.sample_id, passed)
+            self._count_step(group, key, leaves.evaluator, leaves.sample_id, asked[key])
         sample_kind = _sample_kind(group, kind)
         verdicts = leaves.verdicts
         self._summary.samples.setdefault(sample_kind, Counter()).update(_outcomes(verdicts.outcome))
@@ -278,15 +291,17 @@ class SummaryBuilder:
         key: str,
         evaluator: RuleEvaluator,
         sample_id: pa.Array,
-        among: NDArray[np.bool_],
+        asked: NDArray[np.bool_],
     ) -> None:
-        """Count what one step says of these samples, those `among` them that have come to it."""
+        """Count what one step says of these samples, of those that the rule brings to it."""
         step, summary, measured = (
             group.steps[evaluator.steps[key]],
             self._summary.steps[key],
             evaluator.measured[key],
         )
-        counted = measured.present & among
+        counted = measured.present & asked
+        summary.num_waiting += int((asked & ~measured.present).sum())
+        summary.num_unasked += int((measured.present & ~asked).sum())
         verdicts = evaluator.decide(step)
         summary.outcomes.update(_outcomes(verdicts.outcome[counted]))
         for reason, number in _tally(verdicts.reason[counted]).items():
@@ -314,21 +329,6 @@ class SummaryBuilder:
             mine = found.filter(pc.equal(kinds, kind))[: EXAMPLES_EACH - len(shown)]
             summary.failed_by[kind] += number
             shown += _failures(group, mine)
-
-    def _note_examples(self, group: VerdictGroup) -> None:
-        for code, outcome in enumerate(OUTCOMES):
-            shown = self._summary.examples.get(outcome, [])
-            found: list[tuple[int, str]] = []
-            for leaves in group.leaves.values():
-                places = np.flatnonzero(leaves.verdicts.outcome == code)[: MAX_SHOWN - len(shown)]
-                ids = leaves.sample_id.take(pa.array(places)).to_pylist()
-                found += zip(leaves.source[places].tolist(), ids, strict=True)
-            found.sort(key=lambda pair: pair[0])
-            source = group.sources.take(pa.array([place for place, _ in found], pa.int64()))
-            known = zip(source["unit"].to_pylist(), source["source_id"].to_pylist(), found, strict=True)
-            new = [FoundSample(unit, source_id, sample_id) for unit, source_id, (_, sample_id) in known]
-            if new:
-                self._summary.examples[outcome] = [*shown, *new][:MAX_SHOWN]
 
 
 def _failures(group: VerdictGroup, found: pa.Table) -> list[Failure]:

@@ -10,7 +10,7 @@ from curation.ledger import Ledger
 from curation.ledger.unit_state import SampleVerdict, SourceVerdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Verdict, describe_rule, passed_by
-from curation.records import Outcome
+from curation.records import Outcome, Source
 from curation.report.tables.lookup import find_one
 
 
@@ -35,6 +35,19 @@ def _print_source(console: Console, judged: SourceVerdict) -> None:
     source = judged.source
     console.print(source.uri, style="bold", end="  ")
     console.print(f"source {source.source_id}  {judged.verdict.outcome}")
+    console.print("  " + ", ".join(f"{name} {value}" for name, value in source_facts(source).items()))
+    if source.metadata:
+        found = sorted(source.metadata.items())
+        metadata = ", ".join(f"{name} {shown(value)}" for name, value in found if not _is_empty(value))
+        console.print(f"  metadata {metadata or 'without values'}")
+    if judged.verdict.reason:
+        console.print(f"  {judged.verdict.outcome} by {judged.verdict.reason}")
+    if judged.error:
+        console.print(f"  {judged.error}")
+
+
+def source_facts(source: Source) -> dict[str, str]:
+    """What the header of a source says, for people; without what is not there."""
     facts = {
         "size": f"{source.size_bytes} bytes",
         "pixels": f"{source.width}x{source.height}" if source.width else None,
@@ -47,14 +60,7 @@ def _print_source(console: Console, judged: SourceVerdict) -> None:
         "interlaced": source.interlaced or None,
         "transfer": source.color_transfer if source.is_hdr else None,
     }
-    console.print("  " + ", ".join(f"{name} {value}" for name, value in facts.items() if value))
-    if source.metadata:
-        metadata = ", ".join(f"{name} {_shown(value)}" for name, value in sorted(source.metadata.items()))
-        console.print(f"  metadata {metadata}")
-    if judged.verdict.reason:
-        console.print(f"  {judged.verdict.outcome} by {judged.verdict.reason}")
-    if judged.error:
-        console.print(f"  {judged.error}")
+    return {name: str(value) for name, value in facts.items() if value}
 
 
 def _print_sample(console: Console, pipeline: Pipeline, judged: SampleVerdict, indent: str) -> None:
@@ -72,21 +78,29 @@ def _print_sample(console: Console, pipeline: Pipeline, judged: SampleVerdict, i
             console.print(f"{indent}  {step.key}: {row.error_type}: {row.error}")
             continue
         values = ", ".join(
-            f"{name} {_shown(value)}" for name, value in row.values.items() if name not in step.large_columns
+            f"{name} {shown(value)}"
+            for name, value in row.values.items()
+            if name not in step.large_columns and not _is_empty(value)
         )
         rejects = step.stage.reject_reason(row.values)
         console.print(
-            f"{indent}  {step.key}: {values}{f'  -> {rejects}' if rejects else ''}",
+            f"{indent}  {step.key}: {values or 'measured'}{f'  -> {rejects}' if rejects else ''}",
         )
     for window in judged.windows:
         _print_sample(console, pipeline, window, indent + "  ")
 
 
-def _shown(value: object) -> str:
+def _is_empty(value: object) -> bool:
+    """Whether a value says nothing, such as the codec of an image; 0 and False say something."""
+    return value is None or value in ("", b"", [])
+
+
+def shown(value: object) -> str:
+    """A measured value, or one that came with a source, for people."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, list):
-        return "[" + ", ".join(_shown(item) for item in value) + "]"
+        return "[" + ", ".join(shown(item) for item in value) + "]"
     return str(value)

@@ -37,7 +37,7 @@ def check_writing(url: str) -> None:
     client = BucketClient(place, LIMIT_S)
     client.peek(place.prefix)
     _check_is_folder(client, place)
-    path = f"{place.prefix}/.write-test-{uuid.uuid4().hex[:12]}".lstrip("/")
+    path = _test_path(place)
     try:
         version = client.put(path, b"first", ABSENT)
         is_compared = _is_refused(client, path, b"second", ABSENT)
@@ -49,6 +49,23 @@ def check_writing(url: str) -> None:
     if not is_compared:
         client.do_without_conditions()
     _probed.add(place)
+
+
+def clock_of_bucket(url: str) -> float:
+    """The server's time by what it says of an object that is written and removed, in whole seconds."""
+    place = place_of(url)
+    client = BucketClient(place, LIMIT_S)
+    path = _test_path(place)
+    try:
+        client.put(path, b"now")
+        written: float = client.head(path)["last_modified"].timestamp()
+        return written
+    finally:
+        client.delete(path)
+
+
+def _test_path(place: Place) -> str:
+    return f"{place.prefix}/.write-test-{uuid.uuid4().hex[:12]}".lstrip("/")
 
 
 def _check_is_folder(client: BucketClient, place: Place) -> None:

@@ -54,7 +54,8 @@ class OwnRay:
         with contextlib.ExitStack() as unless_started:
             unless_started.callback(self.end)
             unless_started.callback(ray.shutdown)
-            with _marked(self._folder), _lean_node(with_worker_logs=with_worker_logs):
+            lean = _lean_node(with_worker_logs=with_worker_logs)
+            with _marked(self._folder), _without_input(), lean:
                 own_signals(start)
             unless_started.pop_all()
 
@@ -110,6 +111,24 @@ def _marked(folder: str) -> Iterator[None]:
         yield
     finally:
         del os.environ[supervisor.MARK]
+
+
+@contextlib.contextmanager
+def _without_input() -> Iterator[None]:
+    """What is started now, and what that starts, has nothing to read from.
+
+    Ray's workers stand in the background of the run's terminal. A program there that reads from the terminal,
+    or changes how it reads, as `ffmpeg` does, is stopped by the system with the worker that started it.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # the run itself has no input
+            kept = os.dup(0)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, 0)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        stack.callback(os.close, nothing)
+        os.dup2(nothing, 0)
+        yield
 
 
 @contextlib.contextmanager

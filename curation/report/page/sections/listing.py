@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from curation.ingest.leftovers import some_names
+from curation.ingest.tombstones import read_tombstones
 from curation.report.page.facts import Facts
 
 
@@ -14,4 +15,7 @@ def fill(facts: Facts) -> dict[str, Any] | None:
     lines: list[str] = (facts.run["listing"] or {}).get("lines", [])
     if summary.gone:
         lines = [*lines, f"gone from the inputs: {some_names(summary.gone_examples, summary.gone.total())}"]
+    num_retracted = read_tombstones(facts.ledger.storage).num_sources
+    if num_retracted:
+        lines = [*lines, f"retracted: {num_retracted} sources"]
     return {"lines": lines} if lines else None

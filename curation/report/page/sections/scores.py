@@ -1,50 +1,89 @@
-"""Scores: a histogram of every column that a threshold looks at."""
+"""Scores and thresholds: a histogram of every column that decides, and sliders that recompute the yield."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from curation.pipeline.rules import Step
+from curation.ledger.columns import OUTCOMES
+from curation.pipeline import Pipeline
+from curation.records import SourceKind
+from curation.report.joint.joint import Joint
 from curation.report.page.facts import Facts
+from curation.report.page.steering import SAMPLES_OF, Slider, sliders_of, steering_data
+from curation.report.page.vega import histogram_chart, in_script
 from curation.report.summary.histogram import Histogram
-
-NUM_BARS = 24
+from curation.report.summary.summary import Summary
 
 
 @dataclass(frozen=True)
-class Plot:
-    """Bar heights in percent of the highest, and where the thresholds stand, in percent of the width."""
+class ScorePlot:
+    """A column: its histogram as a chart, and the sliders of its thresholds.
+
+    Attributes:
+        chart_id: Of the script element that holds the chart; unique in the page.
+        chart: The chart as JSON.
+    """
 
     step: str
     column: str
-    low: float
-    high: float
-    bars: list[tuple[float, int]]
-    thresholds: list[tuple[str, float, float]]
+    meaning: str
+    num_values: int
+    chart_id: str
+    chart: str
+    sliders: list[Slider]
+
+
+@dataclass(frozen=True)
+class SteeringPanel:
+    """What can be steered of one kind of source; `note` says what its numbers count."""
+
+    kind: SourceKind
+    samples: str
+    note: str
+    steps: list[str]
+    plots: list[ScorePlot]
 
 
 def fill(facts: Facts) -> dict[str, Any] | None:
-    """A plot per column; None where nothing was measured."""
-    steps = {step.key: step for step in facts.pipeline.steps()}
-    plots = [
-        _plot(steps[key], column, histogram)
-        for key, counts in facts.summary.steps.items()
-        for column, histogram in counts.histograms.items()
-    ]
-    return {"histograms": plots} if plots else None
-
-
-def _plot(step: Step, column: str, histogram: Histogram) -> Plot:
-    limits = {
-        name: getattr(step.stage.config, name)
-        for name, mark in step.stage.thresholds().items()
-        if mark.column == column and getattr(step.stage.config, name) is not None
+    """A panel per kind of source; None where nothing was measured."""
+    summary, pipeline = facts.summary, facts.pipeline
+    panels = [_panel(pipeline, summary, kind, joint) for kind, joint in summary.joints.items()]
+    panels = [panel for panel in panels if panel.plots]
+    if not panels:
+        return None
+    shown = {panel.kind: summary.joints[panel.kind] for panel in panels}
+    return {
+        "panels": panels,
+        "outcomes": [outcome.value for outcome in OUTCOMES],
+        "data": in_script(steering_data(pipeline, shown)),
     }
-    low = min([histogram.low, *limits.values()])
-    high = max([histogram.high, *limits.values()])
-    width = (high - low) or 1.0
-    counts = histogram.bars(NUM_BARS, low, low + width)
-    top = max(int(counts.max()), 1)
-    marks = [(name, value, 100 * (value - low) / width) for name, value in limits.items()]
-    return Plot(step.key, column, low, low + width, [(100 * int(n) / top, int(n)) for n in counts], marks)
+
+
+def _panel(pipeline: Pipeline, summary: Summary, kind: SourceKind, joint: Joint) -> SteeringPanel:
+    sliders = sliders_of(pipeline, kind, joint)
+    plots = []
+    for place, column in enumerate(joint.columns):
+        histogram = summary.steps[column.step].histograms.get(column.column or "")
+        if histogram is not None:
+            mine = [one for one in sliders if (one.step, one.column) == (column.step, column.column)]
+            plots.append(
+                _plot(pipeline, column.step, column.column or "", histogram, mine, f"{kind}-{place}")
+            )
+    steps = list(dict.fromkeys(column.step for column in joint.columns))
+    note = ""
+    if kind == "video" and summary.samples["clip"].total() != joint.numbers.sum():
+        note = (
+            "Clips as the cuts give them; elsewhere in this page each caption window of a long clip counts."
+        )
+    return SteeringPanel(kind, SAMPLES_OF[kind], note, steps, plots)
+
+
+def _plot(
+    pipeline: Pipeline, key: str, column: str, histogram: Histogram, sliders: list[Slider], chart_id: str
+) -> ScorePlot:
+    step = pipeline.step_of(key)
+    meaning = step.stage.columns[column].meaning if step else ""
+    limits = {one.signal: one.value for one in sliders}
+    chart = in_script(histogram_chart(column, histogram, limits))
+    return ScorePlot(key, column, meaning, histogram.total, f"chart-{chart_id}", chart, sliders)

@@ -1,0 +1,1 @@
+"""Whether this machine can do what a configuration asks: `curation doctor`."""

@@ -1,0 +1,322 @@
+"""The joint distribution of what decides: samples with the same codes in every column, counted together.
+
+    builder = JointBuilder(pipeline)
+    for group in verdict_groups(ledger, pipeline):
+        builder.add(group)
+    joints = builder.finish()   # by kind of source
+
+A page recomputes from it who is kept at other thresholds, of several columns at once. Counts are exact at
+every stop that a slider has. Memory is bounded: when samples have too many different codes, bins are joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from curation.ledger.columns import FAILED as FAILED_OUTCOME
+from curation.ledger.columns import KEPT, NONE, OUTCOMES, PENDING, REJECTED, Measured, RuleEvaluator, Verdicts
+from curation.ledger.verdicts import VerdictGroup
+from curation.pipeline import Branch, Pipeline
+from curation.pipeline.rules import AllOf, Rule, Step, steps_of
+from curation.records import Sample, SourceKind
+from curation.report.joint.grid import FAILED, MISSING, NULL, Grid, positions
+
+MAX_CELLS = 200_000
+"""Different combinations of codes that are held of a kind of source."""
+PAGE_CELLS = 40_000
+"""Of those that a page gets: at ten columns, 0.6 MB."""
+MAX_STOPS = 60
+"""Stops of a column's sliders, at most."""
+_COUNT = "number"
+_END = "end"
+_RANK = np.array([(KEPT, PENDING, FAILED_OUTCOME, REJECTED).index(code) for code in range(len(OUTCOMES))])
+"""Outcome code -> how early it decides for a sample with windows."""
+
+
+@dataclass(frozen=True)
+class JointColumn:
+    """One column of a step.
+
+    Attributes:
+        step: Key of the step.
+        column: Its name; None for a step without thresholds, of which only the status counts.
+        stops: float64 [S], sorted: where thresholds may stand.
+        codes: uint8 [C], of each cell: 0 not measured, 1 failed, 2 without a number (or, of a step without
+            thresholds, measured), and above that 3 + the position among the stops (`grid.positions`).
+    """
+
+    step: str
+    column: str | None
+    stops: NDArray[np.float64]
+    codes: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The cells of one kind of source.
+
+    Attributes:
+        rule: Who is kept, before captions and tokens.
+        columns: What decides.
+        ends: uint8 [C], what becomes of the samples that the rule keeps: an outcome's place in `OUTCOMES`, or
+            from `len(OUTCOMES)` on pending: the place of the step that they wait for in `enrich`.
+        enrich: Keys of the steps after the rule.
+        numbers: int64 [C], the samples of each cell.
+    """
+
+    rule: Rule
+    columns: tuple[JointColumn, ...]
+    ends: NDArray[np.uint8]
+    enrich: tuple[str, ...]
+    numbers: NDArray[np.int64]
+
+
+class JointBuilder:
+    """Counts groups of units; builders of other units merge."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._cells = {kind: _Cells(rule_of(branch)) for kind, branch in pipeline.branches.items()}
+
+    def add(self, group: VerdictGroup) -> None:
+        """Count the samples of the next units."""
+        for kind, samples in group.samples.items():
+            if samples.evaluator.number:
+                self._cells[kind].add(group, kind, _ends(group, kind, self._pipeline))
+
+    def merge(self, other: JointBuilder) -> None:
+        """Take in what another builder counted."""
+        for kind, cells in other._cells.items():
+            self._cells[kind].merge(cells)
+
+    def finish(self) -> dict[SourceKind, Joint]:
+        """The cells of each kind of source that has samples."""
+        enrich = tuple(dict.fromkeys(step.key for step in steps_of(self._pipeline.enrich)))
+        found = {kind: cells.finish(enrich) for kind, cells in self._cells.items()}
+        return {kind: joint for kind, joint in found.items() if len(joint.numbers)}
+
+
+def rule_of(branch: Branch) -> Rule:
+    """What a sample has to pass before captions and tokens."""
+    return AllOf((branch.splitter, branch.rule)) if branch.splitter else branch.rule
+
+
+def _ends(group: VerdictGroup, kind: SourceKind, pipeline: Pipeline) -> NDArray[np.int64]:
+    """What becomes of each sample once the rule keeps it; of one with windows, as of the best of them."""
+    leaves = group.leaves[kind]
+    sample, verdicts = leaves.sample, leaves.evaluator.decide(pipeline.enrich)
+    windows = _windows_of_dropped(group, kind, pipeline)
+    if windows:
+        whole = ~np.isin(sample, list(windows))
+        ids = pa.array([window for found in windows.values() for window in found], pa.string())
+        more = _decide_anew(group, pipeline.enrich, ids)
+        sample = np.concatenate(
+            [sample[whole], np.repeat([*windows], [len(ids) for ids in windows.values()])]
+        )
+        verdicts = _joined_verdicts(verdicts.take(np.flatnonzero(whole)), more)
+    keys = list(dict.fromkeys(step.key for step in steps_of(pipeline.enrich)))
+    places = np.array([keys.index(step.key) if step.key in keys else 0 for step in group.steps] + [0])
+    waiting = len(OUTCOMES) + places[verdicts.needs]
+    codes = np.where(verdicts.outcome == PENDING, waiting, verdicts.outcome)
+    order = np.lexsort((_RANK[verdicts.outcome], sample))
+    return np.asarray(codes[order[np.flatnonzero(np.diff(sample[order], prepend=NONE))]], np.int64)
+
+
+def _windows_of_dropped(group: VerdictGroup, kind: SourceKind, pipeline: Pipeline) -> dict[int, list[str]]:
+    """Windows of samples that the rule does not keep but once did: place of the sample -> ids.
+
+    Looked for only where captions or tokens have rows that belong to no present leaf.
+    """
+    samples, leaves = group.samples[kind], group.leaves[kind]
+    measured = [group.rows[step.key]["sample_id"] for step in steps_of(pipeline.enrich)]
+    if kind != "video" or all(
+        pc.all(pc.is_in(ids, leaves.sample_id)).as_py() is not False for ids in measured
+    ):
+        return {}
+    dropped = np.flatnonzero(samples.verdicts.outcome != KEPT)
+    names = samples.sample_id.take(pa.array(dropped)).to_pylist()
+    sources = group.sources["source_id"].take(pa.array(samples.source[dropped])).to_pylist()
+    found = {}
+    for place, name, source_id in zip(dropped.tolist(), names, sources, strict=True):
+        start_s, end_s = float(samples.start_s[place]), float(samples.end_s[place])
+        clip = Sample(sample_id=name, source_id=source_id, kind="clip", start_s=start_s, end_s=end_s)
+        windows = [window.sample_id for window in pipeline.windows(clip)]
+        if windows != [name]:
+            found[place] = windows
+    return found
+
+
+def _decide_anew(group: VerdictGroup, rule: Rule, ids: pa.Array) -> Verdicts:
+    """How samples that are no leaves of the group stand."""
+    steps = {step.key: step for step in steps_of(rule)}
+    measured = {key: _measured(group.rows_of(key, ids), step) for key, step in steps.items()}
+    codes = {step.key: code for code, step in enumerate(group.steps)}
+    return RuleEvaluator(measured, len(ids), codes).decide(rule)
+
+
+def _measured(rows: pa.Table, step: Step) -> Measured:
+    return Measured(
+        pc.is_valid(rows["sample_id"]).to_numpy(),
+        pc.fill_null(pc.equal(rows["status"], "ok"), False).to_numpy(),
+        np.full(rows.num_rows, NONE, np.int32),
+        {
+            name: rows[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+            for name in deciding_columns(step)
+        },
+    )
+
+
+def _joined_verdicts(first: Verdicts, second: Verdicts) -> Verdicts:
+    names = ("outcome", "reason", "step", "needs")
+    return Verdicts(*(np.concatenate([getattr(first, name), getattr(second, name)]) for name in names))
+
+
+class _Cells:
+    """The cells of one kind of source while they are counted: tables of codes, with their spacings."""
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+        self._columns = [
+            (step, column) for step in _distinct(rule) for column in (deciding_columns(step) or [None])
+        ]
+        self._grids = [
+            Grid.around([] if column is None else present_bounds(step, column))
+            for step, column in self._columns
+        ]
+        self._names = [f"code{place}" for place in range(len(self._grids))]
+        self._parts: list[tuple[tuple[int, ...], pa.Table]] = []
+
+    def add(self, group: VerdictGroup, kind: SourceKind, ends: NDArray[np.int64]) -> None:
+        evaluator = group.samples[kind].evaluator
+        codes = []
+        for (step, column), grid in zip(self._columns, self._grids, strict=True):
+            measured = evaluator.measured[step.key]
+            found = np.full(evaluator.number, NULL)
+            if column is not None:
+                values = measured.values[column]
+                known = measured.ok & np.isfinite(values)
+                grid.cover(values[known])
+                found[known] = grid.encode(values[known])
+            found[~measured.ok] = FAILED
+            found[~measured.present] = MISSING
+            codes.append(found)
+        ones = np.ones(evaluator.number, np.int64)
+        table = pa.table([*codes, ends, ones], [*self._names, _END, _COUNT])
+        self._parts.append((self._spacings(), self._grouped(table)))
+        self._keep_small()
+
+    def merge(self, other: _Cells) -> None:
+        for grid, theirs in zip(self._grids, other._grids, strict=True):
+            grid.merge(theirs)
+        self._parts += other._parts
+        self._keep_small()
+
+    def finish(self, enrich: tuple[str, ...]) -> Joint:
+        table = self._joined()
+        most = MAX_STOPS
+        while True:
+            stops = [self._chosen_stops(table, place, most) for place in range(len(self._grids))]
+            coded = [self._positions(table, place, chosen) for place, chosen in enumerate(stops)]
+            cells = self._grouped(pa.table([*coded, table[_END], table[_COUNT]], table.column_names))
+            if cells.num_rows <= PAGE_CELLS or most <= 2:
+                break
+            most = most * 3 // 4
+        columns = tuple(
+            JointColumn(step.key, column, chosen, cells[name].to_numpy().astype(np.uint8))
+            for (step, column), chosen, name in zip(self._columns, stops, self._names, strict=True)
+        )
+        ends = cells[_END].to_numpy().astype(np.uint8)
+        return Joint(self._rule, columns, ends, enrich, cells[_COUNT].to_numpy())
+
+    def _spacings(self) -> tuple[int, ...]:
+        return tuple(grid.spacing for grid in self._grids)
+
+    def _grouped(self, table: pa.Table) -> pa.Table:
+        """One row per combination of codes."""
+        keys = [*self._names, _END]
+        found = table.group_by(keys, use_threads=False).aggregate([(_COUNT, "sum")])
+        return found.select([*keys, f"{_COUNT}_sum"]).rename_columns([*keys, _COUNT])
+
+    def _keep_small(self) -> None:
+        """Join the parts when they have grown, and bins where there are too many cells all the same."""
+        if sum(part.num_rows for _, part in self._parts) <= 2 * MAX_CELLS:
+            return
+        table = self._joined()
+        while table.num_rows > MAX_CELLS:
+            widest = max(self._grids, key=lambda grid: len(grid.occupied))
+            if len(widest.occupied) <= 1:
+                break
+            widest.coarsen()
+            table = self._joined()
+
+    def _joined(self) -> pa.Table:
+        """All parts as one, in the present spacings."""
+        empty = pa.table([pa.array([], pa.int64())] * (len(self._names) + 2), [*self._names, _END, _COUNT])
+        tables = [empty, *(self._recoded(table, spacings) for spacings, table in self._parts)]
+        joined = self._grouped(pa.concat_tables(tables)).sort_by(
+            [(name, "ascending") for name in self._names]
+        )
+        self._parts = [(self._spacings(), joined)]
+        return joined
+
+    def _recoded(self, table: pa.Table, spacings: tuple[int, ...]) -> pa.Table:
+        codes = [
+            grid.recode(table[name].to_numpy(), spacing)
+            for grid, name, spacing in zip(self._grids, self._names, spacings, strict=True)
+        ]
+        return pa.table([*codes, table[_END], table[_COUNT]], table.column_names)
+
+    def _positions(self, table: pa.Table, place: int, stops: NDArray[np.float64]) -> NDArray[np.int64]:
+        codes = table[self._names[place]].to_numpy()
+        numbers = codes > NULL
+        found = np.where(numbers, 0, codes - MISSING)
+        found[numbers] = 3 + positions(self._grids[place].typical(codes[numbers]), stops)
+        return found
+
+    def _chosen_stops(self, table: pa.Table, place: int, most: int) -> NDArray[np.float64]:
+        """The thresholds, both ends, and others: half of them evenly spread, half where the samples are."""
+        grid = self._grids[place]
+        stops = grid.stops()
+        if len(stops) <= most:
+            return stops
+        codes = table[self._names[place]].to_numpy()
+        numbers = codes > NULL
+        weights = np.bincount(
+            positions(grid.typical(codes[numbers]), stops),
+            table[_COUNT].to_numpy()[numbers],
+            2 * len(stops) + 1,
+        )
+        below = np.cumsum(weights)[::2][:-1] / max(weights.sum(), 1)
+        central = stops[(below > 0.005) & (below < 0.995)]
+        central = central if len(central) else stops
+        half = max((most - 2 - len(grid.bounds)) // 2, 0)
+        even = np.searchsorted(stops, np.linspace(central[0], central[-1], half))
+        frequent = np.searchsorted(below, np.linspace(0, 1, half + 2)[1:-1])
+        picked = np.clip(np.concatenate([even, frequent]), 0, len(stops) - 1).astype(np.int64)
+        return np.unique(np.concatenate([stops[picked], stops[[0, -1]], grid.bounds]))
+
+
+def _distinct(rule: Rule) -> Iterator[Step]:
+    """The steps of a rule, each once."""
+    return iter({step.key: step for step in steps_of(rule)}.values())
+
+
+def deciding_columns(step: Step) -> list[str]:
+    """The columns that thresholds of a step look at."""
+    return list(dict.fromkeys(mark.column for mark in step.stage.thresholds().values()))
+
+
+def present_bounds(step: Step, column: str) -> list[float]:
+    """The thresholds on a column that are set."""
+    found = [
+        getattr(step.stage.config, name)
+        for name, mark in step.stage.thresholds().items()
+        if mark.column == column
+    ]
+    return [float(value) for value in found if value is not None]
