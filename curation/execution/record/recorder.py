@@ -166,6 +166,8 @@ def record_now(storage: Storage, pipeline: Pipeline, outcomes: Mapping[str, Any]
     asked = {**description(pipeline, before.get("listing")), "outcomes": outcomes}
     if all(before.get(name) == asked[name] for name in _DECIDING):
         return before
-    kept = {name: before[name] for name in ("versions", "curation", "conditional_writes") if name in before}
+    kept: dict[str, Any] = {
+        name: before[name] for name in ("versions", "curation", "conditional_writes") if name in before
+    }
     facts = {"sources": {}, "measured_again": [], "previous": snapshot(before)}
     return {**asked, **kept, "last_work": before.get("last_work"), "started": None, "ended": None, **facts}
