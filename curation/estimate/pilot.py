@@ -31,6 +31,7 @@ from curation.execution.progress import ProgressListener
 from curation.execution.run import Result, RunOptions, run
 from curation.ingest.listed import ListedSources
 from curation.ingest.listing import Listing
+from curation.ingest.tombstones import TOMBSTONES
 from curation.ledger import Ledger
 from curation.storage import Storage, open_storage
 
@@ -148,8 +149,8 @@ def _check_readable(result: Result) -> None:
 
 
 def _copy_index(output: Storage, target: Storage) -> None:
-    """Let the pilot know what the output knows of containers, so that it lists none of them again."""
-    for item in output.list("listing"):
+    """Let the pilot know the containers that are listed, and the sources that were retracted."""
+    for item in [*output.list("listing"), *filter(None, [output.find(TOMBSTONES)])]:
         data = output.read(item.key)
         if data is not None:
             target.write(item.key, data)

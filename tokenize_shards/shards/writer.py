@@ -129,6 +129,10 @@ class ShardWriter:
             sha256=config.vocabulary_sha256,
         )
 
+    def models(self) -> tuple[ModelRef, ...]:
+        """The vocabulary, as the only one."""
+        return (self._ref,)
+
     def check(self, exported: Mapping[str, Column] | None = None) -> str:
         """The vocabulary's sha256, before any work is done; `exported` is what stages export.
 
