@@ -42,6 +42,7 @@ def test_stand_ins_are_announced_everywhere(finished: tuple[Path, Path, str]) ->
     card = (output / "shards/small/README.md").read_text()
     page = (output / "report/index.html").read_text()
     assert said.splitlines()[1].startswith("UNTRAINED stand-in models: captions")
+    assert said.count("UNTRAINED") == 1
     assert "UNTRAINED" in record.splitlines()[1]
     assert "UNTRAINED" in card.partition("---\n\n")[2].splitlines()[0]
     assert "UNTRAINED" in page.partition("<main>")[2].splitlines()[1]

@@ -1,6 +1,6 @@
 """What a run would do now, from the listing and the ledger: no medium is opened, and nothing is written.
 
-    outlook = look_ahead(config)
+    outlook = look_ahead(config, names_done=True)
     for step in outlook.steps:
         print(step.key, step.waits, step.at_most)
 
@@ -103,6 +103,8 @@ class DoneSources:
 
 def _among(listed: pa.Table, files: pa.Table) -> NDArray[np.bool_]:
     """Whether each listed file is one of `files`, in the same version."""
+    if not files.num_rows:
+        return np.zeros(listed.num_rows, np.bool_)
     places = pc.index_in(match_names(listed["uri"]), value_set=match_names(files["uri"]))
     found: NDArray[np.bool_] = np.asarray(
         pc.equal(listed["etag"], files["etag"].take(places)).fill_null(False)
@@ -124,7 +126,7 @@ class Outlook:
         gone: Sources of the ledger that are no longer in the inputs.
         steps: In the order of the work.
         shards: What would become of the shards.
-        done: The sources for which not all is to be done.
+        done: The sources for which not all is to be done, where that was asked for.
     """
 
     pipeline: Pipeline
@@ -146,9 +148,13 @@ class Outlook:
 
 
 def look_ahead(
-    config: Config, *, limit: int | None = None, recompute: RecomputePolicy = NO_RECOMPUTE
+    config: Config,
+    *,
+    limit: int | None = None,
+    recompute: RecomputePolicy = NO_RECOMPUTE,
+    names_done: bool = False,
 ) -> Outlook:
-    """What a run with these options would do.
+    """What a run with these options would do; with `names_done`, also which sources are done.
 
     Raises:
         ConfigError: as a run would; an input is missing, or a model is not the one that was used before.
@@ -171,6 +177,8 @@ def look_ahead(
         ledger, pipeline, recompute=recompute, source_columns=_FILES.names, absent=absent
     ):
         counter.add(group)
+        if names_done:
+            counter.add_done(group)
     found = Outlook(
         pipeline,
         listing,
@@ -244,7 +252,6 @@ class _Counter:
     def add(self, group: VerdictGroup) -> None:
         """Count what is known of a group of units."""
         codes = {step.key: code for code, step in enumerate(group.steps)}
-        self._add_done(group, [codes[step.key] for step in self._enrich])
         for kind, samples in group.samples.items():
             steps = branch_steps(samples.branch)
             of_kind = pc.equal(group.sources["kind"], kind).to_numpy(zero_copy_only=False)
@@ -256,8 +263,10 @@ class _Counter:
             self._add_samples(samples, steps, codes)
             self._add_leaves(group, kind, codes)
 
-    def _add_done(self, group: VerdictGroup, enrich: Sequence[int]) -> None:
-        """Note the sources in which nothing waits, and those that wait for the steps `enrich` alone."""
+    def add_done(self, group: VerdictGroup) -> None:
+        """Note the sources in which nothing waits, and those that wait for captions and tokens alone."""
+        keys = {step.key for step in self._enrich}
+        enrich = [code for code, step in enumerate(group.steps) if step.key in keys]
         is_open = np.zeros(group.sources.num_rows, np.bool_)
         for_filters = np.zeros(group.sources.num_rows, np.bool_)
         places, needs = group.needs()

@@ -24,12 +24,12 @@ _SHARDS = {
 }
 
 
-def print_outlook(console: Console, outlook: Outlook, *, hints_at_pilot: bool = True) -> None:
-    """Print what a run would do; and, if wanted, by what more could be known."""
+def print_outlook(console: Console, outlook: Outlook, *, before_pilot: bool = False) -> None:
+    """Print what a run would do; a pilot that follows tells of stand-ins by itself."""
     from rich.table import Table
 
     notice = untrained_notice(outlook.pipeline)
-    if notice:
+    if notice and not before_pilot:
         console.print(notice, style="bold red")
     for line in _source_lines(outlook):
         console.print(line)
@@ -53,7 +53,7 @@ def print_outlook(console: Console, outlook: Outlook, *, hints_at_pilot: bool = 
     if outlook.measures_nothing:
         console.print("nothing is missing: a run would open no media")
     elif any(step.at_most is None for step in outlook.steps):
-        hint = "; `--pilot 200` estimates it" if hints_at_pilot else ""
+        hint = "" if before_pilot else "; `--pilot 200` estimates it"
         console.print(f"what is {UNKNOWN} depends on samples that do not exist yet{hint}")
 
 

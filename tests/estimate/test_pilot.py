@@ -17,6 +17,7 @@ from curation.config.config import Prices
 from curation.estimate.forecast import makespan, priced
 from curation.estimate.ratio import Estimate
 from curation.estimate.temporary import temporary_output
+from curation.report.summary.summary import summarize
 from datasets_media import (
     Bench,
     config_data,
@@ -69,9 +70,13 @@ def test_pilot_of_all_sources_tells_what_a_run_does(forecast: dict[str, Any], da
             assert (numbers["low"], numbers["high"]) == (numbers["estimate"], numbers["estimate"])
     outcomes = Counter(outcome.partition(" ")[0] for outcome in bench.outcomes().values())
     assert quantity(forecast, "failed sources")["estimate"] == outcomes["failed"] == forecast["failed"]
-    clips = len(bench.rows("videos.flow"))
-    assert quantity(forecast, "clips")["estimate"] == clips
-    assert quantity(forecast, "clips per video")["estimate"] == pytest.approx(clips / 4)
+    totals = summarize(bench.ledger, bench.pipeline).outcome_totals()
+    assert quantity(forecast, "clips")["estimate"] == totals["clips"]["in"]
+    assert (
+        quantity(forecast, "kept samples")["estimate"] == totals["clips"]["kept"] + totals["images"]["kept"]
+    )
+    # Two scenes in one of the four videos, one in another (`write_media`).
+    assert quantity(forecast, "clips per video")["estimate"] == pytest.approx(3 / 4)
 
 
 def test_time_cards_and_price(forecast: dict[str, Any]) -> None:

@@ -103,7 +103,7 @@ class Recorder:
         """Write what came of it; all of run.json, as it was where nothing has changed."""
         self._describe(pipeline, self._description["listing"])
         did_work = metrics.rows.total() > 0
-        is_as_before = not (did_work or self._is_written or self._differs())
+        is_as_before = not (did_work or self._is_resumed or self._is_written or self._differs())
         if is_as_before and self._before.get("outcomes") == outcomes:
             return self._before
         last_work = self._before.get("last_work")
