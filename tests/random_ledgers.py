@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from curation.config import parse_config
+from curation.execution.record.recorder import Recorder
+from curation.execution.worker.metrics import Metrics
 from curation.ingest.listed import LISTED, ListedSources
 from curation.ledger import Ledger
 from curation.ledger.present import remember_listing
@@ -147,6 +149,13 @@ def a_value(draw: random.Random, kind: pa.DataType) -> Any:
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return draw.randbytes(2)
     return draw.randrange(5)
+
+
+def write_record(ledger: Ledger, pipeline: Pipeline) -> None:
+    """run.json, as a run leaves it."""
+    recorder = Recorder(ledger.storage, None)
+    recorder.begin(pipeline, None, {"new": 0, "gone": 0})
+    recorder.end(pipeline, {}, Metrics(), 0.0)
 
 
 def list_units(ledger: Ledger, *units: int) -> None:
