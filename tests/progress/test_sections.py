@@ -129,6 +129,11 @@ def test_everything_that_changed_is_told_and_nothing_else() -> None:
     assert "&lt;b&gt;new" in page
     assert re.search(r"<td>2</td><td>4</td><td>\+2</td>", page)
     assert changes.fill(facts(record(previous={}))) is None
+    older = record()
+    del older["outcomes"], older["thresholds"]
+    old = changes.fill(facts(record(previous=older)))
+    assert old is not None
+    assert "was not recorded" in render("sections/changes.html.j2", **old)
     same = changes.fill(facts(record(previous=record())))
     assert same is not None
-    assert (same["groups"], same["outcomes"]) == ([], [])
+    assert (same["groups"], same["outcomes"], old["groups"]) == ([], [], [])
