@@ -181,8 +181,8 @@ def test_every_stop_alone_is_exact(show: Show, tmp_path: Path) -> None:
     page = show(page_of(ledger, pipeline)).page
     joint = summarize(ledger, pipeline).joints["image"]
     (slider,) = (one for one in sliders_of(pipeline, "image", joint) if one.column == "aesthetic_score")
-    assert len(slider.stops) > 30
-    stops = slider.stops[::3]
+    assert len(slider.stops) > 12
+    stops = slider.stops[::2]
     axes = parse_axes([f"{slider.key}={','.join(map(str, stops))}"], pipeline)
     seen = set()
     for stop, at in zip(stops, sweep(ledger, pipeline, axes).points, strict=True):
@@ -191,7 +191,7 @@ def test_every_stop_alone_is_exact(show: Show, tmp_path: Path) -> None:
         assert found == truth(ledger, changed(data, {slider.key: stop}), "image")
         assert found[0] == {outcome.value: at.outcomes["images"][outcome] for outcome in OUTCOMES}
         seen.add(tuple(found[0].values()))
-    assert len(seen) > 10
+    assert len(seen) > 5
 
 
 def spread_ledger(pipeline: Pipeline, folder: Path) -> Ledger:

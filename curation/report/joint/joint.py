@@ -291,7 +291,7 @@ class _Cells:
 
     def _distinct_codes(self, table: pa.Table, place: int) -> _DistinctCodes:
         codes, cells = np.unique(table[self._names[place]].to_numpy(), return_inverse=True)
-        numbers = np.bincount(cells, table[_SAMPLES].to_numpy(), len(codes))
+        numbers = np.bincount(cells, table[_SAMPLES].to_numpy(), len(codes)).astype(np.float64)
         return _DistinctCodes(codes, self._grids[place].typical(codes), cells, numbers)
 
 
@@ -318,7 +318,7 @@ class _DistinctCodes:
 
     def chosen_stops(self, grid: Grid, most: int) -> NDArray[np.float64]:
         """The thresholds, both ends, and others: half of them evenly spread, half where the samples are."""
-        stops = grid.stops()
+        stops = grid.stops(self._span(grid.bounds))
         if len(stops) <= most:
             return stops
         known = self.codes > NULL
@@ -331,6 +331,16 @@ class _DistinctCodes:
         frequent = np.searchsorted(below, np.linspace(0, 1, half + 2)[1:-1])
         picked = np.clip(np.concatenate([even, frequent]), 0, len(stops) - 1).astype(np.int64)
         return np.unique(np.concatenate([stops[picked], stops[[0, -1]], grid.bounds]))
+
+    def _span(self, bounds: NDArray[np.float64]) -> float:
+        """Over how much the middle 98 % of the numbers and the thresholds extend; of one number, its size."""
+        known = self.codes > NULL
+        if not known.any():
+            return 0.0
+        shares = np.cumsum(self.numbers[known]) / self.numbers[known].sum()
+        central = self.typical[known][np.searchsorted(shares, [0.01, 0.99]).clip(max=len(shares) - 1)]
+        low, high = min([*central, *bounds]), max([*central, *bounds])
+        return float(high - low or abs(high))
 
 
 def _distinct(rule: Rule) -> Iterator[Step]:
