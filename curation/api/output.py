@@ -28,6 +28,8 @@ from curation.report.tables.facts import facts_of, located_sample, sample_facts
 from curation.report.tables.table import FlatTable
 from curation.storage import Storage
 
+PICTURE_S = 600.0
+"""Longest that somebody who asks for pictures of a sample waits."""
 SOURCE_LEVEL, SAMPLE_LEVELS = ("source",), ("sample", "window")
 
 
@@ -128,7 +130,9 @@ class Output:
             ConfigError: nothing, or more than one sample, has this id.
         """
         unit, sample = located_sample(self._ledger, self._pipeline, sample_id)
-        found = pictures_of(self._ledger, self._pipeline, [LocatedSample(unit, sample)], map)
+        found = pictures_of(
+            self._ledger, self._pipeline, [LocatedSample(unit, sample)], map, limit_s=PICTURE_S
+        )
         return found.get(sample.sample_id, [])
 
     def picture(self, sample_id: str) -> bytes:

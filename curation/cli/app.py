@@ -18,6 +18,7 @@ from curation.cli.command_line import keep_command
 from curation.cli.console import accept_any_text, echo
 from curation.cli.doctor import doctor
 from curation.cli.fetch import fetch
+from curation.cli.init import init, schema
 from curation.cli.label import label
 from curation.cli.ledger import compact, gc
 from curation.cli.look import explain, preview, report, status, table
@@ -88,6 +89,8 @@ for command in (
     preview,
     demo,
     doctor,
+    init,
+    schema,
     label,
     compact,
     gc,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +78,7 @@ def _forecast(config: Any, outlook: Any, number: int, seed: int, limit: int | No
 
     stop = click.get_current_context().find_object(StopSignals)
     if stop is not None:
-        stop.say_by(sys.stderr.fileno(), lambda _: "\nstopped; nothing of the pilot is kept\n")
+        stop.say_by(2, lambda _: "\nstopped; nothing of the pilot is kept\n")
     progress = ConsoleProgress(console())
     try:
         with run_pilot(config, outlook, number=number, seed=seed, limit=limit, progress=progress) as pilot:

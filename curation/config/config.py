@@ -108,7 +108,12 @@ def _worker_range(value: object) -> object:
 class RunSettings(StageConfig):
     """How a run is carried out; nothing here changes a number."""
 
-    workers: Annotated[WorkerRange, BeforeValidator(_worker_range)] = WorkerRange()
+    workers: Annotated[
+        WorkerRange,
+        BeforeValidator(
+            _worker_range, json_schema_input_type=Annotated[int, Field(ge=1)] | WorkerRange | None
+        ),
+    ] = WorkerRange()
     """Processes that read, decode and measure, each on a CPU: a number, or `{min: 4, max: 64}`, where either
     may be left out. By default one per CPU of the cluster, more as it grows and fewer as it shrinks."""
     model_workers: Annotated[int, Field(ge=1)] | None = None

@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from curation.config import Config
 from curation.execution.dataset_wide import bind
 from curation.execution.plan import Task, plan_probes
-from curation.execution.run_record import read_run
+from curation.execution.record.changes import step_reasons
+from curation.execution.run_record import description, read_run
+from curation.execution.takedown.retraction import check_none_pending
 from curation.ingest.containers.index import ListingIndex
 from curation.ingest.inputs import find_inputs
 from curation.ingest.listed import ListedSources
@@ -58,8 +60,8 @@ class StepOutlook:
         present: Samples that it has measured, with the present settings, models and versions.
         waits: Samples that it would measure, as far as they are known now.
         at_most: The most that it may come to; None: unknown until what stands before it is measured.
-        measures_anew: Whether the output was last worked on with another fingerprint of this step: its
-            settings, its version, a model of it, or what its samples are made by have changed.
+        why_anew: What of the step is another thing than at the last run, so that its rows do not count any
+            more, such as `version 1 -> 2 of the stage`.
         models: Names of its models.
     """
 
@@ -69,7 +71,7 @@ class StepOutlook:
     present: int = 0
     waits: int = 0
     at_most: int | None = 0
-    measures_anew: bool = False
+    why_anew: str = ""
     models: tuple[str, ...] = ()
 
     def add(self, waits: int, at_most: int | None) -> None:
@@ -162,6 +164,7 @@ def look_ahead(
         StorageError: an input or the output can't be read.
     """
     storage = open_storage(config.general.output)
+    check_none_pending(storage)
     for root in config.general.input:
         check_input(root)
     record = read_run(storage)
@@ -170,7 +173,8 @@ def look_ahead(
     ledger = Ledger(ReadOnlyStorage(storage, {PRESENT: listing_to_bytes(listing.sources)}))
     pipeline = bind(build_pipeline(config, record.get("models")), ledger)
     probes = plan_probes(ledger, listing, config, limit=limit, recompute=recompute)
-    counter = _Counter(pipeline, record.get("fingerprints", {}), has_unlisted=bool(index.unlisted))
+    reasons = step_reasons(record, description(pipeline, None))
+    counter = _Counter(pipeline, reasons, has_unlisted=bool(index.unlisted))
     counter.add_probes(probes)
     absent = absent_sources(ledger)
     for group in verdict_groups(
@@ -210,8 +214,10 @@ def _shards(config: Config, storage: Storage, ledger: Ledger, found: Outlook) ->
 class _Counter:
     """Counts what each step would measure, from what is to be read and from groups of verdicts."""
 
-    def __init__(self, pipeline: Pipeline, recorded: Mapping[str, str], *, has_unlisted: bool) -> None:
-        """`recorded` are the fingerprints of the last run; `has_unlisted`: more sources may turn up."""
+    def __init__(
+        self, pipeline: Pipeline, reasons: Mapping[str, Sequence[str]], *, has_unlisted: bool
+    ) -> None:
+        """`reasons` say why steps measure anew; `has_unlisted`: more sources may turn up."""
         self._pipeline = pipeline
         self._has_unlisted = has_unlisted
         self._enrich = list(steps_of(pipeline.enrich))
@@ -225,7 +231,7 @@ class _Counter:
                 step.key,
                 "videos" if step.key in splitters else "samples",
                 step.is_dataset_wide,
-                measures_anew=recorded.get(step.key, step.fingerprint) != step.fingerprint,
+                why_anew=", ".join(reasons.get(step.key, ())),
                 models=tuple(model.name for model in pipeline.models if model.step == step.key),
             )
 

@@ -27,9 +27,8 @@ def draw_sources(listed: pa.Table, number: int, seed: int) -> NDArray[np.int64]:
         ConfigError: there are fewer.
     """
     if number > listed.num_rows:
-        raise ConfigError(
-            f"--pilot {number}: only {listed.num_rows} sources are left to be measured; take fewer"
-        )
+        left = "1 source is" if listed.num_rows == 1 else f"{listed.num_rows} sources are"
+        raise ConfigError(f"--pilot {number}: only {left} left to be measured; take fewer")
     random = np.random.default_rng(seed)
     sizes = listed["size_bytes"].to_numpy().astype(np.float64)
     places = places_by_kind(listed)

@@ -44,11 +44,9 @@ def print_outlook(console: Console, outlook: Outlook, *, before_pilot: bool = Fa
             step.key, str(step.present), _missing(step), _more(step), ", ".join(dict.fromkeys(step.models))
         )
     console.print(table)
-    anew = [step.key for step in outlook.steps if step.measures_anew and step.is_open]
-    if anew:
-        console.print(
-            f"measured anew: {', '.join(anew)} (settings, version or models are others than at the last run)"
-        )
+    for step in outlook.steps:
+        if step.why_anew and step.is_open and not step.present:
+            console.print(f"measured again: {step.key}: {step.why_anew}")
     console.print(_SHARDS[outlook.shards])
     if outlook.measures_nothing:
         console.print("nothing is missing: a run would open no media")
@@ -74,7 +72,7 @@ def outlook_record(outlook: Outlook) -> dict[str, Any]:
                 "there": step.present,
                 "missing": step.waits,
                 "at_most": step.at_most,
-                "measured_anew": step.measures_anew,
+                "why_anew": step.why_anew,
                 "models": list(step.models),
             }
             for step in outlook.steps

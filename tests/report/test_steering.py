@@ -17,16 +17,17 @@ from playwright.sync_api import Browser, Page
 
 from curation.execution.run import write_report
 from curation.ledger import Ledger
-from curation.ledger.columns import KEPT, NONE, OUTCOMES
+from curation.ledger.columns import NONE, OUTCOMES
 from curation.ledger.unit_state import RecomputePolicy
 from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
 from curation.records import Row, Sample, Source, stable_id
-from curation.report.joint.joint import rule_of
 from curation.report.page.steering import Slider, sliders_of
 from curation.report.summary.summary import summarize
 from curation.storage import open_storage
+from curation.whatif.axes import parse_axes
+from curation.whatif.sweep import sweep
 from datasets_media import ROOT, built, config_data, write_vocabulary
 from random_ledgers import a_value, random_ledger
 
@@ -113,9 +114,7 @@ def truth(
     """The same from the rules that runs follow."""
     totals, waiting = Counter[str](), Counter[str]()
     for group in verdict_groups(ledger, pipeline, recompute=recompute or RecomputePolicy()):
-        samples = group.samples[kind]
-        verdicts = samples.evaluator.decide(rule_of(samples.branch))
-        verdicts.put(verdicts.outcome == KEPT, group.of_samples(kind))
+        verdicts = group.leaves[kind].verdicts
         for code, outcome in enumerate(OUTCOMES):
             totals[outcome.value] += int((verdicts.outcome == code).sum())
         for code in verdicts.needs[verdicts.needs != NONE]:
@@ -179,11 +178,14 @@ def test_every_stop_alone_is_exact(show: Show, tmp_path: Path) -> None:
     joint = summarize(ledger, pipeline).joints["image"]
     (slider,) = (one for one in sliders_of(pipeline, "image", joint) if one.column == "aesthetic_score")
     assert len(slider.stops) > 30
+    stops = slider.stops[::3]
+    axes = parse_axes([f"{slider.key}={','.join(map(str, stops))}"], pipeline)
     seen = set()
-    for stop in slider.stops[::3]:
+    for stop, at in zip(stops, sweep(ledger, pipeline, axes).points, strict=True):
         move(page, slider, stop)
         found = shown(page, "image")
         assert found == truth(ledger, changed(data, {slider.key: stop}), "image")
+        assert found[0] == {outcome.value: at.outcomes["images"][outcome] for outcome in OUTCOMES}
         seen.add(tuple(found[0].values()))
     assert len(seen) > 10
 

@@ -36,11 +36,10 @@ class ScorePlot:
 
 @dataclass(frozen=True)
 class SteeringPanel:
-    """What can be steered of one kind of source; `note` says what its numbers count."""
+    """What can be steered of one kind of source."""
 
     kind: SourceKind
     samples: str
-    note: str
     steps: list[str]
     plots: list[ScorePlot]
 
@@ -71,12 +70,7 @@ def _panel(pipeline: Pipeline, summary: Summary, kind: SourceKind, joint: Joint)
                 _plot(pipeline, column.step, column.column or "", histogram, mine, f"{kind}-{place}")
             )
     steps = list(dict.fromkeys(column.step for column in joint.columns))
-    note = ""
-    if kind == "video" and summary.samples["clip"].total() != joint.numbers.sum():
-        note = (
-            "Clips as the cuts give them; elsewhere in this page each caption window of a long clip counts."
-        )
-    return SteeringPanel(kind, SAMPLES_OF[kind], note, steps, plots)
+    return SteeringPanel(kind, SAMPLES_OF[kind], steps, plots)
 
 
 def _plot(
