@@ -128,7 +128,7 @@ def _config(folder: str) -> Config:
 def _pilot(folder: str, seed: int) -> dict[str, Any]:
     """What a pilot foretells, by name."""
     config, progress = _config(folder), LineProgress(lambda _: None)
-    outlook = look_ahead(config)
+    outlook = look_ahead(config, names_done=True)
     with run_pilot(config, outlook, number=NUM_DRAWN, seed=seed, progress=progress) as pilot:
         record = forecast_record(forecast_of(pilot))
     return {quantity["name"]: quantity for quantity in record["quantities"]}

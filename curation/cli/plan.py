@@ -10,6 +10,7 @@ import click
 
 from curation.cli.console import echo
 from curation.cli.options import LIMIT, RETRY_FAILED, ConfigFile, config_options, expanded_path
+from curation.cli.stopping import StopSignals
 from curation.errors import ConfigError
 
 
@@ -56,8 +57,8 @@ def plan(
     config = config_file.load()
     stages = frozenset([PROBE, *(choice.stage.name for choice in config.choices())])
     recompute = RecomputePolicy(stages) if retry_failed else RecomputePolicy()
-    outlook = look_ahead(config, limit=limit, recompute=recompute)
-    print_outlook(console(), outlook, hints_at_pilot=number is None)
+    outlook = look_ahead(config, limit=limit, recompute=recompute, names_done=number is not None)
+    print_outlook(console(), outlook, before_pilot=number is not None)
     record: dict[str, Any] = {"plan": outlook_record(outlook)}
     if number is not None:
         record["forecast"] = _forecast(config, outlook, number, seed, limit)
@@ -75,6 +76,9 @@ def _forecast(config: Any, outlook: Any, number: int, seed: int, limit: int | No
     from curation.estimate.tables import forecast_record, print_forecast
     from curation.execution.progress import ConsoleProgress
 
+    stop = click.get_current_context().find_object(StopSignals)
+    if stop is not None:
+        stop.say_by(2, lambda _: "\nstopped; nothing of the pilot is kept\n")
     progress = ConsoleProgress(console())
     try:
         with run_pilot(config, outlook, number=number, seed=seed, limit=limit, progress=progress) as pilot:

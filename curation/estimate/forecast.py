@@ -13,6 +13,7 @@ import heapq
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from curation.config.config import Prices
 from curation.estimate.measured import Measured, measure_pilot
 from curation.estimate.pilot import Pilot
 from curation.estimate.ratio import ZERO, Estimate, Stratum, estimate
+from curation.estimate.sampling import places_by_kind
 from curation.execution.worker.metrics import DECODE, PoolMetrics
 from curation.ledger.unit_state import branch_steps
 
@@ -108,21 +110,24 @@ class _Time:
 
 
 class _Forecaster:
+    _NOTES: ClassVar = {
+        "images": "",
+        "clips": "a long one counts once for each window that it is captioned in",
+    }
+
     def __init__(self, pilot: Pilot, measured: Measured) -> None:
         self._pilot, self._measured = pilot, measured
         self._config: Config = pilot.config
         branches = pilot.result.pipeline.branches.values()
         self._filters = {"", *(step.key for branch in branches for step in branch_steps(branch))}
         listed = pilot.sources.listed
-        self._kinds = np.array(listed["kind"].to_pylist(), np.str_)
+        self._places = places_by_kind(listed)
         self._sizes = listed["size_bytes"].to_numpy().astype(np.float64)
         self._strata = {
-            str(kind): Stratum(
-                int((self._kinds == kind).sum()),
-                float(self._sizes[self._kinds == kind].sum()),
-                measured.sizes[measured.kinds == kind],
+            kind: Stratum(
+                len(places), float(self._sizes[places].sum()), measured.sizes[measured.kinds == kind]
             )
-            for kind in np.unique(self._kinds)
+            for kind, places in self._places.items()
         }
 
     def forecast(self) -> Forecast:
@@ -161,10 +166,12 @@ class _Forecaster:
         yield Quantity("failed sources", "", self._total("failed"))
         for kind in ("images", "clips"):
             if kind in self._measured.values:
-                yield Quantity(kind, "", self._total(kind))
-        if "video" in self._strata and "clips" in self._measured.values:
-            number = self._strata["video"].number
-            yield Quantity("clips per video", "", self._total("clips").scaled(1 / number))
+                yield Quantity(kind, "", self._total(kind), self._NOTES[kind])
+        splitters = [branch.splitter for branch in self._pilot.result.pipeline.branches.values()]
+        for splitter in filter(None, splitters):
+            if "video" in self._strata:
+                clips = self._total(f"rows {splitter.key}")
+                yield Quantity("clips per video", "", clips.scaled(1 / self._strata["video"].number))
         yield Quantity("kept samples", "", self._total("kept"))
         if self._config.shards is not None:
             yield Quantity("documents", "", self._total("documents"))
@@ -260,24 +267,24 @@ class _Forecaster:
     def _all_units(self, name: str) -> list[float]:
         """Seconds of each unit of the run, as far as sizes tell."""
         values = self._values(name)
-        is_left = self._pilot.sources.needs_filters if not name.endswith("enrich") else np.ones(1, np.bool_)
+        is_left = self._pilot.sources.needs_filters | name.endswith("enrich")
         found: list[float] = []
         for kind, stratum in self._strata.items():
             mine = values[self._measured.kinds == kind]
             by_number, by_size = stratum.scale(mine) if len(mine) else (0.0, 0.0)
-            left = np.broadcast_to(is_left, self._kinds.shape)[self._kinds == kind]
-            sizes = self._sizes[self._kinds == kind]
+            places = self._places[kind]
             mean = by_number * mine.sum() / stratum.number if by_number else 0.0
             rate = by_size * mine.sum() / max(1.0, stratum.total_size)
-            found += _by_units((mean + rate * sizes) * left, self._unit_size(kind))
+            seconds = (mean + rate * self._sizes[places]) * is_left[places]
+            found += _by_units(seconds, self._unit_size(kind))
         return found
 
     def _gpu_s(self, time: _Time) -> Estimate:
-        """Cards that the model workers of each pass hold, as long as it takes."""
+        """Cards that model workers and services of each pass hold, as long as it takes."""
         found = ZERO
         for name, pool in self._pilot.result.metrics.pools.items():
-            phase, _, group = name.partition(": ")
-            if group != DECODE and pool.gpu_s and phase in time.passes_s:
+            phase = name.partition(": ")[0]
+            if pool.gpu_s and phase in time.passes_s:
                 found += time.passes_s[phase].scaled(pool.gpu_s / pool.pass_s)
         return found
 

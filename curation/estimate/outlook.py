@@ -1,6 +1,6 @@
 """What a run would do now, from the listing and the ledger: no medium is opened, and nothing is written.
 
-    outlook = look_ahead(config)
+    outlook = look_ahead(config, names_done=True)
     for step in outlook.steps:
         print(step.key, step.waits, step.at_most)
 
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from curation.config import Config
 from curation.execution.dataset_wide import bind
 from curation.execution.plan import Task, plan_probes
-from curation.execution.run_record import read_run
+from curation.execution.record.changes import step_reasons
+from curation.execution.run_record import description, read_run
 from curation.execution.takedown.retraction import check_none_pending
 from curation.ingest.containers.index import ListingIndex
 from curation.ingest.inputs import find_inputs
@@ -59,8 +60,8 @@ class StepOutlook:
         present: Samples that it has measured, with the present settings, models and versions.
         waits: Samples that it would measure, as far as they are known now.
         at_most: The most that it may come to; None: unknown until what stands before it is measured.
-        measures_anew: Whether the output was last worked on with another fingerprint of this step: its
-            settings, its version, a model of it, or what its samples are made by have changed.
+        why_anew: What of the step is another thing than at the last run, so that its rows do not count any
+            more, such as `version 1 -> 2 of the stage`.
         models: Names of its models.
     """
 
@@ -70,7 +71,7 @@ class StepOutlook:
     present: int = 0
     waits: int = 0
     at_most: int | None = 0
-    measures_anew: bool = False
+    why_anew: str = ""
     models: tuple[str, ...] = ()
 
     def add(self, waits: int, at_most: int | None) -> None:
@@ -104,6 +105,8 @@ class DoneSources:
 
 def _among(listed: pa.Table, files: pa.Table) -> NDArray[np.bool_]:
     """Whether each listed file is one of `files`, in the same version."""
+    if not files.num_rows:
+        return np.zeros(listed.num_rows, np.bool_)
     places = pc.index_in(match_names(listed["uri"]), value_set=match_names(files["uri"]))
     found: NDArray[np.bool_] = np.asarray(
         pc.equal(listed["etag"], files["etag"].take(places)).fill_null(False)
@@ -125,7 +128,7 @@ class Outlook:
         gone: Sources of the ledger that are no longer in the inputs.
         steps: In the order of the work.
         shards: What would become of the shards.
-        done: The sources for which not all is to be done.
+        done: The sources for which not all is to be done, where that was asked for.
     """
 
     pipeline: Pipeline
@@ -147,9 +150,13 @@ class Outlook:
 
 
 def look_ahead(
-    config: Config, *, limit: int | None = None, recompute: RecomputePolicy = NO_RECOMPUTE
+    config: Config,
+    *,
+    limit: int | None = None,
+    recompute: RecomputePolicy = NO_RECOMPUTE,
+    names_done: bool = False,
 ) -> Outlook:
-    """What a run with these options would do.
+    """What a run with these options would do; with `names_done`, also which sources are done.
 
     Raises:
         ConfigError: as a run would; an input is missing, or a model is not the one that was used before.
@@ -166,13 +173,16 @@ def look_ahead(
     ledger = Ledger(ReadOnlyStorage(storage, {PRESENT: listing_to_bytes(listing.sources)}))
     pipeline = bind(build_pipeline(config, record.get("models")), ledger)
     probes = plan_probes(ledger, listing, config, limit=limit, recompute=recompute)
-    counter = _Counter(pipeline, record.get("fingerprints", {}), has_unlisted=bool(index.unlisted))
+    reasons = step_reasons(record, description(pipeline, None))
+    counter = _Counter(pipeline, reasons, has_unlisted=bool(index.unlisted))
     counter.add_probes(probes)
     absent = absent_sources(ledger)
     for group in verdict_groups(
         ledger, pipeline, recompute=recompute, source_columns=_FILES.names, absent=absent
     ):
         counter.add(group)
+        if names_done:
+            counter.add_done(group)
     found = Outlook(
         pipeline,
         listing,
@@ -204,8 +214,10 @@ def _shards(config: Config, storage: Storage, ledger: Ledger, found: Outlook) ->
 class _Counter:
     """Counts what each step would measure, from what is to be read and from groups of verdicts."""
 
-    def __init__(self, pipeline: Pipeline, recorded: Mapping[str, str], *, has_unlisted: bool) -> None:
-        """`recorded` are the fingerprints of the last run; `has_unlisted`: more sources may turn up."""
+    def __init__(
+        self, pipeline: Pipeline, reasons: Mapping[str, Sequence[str]], *, has_unlisted: bool
+    ) -> None:
+        """`reasons` say why steps measure anew; `has_unlisted`: more sources may turn up."""
         self._pipeline = pipeline
         self._has_unlisted = has_unlisted
         self._enrich = list(steps_of(pipeline.enrich))
@@ -219,7 +231,7 @@ class _Counter:
                 step.key,
                 "videos" if step.key in splitters else "samples",
                 step.is_dataset_wide,
-                measures_anew=recorded.get(step.key, step.fingerprint) != step.fingerprint,
+                why_anew=", ".join(reasons.get(step.key, ())),
                 models=tuple(model.name for model in pipeline.models if model.step == step.key),
             )
 
@@ -246,7 +258,6 @@ class _Counter:
     def add(self, group: VerdictGroup) -> None:
         """Count what is known of a group of units."""
         codes = {step.key: code for code, step in enumerate(group.steps)}
-        self._add_done(group, [codes[step.key] for step in self._enrich])
         for kind, samples in group.samples.items():
             steps = branch_steps(samples.branch)
             of_kind = pc.equal(group.sources["kind"], kind).to_numpy(zero_copy_only=False)
@@ -258,8 +269,10 @@ class _Counter:
             self._add_samples(samples, steps, codes)
             self._add_leaves(group, kind, codes)
 
-    def _add_done(self, group: VerdictGroup, enrich: Sequence[int]) -> None:
-        """Note the sources in which nothing waits, and those that wait for the steps `enrich` alone."""
+    def add_done(self, group: VerdictGroup) -> None:
+        """Note the sources in which nothing waits, and those that wait for captions and tokens alone."""
+        keys = {step.key for step in self._enrich}
+        enrich = [code for code, step in enumerate(group.steps) if step.key in keys]
         is_open = np.zeros(group.sources.num_rows, np.bool_)
         for_filters = np.zeros(group.sources.num_rows, np.bool_)
         places, needs = group.needs()

@@ -31,7 +31,7 @@ from curation.execution.progress import ProgressListener
 from curation.execution.run import Result, RunOptions, run
 from curation.ingest.listed import ListedSources
 from curation.ingest.listing import Listing
-from curation.ingest.tombstones import TOMBSTONES
+from curation.ingest.tombstones import add_tombstones, read_tombstones
 from curation.ledger import Ledger
 from curation.storage import Storage, open_storage
 
@@ -119,7 +119,7 @@ def run_pilot(
     num_workers = config.run.workers.wanted(os.cpu_count() or 1, can_grow=False)
     with temporary_output(config.run.scratch) as folder:
         storage = open_storage(folder)
-        _copy_index(open_storage(config.general.output), storage)
+        copy_listing(open_storage(config.general.output), storage)
         chooser = _Chooser(outlook, number, seed, limit)
         began, began_cpu_s = time.monotonic(), time.process_time()
         result = run(_pilot_config(config, folder, number, num_workers), RunOptions(choose=chooser), progress)
@@ -148,12 +148,16 @@ def _check_readable(result: Result) -> None:
         )
 
 
-def _copy_index(output: Storage, target: Storage) -> None:
-    """Let the pilot know the containers that are listed, and the sources that were retracted."""
-    for item in [*output.list("listing"), *filter(None, [output.find(TOMBSTONES)])]:
+def copy_listing(output: Storage, target: Storage) -> None:
+    """Let the pilot list its inputs as the output does.
+
+    That is with what is known of containers, so that none is listed again, and without what was retracted.
+    """
+    for item in output.list("listing"):
         data = output.read(item.key)
         if data is not None:
             target.write(item.key, data)
+    add_tombstones(target, read_tombstones(output).stones)
 
 
 def _pilot_config(config: Config, folder: str, number: int, num_workers: int) -> Config:

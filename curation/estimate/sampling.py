@@ -27,20 +27,26 @@ def draw_sources(listed: pa.Table, number: int, seed: int) -> NDArray[np.int64]:
         ConfigError: there are fewer.
     """
     if number > listed.num_rows:
-        raise ConfigError(
-            f"--pilot {number}: only {listed.num_rows} sources are left to be measured; take fewer"
-        )
+        left = "1 source is" if listed.num_rows == 1 else f"{listed.num_rows} sources are"
+        raise ConfigError(f"--pilot {number}: only {left} left to be measured; take fewer")
     random = np.random.default_rng(seed)
-    kinds = listed["kind"].to_pylist()
     sizes = listed["size_bytes"].to_numpy().astype(np.float64)
-    by_kind = {kind: np.array([one == kind for one in kinds]) for kind in sorted(set(kinds))}
-    places = {kind: np.flatnonzero(mine) for kind, mine in by_kind.items()}
+    places = places_by_kind(listed)
     shares = _shares({kind: sizes[mine] for kind, mine in places.items()})
     drawn = [
         _spread(listed, sizes, mine, count, random)
         for mine, count in zip(places.values(), _counts(places, shares, number), strict=True)
     ]
     return np.sort(np.concatenate(drawn))
+
+
+def places_by_kind(listed: pa.Table) -> dict[str, NDArray[np.int64]]:
+    """Kind -> places of its sources in a listing, kinds in order."""
+    kinds = listed["kind"]
+    return {
+        kind: np.flatnonzero(pc.equal(kinds, kind).to_numpy())
+        for kind in sorted(pc.unique(kinds).to_pylist())
+    }
 
 
 def _shares(sizes: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
@@ -74,7 +80,7 @@ def _spread(
         return mine[:0]
     names = listed["uri"].take(pa.array(mine))
     ends = pc.struct_field(pc.extract_regex(names, r"(?P<end>\.[^./]*)$"), "end").fill_null("")
-    types = np.unique(np.array(ends.to_pylist(), np.str_), return_inverse=True)[1]
+    types = ends.combine_chunks().dictionary_encode().indices.to_numpy()
     order = mine[np.lexsort((sizes[mine], types))]
     step = len(order) / count
     at = np.floor(random.uniform(0, step) + step * np.arange(count)).astype(np.int64)

@@ -24,12 +24,12 @@ _SHARDS = {
 }
 
 
-def print_outlook(console: Console, outlook: Outlook, *, hints_at_pilot: bool = True) -> None:
-    """Print what a run would do; and, if wanted, by what more could be known."""
+def print_outlook(console: Console, outlook: Outlook, *, before_pilot: bool = False) -> None:
+    """Print what a run would do; a pilot that follows tells of stand-ins by itself."""
     from rich.table import Table
 
     notice = untrained_notice(outlook.pipeline)
-    if notice:
+    if notice and not before_pilot:
         console.print(notice, style="bold red")
     for line in _source_lines(outlook):
         console.print(line)
@@ -44,16 +44,14 @@ def print_outlook(console: Console, outlook: Outlook, *, hints_at_pilot: bool = 
             step.key, str(step.present), _missing(step), _more(step), ", ".join(dict.fromkeys(step.models))
         )
     console.print(table)
-    anew = [step.key for step in outlook.steps if step.measures_anew and step.is_open]
-    if anew:
-        console.print(
-            f"measured anew: {', '.join(anew)} (settings, version or models are others than at the last run)"
-        )
+    for step in outlook.steps:
+        if step.why_anew and step.is_open and not step.present:
+            console.print(f"measured again: {step.key}: {step.why_anew}")
     console.print(_SHARDS[outlook.shards])
     if outlook.measures_nothing:
         console.print("nothing is missing: a run would open no media")
     elif any(step.at_most is None for step in outlook.steps):
-        hint = "; `--pilot 200` estimates it" if hints_at_pilot else ""
+        hint = "" if before_pilot else "; `--pilot 200` estimates it"
         console.print(f"what is {UNKNOWN} depends on samples that do not exist yet{hint}")
 
 
@@ -74,7 +72,7 @@ def outlook_record(outlook: Outlook) -> dict[str, Any]:
                 "there": step.present,
                 "missing": step.waits,
                 "at_most": step.at_most,
-                "measured_anew": step.measures_anew,
+                "why_anew": step.why_anew,
                 "models": list(step.models),
             }
             for step in outlook.steps

@@ -10,7 +10,7 @@ from dataclasses import replace
 from curation.execution.cluster.placement import nodes
 from curation.execution.dataset_wide import bind_step, dataset_steps, filters_behind, measure_step
 from curation.execution.driver.pool import Pool
-from curation.execution.models.groups import model_groups, place_models
+from curation.execution.models.groups import model_groups, num_cards, place_models
 from curation.execution.models.pools import ModelPools, bytes_in_flight
 from curation.execution.plan import Phase, Task
 from curation.execution.population import Population
@@ -45,6 +45,7 @@ class Passes:
         self._progress = progress
         self._on_work = on_work
         self.metrics = Metrics()
+        self._service_cards = 0.0
 
     def measure(self, pipeline: Pipeline, probes: Sequence[Task]) -> Pipeline:
         """All passes. Ray is started by the first that has work, so a run without work never does.
@@ -97,6 +98,7 @@ class Passes:
         for name, pool in models.metrics.items():
             metrics.pool(name).add(pool)
             metrics.pool(name).gpu_s += pass_s * models.num_cards(name)
+        decode.gpu_s = pass_s * self._service_cards
         for pool in metrics.pools.values():
             pool.pass_s = pass_s
         in_order = [DECODE, *(name for name in metrics.pools if name != DECODE)]
@@ -141,6 +143,7 @@ class Passes:
         others = {item.key: item.service.resources() for item in services}
         settings = pipeline.config.run
         placements, places = place_models(groups, others, with_cards, settings.model_workers)
+        self._service_cards = sum(map(num_cards, places.values()))
         if services:
             self._progress.say(f"starting what {', '.join(item.key for item in services)} needs")
         max_bytes = bytes_in_flight(settings.max_held_bytes, self._pool.num_workers) if groups else 0

@@ -13,10 +13,11 @@ import pytest
 from curation.config import parse_config
 from curation.errors import ContractError
 from curation.estimate.outlook import Outlook, look_ahead
+from curation.execution.run_record import description
 from curation.ledger.unit_state import PROBE, RecomputePolicy
 from curation.storage import open_storage
 from curation.storage.readonly import ReadOnlyStorage
-from datasets_media import Bench, config_data, contents, said_by, write_config, write_photo
+from datasets_media import Bench, built, config_data, contents, said_by, write_config, write_photo
 
 Said = pytest.CaptureFixture[str]
 
@@ -108,6 +109,17 @@ def test_steps_that_wait_for_nothing_else_are_counted_exactly(data: dict[str, An
     data = data | {"tokens": data["tokens"] | {"area": 8192}}
     (tokens,) = [step for step in planned(data).steps if step.key == "tokens"]
     assert tokens.waits == tokens.at_most == Bench(data).run().rows["tokens"]
+
+
+def test_why_a_step_measures_again(data: dict[str, Any], tmp_path: Path, capsys: Said) -> None:
+    record = description(built(data)[1], None)
+    (tmp_path / "out/run.json").write_text(json.dumps(record))
+    config = write_config(tmp_path / "c.yaml", data)
+    _, said = said_by(capsys, "plan", "-c", config, "--set", "tokens.area=8192")
+    lines = [line for line in said.splitlines() if line.startswith("measured again")]
+    assert lines == ["measured again: tokens: setting area 4096 -> 8192"]
+    _, said = said_by(capsys, "plan", "-c", config)
+    assert "measured again" not in said
 
 
 def test_lost_rows(data: dict[str, Any]) -> None:

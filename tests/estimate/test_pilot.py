@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tarfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,10 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from curation.config import parse_config
 from curation.config.config import Prices
 from curation.estimate.forecast import makespan, priced
+from curation.estimate.pilot import copy_listing
 from curation.estimate.ratio import Estimate
 from curation.estimate.temporary import temporary_output
+from curation.ingest.containers.index import ListingIndex
+from curation.ingest.listing import list_inputs
+from curation.ingest.tombstones import Tombstone, add_tombstones, name_id
+from curation.report.summary.summary import summarize
+from curation.storage import open_storage
 from datasets_media import (
     Bench,
     config_data,
@@ -69,9 +77,13 @@ def test_pilot_of_all_sources_tells_what_a_run_does(forecast: dict[str, Any], da
             assert (numbers["low"], numbers["high"]) == (numbers["estimate"], numbers["estimate"])
     outcomes = Counter(outcome.partition(" ")[0] for outcome in bench.outcomes().values())
     assert quantity(forecast, "failed sources")["estimate"] == outcomes["failed"] == forecast["failed"]
-    clips = len(bench.rows("videos.flow"))
-    assert quantity(forecast, "clips")["estimate"] == clips
-    assert quantity(forecast, "clips per video")["estimate"] == pytest.approx(clips / 4)
+    totals = summarize(bench.ledger, bench.pipeline).outcome_totals()
+    assert quantity(forecast, "clips")["estimate"] == totals["clips"]["in"]
+    assert (
+        quantity(forecast, "kept samples")["estimate"] == totals["clips"]["kept"] + totals["images"]["kept"]
+    )
+    # Two scenes in one of the four videos, one in another (`write_media`).
+    assert quantity(forecast, "clips per video")["estimate"] == pytest.approx(3 / 4)
 
 
 def test_time_cards_and_price(forecast: dict[str, Any]) -> None:
@@ -143,6 +155,27 @@ def test_nothing_is_left_to_estimate(media: Path, vocabulary: Path, tmp_path: Pa
     code, said = said_by(capsys, "plan", "-c", write_config(tmp_path / "c.yaml", data), "--pilot", "3")
     assert code == 2
     assert "--pilot: nothing is left to be measured, so there is nothing to estimate" in said
+
+
+def test_pilot_lists_as_the_output_does(media: Path, vocabulary: Path, tmp_path: Path) -> None:
+    """Without what was retracted, and with what is known of containers."""
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in/a.tar", "w") as tar:
+        for name in ("photo0.jpg", "photo1.jpg"):
+            tar.add(media / name, name)
+    write_photo(tmp_path / "in/b.jpg", 1)
+    write_photo(tmp_path / "in/c.jpg", 2)
+    bench = Bench(config_data(tmp_path / "in", tmp_path / "out", vocabulary))
+    bench.tasks("probe")
+    uri = f"{tmp_path}/in/b.jpg"
+    add_tombstones(bench.ledger.storage, [Tombstone(id=name_id(uri), retracted="2026-01-01T00:00:00Z")])
+    target = open_storage(str(tmp_path / "pilot"))
+    copy_listing(bench.ledger.storage, target)
+    index = ListingIndex(target, may_list=False)
+    config = parse_config({**bench.config.resolved, "output": target.root})
+    listing = list_inputs(config, index=index)
+    names = sorted(uri.rpartition("/")[2] for uri in listing.sources.table["uri"].to_pylist())
+    assert (names, index.unlisted) == (["a.tar#photo0.jpg", "a.tar#photo1.jpg", "c.jpg"], [])
 
 
 def test_output_of_a_killed_pilot_is_removed(tmp_path: Path) -> None:

@@ -87,8 +87,8 @@ def check(joint: Joint, ledger: Ledger, pipeline: Pipeline, kind: str) -> int:
         for place, stop in enumerate(column.stops):
             at = 3 + 2 * place + 1
             numbers = column.codes >= 3
-            assert joint.numbers[numbers & (column.codes >= at)].sum() == (values >= stop).sum()
-            assert joint.numbers[numbers & (column.codes <= at)].sum() == (values <= stop).sum()
+            assert joint.samples[numbers & (column.codes >= at)].sum() == (values >= stop).sum()
+            assert joint.samples[numbers & (column.codes <= at)].sum() == (values <= stop).sum()
             num_checked += 1
     return num_checked
 
@@ -105,7 +105,7 @@ def test_counts_are_exact_at_every_stop(tmp_path: Path, monkeypatch: pytest.Monk
         ledger = random_ledger(pipeline, tmp_path / f"{seed}", seed, contradictions=False)
         for kind, joint in built(ledger, pipeline).finish().items():
             assert check(joint, ledger, pipeline, kind) >= 8
-            assert joint.numbers.sum() == sum(
+            assert joint.samples.sum() == sum(
                 group.samples[kind].evaluator.number for group in verdict_groups(ledger, pipeline)
             )
 
@@ -119,7 +119,7 @@ def test_parts_merge_into_the_whole(tmp_path: Path) -> None:
     merged, whole = parts[0].finish(), built(ledger, pipeline).finish()
     assert merged.keys() == whole.keys()
     for kind in merged:
-        np.testing.assert_array_equal(merged[kind].numbers, whole[kind].numbers)
+        np.testing.assert_array_equal(merged[kind].leaves, whole[kind].leaves)
         for one, other in zip(merged[kind].columns, whole[kind].columns, strict=True):
             np.testing.assert_array_equal(one.stops, other.stops)
             np.testing.assert_array_equal(one.codes, other.codes)

@@ -11,22 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from playwright.sync_api import Browser, Page
 
 from curation.execution.run import write_report
 from curation.ledger import Ledger
-from curation.ledger.columns import KEPT, NONE, OUTCOMES
+from curation.ledger.columns import NONE, OUTCOMES
 from curation.ledger.unit_state import RecomputePolicy
 from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
+from curation.pipeline.rules import Step
 from curation.records import Row, Sample, Source, stable_id
-from curation.report.joint.joint import rule_of
 from curation.report.page.steering import Slider, sliders_of
 from curation.report.summary.summary import summarize
 from curation.storage import open_storage
+from curation.whatif.axes import parse_axes
+from curation.whatif.sweep import sweep
 from datasets_media import ROOT, built, config_data, write_vocabulary
-from random_ledgers import random_ledger
+from random_ledgers import a_value, random_ledger
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>"
 
@@ -111,9 +114,7 @@ def truth(
     """The same from the rules that runs follow."""
     totals, waiting = Counter[str](), Counter[str]()
     for group in verdict_groups(ledger, pipeline, recompute=recompute or RecomputePolicy()):
-        samples = group.samples[kind]
-        verdicts = samples.evaluator.decide(rule_of(samples.branch))
-        verdicts.put(verdicts.outcome == KEPT, group.of_samples(kind))
+        verdicts = group.leaves[kind].verdicts
         for code, outcome in enumerate(OUTCOMES):
             totals[outcome.value] += int((verdicts.outcome == code).sum())
         for code in verdicts.needs[verdicts.needs != NONE]:
@@ -177,48 +178,40 @@ def test_every_stop_alone_is_exact(show: Show, tmp_path: Path) -> None:
     joint = summarize(ledger, pipeline).joints["image"]
     (slider,) = (one for one in sliders_of(pipeline, "image", joint) if one.column == "aesthetic_score")
     assert len(slider.stops) > 30
+    stops = slider.stops[::3]
+    axes = parse_axes([f"{slider.key}={','.join(map(str, stops))}"], pipeline)
     seen = set()
-    for stop in slider.stops[::3]:
+    for stop, at in zip(stops, sweep(ledger, pipeline, axes).points, strict=True):
         move(page, slider, stop)
         found = shown(page, "image")
         assert found == truth(ledger, changed(data, {slider.key: stop}), "image")
-        seen.add(found[0]["kept"])
+        assert found[0] == {outcome.value: at.outcomes["images"][outcome] for outcome in OUTCOMES}
+        seen.add(tuple(found[0].values()))
     assert len(seen) > 10
 
 
 def spread_ledger(pipeline: Pipeline, folder: Path) -> Ledger:
     """300 images with scores all over the range."""
-    draw = np.random.default_rng(1)
+    draw = random.Random(1)
     ledger = Ledger(open_storage(str(folder)))
     sources = [
-        Source(
-            source_id=stable_id(f"s{place}"),
-            uri=f"{HOSTILE}{place}.jpg",
-            kind="image",
-            size_bytes=1,
-            etag="e",
-        )
+        Source(source_id=stable_id(f"s{place}"), uri=f"{place}.jpg", kind="image", size_bytes=1, etag="e")
         for place in range(300)
     ]
     ledger.commit_sources(0, sources)
-    samples = [Sample.of_image(source) for source in sources]
     for step in pipeline.steps():
-        if step.key in ("images.resolution", "images.aesthetic", "images.color"):
-            numbers = draw.gamma(4, 2, (300, len(step.stage.columns))) * (
-                40 if "width" in step.stage.columns else 1
-            )
-            rows = [
-                Row(
-                    sample.sample_id,
-                    {
-                        name: row[at].astype(column.type.to_pandas_dtype()).item()
-                        for at, (name, column) in enumerate(step.stage.columns.items())
-                    },
-                )
-                for sample, row in zip(samples, numbers, strict=True)
-            ]
+        if step.key.startswith("images."):
+            rows = [Row(Sample.of_image(source).sample_id, spread_values(draw, step)) for source in sources]
             ledger.commit(step.name, step.fingerprint, 0, rows, step.stage.columns)
     return ledger
+
+
+def spread_values(draw: random.Random, step: Step) -> dict[str, Any]:
+    found = {name: a_value(draw, column.type) for name, column in step.stage.columns.items()}
+    for name in {mark.column for mark in step.stage.thresholds().values()}:
+        value = draw.gammavariate(4, 40 if name in ("width", "height") else 2)
+        found[name] = pa.scalar(value).cast(step.stage.columns[name].type, safe=False).as_py()
+    return found
 
 
 @pytest.fixture
@@ -245,7 +238,7 @@ def test_dataset_wide_step_waits_when_a_threshold_before_it_moves(show: Show, tm
     own = {key: value for key, value in images.items() if key in ("resolution", "aesthetic")}
     data = config(tmp_path, videos=None, images={"filters": rule, **own})
     pipeline = built(data)[1]
-    ledger = random_ledger(pipeline, tmp_path / "out", 8, contradictions=False)
+    ledger = spread_ledger(pipeline, tmp_path / "out")
     page = show(page_of(ledger, pipeline)).page
     sliders = {
         one.key: one for one in sliders_of(pipeline, "image", summarize(ledger, pipeline).joints["image"])
@@ -254,7 +247,7 @@ def test_dataset_wide_step_waits_when_a_threshold_before_it_moves(show: Show, tm
     value = slider.stops[0]
     assert value != slider.value
     move(page, slider, value)
-    anew = RecomputePolicy(frozenset({"duplicates"}))
+    anew = RecomputePolicy(frozenset({"duplicates"}), only_failed=False)
     expected = truth(ledger, changed(data, {slider.key: value}), "image", anew)
     assert expected[1]["images.duplicates"] > 0
     assert shown(page, "image") == expected
@@ -266,9 +259,9 @@ def test_keyboard_moves_marks_and_resets(show: Show, small: Path) -> None:
     box = page.locator(f'[data-threshold="{key}"]')
     slider, line = (
         box.locator("input[type=range]"),
-        box.locator("xpath=..").locator(".mark-rule path, .mark-rule line"),
+        f'.tile:has([data-threshold="{key}"]) .mark-rule line[stroke="#b3261e"]',
     )
-    before, stood = slider.input_value(), line.first.get_attribute("transform")
+    before, stood = slider.input_value(), page.locator(line).evaluate("(line) => line.outerHTML")
     assert page.locator("#settings").is_hidden()
     slider.focus()
     page.keyboard.press("ArrowLeft")
@@ -278,8 +271,7 @@ def test_keyboard_moves_marks_and_resets(show: Show, small: Path) -> None:
     assert page.locator("#as-flags").text_content() == f"--set {key}={value}"
     assert page.locator("#as-yaml").text_content() == f"images:\n  aesthetic:\n    min_score: {value}"
     page.wait_for_function(
-        "([line, stood]) => line.getAttribute('transform') !== stood",
-        arg=[line.first.element_handle(), stood],
+        "([where, stood]) => document.querySelector(where).outerHTML !== stood", arg=[line, stood]
     )
     assert box.locator(".present").inner_text() == "now 9.9"
     page.keyboard.press("Tab")

@@ -104,6 +104,12 @@ def shared_placement(num_workers: int | None, num_cards: int, num_groups: int = 
     return Placement(num_workers or num_cards, _hundredths(1 / (per_card * max(1, num_groups))))
 
 
+def num_cards(placement: Placement) -> float:
+    """GPUs that the workers of a group hold; one that leaves no room for other models holds its card."""
+    alone = 1.0 if placement.num_gpus == CARD_SHARE else placement.num_gpus
+    return placement.num_workers * (len(placement.bundles) or alone)
+
+
 def _hundredths(share: float) -> float:
     """Rounded down, so that all parts of a card fit on it."""
     return math.floor(100 * share) / 100

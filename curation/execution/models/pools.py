@@ -24,7 +24,7 @@ from curation.execution.cluster.results import Died
 from curation.execution.cluster.watch import ClusterState
 from curation.execution.models.actor import model_actor
 from curation.execution.models.client import ModelRoute, ModelRoutes
-from curation.execution.models.groups import CARD_SHARE, ModelGroup
+from curation.execution.models.groups import CARD_SHARE, ModelGroup, num_cards
 from curation.execution.models.model_worker import ModelUse
 from curation.execution.models.notes import take_note
 from curation.execution.worker.metrics import PoolMetrics
@@ -131,12 +131,9 @@ class ModelPools:
         self.metrics: dict[str, PoolMetrics] = {}
 
     def num_cards(self, name: str) -> float:
-        """GPUs that the workers of a group hold; one that leaves no room for other models holds its card."""
-        held = [placement for group, placement in self._placements.items() if group.name == name]
+        """GPUs that the workers of a group hold."""
         return sum(
-            placement.num_workers
-            * (len(placement.bundles) or (1 if placement.num_gpus == CARD_SHARE else placement.num_gpus))
-            for placement in held
+            num_cards(placement) for group, placement in self._placements.items() if group.name == name
         )
 
     def __enter__(self) -> Self:

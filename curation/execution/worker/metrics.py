@@ -25,7 +25,8 @@ class PoolMetrics:
         load_s: Seconds for imports and weights, of all of them.
         load_cpu_s: CPU seconds for it; of decode workers, those of their start, too.
         pass_s: Seconds of the passes that they were there for.
-        gpu_s: Seconds of a GPU that were held for them; a share of a card is that share of its seconds.
+        gpu_s: Seconds of a GPU that were held for them, a share of a card for that share of its seconds; of
+            decode workers, for the services of the pass.
         busy_s: Seconds in which they worked, of all of them.
         idle_s: Seconds in which they had nothing to do.
         waited_s: Seconds in which decode workers waited for them; of decode workers, for all model workers.

@@ -105,7 +105,9 @@ def histogram_chart(title: str, histogram: Histogram, limits: Mapping[str, float
 
 def _bars(title: str, bars: Sequence[Mapping[str, Any]], top: int) -> dict[str, Any]:
     number = {"type": "quantitative", "format": _NUMBER}
-    ticks: dict[str, Any] = {"values": list(range(top + 1))} if top < 4 else {"tickCount": 4, "format": "~s"}
+    ticks: dict[str, Any] = (
+        {"values": list(range(top + 1)), "format": "d"} if top < 4 else {"tickCount": 4, "format": "~s"}
+    )
     return {
         "data": {"values": bars},
         "mark": {"type": "bar", "color": "#4a7fb5", "binSpacing": 1},
