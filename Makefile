@@ -7,22 +7,26 @@ BIN := $(VENV)/bin
 PYTEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup demo test test-caption caption-env test-paddle paddle-env check fix bench
+.PHONY: setup demo test test-caption caption-env test-paddle paddle-env check fix docs bench
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed
 
-# The base install; with `constraints.txt` two installs agree.
-$(VENV)/.installed: pyproject.toml constraints.txt
-	@echo "installing into $(VENV): some minutes, about 6.6 GB"
+# The base install; with `constraints.txt` two installs agree. Without an NVIDIA GPU it takes PyTorch's CPU build,
+# unless TORCH=cuda is in the environment.
+$(VENV)/.installed: pyproject.toml constraints.txt tools/cpu_torch.py
+	@echo "installing into $(VENV): some minutes; about 2.5 GB, and 4 GB more where PyTorch brings CUDA"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python tools/cpu_torch.py
+	$(PIP) install --constraint constraints.txt --editable .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(PIP) install --quiet --constraint constraints.txt --no-deps --ignore-requires-python \
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --constraint constraints.txt --no-deps --ignore-requires-python \
 		rapidocr-onnxruntime
+	$(PIP) install --quiet --constraint constraints.txt --no-deps \
+		mosaicml-streaming brotli catalogue cramjam python-snappy zstd
 	touch $@
 
 # Photos and videos that packages ship, into demo/; then the pipeline on them.
@@ -71,6 +75,10 @@ check: $(VENV)/.installed-dev
 fix: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# docs/ as a site, in site/.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m mkdocs build --strict
 
 bench: $(VENV)/.installed-dev $(CAPTION)/.installed
 	$(BIN)/python -m benchmarks.run

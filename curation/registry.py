@@ -143,6 +143,9 @@ EXPORTS = Registry(
         "webdataset": "curation.tokenize_shards.shards.exports.webdataset:WebDatasetExport",
         "datasets": "curation.tokenize_shards.shards.exports.datasets:DatasetsExport",
         "packed": "curation.tokenize_shards.shards.exports.packed:PackedExport",
+        "mds": "curation.tokenize_shards.shards.exports.mds:MdsExport",
+        "lance": "curation.tokenize_shards.shards.exports.lance:LanceExport",
+        "jsonl": "curation.tokenize_shards.shards.exports.jsonl:JsonLinesExport",
     },
 )
 

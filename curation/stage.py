@@ -53,7 +53,11 @@ class StageConfig(BaseModel):
         return inside if isinstance(inside, type) and issubclass(inside, StageConfig) else None
 
 
-Location = Annotated[str, Field(min_length=1), AfterValidator(expand_path)]
+PATH_FORMAT = "path"
+"""Format of such settings in the JSON schema."""
+Location = Annotated[
+    str, Field(min_length=1, json_schema_extra={"format": PATH_FORMAT}), AfterValidator(expand_path)
+]
 """Type of a setting that names a file, a folder, a model or a URL: `~` and variables are expanded."""
 
 

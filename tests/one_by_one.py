@@ -36,5 +36,5 @@ def scan_verdicts(
         state = load_unit(ledger, pipeline, unit, recompute=recompute)
         present = [source for source in state.sources if source.source_id not in absent]
         gone = [source for source in state.sources if source.source_id in absent.gone]
-        found = Unit(unit, present, state.rows, gone)
+        found = Unit(unit, present, state.rows, gone=gone)
         yield found, unit_verdicts(pipeline, found)

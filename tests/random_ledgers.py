@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from curation.config import parse_config
+from curation.execution.record.recorder import Recorder
+from curation.execution.worker.metrics import Metrics
 from curation.ingest.listed import LISTED, ListedSources
 from curation.ledger import Ledger
 from curation.ledger.present import remember_listing
-from curation.pipeline import Pipeline
+from curation.pipeline import Pipeline, build_pipeline
 from curation.pipeline.rules import Step
 from curation.records import Row, Sample, Source, stable_id
 from curation.splitter import Span, span_row
@@ -30,6 +34,15 @@ def a_pipeline(tmp_path: Path, **changes: Any) -> Pipeline:
     media = tmp_path / "media"
     media.mkdir(exist_ok=True)
     return built(config_data(media, tmp_path / "out", vocabulary, **changes))[1]
+
+
+def with_settings(pipeline: Pipeline, settings: Mapping[str, Any]) -> Pipeline:
+    """The pipeline of the same configuration with other settings of stages, built anew."""
+    data: dict[str, Any] = dict(pipeline.config.resolved)
+    for key, value in settings.items():
+        section, stage, name = key.split(".")
+        data[section] = {**data[section], stage: {**data[section].get(stage, {}), name: value}}
+    return build_pipeline(parse_config(data))
 
 
 def random_ledger(pipeline: Pipeline, folder: Path, seed: int, *, contradictions: bool = True) -> Ledger:
@@ -136,6 +149,13 @@ def a_value(draw: random.Random, kind: pa.DataType) -> Any:
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return draw.randbytes(2)
     return draw.randrange(5)
+
+
+def write_record(ledger: Ledger, pipeline: Pipeline) -> None:
+    """run.json, as a run leaves it."""
+    recorder = Recorder(ledger.storage, None)
+    recorder.begin(pipeline, None, {"new": 0, "gone": 0})
+    recorder.end(pipeline, {}, Metrics(), 0.0)
 
 
 def list_units(ledger: Ledger, *units: int) -> None:

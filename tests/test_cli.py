@@ -42,6 +42,7 @@ def test_stand_ins_are_announced_everywhere(finished: tuple[Path, Path, str]) ->
     card = (output / "shards/small/README.md").read_text()
     page = (output / "report/index.html").read_text()
     assert said.splitlines()[1].startswith("UNTRAINED stand-in models: captions")
+    assert said.count("UNTRAINED") == 1
     assert "UNTRAINED" in record.splitlines()[1]
     assert "UNTRAINED" in card.partition("---\n\n")[2].splitlines()[0]
     assert "UNTRAINED" in page.partition("<main>")[2].splitlines()[1]
@@ -112,6 +113,12 @@ def test_report_shows_codebook_use_and_decoded_samples(
         codes = np.frombuffer(b"".join(pq.read_table(shard)["codes"].to_pylist()), "<u2")
         shares = np.unique(codes, return_counts=True)[1] / len(codes)
         assert f"<td>{2 ** -(shares * np.log2(shares)).sum():.0f}</td></tr>" in page.read_text()
+    rows = [
+        row for shard in shards for row in pq.read_table(shard, columns=["kind", "num_tokens"]).to_pylist()
+    ]
+    for kind in {row["kind"] for row in rows}:
+        tokens = [row["num_tokens"] for row in rows if row["kind"] == kind]
+        assert f"{kind}s</th><td>{len(tokens):,}</td><td>{sum(tokens):,}</td>" in page.read_text()
     before = contents(private)
     curation("report", *arguments)
     assert contents(private) == before
@@ -146,11 +153,11 @@ def test_run_record_names_models_versions_and_work(finished: tuple[Path, Path, s
 
 def test_report_sums_up_verdicts_and_finish_reasons_of_captions(finished: tuple[Path, Path, str]) -> None:
     page = (finished[1] / "report/index.html").read_text()
-    section = page.partition("<h3>captions</h3>")[2].partition("</table>")[0]
+    section = page.partition("<h3>captions: what the stage counts</h3>")[2].partition("</table>")[0]
     rows = [re.findall(r"<td[^>]*>(?:<code>)?(.*?)(?:</code>)?</td>", row) for row in section.split("<tr>")]
-    assert ["verdict", "ok", "7", "100.0 %"] in rows
-    assert ["finish reason", "stand-in (untrained): stop", "7", "100.0 %"] in rows
-    assert ["attempts", "ok", "7", "100.0 %"] in rows
+    assert ["verdict", "ok", "7", "100 %"] in rows
+    assert ["finish reason", "stand-in (untrained): stop", "7", "100 %"] in rows
+    assert ["attempts", "ok", "7", "100 %"] in rows
 
 
 def test_table_holds_every_source_and_sample(finished: tuple[Path, Path, str], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from curation.config import load_config, parse_config
 from curation.config.config import WorkerRange
 from curation.errors import ConfigError
 from curation.pipeline import build_pipeline
-from datasets_media import ROOT
+from datasets_media import ROOT, config_data
 
 
 def minimal(**changes: Any) -> dict[str, Any]:
@@ -398,3 +398,27 @@ def test_another_splitter_can_be_named() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_is_valid(path: Path) -> None:
     assert load_config(str(path)).general.name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "value"),
+    [
+        ("tokens", "precision", "foo"),
+        ("tokens", "fps", [1]),
+        ("captions", "engine_args", 3),
+        ("images.phash", "unknown", 1),
+    ],
+)
+def test_wrong_setting_is_one_problem_and_not_also_that_the_section_is_missing(
+    section: str, setting: str, value: object
+) -> None:
+    """Shards need tokens and captions, duplicates the column that phash adds."""
+    data = config_data(Path("in"), Path("out"), Path("v"))
+    data["images"] = {"filters": ["phash", "duplicates"], "phash": {}}
+    place = data
+    for name in section.split("."):
+        place = place[name]
+    place[setting] = value
+    with pytest.raises(ConfigError) as found:
+        parse_config(data)
+    assert str(found.value).startswith(f"configuration: 1 problem\n  {section}.{setting}: ")

@@ -51,6 +51,7 @@ OWNERS = {
     "decord": {"curation/media/decord.py"},
     "obstore": {f"curation/storage/buckets/{name}.py" for name in ("connection", "credentials", "retries")},
     "faiss": {"stages/clusters.py", "stages/duplicates.py"},
+    "lance": {"tokenize_shards/shards/exports/lance.py"},
     "pillow_heif": {"curation/media/image.py"},
     "PIL": {
         "curation/doctor/decoders.py",
@@ -97,6 +98,7 @@ OWNERS = {
     },
     "huggingface_hub": {
         "curation/pipeline/models.py",
+        "curation/report/cards/header.py",
         *(f"curation/storage/hub/{name}.py" for name in ("faults", "place", "repository", "upload")),
     },
 }

@@ -14,11 +14,10 @@ from curation import __version__
 from curation.config import parse_config
 from curation.errors import ConfigError, DamagedFileError
 from curation.execution.recorded import recorded_config
-from curation.execution.run_record import write_run
 from curation.pipeline import build_pipeline
 from curation.storage import open_storage
 from datasets_media import config_data, said_by, write_config, write_vocabulary
-from random_ledgers import random_ledger
+from random_ledgers import random_ledger, write_record
 
 Said = pytest.CaptureFixture[str]
 COMMIT = "1" * 40
@@ -38,8 +37,7 @@ def measured(folder: Path) -> Path:
     data["images"]["aesthetic"] |= {"weights": "someone/clip", "head": str(head)}
     known = [{"name": "someone/clip", "asked": None, "role": "clip", "revision": COMMIT}]
     pipeline = build_pipeline(parse_config(data), known)
-    ledger = random_ledger(pipeline, folder / "out", 7)
-    write_run(ledger.storage, pipeline, None, None)
+    write_record(random_ledger(pipeline, folder / "out", 7), pipeline)
     return write_config(folder / "c.yaml", data)
 
 

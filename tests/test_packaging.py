@@ -122,7 +122,7 @@ def test_installed_package_hides_nobody_elses_modules(installed: Path, tmp_path:
 
 
 def test_demo_runs_from_the_wheel(installed: Path, demo: Path, tmp_path: Path) -> None:
-    """The media are there, as after a first try, and all rows but one filter's: workers measure those."""
+    """The media are there, as after a first try, and all rows but one filter's, which workers measure."""
     shutil.copytree(demo / "demo", tmp_path / "demo")
     before = contents(tmp_path / "demo/output/shards")
     shutil.rmtree(tmp_path / "demo/output/ledger/color")

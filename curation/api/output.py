@@ -17,15 +17,19 @@ import pyarrow.compute as pc
 
 from curation.api.settings import Location, config_of
 from curation.errors import ConfigError
+from curation.execution.pictures import pictures_of
 from curation.execution.run import open_pipeline, write_report
 from curation.ledger import Ledger
 from curation.pipeline import Pipeline
 from curation.registry import DATASET, MANIFEST, READ_MANIFEST, load
+from curation.report.gallery.samples import LocatedSample
 from curation.report.summary.summary import Summary, summarize
-from curation.report.tables.facts import facts_of, sample_facts
+from curation.report.tables.facts import facts_of, located_sample, sample_facts
 from curation.report.tables.table import FlatTable
 from curation.storage import Storage
 
+PICTURE_S = 600.0
+"""Longest that somebody who asks for pictures of a sample waits."""
 SOURCE_LEVEL, SAMPLE_LEVELS = ("source",), ("sample", "window")
 
 
@@ -115,6 +119,32 @@ class Output:
             ConfigError: nothing, or more than one sample, has this id.
         """
         return sample_facts(self._ledger, self._pipeline, sample_id)
+
+    def pictures(self, sample_id: str) -> list[bytes]:
+        """JPEG files of a sample: one of an image, a few of a clip, in order of time.
+
+        Those that the report keeps need no media; for others the source is opened, and none are there where
+        it is away or damaged.
+
+        Raises:
+            ConfigError: nothing, or more than one sample, has this id.
+        """
+        unit, sample = located_sample(self._ledger, self._pipeline, sample_id)
+        found = pictures_of(
+            self._ledger, self._pipeline, [LocatedSample(unit, sample)], map, limit_s=PICTURE_S
+        )
+        return found.get(sample.sample_id, [])
+
+    def picture(self, sample_id: str) -> bytes:
+        """The first of `pictures`.
+
+        Raises:
+            ConfigError: nothing, or more than one sample, has this id, or there is no picture of it.
+        """
+        found = self.pictures(sample_id)
+        if not found:
+            raise ConfigError(f"there is no picture of {sample_id!r}: its source is away or damaged")
+        return found[0]
 
     @property
     def shards(self) -> Shards:

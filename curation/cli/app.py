@@ -17,6 +17,8 @@ from curation import __version__
 from curation.cli.command_line import keep_command
 from curation.cli.console import accept_any_text, echo
 from curation.cli.doctor import doctor
+from curation.cli.fetch import fetch
+from curation.cli.init import init, schema
 from curation.cli.label import label
 from curation.cli.ledger import compact, gc
 from curation.cli.look import explain, preview, report, status, table
@@ -25,6 +27,7 @@ from curation.cli.run import demo, run, stage
 from curation.cli.shards import export, preference, publish, verify
 from curation.cli.stopping import StopSignals
 from curation.cli.takedown import retract
+from curation.cli.unforeseen import UnforeseenErrors
 from curation.cli.whatif import compare, sample, sweep
 from curation.errors import CurationError
 from curation.errors.redaction import redact
@@ -86,10 +89,13 @@ for command in (
     preview,
     demo,
     doctor,
+    init,
+    schema,
     label,
     compact,
     gc,
     retract,
+    fetch,
 ):
     cli.add_command(command)
 
@@ -97,13 +103,14 @@ for command in (
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code.
 
-    0 all went well, 1 too many failures, 2 usage, 3 environment, 130 stopped by Ctrl-C, 143 by SIGTERM.
+    0 all went well, 1 too many failures, 2 usage, 3 environment, 70 a mistake of this program, 130 stopped by
+    Ctrl-C, 143 by SIGTERM.
     """
     accept_any_text()
     code = 0
-    with StopSignals() as stop:
+    with StopSignals() as stop, UnforeseenErrors() as unforeseen:
         code = _run_command(args, stop)
-    sys.exit(stop.exit_code or code)
+    sys.exit(stop.exit_code or unforeseen.exit_code or code)
 
 
 def _run_command(args: Sequence[str] | None, stop: StopSignals) -> int:

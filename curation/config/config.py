@@ -62,6 +62,8 @@ class General(StageConfig):
     is added to kept samples, anew. The column `color_transfer` names it in any case."""
     license: str = "unknown"
     """Licence of the media, written to every shard row and to the dataset card."""
+    license_link: str | None = None
+    """URL of the licence's text, for the card, where the licence is none of those that the Hub lists."""
 
     @field_validator("output")
     @classmethod
@@ -106,7 +108,12 @@ def _worker_range(value: object) -> object:
 class RunSettings(StageConfig):
     """How a run is carried out; nothing here changes a number."""
 
-    workers: Annotated[WorkerRange, BeforeValidator(_worker_range)] = WorkerRange()
+    workers: Annotated[
+        WorkerRange,
+        BeforeValidator(
+            _worker_range, json_schema_input_type=Annotated[int, Field(ge=1)] | WorkerRange | None
+        ),
+    ] = WorkerRange()
     """Processes that read, decode and measure, each on a CPU: a number, or `{min: 4, max: 64}`, where either
     may be left out. By default one per CPU of the cluster, more as it grows and fewer as it shrinks."""
     model_workers: Annotated[int, Field(ge=1)] | None = None
@@ -256,7 +263,7 @@ def parse_config(data: Mapping[str, Any], name: str = "configuration") -> Config
     if not found:
         problems.add("images", "at least one of images and videos must be there")
     branches = {kind: branch for kind, branch in found.items() if branch}
-    shards = _shards(data, chooser, additions, problems)
+    shards = _shards(data, chooser, problems)
     _check_decode_size(general, branches.get("images"), problems)
     if general is not None and general.stand_ins == "refuse":
         _refuse_stand_ins(_choices(branches.values(), additions), problems)
@@ -293,14 +300,12 @@ def _open_keys(data: Mapping[str, Any]) -> list[str]:
     return [key for key in data if key not in General.model_fields and key not in _SECTIONS]
 
 
-def _shards(
-    data: Mapping[str, Any], chooser: Chooser, additions: Mapping[str, StageChoice], problems: Problems
-) -> Any:
+def _shards(data: Mapping[str, Any], chooser: Chooser, problems: Problems) -> Any:
     """Settings of the shards; what they are made of must be there."""
     if "shards" not in data:
         return None
     writer = load(SHARDS)
-    chooser.check_needs("shards", writer.needs, additions)
+    chooser.check_needs("shards", writer.needs)
     return problems.check(writer.Config, "shards", data["shards"])
 
 

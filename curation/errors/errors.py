@@ -52,7 +52,15 @@ class EnvironmentFault(CurationError):
 
 
 class MissingDependencyError(EnvironmentFault):
-    """A package or a model's files are not here; the message names what to install."""
+    """A package or a model's files are not here; the message names what to install.
+
+    Attributes:
+        role: What a model is wanted for, where that begins the message; one file may have several.
+    """
+
+    def __init__(self, message: str = "", *, role: str = "") -> None:
+        super().__init__(message)
+        self.role = role
 
 
 class DeviceMemoryFault(EnvironmentFault):

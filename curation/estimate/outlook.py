@@ -23,6 +23,7 @@ from curation.execution.dataset_wide import bind
 from curation.execution.plan import Task, plan_probes
 from curation.execution.record.changes import step_reasons
 from curation.execution.run_record import description, read_run
+from curation.execution.takedown.retraction import check_none_pending
 from curation.ingest.containers.index import ListingIndex
 from curation.ingest.inputs import find_inputs
 from curation.ingest.listed import ListedSources
@@ -163,6 +164,7 @@ def look_ahead(
         StorageError: an input or the output can't be read.
     """
     storage = open_storage(config.general.output)
+    check_none_pending(storage)
     for root in config.general.input:
         check_input(root)
     record = read_run(storage)

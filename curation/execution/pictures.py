@@ -44,7 +44,7 @@ from curation.stage import Spread
 A = TypeVar("A")
 R = TypeVar("R")
 
-BATCH = 12
+BATCH = 16
 """Samples that one child process renders: enough to be worth its start."""
 MAX_S = 60.0
 """Time for all pictures that are asked for at once; those that are not ready then are left out."""
@@ -152,7 +152,7 @@ def _with_sources(ledger: Ledger, samples: Sequence[LocatedSample]) -> Iterator[
                 yield source, sample
 
 
-class Answer(BaseModel):
+class RenderedSample(BaseModel):
     """What a child made of a sample.
 
     Attributes:
@@ -170,7 +170,7 @@ class Answer(BaseModel):
 
 def _answers(
     settings: Settings, jobs: Sequence[Job], spread: Spread, limit_s: float
-) -> Iterator[tuple[str, Answer]]:
+) -> Iterator[tuple[str, RenderedSample]]:
     """Source id and answer of each job that is done in time."""
     batches = [jobs[start : start + BATCH] for start in range(0, len(jobs), BATCH)]
     sources = {sample.sample_id: source.source_id for source, sample in jobs}
@@ -185,17 +185,17 @@ def _answers(
         return  # a task was lost; a picture is no reason to stop a run
 
 
-def render_batch(settings: Settings, jobs: Sequence[Job]) -> list[Answer]:
+def render_batch(settings: Settings, jobs: Sequence[Job]) -> list[RenderedSample]:
     """Answers to the jobs, in order, as far as there is time; a child that ends early is replaced."""
     ends = time.monotonic() + settings.limit_s
-    found: list[Answer] = []
+    found: list[RenderedSample] = []
     while len(found) < len(jobs):
         child = _ask_child(settings.child, jobs[len(found) :], ends)
         found += child.answers
         if child.is_over:
             break
         sample = jobs[len(found)][1]
-        found.append(Answer(sample_id=sample.sample_id, lasting=child.ended_itself))
+        found.append(RenderedSample(sample_id=sample.sample_id, lasting=child.ended_itself))
     return found
 
 
@@ -209,7 +209,7 @@ class _Child:
         ended_itself: It ended by the sample that came next; nobody killed it.
     """
 
-    answers: Sequence[Answer]
+    answers: Sequence[RenderedSample]
     is_over: bool
     ended_itself: bool = False
 
@@ -257,11 +257,11 @@ def _lines(process: subprocess.Popen[bytes], ends: float) -> Iterator[str]:
         yield line.decode("ascii", "replace").rstrip("\n")
 
 
-def _checked(lines: Iterable[str], jobs: Sequence[Job]) -> Iterator[Answer]:
+def _checked(lines: Iterable[str], jobs: Sequence[Job]) -> Iterator[RenderedSample]:
     """Answers, as long as they are what was asked: the child has been at work on media that nobody trusts."""
     for line, (_, sample) in zip(lines, jobs, strict=False):
         try:
-            answer = Answer.model_validate_json(line)
+            answer = RenderedSample.model_validate_json(line)
         except ValidationError:
             return
         if answer.sample_id != sample.sample_id or not all(map(_is_jpeg, answer.pictures)):

@@ -37,7 +37,7 @@ from curation.pipeline.decision import Decision
 from curation.pipeline.models import Checklist
 from curation.records import Source
 from curation.registry import SHARDS, load
-from curation.report.cards.card import render_card
+from curation.report.cards.card import render_card, render_shards_croissant
 from curation.report.page.page import render_page
 from curation.report.summary.decided import decided_otherwise
 from curation.report.summary.funnel import untrained_notice
@@ -327,6 +327,7 @@ def _conclude(
 def _write_card(storage: Storage, pipeline: Pipeline, summary: Summary, written: Any) -> None:
     folder = pipeline.config.shards_folder
     write_if_changed(storage, f"{folder}/README.md", render_card(pipeline, summary, written))
+    write_if_changed(storage, f"{folder}/croissant.json", render_shards_croissant(pipeline, written))
 
 
 def write_after_retraction(config: Config, storage: Storage) -> None:
@@ -339,9 +340,8 @@ def write_after_retraction(config: Config, storage: Storage) -> None:
     pipeline = bind(build_pipeline(config, read_run(storage).get("models")), ledger)
     summary, _ = write_report(pipeline, ledger)
     if config.shards is not None:
-        written = load(SHARDS)(config.shards).present(
-            storage, config.shards_folder, exported_columns(pipeline)
-        )
+        writer = load(SHARDS)(config.shards)
+        written = writer.present(storage, config.shards_folder, Selection(ledger, pipeline))
         if written is not None:
             _write_card(storage, pipeline, summary, written)
 

@@ -121,7 +121,7 @@ def absent_sources(ledger: Ledger) -> Absent:
         place_of = np.asarray(places.fill_null(-1), np.int64)
         is_listed = place_of >= 0
         is_current = np.asarray(pc.equal(known["etag"], listed["etag"].take(places)).fill_null(False))
-        unread = _unread(listed["uri"], place_of)
+        unread = _unread(listed["uri"], names)
     stands = _newest(_file_numbers(names, place_of), is_current)
     # A container that could not be listed is a source as long as that is so.
     is_media = np.asarray(pc.not_equal(known["kind"], "container"))
@@ -134,15 +134,14 @@ def absent_sources(ledger: Ledger) -> Absent:
     return Absent(gone.select(_GONE.names), replaced["source_id"], unread)
 
 
-def _unread(uris: pa.ChunkedArray, place_of: NDArray[np.int64]) -> Mapping[SourceKind, int]:
+def _unread(listed: pa.ChunkedArray, known: pa.Array) -> Mapping[SourceKind, int]:
     """The listed sources that no row of the ledger is about, by their kind.
 
-    Rows of Parquet files have no suffix: they are pictures.
+    Rows of Parquet files have no suffix: they are taken for pictures.
     """
-    is_read = np.zeros(len(uris), bool)
-    is_read[place_of[place_of >= 0]] = True
-    names = uris.filter(pa.array(~is_read)).to_pylist()
-    return Counter(kind_of(name) or "image" for name in names)
+    names = match_names(listed)
+    unread = pc.unique(names.filter(pc.invert(pc.is_in(names, value_set=known)))).to_pylist()
+    return Counter(kind_of(name) or "image" for name in unread)
 
 
 def num_bad_metadata(ledger: Ledger, absent: Absent | None = None) -> int:

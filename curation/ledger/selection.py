@@ -106,20 +106,30 @@ class Selection:
         """Samples with `tokenizer`, `license` and `alt_text` in the place of what their sources carry."""
         carried, ids = table["carried"].to_pylist(), table["sample_id"].to_pylist()
         read = {text: json.loads(text) for text in set(carried) if text}
-        default = self._pipeline.config.general.license
-        licenses = {
-            text: "; ".join(metadata_texts(metadata, LICENSE_NAMES)) or default
-            for text, metadata in read.items()
-        }
         texts = {text: metadata_texts(metadata, ALT_TEXT_NAMES) for text, metadata in read.items()}
         alt_texts = [
             drawn_text(texts.get(text), sample_id) for text, sample_id in zip(carried, ids, strict=True)
         ]
         described = table.drop_columns(["carried"])
         described = described.append_column("tokenizer", _repeated(self._tokenizer(), table.num_rows))
-        license_of = [licenses.get(text, default) for text in carried]
-        described = described.append_column("license", pa.array(license_of, pa.string()))
+        described = described.append_column("license", self.licenses(table))
         return described.append_column("alt_text", pa.array(alt_texts, pa.string()))
+
+    def licenses(self, table: pa.Table) -> pa.Array:
+        """The license of each sample of `kept`: what its source carries, or that of the whole.
+
+        Only texts that could name one are parsed: this is asked for every sample in every run.
+        """
+        default = self._pipeline.config.general.license
+        carried = table["carried"].combine_chunks().dictionary_encode()
+        texts = carried.dictionary
+        could = pc.match_substring_regex(texts, "(?i)licen[cs]e").to_pylist()
+        named = [
+            "; ".join(metadata_texts(json.loads(text), LICENSE_NAMES)) or default if maybe else default
+            for text, maybe in zip(texts.to_pylist(), could, strict=True)
+        ]
+        found = pa.array([*named, default], pa.string())
+        return found.take(pc.fill_null(carried.indices, len(named)))
 
     def codes(self, units: Iterable[int]) -> Iterator[pa.Table]:
         """`sample_id` and `codes` of whatever was tokenized in these units, a unit at a time."""

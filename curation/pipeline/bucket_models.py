@@ -11,20 +11,20 @@ at the same time, one fetches it and the others wait.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import IO
 
 from curation.errors import ConfigError, StorageError, WriteConflict
-from curation.pipeline.model_files import cache_folder, digest_of_model
+from curation.pipeline.model_files import cache_folder, digest_of_model, locked
 from curation.stage import ModelRef
 from curation.storage import Listed, Storage, open_storage, storage_of
+from curation.storage.base import ignore
 from curation.storage.buckets.connection import BUCKET_SCHEMES
 from curation.storage.local import named_errors
 
@@ -56,8 +56,8 @@ class BucketModel:
         """Whether all of it is on this machine."""
         return self._digest_file.is_file()
 
-    def path(self) -> Path:
-        """The file or folder on this machine, fetched if need be.
+    def path(self, on_fetch: Callable[[int], None] = ignore) -> Path:
+        """The file or folder on this machine, fetched if need be; `on_fetch` is told how many bytes come.
 
         Raises:
             StorageError: it can't be fetched, was changed meanwhile, or there is no room for it.
@@ -65,9 +65,9 @@ class BucketModel:
         with named_errors(self._place):
             if not self.is_cached():
                 self._place.mkdir(parents=True, exist_ok=True)
-                with _locked(self._place / "lock"):
+                with locked(self._place / "lock"):
                     if not self.is_cached():
-                        self._fetch()
+                        self._fetch(on_fetch)
         return self._files / self.objects[0].key if self.is_file else self._files
 
     def digest(self) -> str:
@@ -89,19 +89,24 @@ class BucketModel:
         """Written when all files are there."""
         return self._place / "sha256"
 
-    def _fetch(self) -> None:
+    @property
+    def num_bytes(self) -> int:
+        """Size of all files."""
+        return sum(item.size_bytes for item in self.objects)
+
+    def _fetch(self, on_fetch: Callable[[int], None]) -> None:
         for item in self.objects:
             target = self._files / item.key
             # One that is there in its size was fetched whole by a process that was ended after that.
             if not target.is_file() or target.stat().st_size != item.size_bytes:
-                self._fetch_file(item, target)
+                self._fetch_file(item, target, on_fetch)
         path = self._files / self.objects[0].key if self.is_file else self._files
         _write_whole(self._place, self._digest_file, [digest_of_model(path).encode()])
 
-    def _fetch_file(self, item: Listed, target: Path) -> None:
+    def _fetch_file(self, item: Listed, target: Path, on_fetch: Callable[[int], None]) -> None:
         try:
             with self.storage.open(item.key, item.etag) as file:
-                _write_whole(self._place, target, iter(lambda: file.read(_COPY_BYTES), b""))
+                _write_whole(self._place, target, _parts_of(file, on_fetch))
         except WriteConflict as error:
             raise StorageError(f"{self.url} was changed while it was fetched; run again") from error
 
@@ -132,12 +137,10 @@ def _file_of(ref: ModelRef, url: str) -> list[tuple[str, Storage, str]]:
     return [(f"{url}/{ref.file}", open_storage(url), ref.file)] if ref.file else []
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait for others of this machine who hold it, and hold it."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _parts_of(file: IO[bytes], on_fetch: Callable[[int], None]) -> Iterator[bytes]:
+    while part := file.read(_COPY_BYTES):
+        on_fetch(len(part))
+        yield part
 
 
 def _write_whole(folder: Path, target: Path, parts: Iterable[bytes]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from curation.errors import ConfigError
@@ -25,6 +28,14 @@ def digest_of_model(path: Path) -> str:
         name = file_path.relative_to(path).as_posix()
         total.update(f"{name}\0{digest_of_model(file_path)}\n".encode())
     return total.hexdigest()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait for others of this machine who hold it, and hold it."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def cache_folder() -> Path:

@@ -12,22 +12,17 @@ named with the command that fetches it.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import http.client
 import importlib.util
 import re
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.error import HTTPError
-from urllib.parse import unquote, urlsplit, urlunsplit
-from urllib.request import Request, urlopen
 
 from curation.errors import ConfigError, CurationError, EnvironmentFault, MissingDependencyError, StorageError
 from curation.pipeline.bucket_models import find_model, is_in_bucket
-from curation.pipeline.model_files import cache_folder, digest_of_model
+from curation.pipeline.downloads import cached_file, download, open_url
+from curation.pipeline.model_files import digest_of_model
 from curation.stage import ModelRef
 
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
@@ -49,6 +44,7 @@ class Checklist:
 
     def __init__(self) -> None:
         self._places: dict[str, list[str]] = {}
+        self._roles: dict[str, list[str]] = {}
         self._kinds: set[type[CurationError]] = set()
 
     def attempt(self, where: str, check: Callable[[], T]) -> T | None:
@@ -56,7 +52,10 @@ class Checklist:
         try:
             return check()
         except (ConfigError, EnvironmentFault, StorageError) as error:
-            self._places.setdefault(str(error), []).append(where)
+            role = error.role if isinstance(error, MissingDependencyError) else ""
+            what = str(error).removeprefix(f"{role}: ")
+            self._places.setdefault(what, []).append(where)
+            self._roles.setdefault(what, []).extend([role] if role else [])
             kinds = (ConfigError, StorageError, MissingDependencyError)
             self._kinds.add(next((kind for kind in kinds if isinstance(error, kind)), MissingDependencyError))
             return None
@@ -73,7 +72,12 @@ class Checklist:
             return
         order = (MissingDependencyError, StorageError, ConfigError)
         kind: type[CurationError] = next(kind for kind in order if kind in self._kinds)
-        found = [f"{', '.join(dict.fromkeys(places))}: {what}" for what, places in self._places.items()]
+        found = [
+            ": ".join(
+                [", ".join(dict.fromkeys(names)) for names in (places, self._roles[what]) if names] + [what]
+            )
+            for what, places in self._places.items()
+        ]
         raise kind("\n  ".join([f"{len(found)} things are missing", *found] if len(found) > 1 else found))
 
 
@@ -92,9 +96,9 @@ def resolve_revision(ref: ModelRef) -> str:
         return ref.sha256
     if is_in_bucket(ref.name):
         return _bucket_revision(ref)
-    local = _local_path(ref)
+    local = local_path(ref)
     if local is not None:
-        return _checked(ref, digest_of_model(local))
+        return checked_digest(ref, digest_of_model(local))
     return _hub_commit(ref)
 
 
@@ -106,17 +110,17 @@ def fetch(ref: ModelRef, revision: str) -> Path:
         MissingDependencyError: it can't be downloaded.
     """
     if ref.name.startswith(_URL):
-        return _download(ref.name, revision)
+        return download(ref.name, revision)
     if is_in_bucket(ref.name):
         model = find_model(ref)
         if model.digest() != revision:
             raise _differs(ref)
         return model.path()
-    local = _local_path(ref)
+    local = local_path(ref)
     if local is None:
-        path = _hub_files(ref, revision)
+        path = hub_files(ref, revision)
         if ref.sha256 is not None:
-            _checked(ref, digest_of_model(path))
+            checked_digest(ref, digest_of_model(path))
         return path
     if digest_of_model(local) != revision:
         raise _differs(ref)
@@ -132,10 +136,16 @@ def _bucket_revision(ref: ModelRef) -> str:
     model = find_model(ref)
     if ref.sha256 is not None and model.is_file and not model.is_cached():
         return ref.sha256
-    return _checked(ref, model.digest())
+    return checked_digest(ref, model.digest())
 
 
-def _local_path(ref: ModelRef) -> Path | None:
+def local_path(ref: ModelRef) -> Path | None:
+    """The file or folder of this machine that a model's name stands for; None for a name of the hub's.
+
+    Raises:
+        ConfigError: there is no such file.
+        MissingDependencyError: the package that it should be in is not installed.
+    """
     if ref.name.startswith("package:"):
         package, _, inside = ref.name.removeprefix("package:").partition("/")
         path = _package_folder(ref.role, package) / inside
@@ -154,7 +164,8 @@ def _package_folder(role: str, package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise MissingDependencyError(
-            f"{role}: the package {package} is not installed; fetch it by: {_install_command(package)}"
+            f"{role}: the package {package} is not installed; fetch it by: {_install_command(package)}",
+            role=role,
         )
     return Path(next(iter(spec.submodule_search_locations)))
 
@@ -190,7 +201,7 @@ def check_reachable(ref: ModelRef, revision: str) -> None:
         _check_url(ref, revision)
     elif is_in_bucket(ref.name):
         find_model(ref)
-    elif _local_path(ref) is None and not _is_cached(ref, revision):
+    elif local_path(ref) is None and not _is_cached(ref, revision):
         try:
             _hub_info(ref, revision)
         except _hub_errors() as error:
@@ -198,19 +209,25 @@ def check_reachable(ref: ModelRef, revision: str) -> None:
 
 
 def _check_url(ref: ModelRef, sha256: str) -> None:
-    target = cache_folder() / sha256
+    target = cached_file(sha256)
     if target.is_file():
         return
     try:
-        _open_url(ref.name, _REPLY_TIMEOUT_S).close()
+        open_url(ref.name, _REPLY_TIMEOUT_S).close()
     except (OSError, http.client.HTTPException) as error:
         raise MissingDependencyError(
             f"{ref.role}: cannot reach {ref.name}: {error}; fetch it, where there is a network, by: "
-            f"curl -fL --create-dirs -o {target} {ref.name}"
+            f"curl -fL --create-dirs -o {target} {ref.name}",
+            role=ref.role,
         ) from error
 
 
-def _checked(ref: ModelRef, digest: str) -> str:
+def checked_digest(ref: ModelRef, digest: str) -> str:
+    """The sha256 of a model's file, if the configuration asks for no other.
+
+    Raises:
+        ConfigError: it does.
+    """
     if ref.sha256 is not None and digest != ref.sha256:
         raise ConfigError(f"{ref.role}: {ref.name} has sha256 {digest}, the configuration says {ref.sha256}")
     return digest
@@ -263,7 +280,8 @@ def _not_on_hub(ref: ModelRef, error: Exception) -> CurationError:
         why = f"{ref.name} is no file or folder here and not in the local cache, and the hub is out of reach"
     command = " ".join(["hf download", ref.name, *filter(None, [ref.file])])
     command += f" --revision {ref.revision}" if ref.revision else ""
-    return MissingDependencyError(f"{ref.role}: {why}; fetch it, where there is a network, by: {command}")
+    text = f"{ref.role}: {why}; fetch it, where there is a network, by: {command}"
+    return MissingDependencyError(text, role=ref.role)
 
 
 def _hub_errors() -> tuple[type[Exception], ...]:
@@ -273,7 +291,12 @@ def _hub_errors() -> tuple[type[Exception], ...]:
     return HTTPError, OSError, HFValidationError
 
 
-def _hub_files(ref: ModelRef, revision: str) -> Path:
+def hub_files(ref: ModelRef, revision: str) -> Path:
+    """The file or the files of a model on the hub, downloaded if need be.
+
+    Raises:
+        MissingDependencyError: they can't be.
+    """
     from huggingface_hub import hf_hub_download, snapshot_download
 
     try:
@@ -282,39 +305,5 @@ def _hub_files(ref: ModelRef, revision: str) -> Path:
         return Path(snapshot_download(ref.name, revision=revision))
     except _hub_errors() as error:
         why = str(error).partition("\n")[0]
-        raise MissingDependencyError(f"{ref.role}: cannot download {ref.name}@{revision}: {why}") from error
-
-
-def _open_url(url: str, timeout_s: float) -> Any:
-    """The reply; user and password of the URL go into a header, and not to where the server redirects."""
-    parts = urlsplit(url)
-    request = Request(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))  # noqa: S310
-    if parts.username is not None:
-        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        basic = base64.b64encode(login.encode()).decode()
-        request.add_unredirected_header("Authorization", f"Basic {basic}")
-    try:
-        return urlopen(request, timeout=timeout_s)  # noqa: S310  the scheme is checked by the caller
-    except HTTPError as error:
-        error.close()  # it holds the connection
-        raise
-
-
-def _download(url: str, sha256: str) -> Path:
-    folder = cache_folder()
-    target = folder / sha256
-    if target.is_file() and digest_of_model(target) == sha256:
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with _open_url(url, timeout_s=60) as response:
-            data = response.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise MissingDependencyError(f"cannot download {url}: {error}") from error
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != sha256:
-        raise EnvironmentFault(f"{url} has sha256 {digest}, the configuration says {sha256}")
-    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-        file.write(data)
-    Path(file.name).replace(target)
-    return target
+        text = f"{ref.role}: cannot download {ref.name}@{revision}: {why}"
+        raise MissingDependencyError(text, role=ref.role) from error

@@ -10,6 +10,7 @@ many as are needed to hold one of each side in memory, and each pair of files is
 from __future__ import annotations
 
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -172,13 +173,11 @@ class _SortedSide:
 def _files_of(ids: pa.ChunkedArray) -> NDArray[np.int64]:
     """The file of each id, by its first two digits; of what is no id of this project, any."""
     first = pc.utf8_slice_codeunits(ids, 0, 2)
-    found: NDArray[np.int64] = np.array([hash_of(text) for text in first.to_pylist()], np.int64)
+    codes = first.combine_chunks().dictionary_encode()
+    texts = codes.dictionary.to_pylist()
+    files = np.array([zlib.crc32(text.encode()) % NUM_FILES for text in texts], np.int64)
+    found: NDArray[np.int64] = files[np.asarray(codes.indices)]
     return found
-
-
-def hash_of(text: str) -> int:
-    """A number below `NUM_FILES`, the same in every process."""
-    return sum(ord(letter) * 31**place for place, letter in enumerate(text)) % NUM_FILES
 
 
 def _samples_of(group: VerdictGroup) -> pa.Table:

@@ -27,7 +27,7 @@ def print_sweep(console: Console, pipeline: Pipeline, found: Sweep) -> None:
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     columns = _columns_of(found, rows)
     for column in ["", *(axis.key for axis in found.axes), *columns]:
-        table.add_column(column, justify="right")
+        table.add_column(column.replace(" ", "\n", 1), justify="right", overflow="fold")
     for row in rows[:MAX_SHOWN]:
         values = [_shown(row[axis.key]) for axis in found.axes]
         table.add_row("*" if row["present"] else "", *values, *(_amount(row, name) for name in columns))
@@ -101,9 +101,7 @@ def _columns_of(found: Sweep, rows: list[dict[str, Any]]) -> list[str]:
     always = [f"{kind} {Outcome.KEPT}" for kind in kinds]
     wanted = [f"{kind} {outcome}" for kind in kinds for outcome in OUTCOMES[1:]]
     wanted += ["windows kept", "seconds", "vision tokens"]
-    wanted += [
-        f"{key} {what}" for key in found.present.steps for what in ("passed", "rejected", "to measure")
-    ]
+    wanted += [f"{key} {what}" for key in found.present.steps for what in ("passed", "to measure")]
     return [*always, *(name for name in wanted if len({row[name] for row in rows}) > 1)]
 
 

@@ -22,8 +22,10 @@ from curation.report.summary.summary import summarize
 from datasets_media import write_photo, write_video
 
 NUM_PHOTOS, NUM_IN_TAR, NUM_VIDEOS = 20, 4, 2
-LAST_WORK = re.compile(r'\s*(<h2>Last work</h2>.*?)?(?=<p class="soft">curation )', re.DOTALL)
+LAST_WORK = re.compile(r'\s*<section id="work">.*?</section>|<a href="#work">.*?</a>', re.DOTALL)
 """Of the report: what the last run that had work did, and how fast; absent if that run was killed."""
+OF_ONE_RUN = ("started", "ended", "command", "sources", "last_work")
+"""Of run.json: what depends on how often a run was broken off, and when."""
 
 
 def write_inputs(folder: Path) -> Path:
@@ -86,7 +88,8 @@ def left_by(data: Mapping[str, Any]) -> dict[str, Any]:
     summary = summarize(ledger, pipeline)
     record = read_run(storage)
     record["config"].pop("output")
-    record.pop("last_work")
+    for name in OF_ONE_RUN:
+        record.pop(name)
     page = (storage.read("report/index.html") or b"").decode()
     found: dict[str, Any] = {key: storage.read(key) for key in keys if key.startswith("shards/")}
     found |= {f"rows of {step.key}": _rows(ledger, step.name, step.fingerprint) for step in pipeline.steps()}

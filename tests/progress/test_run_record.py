@@ -90,6 +90,18 @@ def test_run_that_was_broken_off_is_no_run_before(storage: Storage, tmp_path: Pa
     assert do_run(storage, pipeline, measured(color=1))["last_work"]["resumed_from"] is None
 
 
+def test_run_that_finds_nothing_left_of_one_that_was_broken_off_ends_it(
+    storage: Storage, tmp_path: Path
+) -> None:
+    pipeline = pipeline_of(tmp_path / "out")
+    do_run(storage, pipeline, measured(color=3))
+    Recorder(storage, None).begin(pipeline_of(tmp_path / "out", min_colorfulness=9.0), None, NOTHING)
+    assert read_run(storage)["ended"] is None
+    record = do_run(storage, pipeline_of(tmp_path / "out", min_colorfulness=9.0), Metrics())
+    assert record["ended"] is not None
+    assert record["previous"]["thresholds"]["images.color"]["min_colorfulness"] == 5.0
+
+
 def test_report_of_other_settings_compares_with_the_last_run(storage: Storage, tmp_path: Path) -> None:
     pipeline = pipeline_of(tmp_path / "out", min_colorfulness=5.0)
     written = do_run(storage, pipeline, measured(color=3))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import pickle
 import tarfile
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,34 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from curation.execution.pictures import Settings, pictures_of, render_batch, side_by_side
+from curation.execution.pictures import (
+    Settings,
+    keep_pictures,
+    pictures_of,
+    render_batch,
+    rendered,
+    side_by_side,
+)
+from curation.execution.worker.filmstrips import MAX_PICTURE_BYTES, jpeg_of
 from curation.ledger import Ledger
 from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
 from curation.records import Sample
 from curation.report.gallery.samples import LocatedSample
-from datasets_media import worked, write_photo
+from curation.report.gallery.stored import (
+    PICTURES,
+    SamplePictures,
+    fitted,
+    forget_pictures,
+    read_pictures,
+    write_pictures,
+)
+from curation.storage import open_storage
+from datasets_media import contents, worked, write_photo
 from generated import write_video
+
+LIMIT_S = 400.0
+"""Time for pictures; tests may run on a machine that is busy."""
 
 
 def recipe(inputs: list[str], output: Path) -> dict[str, Any]:
@@ -41,6 +62,7 @@ def recipe(inputs: list[str], output: Path) -> dict[str, Any]:
 def write_ramp(path: Path, num_frames: int = 50, **options: Any) -> Path:
     """Flat frames that become brighter, four levels each."""
     frames = [np.full((48, 64, 3), 20 + 4 * number, np.uint8) for number in range(num_frames)]
+    path.parent.mkdir(exist_ok=True)
     return write_video(path, frames, **options)
 
 
@@ -108,7 +130,7 @@ def test_pictures_show_what_the_files_hold(made: tuple[Path, Pipeline, Ledger]) 
     folder, pipeline, ledger = made
     samples = located(ledger, pipeline)
     assert set(samples) == {"photo.jpg", "member.jpg", "0", "ramp.mkv"}
-    found = pictures_of(ledger, pipeline, list(samples.values()), side_by_side, limit_s=300.0)
+    found = pictures_of(ledger, pipeline, list(samples.values()), side_by_side, limit_s=LIMIT_S)
     by_name = {name: found[one.sample.sample_id] for name, one in samples.items()}
     for name, path in {
         "photo.jpg": folder / "photo.jpg",
@@ -123,12 +145,124 @@ def test_pictures_show_what_the_files_hold(made: tuple[Path, Pipeline, Ledger]) 
 
 
 def test_each_frame_of_a_long_clip_is_sought_by_itself(tmp_path: Path) -> None:
-    path = write_ramp(tmp_path / "long.mkv", 50, rate=1)
-    sample = Sample(sample_id="a", source_id="s", kind="clip", start_s=4.0, end_s=44.0)
-    pipeline, ledger, _ = worked(recipe([str(tmp_path)], tmp_path.parent / f"{tmp_path.name}-out"))
+    path = write_ramp(tmp_path / "in" / "long.mkv", 50, rate=1)
+    pipeline, ledger, _ = worked(recipe([str(path.parent)], tmp_path / "out"))
     (source,) = ledger.sources(ledger.units()[0])
-    (answer,) = render_batch(
-        Settings.of(pipeline.config, 300.0), [(source, replace(sample, source_id=source.source_id))]
-    )
+    sample = Sample(sample_id="a", source_id=source.source_id, kind="clip", start_s=4.0, end_s=44.0)
+    (answer,) = render_batch(Settings.of(pipeline.config, LIMIT_S), [(source, sample)])
     levels = [pixels_of(picture).mean() for picture in answer.pictures]
     assert levels == pytest.approx(levels_at(path, [9, 19, 29, 39]), abs=2)
+
+
+def test_a_bucket_gives_the_same_pictures(tmp_path: Path, bucket: str) -> None:
+    folder = write_photos(tmp_path / "in")
+    storage = open_storage(bucket)
+    for path in folder.iterdir():
+        storage.write(path.name, path.read_bytes())
+    pipeline, ledger, _ = worked(recipe([bucket], tmp_path / "out"))
+    samples = located(ledger, pipeline)
+    found = pictures_of(ledger, pipeline, list(samples.values()), side_by_side, limit_s=LIMIT_S)
+    by_name = {name: found[one.sample.sample_id] for name, one in samples.items()}
+    check_photo(by_name["photo.jpg"][0], folder / "photo.jpg")
+    check_photo(by_name["member.jpg"][0], folder.parent / "member.jpg")
+    check_photo(by_name["0"][0], folder.parent / "cell.png")
+    levels = [pixels_of(picture).mean() for picture in by_name["ramp.mkv"]]
+    assert levels == pytest.approx(levels_at(folder / "ramp.mkv", [0.25, 0.75, 1.25, 1.75]), abs=2)
+
+
+KILLER = """
+import os, sys
+sys.addaudithook(lambda event, args: event == "open" and str(args[0]).endswith("kills.jpg") and os.abort())
+"""
+
+
+def test_a_source_that_kills_whoever_decodes_it_costs_its_own_picture_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for seed, name in enumerate(("a.jpg", "kills.jpg", "z.jpg")):
+        write_photo(tmp_path / "in" / name, seed)
+    pipeline, ledger, _ = worked(recipe([str(tmp_path / "in")], tmp_path / "out"))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(KILLER)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    samples = located(ledger, pipeline)
+    found = rendered(ledger, pipeline, list(samples.values()), side_by_side, limit_s=LIMIT_S)
+    num_pictures = {name: len(found[one.sample.sample_id].pictures) for name, one in samples.items()}
+    assert num_pictures == {"a.jpg": 1, "kills.jpg": 0, "z.jpg": 1}
+
+
+def test_no_time_no_pictures(made: tuple[Path, Pipeline, Ledger]) -> None:
+    _, pipeline, ledger = made
+    samples = list(located(ledger, pipeline).values())
+    assert rendered(ledger, pipeline, samples, side_by_side, limit_s=0.0) == {}
+
+
+def never(function: Any, arguments: Any) -> Any:
+    raise AssertionError(f"{arguments} would be rendered")
+
+
+def test_what_is_kept_is_not_rendered_again_and_what_is_away_is_no_error(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for seed, name in enumerate(("stays.jpg", "goes.jpg", "cut_off.jpg")):
+        write_photo(folder / name, seed, size=(300, 300))
+    (folder / "cut_off.jpg").write_bytes((folder / "cut_off.jpg").read_bytes()[:3000])
+    pipeline, ledger, _ = worked(recipe([str(folder)], tmp_path / "out"))
+    samples = located(ledger, pipeline)
+    away = (folder / "goes.jpg").read_bytes()
+    (folder / "goes.jpg").unlink()
+    keep_pictures(ledger, pipeline, list(samples.values()), side_by_side)
+    kept = read_pictures(ledger.storage)
+    ids = {name: one.sample.sample_id for name, one in samples.items()}
+    assert {name: len(kept[ids[name]].pictures) for name in ("stays.jpg", "cut_off.jpg")} == {
+        "stays.jpg": 1,
+        "cut_off.jpg": 0,
+    }
+    assert ids["goes.jpg"] not in kept  # it may come back
+
+    before = contents(tmp_path / "out")
+    rest = [samples["stays.jpg"], samples["cut_off.jpg"]]
+    keep_pictures(ledger, pipeline, rest, never)
+    assert contents(tmp_path / "out") == before
+    assert pictures_of(ledger, pipeline, rest, never) == {
+        ids["stays.jpg"]: [*kept[ids["stays.jpg"]].pictures]
+    }
+
+    (folder / "goes.jpg").write_bytes(away)
+    assert forget_pictures(ledger.storage, sample_ids=[ids["cut_off.jpg"]]) == 1
+    assert forget_pictures(ledger.storage, source_ids=[samples["stays.jpg"].sample.source_id]) == 1
+    assert read_pictures(ledger.storage) == {}
+    assert kept[ids["stays.jpg"]].pictures[0] not in (tmp_path / "out" / PICTURES).read_bytes()
+
+
+def test_what_travels_to_a_worker_and_back_can_be_pickled(made: tuple[Path, Pipeline, Ledger]) -> None:
+    _, pipeline, ledger = made
+
+    def as_ray_does(function: Any, arguments: Any) -> Iterator[Any]:
+        for argument in arguments:
+            call, given = pickle.loads(pickle.dumps((function, argument)))
+            yield pickle.loads(pickle.dumps(call(given)))
+
+    photo = located(ledger, pipeline)["photo.jpg"]
+    assert len(pictures_of(ledger, pipeline, [photo], as_ray_does, limit_s=LIMIT_S)) == 1
+
+
+def test_a_picture_is_never_larger_than_it_may_be() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (700, 900, 3), np.uint8)
+    assert len(jpeg_of(noise, 640)) <= MAX_PICTURE_BYTES
+    assert pixels_of(jpeg_of(noise[:40, :60], 640)).shape == (40, 60, 3)  # not enlarged
+
+
+def test_a_page_of_too_many_pictures_shows_one_each_and_then_none() -> None:
+    one = SamplePictures("s", "v", (b"1" * 40, b"2" * 30, b"3" * 30))
+    found = fitted({"a": one, "b": one, "c": one}, 135)
+    assert [one.pictures for one in found.values()] == [one.pictures, (b"2" * 30,), ()]
+
+
+def test_a_damaged_file_of_pictures_counts_as_none(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    write_pictures(storage, {"a": SamplePictures("s", "v", (b"picture",))})
+    whole = (tmp_path / PICTURES).read_bytes()
+    (tmp_path / PICTURES).write_bytes(whole[:-20])
+    assert read_pictures(storage) == {}

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
+import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +29,7 @@ from curation.storage import open_storage
 from curation.storage.local import LocalStorage
 from curation.tokenize_shards.documents.document import parse
 from curation.tokenize_shards.shards.exports import export
+from curation.tokenize_shards.shards.exports.lance import LanceExport
 from curation.tokenize_shards.shards.manifest import read_manifest
 from curation.tokenize_shards.shards.rows import PACK_SCHEMA, document_of
 from curation.tokenize_shards.shards.stream import ShardStream
@@ -102,7 +111,7 @@ def test_tars_depend_on_nothing_but_the_samples(shards: Path, tmp_path: Path) ->
     for name in ("one", "other"):
         export("webdataset", str(shards), str(tmp_path / name))
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
-    for path in (tmp_path / "one").iterdir():
+    for path in (tmp_path / "one").glob("*.tar"):
         with tarfile.open(path) as tar:
             for member in tar:
                 assert (member.mtime, member.uid, member.gid, member.uname, member.mode) == (
@@ -157,6 +166,156 @@ def test_packed(shards: Path, rows: dict[str, dict[str, Any]], tmp_path: Path) -
         ShardStream(str(out), context=512)
 
 
+@pytest.mark.usefixtures("offline")
+def test_json_lines(shards: Path, rows: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    assert export("jsonl", str(shards), str(tmp_path / "out")).num_samples == 40
+    expected = {name: {**row, "codes": grid_of(KEPT[name]).tolist()} for name, row in rows.items()}
+    files = sorted((tmp_path / "out").glob("*.jsonl"))
+    lines = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    assert {line["sample_id"]: line for line in lines} == expected
+    named = {"train": str(tmp_path / "out/train-*.jsonl"), "validation": str(tmp_path / "out/val*.jsonl")}
+    for loaded in (load(tmp_path, str(tmp_path / "out")), load(tmp_path, "json", data_files=named)):
+        assert {row["sample_id"]: row for part in loaded.values() for row in part} == expected
+
+
+def test_lance(shards: Path, rows: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert export("lance", str(shards), str(out)).num_samples == 40
+    for split in ("train", "validation"):
+        dataset = lance.dataset(str(out / f"{split}.lance"))
+        expected = {name: row for name, row in rows.items() if row["split"] == split}
+        assert {row["sample_id"]: row for row in dataset.to_table().to_pylist()} == expected
+        assert dataset.take([1], columns=["sample_id"]).num_rows == 1
+    for path in (out / "train.lance/data").iterdir():
+        path.unlink()
+    with pytest.raises(StorageError, match=r"train\.lance can't be read"):
+        LanceExport(LanceExport.Config()).count(open_storage(str(out)))
+
+
+def test_lance_wants_a_local_folder(shards: Path, bucket: str) -> None:
+    with pytest.raises(ConfigError, match="written into a local folder"):
+        export("lance", str(shards), f"{bucket}/lance")
+
+
+READS_MDS = """
+import json, sys
+from streaming import StreamingDataset
+found = {}
+for split in ("train", "validation"):
+    dataset = StreamingDataset(local=sys.argv[1], split=split, batch_size=1)
+    for number in range(len(dataset)):
+        sample = dataset[number]
+        codes, ids = sample.pop("codes"), sample.pop("input_ids")
+        assert (str(codes.dtype), str(ids.dtype)) == ("uint16", "int32")
+        found[sample["sample_id"]] = {**sample, "codes": codes.tolist(), "input_ids": ids.tolist()}
+print("FOUND" + json.dumps(found))
+"""
+WRITES_MDS = """
+import json, sys
+import numpy as np
+from streaming import MDSWriter
+arrays = {"codes": "ndarray:uint16", "input_ids": "ndarray:int32"}
+columns = {"caption": "str", "row": "json", "sample_id": "str", **arrays}
+samples = json.load(open(sys.argv[1]))
+with MDSWriter(out=sys.argv[2], columns=columns, size_limit=None) as out:
+    for sample in samples:
+        values = {name: np.array(sample[name], kind.partition(":")[2]) for name, kind in arrays.items()}
+        out.write({**sample, **values})
+"""
+
+
+def streaming(code: str, *args: Any) -> str:
+    """What MosaicML's own package prints, in a process of its own: it leaves semaphores behind."""
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *map(str, args)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    ).stdout
+
+
+@pytest.mark.slow
+def test_mds(shards: Path, rows: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    """MosaicML's reader finds every sample, and its writer makes the same bytes."""
+    out = tmp_path / "out"
+    assert export("mds", str(shards), str(out)).num_samples == 40
+    found = json.loads(streaming(READS_MDS, out).partition("FOUND")[2])
+    apart = {"codes", "caption", "sample_id"}
+    expected = {
+        name: {
+            "sample_id": name,
+            "caption": row["caption"],
+            "codes": grid_of(KEPT[name]).tolist(),
+            "input_ids": document_of(row).tolist(),
+            "row": {key: value for key, value in row.items() if key not in apart},
+        }
+        for name, row in rows.items()
+    }
+    assert found == expected
+    first = sorted(shards.glob("train-*.parquet"))[0]
+    names = pq.read_table(first, columns=["sample_id"])["sample_id"].to_pylist()
+    (tmp_path / "samples.json").write_text(json.dumps([expected[name] for name in names]))
+    streaming(WRITES_MDS, tmp_path / "samples.json", tmp_path / "theirs")
+    assert (out / "train/shard.00000.mds").read_bytes() == (tmp_path / "theirs/shard.00000.mds").read_bytes()
+    theirs = json.loads((tmp_path / "theirs/index.json").read_text())["shards"][0]
+    assert json.loads((out / "train/index.json").read_text())["shards"][0] == theirs
+
+
+@pytest.fixture(scope="module")
+def sparse(small_vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shard of 30 images, of which the last alone has a score and a text; neither changes the order."""
+
+    def write(known: str | None) -> Path:
+        folder = tmp_path_factory.mktemp("sparse")
+        kept = [kept_sample(number, aesthetic_score=None) for number in range(0, 60, 2)]
+        for item in kept:
+            if item.sample_id == known:
+                item.columns.update(aesthetic_score=5.5, alt_text="a text")
+        writer = ShardWriter(ShardConfig(vocabulary=str(small_vocabulary)))
+        writer.write(open_storage(str(folder)), "", FakeLedger(kept))
+        return folder
+
+    order = pq.read_table(next(write(None).glob("train-*")))["sample_id"].to_pylist()
+    return write(order[-1])
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("name", ["datasets", "jsonl", "webdataset"])
+def test_what_only_the_last_sample_has_is_loaded(sparse: Path, tmp_path: Path, name: str) -> None:
+    """`datasets` would take the types from the first rows, where these columns hold nothing."""
+    export(name, str(sparse), str(tmp_path / "out"))
+    found = [row.get("json", row) for row in load(tmp_path, str(tmp_path / "out"), split="train")]
+    assert [(row["aesthetic_score"], row["alt_text"]) for row in found] == [(None, None)] * 29 + [
+        (5.5, "a text")
+    ]
+
+
+@pytest.mark.parametrize("name", EXPORTS.built_in)
+def test_what_lies_beside_the_data(shards: Path, tmp_path: Path, name: str) -> None:
+    """A record of every file, by which those of a withdrawn sample are found, and a card."""
+    out = tmp_path / "out"
+    done = export(name, str(shards), str(out), **({"context": 256} if name == "packed" else {}))
+    record = json.loads((out / "export.json").read_text())
+    assert (record["format"], record["num_samples"]) == (name, done.num_samples)
+    assert record["selection"] == json.loads((shards / "manifest.json").read_text())["selection"]
+    present = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    listed = {file["name"]: file for file in record["files"]}
+    assert listed.keys() == present - {"export.json", "README.md", "croissant.json"}
+    for path, file in listed.items():
+        data = (out / path).read_bytes()
+        assert (file["size_bytes"], file["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+    of_shards = {file["shard"] for file in listed.values()} - {None}
+    assert of_shards <= {path.name for path in shards.glob("*.parquet")}
+    if name not in ("packed", "lance"):
+        assert len(of_shards) == len(list(shards.glob("*.parquet")))
+    card = (out / "README.md").read_text()
+    assert f"{done.num_samples} samples of 40" in card
+    for reason in done.left_out:
+        assert reason in card or not done.left_out[reason]
+
+
 def test_packed_leaves_out_what_is_too_long(
     shards: Path, rows: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -182,8 +341,6 @@ def test_packed_leaves_out_what_is_too_long(
     ],
 )
 def test_verify_reads_packs(shards: Path, tmp_path: Path, change: Any) -> None:
-    import hashlib
-
     export("packed", str(shards), str(tmp_path / "out"), context=256)
     path = sorted((tmp_path / "out").glob("train-*"))[0]
     first, *rest = pq.read_table(path).to_pylist()
@@ -206,19 +363,28 @@ def test_packed_twice_gives_the_same_bytes(shards: Path, tmp_path: Path) -> None
     assert all(parse(np.array(row["input_ids"][: row["lengths"][0]], np.int32)) for row in rows)
 
 
-@pytest.mark.parametrize("name", EXPORTS.built_in)
+@pytest.mark.parametrize("name", sorted(EXPORTS.built_in.keys() - {"lance"}))
 def test_lost_file_is_noticed(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     written = []
-    real = LocalStorage.write
+    real, really_creating = LocalStorage.write, LocalStorage.creating
+
+    def forgets(key: str) -> bool:
+        written.append(key)
+        return len(written) == 2
 
     def forgetful(storage: LocalStorage, key: str, data: bytes, expect: str | None = None) -> None:
-        written.append(key)
-        if len(written) != 2:
+        if not forgets(key):
             real(storage, key, data, expect)
 
+    @contextmanager
+    def forgetfully_creating(storage: LocalStorage, key: str) -> Iterator[Any]:
+        with io.BytesIO() if forgets(key) else really_creating(storage, key) as file:
+            yield file
+
     monkeypatch.setattr(LocalStorage, "write", forgetful)
+    monkeypatch.setattr(LocalStorage, "creating", forgetfully_creating)
     with pytest.raises(StorageError):
         export(name, str(shards), str(tmp_path / "out"), **({"context": 256} if name == "packed" else {}))
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from curation.errors import LedgerError
 from curation.records import ID_LENGTH, stable_id
+from curation.report.cards.header import card_text, split_card
 from curation.storage import Storage
 from curation.tokenize_shards.shards.manifest import (
     MANIFEST,
@@ -176,15 +177,17 @@ def _correct_card(storage: Storage, folder: str, num_samples: int, num_tokens: i
     """
     key = key_in(folder, CARD)
     text = (storage.read(key) or b"").decode(errors="replace")
-    header = re.match(r"---\n.*?\n---\n", text, re.DOTALL)
     if not text:
         return
+    header, _ = split_card(text)
+    # `load_dataset` refuses rows that are not as many as the header says.
+    header.pop("dataset_info", None)
     said = (
         f"# {PurePosixPath(folder).name}\n\nSources were retracted from these shards. What is left are "
         f"{num_samples} samples of {num_tokens} tokens, as {MANIFEST} says. `curation run` writes this card "
         "anew.\n"
     )
-    storage.write(key, f"{header[0] if header else ''}\n{said}".encode())
+    storage.write(key, (card_text(header, said) if header else f"\n{said}").encode())
 
 
 def files_with(storage: Storage, sample_ids: Collection[str]) -> list[str]:

@@ -46,6 +46,9 @@ class Samples(Protocol):
     def kept(self, units: Iterable[int]) -> Iterator[pa.Table]:
         """The samples of these units, with their `unit`."""
 
+    def licenses(self, table: pa.Table) -> pa.Array | pa.ChunkedArray:
+        """The license of each of these samples."""
+
     def described(self, table: pa.Table) -> pa.Table:
         """Samples with all columns of a shard that follow from the ledger, but for codes."""
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from curation.errors import LedgerError, TokenizeError
 from curation.ingest.leftovers import some_names
 from curation.ledger.present import Absent
+from curation.report.cards.croissant import digests_in
 from curation.storage import Storage
 from curation.tokenize_shards.documents.document import parse
 from curation.tokenize_shards.shards.manifest import (
@@ -33,7 +34,8 @@ from curation.tokenize_shards.shards.manifest import (
 )
 from curation.tokenize_shards.shards.rows import PACK_SCHEMA, document_of, follows_layout, grid_of
 
-COMPANIONS = frozenset({MANIFEST, "README.md", "croissant.json", "LICENSE"})
+CROISSANT = "croissant.json"
+COMPANIONS = frozenset({MANIFEST, "README.md", CROISSANT, "export.json", "LICENSE"})
 """Files that may lie beside the shards."""
 _NAME = re.compile(rf"({'|'.join(SPLITS)})-(\d{{5,}})-of-(\d{{5,}})\.parquet$")
 
@@ -76,6 +78,7 @@ def verify(storage: Storage, folder: str, absent: Absent | None = None) -> Verif
         found.problems.append(f"{MANIFEST} is missing: the shards are not finished, or these are none")
         return found
     found.problems += _wrong_files(storage, folder, manifest)
+    found.problems += _wrong_croissant(storage, folder, manifest)
     samples: list[list[str]] = []
     sources: list[set[str]] = []
     schemas: list[pa.Schema] = []
@@ -112,6 +115,14 @@ def _wrong_files(storage: Storage, folder: str, manifest: Manifest) -> Iterator[
         names = [shard.name for shard in manifest.of_split(split)]
         if names != [f"{split}-{index:05d}-of-{len(names):05d}.parquet" for index in range(len(names))]:
             yield f"the {split} shards in {MANIFEST} are not numbered from 0 to {len(names) - 1}"
+
+
+def _wrong_croissant(storage: Storage, folder: str, manifest: Manifest) -> Iterator[str]:
+    """Shards need no croissant.json; one that is there must describe them, or a loader refuses them."""
+    data = storage.read(key_in(folder, CROISSANT))
+    named = {shard.name: shard.sha256 for shard in manifest.shards}
+    if data is not None and digests_in(data.decode(errors="replace")) != named:
+        yield f"{CROISSANT} describes other shards; `curation run` writes it anew"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from curation.execution.cluster.tasks import Spread, in_process
 from curation.pipeline.decision import Decision
 from curation.pipeline.models import resolve_revision
 from curation.records import ID_LENGTH
+from curation.report.cards.statistics import SampleStatistics
 from curation.stage import Column, ModelRef
 from curation.storage import Storage
 from curation.tokenize_shards.shards.builder import estimated_bytes
@@ -30,6 +31,7 @@ from curation.tokenize_shards.shards.manifest import (
     MANIFEST,
     SPLITS,
     Manifest,
+    Shard,
     add_digests,
     digest_ids,
     digest_table,
@@ -50,27 +52,45 @@ FORMAT = 3
 class Written:
     """What `write` left in the folder; `columns` of the shards say what they mean."""
 
-    num_shards: int
-    num_samples: int
-    num_tokens: int
-    splits: tuple[str, ...]
+    manifest: Manifest
+    statistics: SampleStatistics
     columns: Mapping[str, Column]
     changed: bool
-    decided: Decision | None = None
 
-    @staticmethod
-    def of(manifest: Manifest, columns: Mapping[str, Column], *, changed: bool) -> Written:
-        """What a manifest says."""
-        splits = tuple(name for name in SPLITS if manifest.of_split(name))
-        return Written(
-            len(manifest.shards),
-            manifest.num_samples,
-            manifest.num_tokens,
-            splits,
-            columns,
-            changed=changed,
-            decided=manifest.decided,
-        )
+    @property
+    def num_shards(self) -> int:
+        """Files."""
+        return len(self.manifest.shards)
+
+    @property
+    def num_samples(self) -> int:
+        """Rows of all files."""
+        return self.manifest.num_samples
+
+    @property
+    def num_tokens(self) -> int:
+        """Ids of all documents."""
+        return self.manifest.num_tokens
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have files."""
+        return tuple(name for name in SPLITS if self.manifest.of_split(name))
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The files."""
+        return self.manifest.shards
+
+    @property
+    def selection(self) -> str:
+        """Digest of samples and settings."""
+        return self.manifest.selection
+
+    @property
+    def decided(self) -> Decision | None:
+        """Where the thresholds came from."""
+        return self.manifest.decided
 
 
 @dataclass(frozen=True)
@@ -82,6 +102,7 @@ class _Counted:
         num_samples, num_bytes: Split -> int64 [number of units]; bytes are estimated.
         selection: Digest of settings and samples.
         samples: Digest of the sample ids.
+        statistics: What a card says of the samples.
     """
 
     units: list[int]
@@ -89,6 +110,7 @@ class _Counted:
     num_bytes: Mapping[str, NDArray[np.int64]]
     selection: str
     samples: str
+    statistics: SampleStatistics
 
 
 class ShardWriter:
@@ -106,6 +128,10 @@ class ShardWriter:
             file=config.vocabulary_file,
             sha256=config.vocabulary_sha256,
         )
+
+    def models(self) -> tuple[ModelRef, ...]:
+        """The vocabulary, as the only one."""
+        return (self._ref,)
 
     def check(self, exported: Mapping[str, Column] | None = None) -> str:
         """The vocabulary's sha256, before any work is done; `exported` is what stages export.
@@ -146,7 +172,7 @@ class ShardWriter:
             if present.decided != decided:
                 present = replace(present, decided=decided)
                 write_manifest(storage, folder, present)
-            return Written.of(present, columns, changed=False)
+            return Written(present, counted.statistics, columns, changed=False)
         # Without its manifest a half-replaced folder is no dataset.
         storage.delete(key_in(folder, MANIFEST))
         write_task = TaskWriter(self.config, self._ref, vocabulary, storage, folder, samples)
@@ -160,12 +186,17 @@ class ShardWriter:
             decided=decided,
         )
         write_manifest(storage, folder, manifest)
-        return Written.of(manifest, columns, changed=True)
+        return Written(manifest, counted.statistics, columns, changed=True)
 
-    def present(self, storage: Storage, folder: str, exported: Mapping[str, Column]) -> Written | None:
-        """What is in the folder, whatever is kept now; None where no finished shards are."""
+    def present(self, storage: Storage, folder: str, samples: Samples) -> Written | None:
+        """What is in the folder; None where no finished shards are. Statistics are those of `samples`."""
         manifest = _present(storage, folder)
-        return None if manifest is None else Written.of(manifest, shard_columns(exported), changed=False)
+        if manifest is None:
+            return None
+        statistics = SampleStatistics()
+        for table in samples.kept(samples.units()):
+            statistics.add(table, samples.licenses(table), samples.exported)
+        return Written(manifest, statistics, shard_columns(samples.exported), changed=False)
 
     def _count(self, samples: Samples, vocabulary: str) -> _Counted:
         units = list(samples.units())
@@ -174,7 +205,9 @@ class ShardWriter:
         settings = self.config.model_dump_json(exclude={"vocabulary"})
         digest = hashlib.sha256(repr((FORMAT, settings, vocabulary, samples.made_by)).encode())
         ids = digest_ids(())
+        statistics = SampleStatistics()
         for table in samples.kept(units):
+            statistics.add(table, samples.licenses(table), samples.exported)
             places = np.searchsorted(units, table["unit"].to_numpy())
             sizes = estimated_bytes(table)
             for split in SPLITS:
@@ -183,7 +216,8 @@ class ShardWriter:
                 np.add.at(num_bytes[split], places[mine], sizes[mine])
             digest_table(digest, table.sort_by([("unit", "ascending"), ("sample_id", "ascending")]))
             ids = add_digests(ids, digest_ids(table["sample_id"].to_pylist()))
-        return _Counted(units, num_samples, num_bytes, digest.hexdigest()[:ID_LENGTH], ids)
+        selection = digest.hexdigest()[:ID_LENGTH]
+        return _Counted(units, num_samples, num_bytes, selection, ids, statistics)
 
     def _tasks(self, counted: _Counted) -> list[FileTask]:
         of_units = np.sum([counted.num_bytes[split] for split in SPLITS], axis=0)

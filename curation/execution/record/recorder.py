@@ -27,6 +27,9 @@ from curation.storage import Storage
 _BEFORE = ("started", "ended", "curation", "config", "outcomes", "thresholds", "fingerprints", "parts")
 """What is kept of the run before, besides its models and versions."""
 
+_DECIDING = ("models", "thresholds", "fingerprints", "outcomes")
+"""By what of a record it is known whether it decides as another one."""
+
 
 def now() -> str:
     """The present time, ISO 8601 in UTC to the second."""
@@ -103,7 +106,7 @@ class Recorder:
         """Write what came of it; all of run.json, as it was where nothing has changed."""
         self._describe(pipeline, self._description["listing"])
         did_work = metrics.rows.total() > 0
-        is_as_before = not (did_work or self._is_written or self._differs())
+        is_as_before = not (did_work or self._is_resumed or self._is_written or self._differs())
         if is_as_before and self._before.get("outcomes") == outcomes:
             return self._before
         last_work = self._before.get("last_work")
@@ -154,15 +157,17 @@ def _output_bytes(storage: Storage) -> int:
 
 
 def record_now(storage: Storage, pipeline: Pipeline, outcomes: Mapping[str, Any]) -> dict[str, Any]:
-    """run.json as it is; where the configuration asks something else than the last run, as that would be.
+    """run.json as it is; where the configuration decides otherwise than the last run, as that would be.
 
-    Nothing is written, and a run that has not been has no beginning and no end.
+    Nothing is written, and a run that has not been has no beginning and no end. Versions stay those of the
+    last run: this machine may be another one, and has measured nothing.
     """
     before = read_run(storage)
-    asked = description(pipeline, before.get("listing"))
-    if before.get("outcomes") == outcomes and all(before.get(key) == value for key, value in asked.items()):
+    asked = {**description(pipeline, before.get("listing")), "outcomes": outcomes}
+    if all(before.get(name) == asked[name] for name in _DECIDING):
         return before
-    if "conditional_writes" in before:
-        asked["conditional_writes"] = before["conditional_writes"]
-    facts = {"sources": {}, "measured_again": [], "outcomes": outcomes, "previous": snapshot(before)}
-    return {**asked, "last_work": before.get("last_work"), "started": None, "ended": None, **facts}
+    kept: dict[str, Any] = {
+        name: before[name] for name in ("versions", "curation", "conditional_writes") if name in before
+    }
+    facts = {"sources": {}, "measured_again": [], "previous": snapshot(before)}
+    return {**asked, **kept, "last_work": before.get("last_work"), "started": None, "ended": None, **facts}

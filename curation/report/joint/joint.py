@@ -16,14 +16,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from curation.ledger.columns import FAILED as FAILED_OUTCOME
-from curation.ledger.columns import KEPT, NONE, OUTCOMES, PENDING, REJECTED
+from curation.ledger.columns import KEPT, NONE, OUTCOMES, PENDING, Measured, RuleEvaluator, Verdicts
 from curation.ledger.verdicts import VerdictGroup
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import AllOf, Rule, Step, steps_of
-from curation.records import SourceKind
+from curation.records import Sample, SourceKind
 from curation.report.joint.grid import FAILED, MISSING, NULL, Grid, positions
 
 MAX_CELLS = 200_000
@@ -32,10 +32,8 @@ PAGE_CELLS = 40_000
 """Of those that a page gets: at ten columns, 0.6 MB."""
 MAX_STOPS = 60
 """Stops of a column's sliders, at most."""
-_COUNT = "number"
+_LEAVES, _SAMPLES = "leaves", "samples"
 _END = "end"
-_RANK = np.array([(KEPT, PENDING, FAILED_OUTCOME, REJECTED).index(code) for code in range(len(OUTCOMES))])
-"""Outcome code -> how early it decides for a sample with windows."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +64,16 @@ class Joint:
         ends: uint8 [C], what becomes of the samples that the rule keeps: an outcome's place in `OUTCOMES`, or
             from `len(OUTCOMES)` on pending: the place of the step that they wait for in `enrich`.
         enrich: Keys of the steps after the rule.
-        numbers: int64 [C], the samples of each cell.
+        leaves: int64 [C], what the samples of a cell count for when they are kept: windows count one by one.
+        samples: int64 [C], what they count for when they are not.
     """
 
     rule: Rule
     columns: tuple[JointColumn, ...]
     ends: NDArray[np.uint8]
     enrich: tuple[str, ...]
-    numbers: NDArray[np.int64]
+    leaves: NDArray[np.int64]
+    samples: NDArray[np.int64]
 
 
 class JointBuilder:
@@ -87,7 +87,7 @@ class JointBuilder:
         """Count the samples of the next units."""
         for kind, samples in group.samples.items():
             if samples.evaluator.number:
-                self._cells[kind].add(group, kind, _ends(group, kind, self._pipeline.enrich))
+                self._cells[kind].add(group, kind, _ends_of(group, kind, self._pipeline))
 
     def merge(self, other: JointBuilder) -> None:
         """Take in what another builder counted."""
@@ -98,7 +98,7 @@ class JointBuilder:
         """The cells of each kind of source that has samples."""
         enrich = tuple(dict.fromkeys(step.key for step in steps_of(self._pipeline.enrich)))
         found = {kind: cells.finish(enrich) for kind, cells in self._cells.items()}
-        return {kind: joint for kind, joint in found.items() if len(joint.numbers)}
+        return {kind: joint for kind, joint in found.items() if len(joint.samples)}
 
 
 def rule_of(branch: Branch) -> Rule:
@@ -106,17 +106,90 @@ def rule_of(branch: Branch) -> Rule:
     return AllOf((branch.splitter, branch.rule)) if branch.splitter else branch.rule
 
 
-def _ends(group: VerdictGroup, kind: SourceKind, enrich: AllOf) -> NDArray[np.int64]:
-    """What becomes of each sample once the rule keeps it; of one with windows, as of the best of them."""
+@dataclass(frozen=True)
+class _Ends:
+    """What becomes of samples once the rule keeps them: a row per sample, or per window of a long clip.
+
+    Attributes:
+        sample: int64 [M], place of the sample among those of its kind.
+        code: int64 [M], as in `Joint.ends`.
+        is_first: int64 [M], 1 for one row of each sample, else 0.
+    """
+
+    sample: NDArray[np.int64]
+    code: NDArray[np.int64]
+    is_first: NDArray[np.int64]
+
+
+def _ends_of(group: VerdictGroup, kind: SourceKind, pipeline: Pipeline) -> _Ends:
     leaves = group.leaves[kind]
-    verdicts = leaves.evaluator.decide(enrich)
-    keys = list(dict.fromkeys(step.key for step in steps_of(enrich)))
+    sample, verdicts = leaves.sample, leaves.evaluator.decide(pipeline.enrich)
+    windows = _windows_of_dropped(group, kind, pipeline)
+    if windows:
+        whole = ~np.isin(sample, [*windows])
+        ids = pa.array([window for found in windows.values() for window in found], pa.string())
+        more = _decide_anew(group, pipeline.enrich, ids)
+        sample = np.concatenate(
+            [sample[whole], np.repeat([*windows], [len(ids) for ids in windows.values()])]
+        )
+        verdicts = _joined_verdicts(verdicts.take(np.flatnonzero(whole)), more)
+    keys = list(dict.fromkeys(step.key for step in steps_of(pipeline.enrich)))
     places = np.array([keys.index(step.key) if step.key in keys else 0 for step in group.steps] + [0])
-    codes = np.where(
-        verdicts.outcome == PENDING, len(OUTCOMES) + places[verdicts.needs], verdicts.outcome
-    ).astype(np.int64)
-    order = np.lexsort((_RANK[verdicts.outcome], leaves.sample))
-    return codes[order[np.flatnonzero(np.diff(leaves.sample[order], prepend=NONE))]]
+    waiting = len(OUTCOMES) + places[verdicts.needs]
+    is_first = np.zeros(len(sample), np.int64)
+    is_first[np.unique(sample, return_index=True)[1]] = 1
+    return _Ends(sample, np.where(verdicts.outcome == PENDING, waiting, verdicts.outcome), is_first)
+
+
+def _windows_of_dropped(group: VerdictGroup, kind: SourceKind, pipeline: Pipeline) -> dict[int, list[str]]:
+    """The windows that clips would have that the rule does not keep: place of the sample -> ids.
+
+    Of two clips the longer one has windows if the shorter one has: so most are not looked at.
+    """
+    if kind != "video" or not pipeline.enrich.rules:
+        return {}
+    samples = group.samples[kind]
+    dropped = np.flatnonzero(samples.verdicts.outcome != KEPT)
+    durations = samples.end_s[dropped] - samples.start_s[dropped]
+    found = {}
+    for place in dropped[np.argsort(-durations, kind="stable")].tolist():
+        clip = Sample(
+            sample_id=samples.sample_id[place].as_py(),
+            source_id=group.sources["source_id"][int(samples.source[place])].as_py(),
+            kind="clip",
+            start_s=float(samples.start_s[place]),
+            end_s=float(samples.end_s[place]),
+        )
+        windows = [window.sample_id for window in pipeline.windows(clip)]
+        if windows == [clip.sample_id]:
+            break
+        found[place] = windows
+    return found
+
+
+def _decide_anew(group: VerdictGroup, rule: Rule, ids: pa.Array) -> Verdicts:
+    """How samples that are no leaves of the group stand."""
+    steps = {step.key: step for step in steps_of(rule)}
+    measured = {key: _measured(group.rows_of(key, ids), step) for key, step in steps.items()}
+    codes = {step.key: code for code, step in enumerate(group.steps)}
+    return RuleEvaluator(measured, len(ids), codes).decide(rule)
+
+
+def _measured(rows: pa.Table, step: Step) -> Measured:
+    return Measured(
+        pc.is_valid(rows["sample_id"]).to_numpy(),
+        pc.fill_null(pc.equal(rows["status"], "ok"), False).to_numpy(),
+        np.full(rows.num_rows, NONE, np.int32),
+        {
+            name: rows[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+            for name in deciding_columns(step)
+        },
+    )
+
+
+def _joined_verdicts(first: Verdicts, second: Verdicts) -> Verdicts:
+    names = ("outcome", "reason", "step", "needs")
+    return Verdicts(*(np.concatenate([getattr(first, name), getattr(second, name)]) for name in names))
 
 
 class _Cells:
@@ -132,9 +205,10 @@ class _Cells:
             for step, column in self._columns
         ]
         self._names = [f"code{place}" for place in range(len(self._grids))]
+        self._all_names = [*self._names, _END, _LEAVES, _SAMPLES]
         self._parts: list[tuple[tuple[int, ...], pa.Table]] = []
 
-    def add(self, group: VerdictGroup, kind: SourceKind, ends: NDArray[np.int64]) -> None:
+    def add(self, group: VerdictGroup, kind: SourceKind, ends: _Ends) -> None:
         evaluator = group.samples[kind].evaluator
         codes = []
         for (step, column), grid in zip(self._columns, self._grids, strict=True):
@@ -147,9 +221,9 @@ class _Cells:
                 found[known] = grid.encode(values[known])
             found[~measured.ok] = FAILED
             found[~measured.present] = MISSING
-            codes.append(found)
-        ones = np.ones(evaluator.number, np.int64)
-        table = pa.table([*codes, ends, ones], [*self._names, _END, _COUNT])
+            codes.append(found[ends.sample])
+        counted = [ends.code, np.ones(len(ends.sample), np.int64), ends.is_first]
+        table = pa.table([*codes, *counted], self._all_names)
         self._parts.append((self._spacings(), self._grouped(table)))
         self._keep_small()
 
@@ -165,7 +239,7 @@ class _Cells:
         while True:
             stops = [self._chosen_stops(table, place, most) for place in range(len(self._grids))]
             coded = [self._positions(table, place, chosen) for place, chosen in enumerate(stops)]
-            cells = self._grouped(pa.table([*coded, table[_END], table[_COUNT]], table.column_names))
+            cells = self._grouped(pa.table([*coded, *table.columns[len(coded) :]], self._all_names))
             if cells.num_rows <= PAGE_CELLS or most <= 2:
                 break
             most = most * 3 // 4
@@ -174,7 +248,8 @@ class _Cells:
             for (step, column), chosen, name in zip(self._columns, stops, self._names, strict=True)
         )
         ends = cells[_END].to_numpy().astype(np.uint8)
-        return Joint(self._rule, columns, ends, enrich, cells[_COUNT].to_numpy())
+        leaves, samples = (cells[name].to_numpy() for name in (_LEAVES, _SAMPLES))
+        return Joint(self._rule, columns, ends, enrich, leaves, samples)
 
     def _spacings(self) -> tuple[int, ...]:
         return tuple(grid.spacing for grid in self._grids)
@@ -182,8 +257,9 @@ class _Cells:
     def _grouped(self, table: pa.Table) -> pa.Table:
         """One row per combination of codes."""
         keys = [*self._names, _END]
-        found = table.group_by(keys, use_threads=False).aggregate([(_COUNT, "sum")])
-        return found.select([*keys, f"{_COUNT}_sum"]).rename_columns([*keys, _COUNT])
+        found = table.group_by(keys, use_threads=False).aggregate([(_LEAVES, "sum"), (_SAMPLES, "sum")])
+        sums = [f"{name}_sum" for name in (_LEAVES, _SAMPLES)]
+        return found.select([*keys, *sums]).rename_columns(self._all_names)
 
     def _keep_small(self) -> None:
         """Join the parts when they have grown, and bins where there are too many cells all the same."""
@@ -199,7 +275,7 @@ class _Cells:
 
     def _joined(self) -> pa.Table:
         """All parts as one, in the present spacings."""
-        empty = pa.table([pa.array([], pa.int64())] * (len(self._names) + 2), [*self._names, _END, _COUNT])
+        empty = pa.table([pa.array([], pa.int64())] * len(self._all_names), self._all_names)
         tables = [empty, *(self._recoded(table, spacings) for spacings, table in self._parts)]
         joined = self._grouped(pa.concat_tables(tables)).sort_by(
             [(name, "ascending") for name in self._names]
@@ -212,7 +288,7 @@ class _Cells:
             grid.recode(table[name].to_numpy(), spacing)
             for grid, name, spacing in zip(self._grids, self._names, spacings, strict=True)
         ]
-        return pa.table([*codes, table[_END], table[_COUNT]], table.column_names)
+        return pa.table([*codes, *table.columns[len(codes) :]], self._all_names)
 
     def _positions(self, table: pa.Table, place: int, stops: NDArray[np.float64]) -> NDArray[np.int64]:
         codes = table[self._names[place]].to_numpy()
@@ -231,7 +307,7 @@ class _Cells:
         numbers = codes > NULL
         weights = np.bincount(
             positions(grid.typical(codes[numbers]), stops),
-            table[_COUNT].to_numpy()[numbers],
+            table[_SAMPLES].to_numpy()[numbers],
             2 * len(stops) + 1,
         )
         below = np.cumsum(weights)[::2][:-1] / max(weights.sum(), 1)

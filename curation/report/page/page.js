@@ -73,16 +73,15 @@
       model.checks[one.step].push({column: one.column, passes});
     });
     const totals = [0, 0, 0, 0], ended = kind.steps.map(() => [0, 0, 0, 0]), enrich = kind.enrich.map(() => 0);
-    for (let cell = 0; cell < kind.numbers.length; cell++) {
-      const number = kind.numbers[cell];
+    for (let cell = 0; cell < kind.leaves.length; cell++) {
       const found = decide(kind.rule, cell, model);
       if (outcomeOf(found) !== KEPT) {
-        totals[outcomeOf(found)] += number;
-        ended[stepOf(found)][outcomeOf(found)] += number;
-      } else {
+        totals[outcomeOf(found)] += kind.wholes[cell];
+        ended[stepOf(found)][outcomeOf(found)] += kind.wholes[cell];
+      } else {  // windows of a long clip count one by one
         const end = kind.ends[cell];
-        totals[Math.min(end, PENDING)] += number;
-        if (end > PENDING) enrich[end - PENDING - 1] += number;
+        totals[Math.min(end, PENDING)] += kind.leaves[cell];
+        if (end > PENDING) enrich[end - PENDING - 1] += kind.leaves[cell];
       }
     }
     return {totals, ended, enrich};

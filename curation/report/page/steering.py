@@ -134,7 +134,8 @@ def _kind_data(pipeline: Pipeline, kind: SourceKind, joint: Joint) -> dict[str, 
         "ends": _packed(joint.ends),
         "outcomes": [outcome.value for outcome in OUTCOMES],
         "enrich": list(joint.enrich),
-        "numbers": joint.numbers.tolist(),
+        "leaves": joint.leaves.tolist(),
+        "wholes": joint.samples.tolist(),
     }
 
 

@@ -24,7 +24,6 @@ _NUMBER = ".4~r"
 """Four digits at most, without an exponent."""
 _STYLE: Mapping[str, Any] = {
     "background": None,
-    "autosize": {"type": "fit-x", "contains": "padding"},
     "font": "system-ui, sans-serif",
     "view": {"stroke": None},
     "axis": {
@@ -97,6 +96,7 @@ def histogram_chart(title: str, histogram: Histogram, limits: Mapping[str, float
         "$schema": _SCHEMA,
         "width": "container",
         "height": CHART_HEIGHT_PX,
+        "autosize": {"type": "fit-x", "contains": "padding"},
         "config": _STYLE,
         "params": [{"name": name, "value": value} for name, value in limits.items()],
         "layer": [_bars(title, bars, int(counts.max())), *(_line(name) for name in limits)],
@@ -105,7 +105,9 @@ def histogram_chart(title: str, histogram: Histogram, limits: Mapping[str, float
 
 def _bars(title: str, bars: Sequence[Mapping[str, Any]], top: int) -> dict[str, Any]:
     number = {"type": "quantitative", "format": _NUMBER}
-    ticks: dict[str, Any] = {"values": list(range(top + 1))} if top < 4 else {"tickCount": 4, "format": "~s"}
+    ticks: dict[str, Any] = (
+        {"values": list(range(top + 1)), "format": "d"} if top < 4 else {"tickCount": 4, "format": "~s"}
+    )
     return {
         "data": {"values": bars},
         "mark": {"type": "bar", "color": "#4a7fb5", "binSpacing": 1},
@@ -156,6 +158,7 @@ def funnel_chart(rows: Sequence[Mapping[str, Any]], colors: Mapping[str, str]) -
         "$schema": _SCHEMA,
         "width": "container",
         "height": {"step": 22},
+        "autosize": {"type": "fit-x", "contains": "padding"},
         "config": _STYLE,
         "data": {"values": [{**row, "order": order[row["outcome"]]} for row in rows]},
         "mark": {"type": "bar", "height": {"band": 0.72}},

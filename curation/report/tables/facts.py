@@ -10,7 +10,7 @@ from curation.ledger import Ledger
 from curation.ledger.unit_state import SampleVerdict, SourceVerdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step, Verdict, describe_rule, passed_by
-from curation.records import Outcome, Row
+from curation.records import Outcome, Row, Sample
 from curation.report.tables.lookup import Hit, find_one, is_prefix
 
 
@@ -31,6 +31,21 @@ def sample_facts(ledger: Ledger, pipeline: Pipeline, sample_id: str) -> dict[str
     Raises:
         ConfigError: nothing, or more than one, has this id.
     """
+    hit, found = _one_sample(ledger, pipeline, sample_id)
+    return _sample(pipeline, hit.judged, found) | {"source": _source(hit)}
+
+
+def located_sample(ledger: Ledger, pipeline: Pipeline, sample_id: str) -> tuple[int, Sample]:
+    """A sample or a window, by its id or the start of one, and the unit that it is in.
+
+    Raises:
+        ConfigError: nothing, or more than one, has this id.
+    """
+    hit, found = _one_sample(ledger, pipeline, sample_id)
+    return hit.unit, found.sample
+
+
+def _one_sample(ledger: Ledger, pipeline: Pipeline, sample_id: str) -> tuple[Hit, SampleVerdict]:
     hit = find_one(ledger, pipeline, sample_id)
     found = [
         item
@@ -42,7 +57,7 @@ def sample_facts(ledger: Ledger, pipeline: Pipeline, sample_id: str) -> dict[str
         raise ConfigError(f"{sample_id!r} is a source; `explain` tells all about it")
     if len(found) > 1:
         raise ConfigError(f"{sample_id!r} is the start of more than one id")
-    return _sample(pipeline, hit.judged, found[0]) | {"source": _source(hit)}
+    return hit, found[0]
 
 
 def _source(hit: Hit) -> dict[str, Any]:

@@ -4,6 +4,12 @@ emu3        Emu3's fine-tuning code: a .pth per image and a JSON list per split;
 webdataset  tar files of ID.npy (codes) and ID.json (everything else)
 datasets    Parquet for `datasets.load_dataset(DIR)`, with `input_ids` and nested `codes`
 packed      packs of whole documents, for `curation.tokenize_shards.shards.loader`
+mds         MosaicML's streaming: a folder per split, for `StreamingDataset`
+lance       a Lance data set per split
+jsonl       JSON Lines, a sample a line
+
+Beside the data lie a card (`README.md`), `export.json` with counts and the sha256 of every file, and beside
+tables `croissant.json`.
 
     export("packed", "output/shards/name", "packs", context=2048)
 """
@@ -17,6 +23,7 @@ from curation.errors import ConfigError, StorageError
 from curation.registry import EXPORTS
 from curation.storage import open_storage
 from curation.tokenize_shards.shards.exports.base import Exported, FinishedShards
+from curation.tokenize_shards.shards.exports.describe import describe
 from curation.tokenize_shards.shards.manifest import MANIFEST, read_manifest
 
 
@@ -24,7 +31,9 @@ def export(name: str, folder: str, to: str, /, **settings: Any) -> Exported:
     """Write the shards in `folder` into the empty folder `to`; `settings` are the format's own.
 
     Raises:
-        ConfigError: there is no such format or setting, no finished shards, or something in `to` already.
+        ConfigError: there is no such format or setting, no finished shards, or something in `to` already; or
+            the format can't be written to `to`.
+        MissingDependencyError: the format is written by a package that is not installed.
         StorageError: what was written is not all there, or a shard is damaged.
     """
     format_class = EXPORTS.load(name)
@@ -43,4 +52,5 @@ def export(name: str, folder: str, to: str, /, **settings: Any) -> Exported:
         raise StorageError(f"{to} holds {found} samples, {done.num_samples} were written")
     if done.num_samples + done.left_out.total() != manifest.num_samples:
         raise StorageError(f"{folder} is not as its {MANIFEST} says; `curation verify` tells more")
+    describe(name, chosen, FinishedShards(folder, source, manifest), target, done)
     return done

@@ -27,13 +27,26 @@ ShardRow = dict[str, Any]
 
 @dataclass
 class Exported:
-    """What an export wrote. `left_out` says why a sample is not in it, and of how many this is true."""
+    """What an export wrote.
+
+    Attributes:
+        num_samples, num_files: Samples and files of data.
+        left_out: Why samples are not in it, and of how many this is true.
+        num_rows: Split -> rows of its files, where this is another number than that of its samples.
+        made_of: File -> the shard that all of its samples are from, where it is one shard.
+    """
 
     num_samples: int = 0
     num_files: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    num_rows: dict[str, int] = field(default_factory=dict)
+    made_of: dict[str, str] = field(default_factory=dict)
 
 
+CODES = pa.list_(pa.list_(pa.list_(pa.uint16())))
+"""Codes as nested lists [T][H][W], for readers that know no bytes."""
+ROWS_AT_A_TIME = 256
+"""Rows of a shard that are Python objects together."""
 _FILE_NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -58,7 +71,7 @@ class FinishedShards:
             raise StorageError(f"{self.folder}/{shard.name} can't be read: {error}") from error
 
     def rows(self, shard: Shard) -> Iterator[ShardRow]:
-        """The rows of a shard, a row group in memory at a time.
+        """The rows of a shard, some at a time in memory.
 
         Raises:
             StorageError: the file can't be read, or an id in it could not be the name of a file.
@@ -66,8 +79,8 @@ class FinishedShards:
         try:
             with self.storage.open(shard.name) as file:
                 parquet = pq.ParquetFile(pa.PythonFile(file), pre_buffer=False)
-                for index in range(parquet.num_row_groups):
-                    for row in parquet.read_row_group(index, use_threads=False).to_pylist():
+                for batch in parquet.iter_batches(ROWS_AT_A_TIME, use_threads=False):
+                    for row in batch.to_pylist():
                         if not _FILE_NAME.fullmatch(row["sample_id"]):
                             raise StorageError(f"{self.folder}/{shard.name}: {row['sample_id']!r} is no id")
                         yield row
@@ -83,9 +96,17 @@ class Export(abc.ABC, Generic[S]):
 
     Class attributes:
         Config: its settings, which `curation export NAME --set KEY=VALUE` sets.
+        about: What lies where, in a sentence or two, for the card.
+        usage: Python that loads it from `FOLDER`, for the card.
+        data_files: Pattern of the files of a split, with `{split}`, where `datasets.load_dataset` reads them.
+        is_table: Whether these files are Parquet, which Croissant can describe column by column.
     """
 
     Config: ClassVar[type[StageConfig]] = StageConfig
+    about: ClassVar[str] = ""
+    usage: ClassVar[str] = ""
+    data_files: ClassVar[str | None] = None
+    is_table: ClassVar[bool] = False
 
     def __init__(self, config: S) -> None:
         self.config = config
@@ -96,6 +117,10 @@ class Export(abc.ABC, Generic[S]):
 
         Every sample is counted, in `num_samples` or in `left_out`. The same shards give the same bytes.
         """
+
+    def loaded_schema(self, shard: pa.Schema) -> pa.Schema:
+        """The columns that `load_dataset` finds, if it reads this; `shard` are those of the shards."""
+        return shard
 
     @abc.abstractmethod
     def count(self, target: Storage) -> int:

@@ -17,6 +17,16 @@ from curation.tokenize_shards.shards.rows import grid_of
 class Emu3Export(Export[StageConfig]):
     """A file of `name`, `images` (the codes [H, W], int64) and `texts` per image; clips are left out."""
 
+    about = (
+        "A `.pth` file per image, with `name`, `images` (the codes, int64 [H, W]) and `texts` (the caption), "
+        "and a JSON list of them per split, as Emu3's fine-tuning code reads them. Clips have no place in it."
+    )
+    usage = (
+        "import json\nfrom pathlib import Path\n\nimport torch\n\n"
+        'listed = json.loads(Path("FOLDER/train.json").read_text())\n'
+        'torch.load(Path(listed["prefix"]) / listed["path_list"][0], weights_only=True)'
+    )
+
     def write(self, shards: FinishedShards, target: Storage) -> Exported:
         import torch
 
@@ -33,6 +43,7 @@ class Emu3Export(Export[StageConfig]):
                     torch.save({"name": row["sample_id"], "images": codes, "texts": row["caption"]}, sink)
                     paths.append(f"{split}/{number:05d}/{row['sample_id']}.pth")
                     target.write(paths[-1], sink.getvalue())
+                    done.made_of[paths[-1]] = shard.name
             if paths:
                 listed = {"prefix": target.root, "path_list": paths}
                 target.write(f"{split}.json", (json.dumps(listed, indent=1) + "\n").encode())

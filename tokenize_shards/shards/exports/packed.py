@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import numpy as np
+import pyarrow as pa
 from pydantic import Field
 
 from curation.stage import StageConfig
@@ -41,6 +42,18 @@ class PackedExport(Export[PackedConfig]):
     """Shards whose rows are packs, with a manifest that says for which context."""
 
     Config = PackedConfig
+    about = (
+        "Packs of whole documents, one after the other without padding: `input_ids`, `lengths` of the "
+        "documents, `sample_ids`, `num_tokens`."
+    )
+    usage = (
+        'from curation.tokenize_shards.shards.loader import ShardDataset\n\ndataset = ShardDataset("FOLDER")'
+    )
+    data_files = "{split}-*.parquet"
+    is_table = True
+
+    def loaded_schema(self, shard: pa.Schema) -> pa.Schema:
+        return PACK_SCHEMA
 
     def write(self, shards: FinishedShards, target: Storage) -> Exported:
         done = Exported()
@@ -50,6 +63,7 @@ class PackedExport(Export[PackedConfig]):
             number = len(shards.manifest.of_split(split))
             if number:
                 stream = ShardStream(shards.folder, split=split, context=self.config.context)
+                done.num_rows[split] = stream.count_packs()
                 for packed in _packed_shards(target, stream, split, number):
                     written.append(packed[0])
                     samples = add_digests(samples, packed[1])

@@ -7,16 +7,36 @@ import json
 import tarfile
 
 import numpy as np
+import pyarrow as pa
 
 from curation.stage import StageConfig
 from curation.storage import Storage
-from curation.tokenize_shards.shards.exports.base import Export, Exported, FinishedShards, ShardRow
+from curation.tokenize_shards.shards.exports.base import CODES, Export, Exported, FinishedShards, ShardRow
 from curation.tokenize_shards.shards.manifest import SPLITS
 from curation.tokenize_shards.shards.rows import grid_of
 
 
 class WebDatasetExport(Export[StageConfig]):
     """A tar file per shard."""
+
+    about = (
+        "A tar file per shard: `ID.npy` holds the codes of a sample, uint16 [T, H, W], and `ID.json` "
+        "everything else, where what is not known is null."
+    )
+    usage = (
+        "from datasets import load_dataset\n\n"
+        'dataset = load_dataset("FOLDER", split="train", streaming=True)\n'
+        'next(iter(dataset))["json"]["caption"]'
+    )
+    data_files = "{split}-*.tar"
+
+    def loaded_schema(self, shard: pa.Schema) -> pa.Schema:
+        """The types, for the card: `datasets` would take them from the first five samples of the first file,
+        and fail at the first value in a column that is null in all five.
+        """
+        rest = pa.struct([field for field in shard if field.name != "codes"])
+        text = pa.string()
+        return pa.schema([("json", rest), ("npy", CODES), ("__key__", text), ("__url__", text)])
 
     def write(self, shards: FinishedShards, target: Storage) -> Exported:
         done = Exported()
@@ -27,7 +47,9 @@ class WebDatasetExport(Export[StageConfig]):
                     for row in shards.rows(shard):
                         _add_to_tar(tar, row)
                         done.num_samples += 1
-                target.write(f"{split}-{number:06d}.tar", sink.getvalue())
+                name = f"{split}-{number:06d}.tar"
+                target.write(name, sink.getvalue())
+                done.made_of[name] = shard.name
                 done.num_files += 1
         return done
 

@@ -28,14 +28,15 @@ def fill(facts: Facts) -> dict[str, Any] | None:
     groups = [
         ("Inputs", _source_lines(run.get("sources", {}))),
         ("Measured again", [item["text"] for item in run.get("measured_again", [])]),
-        ("Thresholds", changed_keys(previous.get("thresholds", {}), run["thresholds"])),
+        ("Thresholds", changed_keys(previous.get("thresholds", run["thresholds"]), run["thresholds"])),
         ("Settings", _setting_lines(run, previous)),
-        ("Models", list(_model_lines(previous.get("models", []), run["models"]))),
+        ("Models", list(_model_lines(previous["models"], run["models"]))),
         ("Versions", _version_lines(run, previous)),
     ]
     return {
         "before": previous.get("ended"),
         "now": run.get("ended"),
+        "knows_outcomes": bool(previous.get("outcomes") and run.get("outcomes")),
         "outcomes": list(outcome_changes(previous.get("outcomes") or {}, run.get("outcomes") or {})),
         "groups": [(title, lines) for title, lines in groups if lines],
     }

@@ -36,28 +36,41 @@ def fill(facts: Facts) -> dict[str, Any] | None:
         "host": facts.run.get("host"),
         "pool_columns": [name for name, _ in columns],
         "pools": [(pool["pool"], [show(pool) for _, show in columns]) for pool in work["pools"]],
+        "waits": any(_waited_s(pool) for pool in work["pools"]),
         "costs": list(costs(work, facts.pipeline.config.prices)),
     }
 
 
 def costs(work: Mapping[str, Any], prices: Prices) -> Iterator[Cost]:
     """What the run and its output cost, as far as prices are known and it is known what was used."""
+    money = prices.currency
     cpu_hours = work["seconds"] * work.get("cpus", 0) / HOUR_S
     gpu_hours = work.get("gpu_s", 0.0) / HOUR_S
     if prices.cpu_hour is not None and cpu_hours:
-        yield _cost("CPU cores", cpu_hours, "core hours", prices.cpu_hour, prices.currency)
+        price = f"{prices.cpu_hour:g} {money} an hour"
+        yield Cost("CPU cores", f"{cpu_hours:.3g} hours", price, amount(cpu_hours * prices.cpu_hour, money))
     if prices.gpu_hour is not None and gpu_hours:
-        yield _cost("GPUs", gpu_hours, "GPU hours", prices.gpu_hour, prices.currency)
+        price = f"{prices.gpu_hour:g} {money} an hour"
+        yield Cost("GPUs", f"{gpu_hours:.3g} hours", price, amount(gpu_hours * prices.gpu_hour, money))
     output_bytes = work.get("output_bytes")
     if prices.terabyte_month is not None and output_bytes is not None:
-        terabytes = output_bytes / TERABYTE
-        yield _cost(
-            "output, each month", terabytes, "TB", prices.terabyte_month, f"{prices.currency} a month"
-        )
+        price = f"{prices.terabyte_month:g} {money} for 1 TB"
+        monthly = output_bytes / TERABYTE * prices.terabyte_month
+        yield Cost("output, each month", _bytes(output_bytes), price, amount(monthly, money))
 
 
-def _cost(what: str, used: float, unit: str, price: float, currency: str) -> Cost:
-    return Cost(what, f"{used:.3g} {unit}", f"{price:g} {currency}", f"{used * price:.2g} {currency}")
+def amount(number: float, currency: str) -> str:
+    """An amount of money to the hundredth."""
+    return f"{number:,.2f} {currency}" if number >= 0.01 or not number else f"under 0.01 {currency}"
+
+
+def _bytes(number: int) -> str:
+    size = float(number)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.4g} TB"
 
 
 def _share(name: str) -> Callable[[Pool], str]:

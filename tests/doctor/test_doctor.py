@@ -1,0 +1,129 @@
+"""`curation doctor`: what it says of this machine, and that it finds what is broken."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation.config import Config, parse_config
+from curation.doctor import decoders, golden, machine, places
+from curation.doctor.finding import Finding, findings
+from curation.errors import EnvironmentFault
+from curation.storage import open_storage
+from datasets_media import curation, write_config
+
+
+def settings(folder: Path, **changes: Any) -> dict[str, Any]:
+    data = {
+        "name": "checked",
+        "input": [str(folder / "in")],
+        "output": str(folder / "out"),
+        "images": {"filters": ["color"]},
+    }
+    return data | changes
+
+
+def config_of(folder: Path, **changes: Any) -> Config:
+    return parse_config(settings(folder, **changes))
+
+
+def states(found: Iterator[Finding]) -> dict[str, str]:
+    return {finding.check: finding.state for finding in found}
+
+
+@pytest.mark.slow
+def test_machine_of_the_tests_is_well_and_a_broken_configuration_is_not(tmp_path: Path) -> None:
+    """One command over everything: Ray starts, all codecs agree; the input and a model are not there."""
+    text = {"detector": "nowhere/detector.onnx", "recognizer": None}
+    data = settings(tmp_path, images={"filters": ["color", "text"], "text": text})
+    said = curation("doctor", "-c", write_config(tmp_path / "c.yaml", data), code=3)
+    lines = dict(line.split(": ", 1) for line in said.splitlines() if ": " in line)
+    assert re.match(r"ok: starts on this machine, \d+ CPUs", lines["ray"])
+    assert lines["input"] == f"failed: {tmp_path}/in is not there; correct `input`, or mount it"
+    assert lines["model nowhere/detector.onnx"].startswith("failed: detector: ")
+    assert all(line.startswith("ok: ") for name, line in lines.items() if name.startswith("self-test"))
+    assert lines["self-test"] == "ok: no expected numbers for text"
+    assert said.splitlines()[-1].endswith(", 2 failed")
+    assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
+
+
+def test_every_codec_agrees_and_wrong_colors_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = states(decoders.check_decoders())
+    assert set(found.values()) == {"ok"}
+    assert {"decoder h264", "decoder hevc", "decoder av1", "decoder JPEG", "decoder AVIF"} <= found.keys()
+    read = decoders.read_image
+    monkeypatch.setattr(decoders, "read_image", lambda path: read(path)[:, :, ::-1])
+    monkeypatch.setattr(decoders, "VIDEO", {"mpeg4": decoders.VIDEO["mpeg4"]})
+    swapped = states(decoders.check_decoders())
+    assert swapped["decoder mpeg4"] == "ok"
+    assert {swapped[f"decoder {name}"] for name in decoders.IMAGES} == {"failed"}
+
+
+def test_golden_numbers_are_met_and_a_broken_library_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cv2
+
+    assert set(states(golden.check_golden(None)).values()) == {"ok"}
+    monkeypatch.setattr(cv2, "mean", lambda _: (0.0, 0.0, 0.0, 0.0))
+    found = states(golden.check_golden(None))
+    assert found["self-test color"] == "failed"
+    assert found["self-test resolution"] == found["self-test scenes"] == "ok"
+
+
+def test_bucket_is_written_to_and_nothing_is_left(bucket: str, tmp_path: Path) -> None:
+    config = config_of(tmp_path, output=f"{bucket}/out", input=[f"{bucket}/in"])
+    (output,) = places.check_output_place(config)
+    assert (output.state, "compares versions" in output.text) == ("ok", True)
+    assert states(places.check_inputs(config)) == {"input": "ok"}
+    assert states(places.check_clock(config)) == {"clock": "ok"}
+    assert open_storage(bucket).list("") == []
+
+
+@pytest.mark.parametrize("where", ["folder", "bucket"])
+def test_clock_that_is_off_is_told(
+    where: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = str(tmp_path) if where == "folder" else f"{request.getfixturevalue('bucket')}/out"
+    now = places.time.time
+    monkeypatch.setattr(places.time, "time", lambda: now() + 90)
+    (finding,) = places.check_clock(config_of(tmp_path, output=output))
+    apart_s = float(finding.text.split()[0])
+    assert (finding.state, 85 < apart_s < 95) == ("warning", True)
+
+
+def test_bucket_that_is_not_there_fails(bucket: str, tmp_path: Path) -> None:
+    config = config_of(tmp_path, output=f"{bucket}-other/out", input=[f"{bucket}-other/in"])
+    found = states(
+        findings(
+            [
+                ("input", lambda: places.check_inputs(config)),
+                ("output", lambda: places.check_output_place(config)),
+            ]
+        )
+    )
+    assert found == {"input": "failed", "output": "failed"}
+
+
+def test_little_room_is_a_warning_and_no_permission_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path, run={"scratch": str(tmp_path), "scratch_bytes": 10**15})
+    assert states(machine.check_disk(config))["scratch"] == "warning"
+    monkeypatch.setattr(machine.os, "access", lambda *_: False)  # root may write everywhere
+    assert states(machine.check_disk(config))["output"] == "failed"
+
+
+def test_check_that_breaks_is_a_failure_of_its_own() -> None:
+    def broken() -> Iterator[Finding]:
+        raise RuntimeError("the driver is too old")
+
+    def refused() -> Iterator[Finding]:
+        raise EnvironmentFault("no GPU")
+
+    lines = [finding.line for finding in findings([("gpu", broken), ("ray", refused)])]
+    assert lines[0].startswith("gpu: failed: ")
+    assert "the driver is too old" in lines[0]
+    assert lines[1] == "ray: failed: no GPU"

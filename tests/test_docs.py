@@ -1,0 +1,92 @@
+"""The documentation: the site builds without a network, and what it shows is understood."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+from curation.cli.app import cli
+from curation.config import parse_config
+from datasets_media import ROOT
+
+PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "decisions.md")
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """Code of one language in a page, without its indent."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```", path.read_text(), flags=re.S | re.M)
+    return [re.sub(f"^{indent}", "", text, flags=re.M) for indent, text in found]
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    for path in [ROOT / "README.md", *PAGES]:
+        for block in blocks(path, "sh"):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("curation "):
+                    yield path.name, line.partition(" #")[0].partition(" > ")[0].removesuffix("&")
+
+
+COMMANDS = sorted(set(commands()))
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS)
+def test_commands_are_understood(page: str, line: str) -> None:
+    """Every option and argument is one that the command has; nothing is executed."""
+    group: click.Command = cli
+    context = click.Context(group, info_name="curation")
+    words = shlex.split(line)[1:]
+    while isinstance(group, click.Group):
+        _, found, words = group.resolve_command(context, words)
+        assert found is not None
+        group = found
+    assert group.make_context("curation", words, parent=context)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_configurations_are_accepted(path: Path) -> None:
+    for text in blocks(path, "yaml"):
+        data = yaml.safe_load(text)
+        if "name" in data and "stages" not in data:  # others are parts, or name a package of the reader's
+            assert parse_config(data, path.name).general.name == data["name"]
+
+
+class Loaded(HTMLParser):
+    """What a page has the browser load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.urls: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag in ("script", "img", "iframe"):
+            self.urls.append(values.get("src") or "")
+        if tag == "link" and values.get("rel") in ("stylesheet", "icon", "preload", "preconnect"):
+            self.urls.append(values.get("href") or "")
+
+
+def test_site_is_built_whole_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    named = {path.relative_to(ROOT / "docs").with_suffix(".html").as_posix() for path in PAGES}
+    assert named <= {path.relative_to(tmp_path / "site").as_posix() for path in pages}
+    for page in pages:
+        loaded = Loaded()
+        loaded.feed(page.read_text())
+        assert not [url for url in loaded.urls if "://" in url or url.startswith("//")], page.name
+    reference = (tmp_path / "site/reference/configuration.html").read_text()
+    assert "min_clip_s" in reference
+    assert "aesthetic_score" in reference
+    assert "--retry-failed" in (tmp_path / "site/reference/cli.html").read_text()
+    assert "open_output" in (tmp_path / "site/reference/python.html").read_text()
