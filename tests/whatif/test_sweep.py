@@ -97,7 +97,7 @@ def test_every_point_equals_the_summary_of_a_pipeline_with_it(
 @pytest.mark.parametrize("seed", [0, 1])
 def test_another_population_of_a_dataset_wide_step_is_pending(tmp_path: Path, seed: int) -> None:
     """As a pipeline with the setting has it, which finds no rows of its own population."""
-    aesthetic = {"weights": "stand-in", "head": "stand-in", "head_sha256": None, "min_score": 9.9}
+    aesthetic = {"weights": "stand-in", "head": "stand-in", "head_sha256": None, "min_score": 9.0}
     images = {"filters": ["aesthetic", "phash", "duplicates", "resolution"], "aesthetic": aesthetic}
     unbound = a_pipeline(tmp_path, images=images)
     ledger = random_ledger(unbound, tmp_path / "out", seed, contradictions=False)
@@ -107,7 +107,7 @@ def test_another_population_of_a_dataset_wide_step_is_pending(tmp_path: Path, se
     for unit in ledger.units():
         images_of = [Sample.of_image(source) for source in ledger.sources(unit) if source.kind == "image"]
         commit_rows(random.Random(seed), ledger, unit, step, images_of)
-    texts = ["images.aesthetic.min_score=8.9,9.9,10", "images.duplicates.min_distance=0,1,2"]
+    texts = ["images.aesthetic.min_score=8,9,10", "images.duplicates.min_distance=0,1,2"]
     found = sweep(ledger, pipeline, parse_axes(texts, pipeline))
     measured = set()
     for at in found.points:
