@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup demo test test-caption caption-env test-paddle paddle-env check fix bench
+.PHONY: setup demo test test-caption caption-env test-paddle paddle-env check fix docs bench
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed
@@ -75,6 +75,10 @@ check: $(VENV)/.installed-dev
 fix: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# docs/ as a site, in site/.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m mkdocs build --strict
 
 bench: $(VENV)/.installed-dev $(CAPTION)/.installed
 	$(BIN)/python -m benchmarks.run

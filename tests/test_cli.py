@@ -113,6 +113,12 @@ def test_report_shows_codebook_use_and_decoded_samples(
         codes = np.frombuffer(b"".join(pq.read_table(shard)["codes"].to_pylist()), "<u2")
         shares = np.unique(codes, return_counts=True)[1] / len(codes)
         assert f"<td>{2 ** -(shares * np.log2(shares)).sum():.0f}</td></tr>" in page.read_text()
+    rows = [
+        row for shard in shards for row in pq.read_table(shard, columns=["kind", "num_tokens"]).to_pylist()
+    ]
+    for kind in {row["kind"] for row in rows}:
+        tokens = [row["num_tokens"] for row in rows if row["kind"] == kind]
+        assert f"{kind}s</th><td>{len(tokens):,}</td><td>{sum(tokens):,}</td>" in page.read_text()
     before = contents(private)
     curation("report", *arguments)
     assert contents(private) == before

@@ -17,13 +17,13 @@ from curation.stage import Stage, StageConfig
 CONFIGURATION = "reference/configuration.md"
 INTRODUCTION = """# Configuration
 
-A configuration is one YAML file. Every key that there is stands below, with its default; an unknown one is refused, with the
-near one named. `curation init` writes a file with comments, `curation schema` prints the JSON schema for editors, and
-`--set a.b=c` replaces a value on the command line. Where a file or a folder is named, `~` is the home folder and `$NAME` an
-environment variable.
+A configuration is one YAML file. Every key that there is stands below, with its default; an unknown one is
+refused, with the near one named. `curation init` writes a file with comments, `curation schema` prints the
+JSON schema for editors, and `--set a.b=c` replaces a value on the command line. Where a file or a folder is
+named, `~` is the home folder and `$NAME` an environment variable.
 
-A key marked **threshold** decides about keeping alone: it can be changed without measuring anything again. Every other key of a
-stage is part of what its numbers depend on, unless it says otherwise.
+A key marked **threshold** decides about keeping alone: it can be changed without measuring anything again.
+Every other key of a stage is part of what its numbers depend on, unless it says otherwise.
 """
 
 

@@ -44,7 +44,7 @@ from curation.stage import Spread
 A = TypeVar("A")
 R = TypeVar("R")
 
-BATCH = 12
+BATCH = 16
 """Samples that one child process renders: enough to be worth its start."""
 MAX_S = 60.0
 """Time for all pictures that are asked for at once; those that are not ready then are left out."""

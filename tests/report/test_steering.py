@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from playwright.sync_api import Browser, Page
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from curation.execution.run import write_report
 from curation.ledger import Ledger
@@ -70,7 +71,10 @@ def show(browser: Browser) -> Iterator[Show]:
         found.page.on("pageerror", lambda error: found.faults.append(str(error)))
         found.page.on("console", lambda said: said.type == "error" and found.faults.append(said.text))
         found.page.goto(path.as_uri())
-        found.page.wait_for_selector("html[data-ready=true]", state="attached", timeout=120_000)
+        try:
+            found.page.wait_for_selector("html[data-ready=true]", state="attached", timeout=60_000)
+        except PlaywrightTimeout:
+            pytest.fail(f"the page is not ready: {found.faults}")
         return found
 
     yield open_page
@@ -150,7 +154,7 @@ def test_sliders_give_what_runs_would_decide(show: Show, tmp_path: Path, seed: i
         sliders = sliders_of(pipeline, kind, joint)
         assert len(sliders) >= 3
         assert shown(page, kind) == truth(ledger, pipeline, kind)
-        for _ in range(12):
+        for _ in range(8):
             values = {
                 slider.key: draw.choice([*slider.stops, *([None] if slider.can_be_off else [])])
                 for slider in sliders

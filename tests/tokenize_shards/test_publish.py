@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from curation.report.cards.croissant import DescribedFile, Description, render_croissant
 from curation.storage import open_storage
 from curation.storage.hub import upload
 from curation.tokenize_shards.shards import publish
+from curation.tokenize_shards.shards.rows import SCHEMA
 from curation.tokenize_shards.shards.writer import ShardConfig, ShardWriter
 from datasets_media import curation, said_by
 from hub_stand_in import READ_TOKEN, WRITE_TOKEN, HubStandIn
@@ -61,7 +63,11 @@ Said = pytest.CaptureFixture[str]
 
 
 def test_all_goes_in_one_commit(writer: HubStandIn, shards: Path, capsys: Said) -> None:
-    (shards / "croissant.json").write_text("{}")
+    columns = {field.name: field.type for field in SCHEMA}
+    described = Description("x", "y", "cc0-1.0", "1", {"train": "train-*.parquet"}, columns)
+    listed = json.loads((shards / "manifest.json").read_text())["shards"]
+    files = [DescribedFile(shard["name"], shard["size_bytes"], shard["sha256"]) for shard in listed]
+    (shards / "croissant.json").write_text(render_croissant(described, files))
     (shards / "LICENSE").write_text("CC0")
     code, said = said_by(capsys, "publish", shards, URL)
     assert (code, published(writer)) == (0, files_in(shards)), said

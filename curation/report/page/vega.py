@@ -49,7 +49,7 @@ def vega_script() -> str:
         return kept.read_text("utf-8")
     import vl_convert
 
-    script: str = _inlined(vl_convert.javascript_bundle())
+    script: str = _inlined(vl_convert.javascript_bundle(snippet=None))
     with contextlib.suppress(OSError):  # a home that can't be written to: bundled again next time
         _keep(kept, script)
     return script
