@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from curation.doctor.decoders import keeping_schedule
 from curation.media.decode import decode_video, probe_video
 from curation.media.frame import Frame
 from curation.media.halvings import Halvings
@@ -147,9 +148,8 @@ def write_video(
     **options: str,
 ) -> Path:
     """Encode, without loss by default; `times_ms` are presentation times in place of a constant rate."""
-    with av.open(
-        str(path), "w", options={key: options.pop(key) for key in ("movflags",) if key in options}
-    ) as file:
+    of_file = {key: options.pop(key) for key in ("movflags",) if key in options}
+    with keeping_schedule(), av.open(str(path), "w", options=of_file) as file:
         stream: Any = None
         for number, frame in enumerate(frames):
             if stream is None:

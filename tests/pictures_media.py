@@ -11,6 +11,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from curation.doctor.decoders import keeping_schedule
+
 RATE = 25
 
 
@@ -20,7 +22,7 @@ Part = tuple[dict[str, str], list[Any]]
 
 def write_parts(path: Path, codec: str, parts: Sequence[Part]) -> Path:
     """One stream of which every part was encoded by itself, at 25 frames per second."""
-    with av.open(str(path), "w") as file:
+    with keeping_schedule(), av.open(str(path), "w") as file:
         stream: Any = file.add_stream(codec, rate=RATE, options=parts[0][0])
         stream.height, stream.width, stream.pix_fmt = *_size(parts[0]), "yuv420p"
         number = 0

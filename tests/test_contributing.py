@@ -129,10 +129,10 @@ def test_shown_engine_and_export_pass_the_linter(shown: Path, name: str) -> None
     assert done.returncode == 0, done.stdout
 
 
-def test_readme_names_every_stage_and_command() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert not [name for name in STAGES.built_in if f"[{name}](" not in readme]
-    assert not [name for name in cli.commands if f"`curation {name}" not in readme]
+def test_guide_names_every_stage_and_command() -> None:
+    stages, commands = ((ROOT / f"docs/{name}.md").read_text() for name in ("stages", "commands"))
+    assert not [name for name in STAGES.built_in if f"[{name}](" not in stages]
+    assert not [name for name in cli.commands if f"`curation {name}" not in commands]
 
 
 def test_files_that_the_readme_links_to_are_there() -> None:

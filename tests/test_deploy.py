@@ -69,7 +69,7 @@ def test_docker_image_is_made_of_what_there_is() -> None:
         assert {*extras.split(",")} <= {*PROJECT["optional-dependencies"]}
     (python,) = re.findall(r"FROM python:(\S+?)-", said)
     assert PROJECT["requires-python"] == f">={python}"
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "docs/commands.md").read_text()
     asked = re.findall(r"pip install (--no-deps .*?)$", readme, re.MULTILINE)
     assert asked
     assert all(said.count(line) == 2 for line in asked)

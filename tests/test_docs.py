@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -57,6 +58,18 @@ def test_configurations_are_accepted(path: Path) -> None:
         data = yaml.safe_load(text)
         if "name" in data and "stages" not in data:  # others are parts, or name a package of the reader's
             assert parse_config(data, path.name).general.name == data["name"]
+
+
+def test_reference_of_the_configuration_is_that_of_the_code() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import docs_pages; print(docs_pages.configuration_page(), end='')"],
+        cwd=ROOT / "tools",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == (ROOT / "docs/reference/configuration.md").read_text()
 
 
 class Loaded(HTMLParser):

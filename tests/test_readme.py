@@ -28,7 +28,12 @@ from loopback import LoopbackServer, QuietHandler
 
 pytestmark = pytest.mark.slow
 
-README = (ROOT / "README.md").read_text()
+PAGES = [
+    "README.md",
+    *(f"docs/{name}.md" for name in ("commands", "captions", "outputs", "inputs", "stages")),
+]
+README = "\n".join((ROOT / page).read_text() for page in PAGES)
+"""With the pages of the guide that show commands on the demo's output, in an order in which they work."""
 COMMANDS = re.findall(r"`(curation [^\s`]+ [^`\n]+)`", README)
 """Those with arguments; others are mentioned by name."""
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

@@ -1,12 +1,15 @@
-"""Pages of the documentation that are made from the code when mkdocs builds the site."""
+"""Writes docs/reference/configuration.md, which is made from the classes that check a configuration.
+
+python tools/docs_pages.py
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
 from pydantic_core import PydanticUndefined
 
 from curation.config.config import General, Prices, RunSettings
@@ -14,7 +17,7 @@ from curation.config.schema import field_descriptions
 from curation.registry import SHARDS, STAGES, load
 from curation.stage import Stage, StageConfig
 
-CONFIGURATION = "reference/configuration.md"
+CONFIGURATION = Path(__file__).parents[1] / "docs/reference/configuration.md"
 INTRODUCTION = """# Configuration
 
 A configuration is one YAML file. Every key that there is stands below, with its default; an unknown one is
@@ -27,14 +30,12 @@ Every other key of a stage is part of what its numbers depend on, unless it says
 """
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the generated pages to those that lie in docs/."""
-    files.append(File.generated(config, CONFIGURATION, content="\n".join(configuration_page())))
-    return files
-
-
-def configuration_page() -> Iterator[str]:
+def configuration_page() -> str:
     """Every setting of every section, in Markdown."""
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(_page())).rstrip() + "\n"
+
+
+def _page() -> Iterator[str]:
     yield INTRODUCTION
     yield from _section("At the top", "What, from where, to where.", General)
     yield from _section("run", "How a run is carried out.", RunSettings)
@@ -57,16 +58,19 @@ def _section(
 
 
 def _settings(kind: type[StageConfig], prefix: str, thresholds: dict[str, str]) -> Iterator[str]:
-    if kind.known_keys():
+    fields = [*kind.model_fields]
+    keys = [key for key in fields if key in kind.known_keys()]
+    keys += sorted(set(kind.known_keys()) - {*fields})
+    if keys:
         yield "| key | default | |\n|---|---|---|"
     described = field_descriptions(kind)
-    for key in kind.known_keys():
+    for key in keys:
         field = kind.model_fields.get(key)
         default = "" if field is None or field.default is PydanticUndefined else _shown(field.default)
         mark = f"**threshold**: keeps where `{thresholds[key]}` it. " if key in thresholds else ""
         yield f"| `{prefix}{key}` | {default} | {mark}{_cell(described.get(key, ''))} |"
     yield ""
-    for key in kind.known_keys():
+    for key in keys:
         section = kind.section_class(key)
         if section is not None:
             yield f"\nBelow `{prefix}{key}`:\n"
@@ -92,4 +96,8 @@ def _shown(default: object) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+if __name__ == "__main__":
+    CONFIGURATION.write_text(configuration_page())

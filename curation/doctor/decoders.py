@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,23 @@ def _checked(check: str, decode: Any, path: Path, how: Any) -> Finding:
     return Finding(check, "ok", f"{difference:.1f} levels off")
 
 
+@contextmanager
+def keeping_schedule() -> Iterator[None]:
+    """Give the process back the schedule that it had.
+
+    SVT-AV1 makes whoever encodes with it, where that is root, a real-time process: one thread that spins
+    then starves the machine, and so do all processes that it starts later.
+    """
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+
+
 def _video(path: Path, how: tuple[str, dict[str, str]]) -> float | None:
     """Mean difference of a video's frames from what was encoded; None without an encoder."""
     import av
@@ -101,7 +119,7 @@ def _video(path: Path, how: tuple[str, dict[str, str]]) -> float | None:
     os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 says on standard error what it is, else
     options = dict(options)
     pixel_format = options.pop("pix_fmt", "yuv420p")
-    with av.open(str(path), "w") as container:
+    with keeping_schedule(), av.open(str(path), "w") as container:
         stream = container.add_stream(encoder, rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixel_format
         for number in range(NUM_FRAMES):

@@ -23,9 +23,7 @@ from datasets_media import ROOT, TESTS, write_config, write_photo, write_video, 
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-README = (ROOT / "README.md").read_text()
-SECTION = README.partition("## On a cluster\n")[2].partition("\n## ")[0]
-BLOCKS = re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)
+BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/cluster.md").read_text(), re.DOTALL)
 PORTS = ("8333", "6379", "8265", "8266", "20001")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from curation.doctor.decoders import keeping_schedule
 from curation.ingest.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES, kind_of
 from curation.media.decode import decode_video
 from curation.media.image import read_image
@@ -68,7 +69,7 @@ def test_video(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix.upper()}"
     muxer, codec = MUXERS[suffix]
     width, height = (720, 576) if codec == "dvvideo" else (176, 144)
-    with av.open(str(path), "w", format=muxer) as file:
+    with keeping_schedule(), av.open(str(path), "w", format=muxer) as file:
         stream = file.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for level in range(10):
