@@ -276,6 +276,22 @@ def test_shards_of_every_name_are_those_of_a_run_without_the_source(
     assert shards[0] == shards[1]
 
 
+def test_retracting_everything_leaves_empty_shards_that_are_sound(
+    made_once: Path, place: Path, vocabulary: Path
+) -> None:
+    data, bench = data_of(made_once / "in", place, vocabulary), bench_of(made_once, place, vocabulary)
+    names = {path.name for path in (place / "shards/older").glob("*.parquet")}
+    uris = [source.uri for unit in bench.ledger.units() for source in bench.ledger.sources(unit)]
+    retract(bench.ledger.storage, data, *uris)
+    assert not list(place.rglob("unit-*.parquet"))
+    found = verify(open_storage(str(place / "shards/older")), "")
+    assert (found.problems, found.num_samples) == ([], 0)
+    assert {path.name for path in (place / "shards/older").glob("*.parquet")} == names
+    again = Bench(data)
+    assert again.run().rows.total() == 0
+    assert again.outcomes() == {}
+
+
 def test_retracted_source_stays_out_with_other_bytes_and_its_bytes_are_named(
     made_once: Path, place: Path, vocabulary: Path, tmp_path: Path
 ) -> None:

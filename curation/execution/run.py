@@ -103,10 +103,15 @@ def open_pipeline(config: Config) -> tuple[Pipeline, Ledger]:
     check_input(storage.root)
     check_none_pending(storage)
     ledger = Ledger(storage)
-    record = read_run(storage)
-    if not record and not ledger.units():
+    if not read_run(storage) and not ledger.units():
         raise ConfigError(f"{storage.root} is no output of a run; `curation run` would make it one")
-    return bind(build_pipeline(config, record.get("models"), as_recorded=True), ledger), ledger
+    return _pipeline_to_read(config, ledger), ledger
+
+
+def _pipeline_to_read(config: Config, ledger: Ledger) -> Pipeline:
+    """The pipeline by which an output is read; models are those that it was measured with."""
+    recorded = read_run(ledger.storage).get("models")
+    return bind(build_pipeline(config, recorded, as_recorded=True), ledger)
 
 
 def _open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledger, Any]:
@@ -334,10 +339,10 @@ def write_after_retraction(config: Config, storage: Storage) -> None:
     """Write the report anew, and the card of the configuration's shards, while a retraction is finished.
 
     Raises:
-        ConfigError, EnvironmentFault: the configuration's models can't be found here.
+        ConfigError, EnvironmentFault: a model that it was not measured with can't be found here.
     """
     ledger = Ledger(storage)
-    pipeline = bind(build_pipeline(config, read_run(storage).get("models")), ledger)
+    pipeline = _pipeline_to_read(config, ledger)
     summary, _ = write_report(pipeline, ledger)
     if config.shards is not None:
         writer = load(SHARDS)(config.shards)
