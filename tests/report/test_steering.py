@@ -169,7 +169,7 @@ def test_sliders_give_what_runs_would_decide(show: Show, tmp_path: Path, seed: i
             assert flags == moved
         page.locator("#reset-all").click()
         assert shown(page, kind) == truth(ledger, pipeline, kind)
-    assert len(outcomes) > 10
+    assert len(outcomes) > 5
     assert opened.faults == []
 
 
