@@ -14,9 +14,10 @@ here is imported when it is first used: `import curation` alone costs nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing's own, which type checkers know by its name; its import would take 10 ms
 if TYPE_CHECKING:
+    from typing import Any
+
     from curation.api.output import Output, Shards
     from curation.api.output import open_output as open
     from curation.api.running import Run, run

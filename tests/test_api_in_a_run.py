@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 CELLS = [
     "import curation\nrun = curation.run('c.yaml')\nassert run.ok and run.did_work\nrun.outcomes['images']",
     "output = curation.open('out')\n"
-    "(clip, *_) = (row['sample_id'] for row in output.samples().to_pylist() if row['kind'] == 'clip')\n"
+    "(*_, clip) = (row['sample_id'] for row in output.samples().to_pylist() if row['kind'] == 'clip')\n"
     "output.sample(clip)['source']['uri'].rpartition('/')[2]",
     "output.picture(clip)[:3]",
     "shards = output.shards\nlen(shards.manifest['shards']), len(list(shards.dataset(context=2048))) > 0",
@@ -73,12 +73,16 @@ def test_notebook_runs_from_top_to_bottom(project: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     cells = json.loads((project / "done.ipynb").read_text())["cells"]
     shown = [cell["outputs"] for cell in cells]
-    texts = ["".join(output["data"]["text/plain"]) for outputs in shown for output in outputs]
-    assert all(output["output_type"] == "execute_result" for outputs in shown for output in outputs)
+    # Ray, and tqdm, which huggingface_hub imports, ask for ipywidgets in a notebook that has none.
+    printed = [
+        item for outputs in shown for item in outputs if "ipywidgets" not in "".join(item.get("text", ""))
+    ]
+    assert {item["output_type"] for item in printed} == {"execute_result"}, printed
+    texts = ["".join(item["data"]["text/plain"]) for item in printed]
     counts, name, jpeg, shards, folder = texts
     # As in tests/test_cli.py: of six photos one is cut off, one is small, one is gray.
     assert "'kept': 3, 'rejected': 2, 'failed': 1, 'pending': 0" in counts
-    assert name in ("'long.mp4'", "'two_scenes.mp4'")
+    assert name == "'two_scenes.mp4'"
     assert jpeg == r"b'\xff\xd8\xff'"
     assert shards.endswith(", True)")
     assert folder == "<curation.Output out>"

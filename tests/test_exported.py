@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,10 @@ def test_shards_have_the_column_as_it_was_measured(output: Path) -> None:
 def test_card_says_what_it_means(output: Path) -> None:
     card = (output / "shards" / NAME / "README.md").read_text()
     for name, column in SharpnessStage.columns.items():
-        assert (f"| {name} | {column.meaning} |" in card) == column.exported
-    assert "| mean_score | Mean over the scores" in card
-    assert "| text_coverage | Not measured by this recipe. |" in card
-    named = [line.split(" | ")[0].removeprefix("| ") for line in card.partition("## Columns")[2].splitlines()]
+        assert (f"| `{name}` | `{column.type}` | {column.meaning} |" in card) == column.exported
+    assert "| `mean_score` | `double` | Mean over the scores" in card
+    assert "| `text_coverage` | `float` | Not measured by this recipe. |" in card
+    named = [line.split(" | ")[0].strip("| `") for line in card.partition("## Columns")[2].splitlines()]
     shard = next((output / "shards" / NAME).glob("*.parquet"))
     assert [name for name in named if name in pq.read_schema(shard).names] == pq.read_schema(shard).names
 
@@ -92,22 +93,28 @@ def test_table_and_report_show_it(output: Path) -> None:
     assert re.search(r"images\.sharpness: sharpness [\d.]+$", said, re.MULTILINE)
 
 
+def undecided(folder: Path) -> dict[str, Any]:
+    """What lies in a folder of shards, but for what says by which configuration file it was decided."""
+    found: dict[str, Any] = contents(folder)
+    manifest = json.loads(found.pop("manifest.json"))
+    found.pop("README.md", None)
+    return found | {"manifest.json": {name: manifest[name] for name in manifest if name != "decided"}}
+
+
 def test_number_of_workers_changes_no_byte(
     output: Path, media: Path, vocabulary: Path, tmp_path: Path
 ) -> None:
     """With one worker, with two, and in this process from the ledger that two have left."""
     data = recipe(media, tmp_path / "out", vocabulary, workers=1)
     curation("run", "-c", write_config(tmp_path / "c.yaml", data))
-    shards = contents(output / "shards" / NAME)
-    assert contents(tmp_path / "out/shards" / NAME) == shards
+    shards = undecided(output / "shards" / NAME)
+    assert undecided(tmp_path / "out/shards" / NAME) == shards
     config = parse_config(recipe(media, output, vocabulary))
     ledger = Ledger(open_storage(str(output)))
     assert config.shards is not None
     writer = ShardWriter(config.shards)
     pipeline = bind(build_pipeline(config), ledger)
     writer.write(open_storage(str(tmp_path / "here")), "", Selection(ledger, pipeline))
-    here = contents(tmp_path / "here")
-    assert here == {
-        name: data for name, data in shards.items() if name not in ("README.md", "croissant.json")
-    }
+    here = undecided(tmp_path / "here")
+    assert here == {name: data for name, data in shards.items() if name != "croissant.json"}
     assert len(here) > 4

@@ -227,3 +227,42 @@ def test_ctrl_c_during_start_up_ends_with_130(
     # A process that ends by the signal itself is 130 to its shell, too.
     assert running.returncode in (130, -signal.SIGINT), said.decode()
     assert b"Traceback" not in said
+
+
+def test_shells_complete_commands_and_options(tmp_path: Path) -> None:
+    """By click's protocol, as the line in the README sets it up."""
+
+    def completed(*words: str) -> list[str]:
+        asked = {"_CURATION_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(["curation", *words])}
+        done = subprocess.run(
+            command(),
+            cwd=tmp_path,
+            env=environment() | asked | {"COMP_CWORD": str(len(words))},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stderr == ""
+        return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+    assert completed("sta") == ["stage", "status"]
+    assert "--recompute" in completed("stage", "text", "--re")
+    assert completed("label", "dr") == ["draw"]
+
+
+def test_help_of_a_stage_lists_the_stages(capsys: Said) -> None:
+    code, said = said_by(capsys, "stage", "--help")
+    assert code == 0
+    listed = " ".join(said.partition("Stages:")[2].split()).split(", ")
+    assert {"aesthetic", "scenes", "captions", "tokens"} <= {*listed}
+
+
+def test_damage_is_removed_from_an_output_without_its_configuration(
+    config: Path, tmp_path: Path, capsys: Said
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/run.json").write_text("{")
+    code, said = said_by(capsys, "gc", "--damaged", "--output", tmp_path / "out", "--yes")
+    assert code == 0
+    assert "removed 1" in said
+    assert said_by(capsys, "gc", "--output", tmp_path / "out")[0] == 2

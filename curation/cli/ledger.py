@@ -31,11 +31,11 @@ def compact(config_file: ConfigFile) -> int:
     "--config",
     "-c",
     "paths",
-    required=True,
     multiple=True,
     type=path_text,
     metavar="FILE",
-    help="YAML configuration whose rows and shards stay; name every one that is still in use.",
+    help="YAML configuration whose rows and shards stay; name every one that is still in use. With --damaged "
+    "an --output alone will do.",
 )
 @OVERRIDES
 @OUTPUT
@@ -49,6 +49,10 @@ def gc(
     from curation.execution.run import open_pipeline
     from curation.ledger.unused import remove, unused_folders
 
+    if damaged and not paths and output is not None:
+        return _remove_damaged(path_text(output), yes=yes)
+    if not paths:
+        raise click.UsageError("name every configuration that is still in use by --config FILE")
     configs = [load_config(path, overrides, output=output) for path in paths]
     if damaged:
         _check_same(config.general.output for config in configs)

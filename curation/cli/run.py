@@ -10,6 +10,7 @@ import click
 from curation.cli.command_line import kept_command
 from curation.cli.console import echo
 from curation.cli.options import ConfigFile, config_options, path_text, work_options
+from curation.registry import STAGES
 
 if TYPE_CHECKING:
     from curation.cli.log import RunLog
@@ -28,7 +29,15 @@ def run(config_file: ConfigFile, log: RunLog, **work: Any) -> int:
     return _run(config, order_of(config, **work), log)
 
 
-@click.command()
+class _ListsStages(click.Command):
+    """Its help names the stages that there are, by the registry alone: none is imported for it."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Stages"):
+            formatter.write_text(", ".join(STAGES))
+
+
+@click.command(cls=_ListsStages)
 @click.argument("name")
 @work_options
 @config_options

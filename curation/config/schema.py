@@ -11,7 +11,7 @@ import inspect
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from pydantic.json_schema import models_json_schema
 
@@ -22,7 +22,7 @@ from curation.splitter import Splitter
 from curation.stage import PATH_FORMAT, Stage, StageConfig
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_MODE = "validation"
+_MODE: Literal["validation"] = "validation"
 Schema = dict[str, Any]
 
 
@@ -114,7 +114,7 @@ class _Definitions:
     def __init__(self, classes: Iterable[type[StageConfig]]) -> None:
         every = sorted({*_with_sections(classes)}, key=lambda kind: (kind.__module__, kind.__name__))
         names, schema = models_json_schema([(kind, _MODE) for kind in every], ref_template="#/$defs/{model}")
-        self._refs = {kind: names[kind, _MODE]["$ref"] for kind in every}
+        self._refs: dict[type[StageConfig], str] = {kind: names[kind, _MODE]["$ref"] for kind in every}
         self._all: dict[str, Schema] = schema["$defs"]
         for kind in every:
             self._complete(kind)

@@ -36,7 +36,7 @@ MOVE_PX = 8
 
 
 @dataclass(frozen=True)
-class Expected:
+class GoldenNumber:
     """A number that a stage should come to, and by how much it may be off."""
 
     step: str
@@ -46,18 +46,18 @@ class Expected:
 
 
 EXPECTED = (
-    Expected("images.resolution", "width", (SIDE,), 0),
-    Expected("images.resolution", "height", (SIDE,), 0),
+    GoldenNumber("images.resolution", "width", (SIDE,), 0),
+    GoldenNumber("images.resolution", "height", (SIDE,), 0),
     # Opponent channels of the halves: r - g 100 and -60, (r + g) / 2 - b 110 and -130. So means 20 and -10,
     # spreads 80 and 120: sqrt(80^2 + 120^2) + 0.3 sqrt(20^2 + 10^2).
-    Expected("images.color", "colorfulness", (150.9302,), 0.01),
-    Expected("images.color", "channel_spread", (160,), 0),
-    Expected("images.color", "mean_luma", (108.26,), 0.01),  # 0.299 * 120 + 0.587 * 100 + 0.114 * 120
+    GoldenNumber("images.color", "colorfulness", (150.9302,), 0.01),
+    GoldenNumber("images.color", "channel_spread", (160,), 0),
+    GoldenNumber("images.color", "mean_luma", (108.26,), 0.01),  # 0.299 * 120 + 0.587 * 100 + 0.114 * 120
     # The second scene begins after six frames at two a second.
-    Expected("videos.scenes", "start_s", (0.0, 3.0), 1e-6),
-    Expected("videos.scenes", "end_s", (3.0, 6.0), 1e-6),
+    GoldenNumber("videos.scenes", "start_s", (0.0, 3.0), 1e-6),
+    GoldenNumber("videos.scenes", "end_s", (3.0, 6.0), 1e-6),
     # The first scene stands still; the second moves 8 of 192 pixels. Flow is an estimate: 10 % of that.
-    Expected("videos.flow", "flow_score", (0.0, MOVE_PX / HEIGHT), 0.1 * MOVE_PX / HEIGHT),
+    GoldenNumber("videos.flow", "flow_score", (0.0, MOVE_PX / HEIGHT), 0.1 * MOVE_PX / HEIGHT),
 )
 
 
@@ -65,7 +65,7 @@ def check_golden(config: Config | None) -> Iterator[Finding]:
     """What the stages measure of the golden media, beside what they should."""
     with tempfile.TemporaryDirectory() as folder:
         rows = _measured(Path(folder))
-    steps: dict[str, list[Expected]] = {}
+    steps: dict[str, list[GoldenNumber]] = {}
     for one in EXPECTED:
         steps.setdefault(one.step, []).append(one)
     for step, expected in steps.items():
@@ -77,7 +77,7 @@ def check_golden(config: Config | None) -> Iterator[Finding]:
             yield Finding("self-test", "ok", f"no expected numbers for {', '.join(others)}")
 
 
-def _finding(stage: str, rows: Sequence[Row], expected: Sequence[Expected]) -> Finding:
+def _finding(stage: str, rows: Sequence[Row], expected: Sequence[GoldenNumber]) -> Finding:
     check = f"self-test {stage}"
     told, is_right = [], True
     for one in expected:
@@ -91,7 +91,7 @@ def _finding(stage: str, rows: Sequence[Row], expected: Sequence[Expected]) -> F
     return Finding(check, "failed", "; ".join([*told, *errors]), advice)
 
 
-def _agree(values: Sequence[float], expected: Expected) -> bool:
+def _agree(values: Sequence[float], expected: GoldenNumber) -> bool:
     return len(values) == len(expected.values) and bool(
         np.allclose(values, expected.values, rtol=0, atol=expected.tolerance)
     )

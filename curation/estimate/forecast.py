@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from curation.config import Config
 from curation.config.config import Prices
-from curation.estimate.measured import Measured, measure_pilot
+from curation.estimate.measured import PilotValues, measure_pilot
 from curation.estimate.pilot import Pilot
 from curation.estimate.ratio import ZERO, Estimate, Stratum, estimate
 from curation.estimate.sampling import places_by_kind
@@ -115,7 +115,7 @@ class _Forecaster:
         "clips": "a long one counts once for each window that it is captioned in",
     }
 
-    def __init__(self, pilot: Pilot, measured: Measured) -> None:
+    def __init__(self, pilot: Pilot, measured: PilotValues) -> None:
         self._pilot, self._measured = pilot, measured
         self._config: Config = pilot.config
         branches = pilot.result.pipeline.branches.values()

@@ -46,7 +46,7 @@ class FileSize:
 
 
 @dataclass
-class Measured:
+class PilotValues:
     """What a pilot measured.
 
     Attributes:
@@ -73,10 +73,10 @@ class Measured:
         np.add.at(values, places, amounts)
 
 
-def measure_pilot(pilot: Pilot) -> Measured:
+def measure_pilot(pilot: Pilot) -> PilotValues:
     """Everything that the pilot's ledger and shards say of each source that was drawn."""
     drawn = pilot.sources.listed.take(pa.array(pilot.sources.drawn))
-    measured = Measured(
+    measured = PilotValues(
         np.array(drawn["kind"].to_pylist(), np.str_), drawn["size_bytes"].to_numpy().astype(float)
     )
     names = match_names(drawn["uri"])
@@ -98,7 +98,7 @@ def measure_pilot(pilot: Pilot) -> Measured:
     return measured
 
 
-def _add_group(measured: Measured, group: VerdictGroup, places: NDArray[np.int64]) -> None:
+def _add_group(measured: PilotValues, group: VerdictGroup, places: NDArray[np.int64]) -> None:
     """What the verdicts of a group of units say; `places` are those of its sources among the drawn."""
     failed = group.of_sources.outcome == OUTCOMES.index(Outcome.FAILED)
     measured.add("failed", places[failed])
@@ -113,7 +113,7 @@ def _add_group(measured: Measured, group: VerdictGroup, places: NDArray[np.int64
 
 
 def _add_steps(
-    measured: Measured,
+    measured: PilotValues,
     group: VerdictGroup,
     evaluator: RuleEvaluator,
     sample_id: pa.Array,
@@ -128,7 +128,7 @@ def _add_steps(
         measured.add(f"seconds {key}", place_of, seconds)
 
 
-def _add_ledger_bytes(measured: Measured, ledger: Ledger, pipeline: Pipeline) -> None:
+def _add_ledger_bytes(measured: PilotValues, ledger: Ledger, pipeline: Pipeline) -> None:
     """Bytes of rows, and of files apart from their rows: full units hold more rows than the pilot's."""
     for step in pipeline.steps():
         columns = [*step.stage.columns, "sample_id", "status", "error_type", "error", "seconds"]
@@ -156,7 +156,7 @@ def file_size(table: pa.Table) -> FileSize:
     return FileSize(max(0.0, whole - per_row * table.num_rows), per_row)
 
 
-def _add_shards(measured: Measured, pilot: Pilot, ids: Mapping[str, int]) -> None:
+def _add_shards(measured: PilotValues, pilot: Pilot, ids: Mapping[str, int]) -> None:
     """Tokens and bytes in the shards."""
     storage, tables, around, of_rows = pilot.ledger.storage, [], [], 0.0
     for item in storage.list(pilot.config.shards_folder):
@@ -186,7 +186,7 @@ def _row_group_bytes(footer: pq.FileMetaData) -> int:
     )
 
 
-def _add_time(measured: Measured, pilot: Pilot) -> None:
+def _add_time(measured: PilotValues, pilot: Pilot) -> None:
     """Share the decode workers' time among the sources that they worked on.
 
     What measuring a sample took is in its rows. All else, such as decoding, goes with the size of the file.
@@ -203,7 +203,7 @@ def _add_time(measured: Measured, pilot: Pilot) -> None:
 
 
 def _share(
-    measured: Measured, phase: str, spent: SpentTime, places: NDArray[np.int64], known: Floats
+    measured: PilotValues, phase: str, spent: SpentTime, places: NDArray[np.int64], known: Floats
 ) -> None:
     """Share time among the sources at these places, of which measuring took `known` seconds."""
     if not len(places):

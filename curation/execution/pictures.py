@@ -139,9 +139,50 @@ def keep_pictures(
 
 
 def side_by_side(function: Callable[[A], R], arguments: Sequence[A]) -> Iterator[R]:
-    """A `Spread` without a cluster: a call per CPU at a time, in threads, as a child does the work."""
-    with ThreadPoolExecutor(min(MAX_CHILDREN, os.cpu_count() or 1)) as pool:
+    """A `Spread` without a cluster: a call per CPU at a time, in threads, as a child does the work.
+
+    Who stops before the end, by Ctrl-C for one, does not wait for calls that are under way.
+    """
+    children = _Children()
+    number = min(MAX_CHILDREN, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(number, initializer=_THREAD.__setattr__, initargs=("children", children))
+    try:
         yield from pool.map(function, arguments)
+    finally:
+        children.stop()
+        pool.shutdown(cancel_futures=True)
+
+
+class _Children:
+    """The child processes of the threads of one call."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._is_stopped = False
+
+    def add(self, process: subprocess.Popen[bytes]) -> None:
+        """A child was started; it is killed at once where all are to stop."""
+        with self._lock:
+            self._running.add(process)
+            if self._is_stopped:
+                process.kill()
+
+    def ended(self, process: subprocess.Popen[bytes]) -> bool:
+        """Forget a child; whether all are to stop."""
+        with self._lock:
+            self._running.discard(process)
+            return self._is_stopped
+
+    def stop(self) -> None:
+        """Kill all that run and all that come."""
+        with self._lock:
+            self._is_stopped = True
+            for process in self._running:
+                process.kill()
+
+
+_THREAD = threading.local()
 
 
 def _with_sources(ledger: Ledger, samples: Sequence[LocatedSample]) -> Iterator[Job]:
@@ -217,13 +258,16 @@ class _Child:
 def _ask_child(settings: str, jobs: Sequence[Job], ends: float) -> _Child:
     """Have a child process do the jobs, at most until the time `ends`."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    children: _Children = getattr(_THREAD, "children", None) or _Children()
     with subprocess.Popen(  # noqa: S603  our own module
         [sys.executable, "-m", filmstrips.__name__, settings],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environment,
+        start_new_session=True,  # Ctrl-C is for the run
     ) as process:
+        children.add(process)
         lines = _lines(process, ends)
         try:
             _send(jobs, cast("IO[bytes]", process.stdin))
@@ -233,7 +277,8 @@ def _ask_child(settings: str, jobs: Sequence[Job], ends: float) -> _Child:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_MAX_END_S)
             process.kill()
-    is_over = not is_ready or len(answers) == len(jobs) or time.monotonic() > ends
+            is_stopped = children.ended(process)
+    is_over = not is_ready or len(answers) == len(jobs) or is_stopped or time.monotonic() > ends
     return _Child(answers, is_over, process.returncode != -signal.SIGKILL)
 
 

@@ -71,7 +71,7 @@ def plot_of(found: Sweep) -> dict[str, Any]:
     }
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "title": f"What {' and '.join(axis.key for axis in found.axes)} keep",
+        "title": f"Outcomes by {' and '.join(axis.key for axis in found.axes)}",
         "data": {"values": list(_values(found))},
         "facet": {"field": "panel", "type": "nominal", "title": None, "sort": None},
         "columns": 2 if len(others) or len(found.present.outcomes) > 1 else 1,

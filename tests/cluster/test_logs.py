@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from curation.execution.progress import ConsoleProgress, Event, LineProgress, Pace
+from curation.execution.worker.metrics import Metrics
 from datasets_media import command, curation, environment, write_config, write_photo
 
 EVENTS = frozenset(
@@ -57,6 +58,9 @@ def test_lines_say_how_far_how_fast_and_how_long() -> None:
     clock.now += 60
     progress.report()
     progress.advance(30)
+    metrics = Metrics()
+    metrics.record("images.color", rows=29, failed=2)
+    progress.measured(metrics)
     progress.report()
     clock.now += 3600 + 60 * 3
     progress.advance(90)
@@ -72,6 +76,7 @@ def test_lines_say_how_far_how_fast_and_how_long() -> None:
         "pass": "filter",
         "done": 30,
         "total": 120,
+        "steps": {"images.color": {"rows": 29, "failed": 2}},
         "seconds": 60.0,
         "rate": 0.5,
         "left_s": 180,

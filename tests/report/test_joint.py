@@ -62,6 +62,15 @@ def test_order_and_parts_make_no_difference() -> None:
     np.testing.assert_array_equal(one.occupied, other.occupied)
 
 
+def test_stops_are_numbers_that_people_write() -> None:
+    """Also of few scores, which bins of a ten-millionth would tell apart."""
+    grid = Grid.around([5.5])
+    grid.cover(np.array([4.8371629, 5.2102642, 5.9000301]))
+    assert {f"{stop:.10g}" for stop in grid.stops(span=1.0)} == {
+        "4.83", "4.84", "5.21", "5.22", "5.5", "5.9", "5.91",
+    }  # fmt: skip
+
+
 def built(ledger: Ledger, pipeline: Pipeline, units: list[int] | None = None) -> JointBuilder:
     builder = JointBuilder(pipeline)
     for group in verdict_groups(ledger, pipeline, units=units):

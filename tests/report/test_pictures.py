@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import pickle
 import tarfile
+import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +199,24 @@ def test_no_time_no_pictures(made: tuple[Path, Pipeline, Ledger]) -> None:
     _, pipeline, ledger = made
     samples = list(located(ledger, pipeline).values())
     assert rendered(ledger, pipeline, samples, side_by_side, limit_s=0.0) == {}
+
+
+def test_who_stops_waits_for_no_child(made: tuple[Path, Pipeline, Ledger]) -> None:
+    """As after Ctrl-C, or when the time is over: what runs is killed, and what waits is not begun."""
+    _, pipeline, ledger = made
+    jobs = [
+        (source, located(ledger, pipeline)["photo.jpg"].sample)
+        for unit in ledger.units()
+        for source in ledger.sources(unit)
+        if source.uri.endswith("photo.jpg")
+    ]
+    settings = Settings.of(pipeline.config, LIMIT_S)
+    answers = side_by_side(partial(render_batch, settings), [jobs, jobs * 2000, jobs * 2000, jobs * 2000])
+    assert len(next(answers)) == 1
+    started = time.monotonic()
+    answers.close()
+    assert time.monotonic() - started < 60  # 2,000 photos take minutes
+    assert threading.active_count() < 8
 
 
 def never(function: Any, arguments: Any) -> Any:

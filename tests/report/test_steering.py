@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from playwright.sync_api import Browser, Page
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from curation.execution.run import write_report
 from curation.ledger import Ledger
@@ -70,7 +71,10 @@ def show(browser: Browser) -> Iterator[Show]:
         found.page.on("pageerror", lambda error: found.faults.append(str(error)))
         found.page.on("console", lambda said: said.type == "error" and found.faults.append(said.text))
         found.page.goto(path.as_uri())
-        found.page.wait_for_selector("html[data-ready=true]", state="attached", timeout=120_000)
+        try:
+            found.page.wait_for_selector("html[data-ready=true]", state="attached", timeout=60_000)
+        except PlaywrightTimeout:
+            pytest.fail(f"the page is not ready: {found.faults}")
         return found
 
     yield open_page
@@ -150,7 +154,7 @@ def test_sliders_give_what_runs_would_decide(show: Show, tmp_path: Path, seed: i
         sliders = sliders_of(pipeline, kind, joint)
         assert len(sliders) >= 3
         assert shown(page, kind) == truth(ledger, pipeline, kind)
-        for _ in range(12):
+        for _ in range(8):
             values = {
                 slider.key: draw.choice([*slider.stops, *([None] if slider.can_be_off else [])])
                 for slider in sliders
@@ -177,8 +181,8 @@ def test_every_stop_alone_is_exact(show: Show, tmp_path: Path) -> None:
     page = show(page_of(ledger, pipeline)).page
     joint = summarize(ledger, pipeline).joints["image"]
     (slider,) = (one for one in sliders_of(pipeline, "image", joint) if one.column == "aesthetic_score")
-    assert len(slider.stops) > 30
-    stops = slider.stops[::3]
+    assert len(slider.stops) > 12
+    stops = slider.stops[::2]
     axes = parse_axes([f"{slider.key}={','.join(map(str, stops))}"], pipeline)
     seen = set()
     for stop, at in zip(stops, sweep(ledger, pipeline, axes).points, strict=True):
@@ -187,7 +191,7 @@ def test_every_stop_alone_is_exact(show: Show, tmp_path: Path) -> None:
         assert found == truth(ledger, changed(data, {slider.key: stop}), "image")
         assert found[0] == {outcome.value: at.outcomes["images"][outcome] for outcome in OUTCOMES}
         seen.add(tuple(found[0].values()))
-    assert len(seen) > 10
+    assert len(seen) > 5
 
 
 def spread_ledger(pipeline: Pipeline, folder: Path) -> Ledger:

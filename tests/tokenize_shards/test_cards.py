@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import datasets
 import mlcroissant
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
@@ -33,6 +35,7 @@ from curation.report.summary.histogram import Histogram
 from curation.report.summary.summary import Failure, Summary, summarize
 from curation.storage import open_storage
 from curation.tokenize_shards.shards.exports import export
+from curation.tokenize_shards.shards.retract import find_folders, rewrite_folder
 from curation.tokenize_shards.shards.rows import SCHEMA
 from curation.tokenize_shards.shards.verify import verify
 from curation.tokenize_shards.shards.writer import ShardConfig, ShardWriter, Written
@@ -320,6 +323,18 @@ def test_exports_load_by_their_cards(shards: tuple[Path, Written], tmp_path: Pat
     assert body.strip().startswith("> **UNTRAINED stand-in models")
     assert header["license"] == DatasetCard.load(shards[0] / "README.md").data.license
     assert "## Known failures" in body
+
+
+def test_shards_load_after_a_retraction(shards: tuple[Path, Written], rows: Loaded, tmp_path: Path) -> None:
+    """What the card said of numbers is gone with the source."""
+    folder = tmp_path / "shards/x"
+    shutil.copytree(shards[0], folder)
+    storage, gone = open_storage(str(tmp_path)), rows["train"][0]["source_id"]
+    (concerned,), _ = find_folders(storage, lambda table: pc.equal(table["source_id"], gone).to_numpy())
+    rewrite_folder(storage, concerned, [gone])
+    loaded = datasets.load_dataset(str(folder))
+    assert loaded["train"].to_list() == [row for row in rows["train"] if row["source_id"] != gone]
+    assert verify(storage, "shards/x").problems == []
 
 
 def test_shards_without_a_manifest(

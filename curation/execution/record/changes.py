@@ -30,7 +30,7 @@ _OF_ROWS: Mapping[Cause, str] = {
 
 
 @dataclass(frozen=True)
-class Change:
+class Remeasurement:
     """One reason why a run measured again.
 
     Attributes:
@@ -60,19 +60,21 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def changes_of(previous: Mapping[str, Any], record: Mapping[str, Any], metrics: Metrics) -> list[Change]:
+def changes_of(
+    previous: Mapping[str, Any], record: Mapping[str, Any], metrics: Metrics
+) -> list[Remeasurement]:
     """Every reason for which this run measured again, with numbers.
 
     Of a step that is another one than before, all rows that were measured count.
     """
     changes = [
-        Change(step, (_OF_SOURCES if step == PROBE else _OF_ROWS)[cause], number)
+        Remeasurement(step, (_OF_SOURCES if step == PROBE else _OF_ROWS)[cause], number)
         for (step, cause), number in metrics.causes.items()
         if number
     ]
     for step, reasons in step_reasons(previous, record).items():
         if metrics.rows[step]:
-            changes.append(Change(step, ", ".join(reasons), metrics.rows[step]))
+            changes.append(Remeasurement(step, ", ".join(reasons), metrics.rows[step]))
     return changes
 
 

@@ -18,6 +18,8 @@ FINEST = -14
 """The finest spacing, 1e-7."""
 _MOST_PLACES = 2.0**50
 """Bins on either side of zero: so many can be told apart by a float."""
+_MOST_ROUND_PLACES = 100
+"""Bins in which the span of most numbers is divided, at most, for stops that people would write."""
 MISSING, FAILED, NULL = (np.iinfo(np.int64).min + code for code in range(3))
 """Codes of what is not measured, was measured with an error, and was measured without this number."""
 
@@ -132,10 +134,17 @@ class Grid:
         found = np.where(sides % 2 == 1, padded[(sides + 1) // 2], found)
         return np.where(codes <= NULL, np.nan, found)
 
-    def stops(self) -> NDArray[np.float64]:
-        """Every number at which a threshold can stand exactly and that makes a difference: [S], sorted."""
-        around = np.union1d(self.occupied, self.occupied + 1)
-        return np.union1d(edges(around, self.spacing), self.bounds)
+    def stops(self, span: float = 0.0) -> NDArray[np.float64]:
+        """Where a threshold can stand exactly and makes a difference: [S], sorted.
+
+        Of a span of numbers so wide, edges are left out that need more than three digits to tell them apart.
+        """
+        spacing = self.spacing
+        while span / edges(np.array([1]), spacing)[0] > _MOST_ROUND_PLACES:
+            spacing += 1
+        places = _joined(self.occupied, self.spacing, spacing)
+        around = np.union1d(places, places + 1)
+        return np.union1d(edges(around, spacing), self.bounds)
 
     @property
     def _sides(self) -> int:

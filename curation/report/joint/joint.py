@@ -197,9 +197,7 @@ class _Cells:
 
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
-        self._columns = [
-            (step, column) for step in _distinct(rule) for column in (deciding_columns(step) or [None])
-        ]
+        self._columns = [(step, column) for step in _distinct(rule) for column in _columns_of(step)]
         self._grids = [
             Grid.around([] if column is None else present_bounds(step, column))
             for step, column in self._columns
@@ -235,14 +233,15 @@ class _Cells:
 
     def finish(self, enrich: tuple[str, ...]) -> Joint:
         table = self._joined()
+        distinct = [self._distinct_codes(table, place) for place in range(len(self._grids))]
         most = MAX_STOPS
         while True:
-            stops = [self._chosen_stops(table, place, most) for place in range(len(self._grids))]
-            coded = [self._positions(table, place, chosen) for place, chosen in enumerate(stops)]
+            stops = [one.chosen_stops(grid, most) for one, grid in zip(distinct, self._grids, strict=True)]
+            coded = [one.positions(chosen) for one, chosen in zip(distinct, stops, strict=True)]
             cells = self._grouped(pa.table([*coded, *table.columns[len(coded) :]], self._all_names))
             if cells.num_rows <= PAGE_CELLS or most <= 2:
                 break
-            most = most * 3 // 4
+            most = most * 7 // 8
         columns = tuple(
             JointColumn(step.key, column, chosen, cells[name].to_numpy().astype(np.uint8))
             for (step, column), chosen, name in zip(self._columns, stops, self._names, strict=True)
@@ -290,26 +289,40 @@ class _Cells:
         ]
         return pa.table([*codes, *table.columns[len(codes) :]], self._all_names)
 
-    def _positions(self, table: pa.Table, place: int, stops: NDArray[np.float64]) -> NDArray[np.int64]:
-        codes = table[self._names[place]].to_numpy()
-        numbers = codes > NULL
-        found = np.where(numbers, 0, codes - MISSING)
-        found[numbers] = 3 + positions(self._grids[place].typical(codes[numbers]), stops)
-        return found
+    def _distinct_codes(self, table: pa.Table, place: int) -> _DistinctCodes:
+        codes, cells = np.unique(table[self._names[place]].to_numpy(), return_inverse=True)
+        numbers = np.bincount(cells, table[_SAMPLES].to_numpy(), len(codes)).astype(np.float64)
+        return _DistinctCodes(codes, self._grids[place].typical(codes), cells, numbers)
 
-    def _chosen_stops(self, table: pa.Table, place: int, most: int) -> NDArray[np.float64]:
+
+@dataclass(frozen=True)
+class _DistinctCodes:
+    """The codes of one column, each once.
+
+    Attributes:
+        codes: int64 [U], sorted.
+        typical: float64 [U], a number with each code.
+        cells: int64 [C], which code each cell has.
+        numbers: float64 [U], samples with each code.
+    """
+
+    codes: NDArray[np.int64]
+    typical: NDArray[np.float64]
+    cells: NDArray[np.int64]
+    numbers: NDArray[np.float64]
+
+    def positions(self, stops: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The code of each cell as `JointColumn.codes` has it."""
+        found = np.where(self.codes > NULL, 3 + positions(self.typical, stops), self.codes - MISSING)
+        return np.asarray(found[self.cells], np.int64)
+
+    def chosen_stops(self, grid: Grid, most: int) -> NDArray[np.float64]:
         """The thresholds, both ends, and others: half of them evenly spread, half where the samples are."""
-        grid = self._grids[place]
-        stops = grid.stops()
+        stops = grid.stops(self._span(grid.bounds))
         if len(stops) <= most:
             return stops
-        codes = table[self._names[place]].to_numpy()
-        numbers = codes > NULL
-        weights = np.bincount(
-            positions(grid.typical(codes[numbers]), stops),
-            table[_SAMPLES].to_numpy()[numbers],
-            2 * len(stops) + 1,
-        )
+        known = self.codes > NULL
+        weights = np.bincount(positions(self.typical[known], stops), self.numbers[known], 2 * len(stops) + 1)
         below = np.cumsum(weights)[::2][:-1] / max(weights.sum(), 1)
         central = stops[(below > 0.005) & (below < 0.995)]
         central = central if len(central) else stops
@@ -319,10 +332,25 @@ class _Cells:
         picked = np.clip(np.concatenate([even, frequent]), 0, len(stops) - 1).astype(np.int64)
         return np.unique(np.concatenate([stops[picked], stops[[0, -1]], grid.bounds]))
 
+    def _span(self, bounds: NDArray[np.float64]) -> float:
+        """Over how much the middle 98 % of the numbers and the thresholds extend; of one number, its size."""
+        known = self.codes > NULL
+        if not known.any():
+            return 0.0
+        shares = np.cumsum(self.numbers[known]) / self.numbers[known].sum()
+        central = self.typical[known][np.searchsorted(shares, [0.01, 0.99]).clip(max=len(shares) - 1)]
+        low, high = min([*central, *bounds]), max([*central, *bounds])
+        return float(high - low or abs(high))
+
 
 def _distinct(rule: Rule) -> Iterator[Step]:
     """The steps of a rule, each once."""
     return iter({step.key: step for step in steps_of(rule)}.values())
+
+
+def _columns_of(step: Step) -> list[str | None]:
+    """Its deciding columns; None for a step that has none, of which the status counts."""
+    return [*deciding_columns(step)] or [None]
 
 
 def deciding_columns(step: Step) -> list[str]:

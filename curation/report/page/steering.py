@@ -83,7 +83,8 @@ def _slider(step: Step, name: str, mark: Threshold, stops: list[float]) -> Slide
 def _as_configured(step: Step, name: str, stops: list[float]) -> list[float]:
     """The stops that the configuration takes for a threshold: in its range, and whole where it wants that."""
     field = type(step.stage.config).model_fields[name]
-    accepted: TypeAdapter[float | None] = TypeAdapter(Annotated[field.annotation, Field(), *field.metadata])
+    kind: Any = Annotated[field.annotation, Field(), *field.metadata]
+    accepted = TypeAdapter(kind)
     found = []
     for stop in stops:
         value = int(stop) if stop.is_integer() else stop

@@ -20,6 +20,8 @@ from curation.report.summary.histogram import Histogram
 NUM_BARS = 40
 CHART_HEIGHT_PX = 130
 _SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
+_SNIPPET = "window.vegaEmbed = vegaEmbed;"
+"""What a page needs of the bundle: `vegaEmbed(element, chart, options)`."""
 _NUMBER = ".4~r"
 """Four digits at most, without an exponent."""
 _STYLE: Mapping[str, Any] = {
@@ -44,12 +46,12 @@ _STYLE: Mapping[str, Any] = {
 @functools.cache
 def vega_script() -> str:
     """Vega, Vega-Lite and vega-embed as one script, safe inside of a script element."""
-    kept = cache_folder() / "pages" / f"vega-{version('vl-convert-python')}.js"
+    kept = cache_folder() / "pages" / f"vega-embed-{version('vl-convert-python')}.js"
     with contextlib.suppress(OSError, UnicodeDecodeError):
         return kept.read_text("utf-8")
     import vl_convert
 
-    script: str = _inlined(vl_convert.javascript_bundle())
+    script: str = _inlined(vl_convert.javascript_bundle(snippet=_SNIPPET))
     with contextlib.suppress(OSError):  # a home that can't be written to: bundled again next time
         _keep(kept, script)
     return script

@@ -22,7 +22,7 @@ class ScorePlot:
 
     Attributes:
         chart_id: Of the script element that holds the chart; unique in the page.
-        chart: The chart as JSON.
+        chart: The chart as JSON; None where no sample comes to the step as the thresholds stand.
     """
 
     step: str
@@ -30,7 +30,7 @@ class ScorePlot:
     meaning: str
     num_values: int
     chart_id: str
-    chart: str
+    chart: str | None
     sliders: list[Slider]
 
 
@@ -64,8 +64,8 @@ def _panel(pipeline: Pipeline, summary: Summary, kind: SourceKind, joint: Joint)
     plots = []
     for place, column in enumerate(joint.columns):
         histogram = summary.steps[column.step].histograms.get(column.column or "")
-        if histogram is not None:
-            mine = [one for one in sliders if (one.step, one.column) == (column.step, column.column)]
+        mine = [one for one in sliders if (one.step, one.column) == (column.step, column.column)]
+        if histogram is not None or mine:
             plots.append(
                 _plot(pipeline, column.step, column.column or "", histogram, mine, f"{kind}-{place}")
             )
@@ -74,10 +74,15 @@ def _panel(pipeline: Pipeline, summary: Summary, kind: SourceKind, joint: Joint)
 
 
 def _plot(
-    pipeline: Pipeline, key: str, column: str, histogram: Histogram, sliders: list[Slider], chart_id: str
+    pipeline: Pipeline,
+    key: str,
+    column: str,
+    histogram: Histogram | None,
+    sliders: list[Slider],
+    chart_id: str,
 ) -> ScorePlot:
     step = pipeline.step_of(key)
     meaning = step.stage.columns[column].meaning if step else ""
     limits = {one.signal: one.value for one in sliders}
-    chart = in_script(histogram_chart(column, histogram, limits))
-    return ScorePlot(key, column, meaning, histogram.total, f"chart-{chart_id}", chart, sliders)
+    chart = in_script(histogram_chart(column, histogram, limits)) if histogram else None
+    return ScorePlot(key, column, meaning, histogram.total if histogram else 0, chart_id, chart, sliders)
