@@ -61,7 +61,7 @@ it waits for."""
 
 
 @dataclass(frozen=True)
-class OutcomeChange:
+class OutcomeMove:
     """How samples end before and after, such as ("rejected by text_coverage_above_max", "kept")."""
 
     before: str
@@ -81,8 +81,8 @@ class Comparison:
     before: ComparedSide
     after: ComparedSide
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    changes: Counter[OutcomeChange] = field(default_factory=Counter)
-    examples: dict[OutcomeChange, list[str]] = field(default_factory=dict)
+    changes: Counter[OutcomeMove] = field(default_factory=Counter)
+    examples: dict[OutcomeMove, list[str]] = field(default_factory=dict)
 
     def changed(self) -> Iterator[pa.Table]:
         """The samples that end otherwise, as `CHANGED`, in no order that means anything."""
@@ -116,7 +116,7 @@ class Comparison:
         places = pa.array(np.arange(changed.num_rows))
         kinds = changed.select(names).append_column("place", places).group_by(names)
         for row in kinds.aggregate([("place", "count"), ("place", "min")]).to_pylist():
-            change = OutcomeChange(*(_said(row, when) for when in ("before", "after")))
+            change = OutcomeMove(*(_said(row, when) for when in ("before", "after")))
             self.changes[change] += row["place_count"]
             shown = self.examples.setdefault(change, [])
             if len(shown) < EXAMPLES_EACH:
