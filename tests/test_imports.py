@@ -70,7 +70,7 @@ OWNERS = {
     "rapidocr": {"stages/text.py"},
     "open_clip": {"stages/clip/tower.py", "stages/hps.py"},
     "transformers": {"tokenize_shards/vision/emu3.py", "tokenize_shards/vision/checkpoint.py"},
-    "vl_convert": {"curation/whatif/plot.py"},
+    "vl_convert": {"curation/report/page/vega.py", "curation/whatif/plot.py"},
     "tiktoken": {"tokenize_shards/documents/text.py"},
     "tokenizers": {"tokenize_shards/documents/text.py"},
     "vllm": {"captioner/engines/vllm.py"},

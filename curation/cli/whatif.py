@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from curation.ledger import Ledger
     from curation.pipeline import Pipeline
     from curation.whatif.drawn import DrawnSample
-    from curation.whatif.sides import Side
+    from curation.whatif.sides import ComparedSide
     from curation.whatif.sweep import Sweep
 
 _SAMPLE_SUFFIXES = (".png", ".html", ".txt", ".csv", ".parquet")
@@ -108,14 +108,14 @@ def compare(config_file: ConfigFile, sides: tuple[str, ...], target: str | None)
     return 0
 
 
-def _sides(base: ConfigFile, texts: tuple[str, ...]) -> tuple[Side, Side]:
-    from curation.whatif.sides import Side, is_setting, settings_in
+def _sides(base: ConfigFile, texts: tuple[str, ...]) -> tuple[ComparedSide, ComparedSide]:
+    from curation.whatif.sides import ComparedSide, is_setting, settings_in
 
     if len(texts) > 2:
         raise click.UsageError(f"compare takes two outputs or settings, not {len(texts)}")
     if len(texts) == 1 and not is_setting(texts[0]):
         raise click.UsageError(f"{texts[0]}: compared with what? Name two, or a change such as KEY=VALUE")
-    found = [] if len(texts) == 2 else [Side.of("as configured", base.load())]
+    found = [] if len(texts) == 2 else [ComparedSide.of("as configured", base.load())]
     for text in texts:
         if is_setting(text):
             file = replace(base, overrides=(*base.overrides, *settings_in(text)))
@@ -123,7 +123,7 @@ def _sides(base: ConfigFile, texts: tuple[str, ...]) -> tuple[Side, Side]:
             file = replace(base, path=path_text(text))
         else:
             file = replace(base, path=None, output=path_text(text))
-        found.append(Side.of(text, file.load()))
+        found.append(ComparedSide.of(text, file.load()))
     before, after = found
     return before, after
 

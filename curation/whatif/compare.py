@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from curation.ledger.columns import NONE, OUTCOMES, Verdicts
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
-from curation.whatif.sides import Side
+from curation.whatif.sides import ComparedSide
 
 NUM_FILES = 64
 """Files that each side is sorted into."""
@@ -61,7 +61,7 @@ it waits for."""
 
 
 @dataclass(frozen=True)
-class Change:
+class OutcomeMove:
     """How samples end before and after, such as ("rejected by text_coverage_above_max", "kept")."""
 
     before: str
@@ -78,11 +78,11 @@ class Comparison:
         examples: Change -> the first samples, as URI and span.
     """
 
-    before: Side
-    after: Side
+    before: ComparedSide
+    after: ComparedSide
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    changes: Counter[Change] = field(default_factory=Counter)
-    examples: dict[Change, list[str]] = field(default_factory=dict)
+    changes: Counter[OutcomeMove] = field(default_factory=Counter)
+    examples: dict[OutcomeMove, list[str]] = field(default_factory=dict)
 
     def changed(self) -> Iterator[pa.Table]:
         """The samples that end otherwise, as `CHANGED`, in no order that means anything."""
@@ -92,7 +92,7 @@ class Comparison:
                 joined = _join(*(side.read(number) for side in sides))
                 yield self._count(joined)
 
-    def _sides(self) -> tuple[tuple[str, Side], tuple[str, Side]]:
+    def _sides(self) -> tuple[tuple[str, ComparedSide], tuple[str, ComparedSide]]:
         return ("before", self.before), ("after", self.after)
 
     def _count(self, joined: pa.Table) -> pa.Table:
@@ -116,7 +116,7 @@ class Comparison:
         places = pa.array(np.arange(changed.num_rows))
         kinds = changed.select(names).append_column("place", places).group_by(names)
         for row in kinds.aggregate([("place", "count"), ("place", "min")]).to_pylist():
-            change = Change(*(_said(row, when) for when in ("before", "after")))
+            change = OutcomeMove(*(_said(row, when) for when in ("before", "after")))
             self.changes[change] += row["place_count"]
             shown = self.examples.setdefault(change, [])
             if len(shown) < EXAMPLES_EACH:
@@ -148,7 +148,7 @@ def _named(row: dict[str, object]) -> str:
 class _SortedSide:
     """One side's samples in files by id."""
 
-    def __init__(self, folder: Path, side: Side) -> None:
+    def __init__(self, folder: Path, side: ComparedSide) -> None:
         folder.mkdir()
         self._folder = folder
         writers = [pa.ipc.new_file(str(self._path(number)), _KNOWN) for number in range(NUM_FILES)]

@@ -17,7 +17,7 @@ _NEXT_SETTING = re.compile(r",(?=[A-Za-z_][\w.]*=)")
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedSide:
     """One of two.
 
     Attributes:
@@ -29,13 +29,13 @@ class Side:
     ledger: Ledger
 
     @staticmethod
-    def of(name: str, config: Config) -> Side:
+    def of(name: str, config: Config) -> ComparedSide:
         """The output of a configuration, decided as the configuration says.
 
         Raises:
             ConfigError: no run has been there.
         """
-        return Side(name, *open_pipeline(config))
+        return ComparedSide(name, *open_pipeline(config))
 
 
 def is_setting(text: str) -> bool:
@@ -48,7 +48,7 @@ def settings_in(text: str) -> list[str]:
     return _NEXT_SETTING.split(text)
 
 
-def measured_otherwise(before: Side, after: Side) -> Iterator[str]:
+def measured_otherwise(before: ComparedSide, after: ComparedSide) -> Iterator[str]:
     """Which steps are in one alone or made their numbers otherwise, a sentence each."""
     steps = [{step.key: step for step in side.pipeline.steps()} for side in (before, after)]
     for key in dict.fromkeys([*steps[0], *steps[1]]):
@@ -67,7 +67,7 @@ def measured_otherwise(before: Side, after: Side) -> Iterator[str]:
         yield f"{key} was measured {what}, so its numbers differ"
 
 
-def decided_differently(before: Side, after: Side) -> Iterator[str]:
+def decided_differently(before: ComparedSide, after: ComparedSide) -> Iterator[str]:
     """The settings that decide otherwise, such as `images.aesthetic.min_score: 5.5 -> 5.2`."""
     one, other = (Decision.of(side.pipeline.config).settings for side in (before, after))
     for key in dict.fromkeys([*one, *other]):

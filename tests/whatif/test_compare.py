@@ -15,7 +15,7 @@ from curation.ledger import Ledger
 from curation.pipeline import Pipeline
 from curation.storage import open_storage
 from curation.whatif.compare import CHANGED, Comparison
-from curation.whatif.sides import Side, measured_otherwise, settings_in
+from curation.whatif.sides import ComparedSide, measured_otherwise, settings_in
 from one_by_one import scan_verdicts
 from random_ledgers import a_pipeline, random_ledger, with_settings
 
@@ -31,7 +31,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     return a_pipeline(tmp_path_factory.mktemp("pipeline"))
 
 
-def ends(side: Side) -> dict[str, tuple[Any, ...]]:
+def ends(side: ComparedSide) -> dict[str, tuple[Any, ...]]:
     """Id of each sample, and of each source without any -> how it ends, one by one."""
     found = {}
     for _, unit in scan_verdicts(side.ledger, side.pipeline):
@@ -43,7 +43,9 @@ def ends(side: Side) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-def by_hand(before: Side, after: Side) -> tuple[dict[str, tuple[Any, ...]], Counter[tuple[str, str]]]:
+def by_hand(
+    before: ComparedSide, after: ComparedSide
+) -> tuple[dict[str, tuple[Any, ...]], Counter[tuple[str, str]]]:
     one, other = ends(before), ends(after)
     absent = ("absent", None, None)
     pairs = {name: (one.get(name, absent), other.get(name, absent)) for name in {*one, *other}}
@@ -51,7 +53,7 @@ def by_hand(before: Side, after: Side) -> tuple[dict[str, tuple[Any, ...]], Coun
     return changed, Counter((a[0], b[0]) for a, b in pairs.values())
 
 
-def compared(before: Side, after: Side) -> tuple[dict[str, tuple[Any, ...]], Comparison]:
+def compared(before: ComparedSide, after: ComparedSide) -> tuple[dict[str, tuple[Any, ...]], Comparison]:
     found = Comparison(before, after)
     rows = pa.concat_tables([CHANGED.empty_table(), *found.changed()]).to_pylist()
     columns = CHANGED.names[4:]
@@ -72,14 +74,14 @@ def other_units(pipeline: Pipeline, ledger: Ledger, folder: Path, seed: int) -> 
     return found
 
 
-def pairs(pipeline: Pipeline, folder: Path) -> Iterator[tuple[Side, Side]]:
+def pairs(pipeline: Pipeline, folder: Path) -> Iterator[tuple[ComparedSide, ComparedSide]]:
     changed = with_settings(pipeline, SETTINGS)
     for seed in range(3):
         ledger = random_ledger(pipeline, folder / str(seed), seed, contradictions=False)
-        yield Side("a", pipeline, ledger), Side("b", changed, ledger)
+        yield ComparedSide("a", pipeline, ledger), ComparedSide("b", changed, ledger)
         moved = other_units(pipeline, ledger, folder / f"moved{seed}", seed)
-        yield Side("a", pipeline, ledger), Side("b", changed, moved)
-        yield Side("a", pipeline, moved), Side("b", pipeline, ledger)
+        yield ComparedSide("a", pipeline, ledger), ComparedSide("b", changed, moved)
+        yield ComparedSide("a", pipeline, moved), ComparedSide("b", pipeline, ledger)
 
 
 def test_it_equals_a_join_by_hand(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -96,7 +98,7 @@ def test_it_equals_a_join_by_hand(pipeline: Pipeline, tmp_path: Path) -> None:
 
 
 def test_nothing_differs_from_itself(pipeline: Pipeline, tmp_path: Path) -> None:
-    side = Side("a", pipeline, random_ledger(pipeline, tmp_path, 5, contradictions=False))
+    side = ComparedSide("a", pipeline, random_ledger(pipeline, tmp_path, 5, contradictions=False))
     changed, found = compared(side, side)
     assert (changed, list(measured_otherwise(side, side))) == ({}, [])
     assert found.outcomes.total() == len(ends(side))
@@ -105,7 +107,7 @@ def test_nothing_differs_from_itself(pipeline: Pipeline, tmp_path: Path) -> None
 def test_other_measurements_are_said(pipeline: Pipeline, tmp_path: Path) -> None:
     ledger = random_ledger(pipeline, tmp_path, 6, contradictions=False)
     other = with_settings(pipeline, {"videos.flow.fps": 1.0})
-    said = list(measured_otherwise(Side("a", pipeline, ledger), Side("b", other, ledger)))
+    said = list(measured_otherwise(ComparedSide("a", pipeline, ledger), ComparedSide("b", other, ledger)))
     assert said == [
         "videos.flow was measured with other settings, or by another version, so its numbers differ"
     ]
