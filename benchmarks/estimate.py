@@ -49,7 +49,8 @@ def ratio(seeds: tuple[int, ...] = SEEDS) -> float:
             share, inside = estimate["estimate"] / value, estimate["low"] <= value <= estimate["high"]
             print(
                 f"      seed {seed}: {quantity:13} {estimate['estimate']:12,.1f} foretold, {value:12,.1f} "
-                f"found, ratio {share:.2f}, {'inside' if inside else 'outside'} the interval"
+                f"found, ratio {share:.2f}, {'inside' if inside else 'outside'} the interval",
+                flush=True,
             )
             if quantity not in NOT_COUNTED:
                 worst = max(worst, share, 1 / share)
