@@ -97,6 +97,7 @@ OWNERS = {
         "tokenize_shards/shards/exports/emu3.py",
     },
     "huggingface_hub": {
+        "curation/pipeline/fetching.py",
         "curation/pipeline/models.py",
         "curation/report/cards/header.py",
         *(f"curation/storage/hub/{name}.py" for name in ("faults", "place", "repository", "upload")),
