@@ -13,7 +13,7 @@ import pytest
 from curation import __version__
 from curation.config import parse_config
 from curation.errors import ConfigError, DamagedFileError
-from curation.execution.recorded import recorded_config
+from curation.execution.record.recorded import recorded_config
 from curation.pipeline import build_pipeline
 from curation.storage import open_storage
 from datasets_media import config_data, said_by, write_config, write_vocabulary

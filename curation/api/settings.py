@@ -9,7 +9,7 @@ from typing import Any
 from curation.config import Config, parse_config
 from curation.config.settings_file import put_settings, read_settings
 from curation.errors import ConfigError
-from curation.execution.recorded import recorded_settings
+from curation.execution.record.recorded import recorded_settings
 from curation.storage.paths import as_written, expand_path
 
 Location = str | Path

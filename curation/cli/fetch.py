@@ -36,7 +36,7 @@ def fetch(config_file: ConfigFile) -> int:
     What is there already is not fetched again, and what broke off goes on from there.
     """
     from curation.errors.redaction import redact
-    from curation.execution.run_record import read_run
+    from curation.execution.record.run_record import read_run
     from curation.pipeline.fetching import fetch_models
     from curation.stage import ModelRef
     from curation.storage import open_storage

@@ -119,7 +119,7 @@ class ConfigFile:
             return load_config(self.path, self.overrides, input=inputs, output=self.output)
         if self.output is None:
             raise click.UsageError(NOTHING_NAMED)
-        from curation.execution.recorded import recorded_config
+        from curation.execution.record.recorded import recorded_config
 
         return recorded_config(self.output, self.overrides, to_measure=to_measure, input=inputs)
 

@@ -93,7 +93,7 @@ def _opened(path: str | None, output: str | None) -> tuple[Config | None, Storag
     """The configuration, as far as there is one that can be read, and the output."""
     from curation.config import load_config
     from curation.execution.damaged import is_output
-    from curation.execution.recorded import recorded_config
+    from curation.execution.record.recorded import recorded_config
     from curation.storage import open_storage
     from curation.storage.access import check_input
 

@@ -22,7 +22,7 @@ from curation.config import Config
 from curation.execution.dataset_wide import bind
 from curation.execution.plan import Task, plan_probes
 from curation.execution.record.changes import step_reasons
-from curation.execution.run_record import description, read_run
+from curation.execution.record.run_record import description, read_run
 from curation.execution.takedown.retraction import check_none_pending
 from curation.ingest.containers.index import ListingIndex
 from curation.ingest.inputs import find_inputs

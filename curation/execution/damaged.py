@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from curation.errors import DamagedFileError
-from curation.execution.run_record import RUN, forget_run, read_run
+from curation.execution.record.run_record import RUN, forget_run, read_run
 from curation.ledger import Ledger
 from curation.ledger.present import PRESENT, listed_uris
 from curation.registry import MANIFEST, READ_MANIFEST, load

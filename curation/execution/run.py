@@ -20,7 +20,7 @@ from curation.execution.pictures import keep_pictures, side_by_side
 from curation.execution.plan import filters_of_new, plan_listing, plan_probes
 from curation.execution.progress import ProgressListener
 from curation.execution.record.recorder import Recorder, record_now
-from curation.execution.run_record import RUN, read_run, write_if_changed
+from curation.execution.record.run_record import RUN, read_run, write_if_changed
 from curation.execution.standing import Standing
 from curation.execution.takedown.retraction import check_none_pending, copies_of_retracted, finish_pending
 from curation.execution.worker.metrics import Metrics

@@ -13,7 +13,7 @@ import pytest
 from curation.config import parse_config
 from curation.errors import ContractError
 from curation.estimate.outlook import Outlook, look_ahead
-from curation.execution.run_record import description
+from curation.execution.record.run_record import description
 from curation.ledger.unit_state import PROBE, RecomputePolicy
 from curation.storage import open_storage
 from curation.storage.readonly import ReadOnlyStorage

@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 
 from curation.config import parse_config
+from curation.execution.record.run_record import read_run
 from curation.execution.run import open_pipeline
-from curation.execution.run_record import read_run
 from curation.ledger import Ledger
 from curation.report.summary.summary import summarize
 from datasets_media import write_photo, write_video

@@ -12,7 +12,7 @@ from curation.config import parse_config
 from curation.errors.redaction import redact_command
 from curation.execution.record.changes import changes_of, step_reasons
 from curation.execution.record.recorder import Recorder, record_now
-from curation.execution.run_record import read_run
+from curation.execution.record.run_record import read_run
 from curation.execution.worker.metrics import Metrics
 from curation.ledger.unit_state import PROBE
 from curation.pipeline import Pipeline, build_pipeline

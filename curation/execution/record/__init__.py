@@ -1,1 +1,1 @@
-"""What a run leaves in run.json about itself and about the run before it."""
+"""What a run leaves in run.json about itself and about the run before it, and how that is read again."""

@@ -19,7 +19,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from curation.execution.record.changes import changes_of, step_reasons
-from curation.execution.run_record import RUN, description, last_work_record, read_run, write_if_changed
+from curation.execution.record.run_record import (
+    RUN,
+    description,
+    last_work_record,
+    read_run,
+    write_if_changed,
+)
 from curation.execution.worker.metrics import Metrics
 from curation.pipeline import Pipeline
 from curation.storage import Storage

@@ -13,7 +13,7 @@ from curation.config import Config, parse_config
 from curation.config.settings_file import parse_overrides
 from curation.errors import ConfigError
 from curation.errors.redaction import HIDDEN
-from curation.execution.run_record import RUN, read_run
+from curation.execution.record.run_record import RUN, read_run
 from curation.ledger import Ledger
 from curation.storage import open_storage
 from curation.storage.access import check_input
