@@ -75,6 +75,13 @@ def test_a_name_with_a_line_break_stays_on_its_line(
     assert LINES not in said
 
 
+def test_what_is_like_a_name_stays_on_its_line(odd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = f"{odd.parent}/in/two\nline.jpg"
+    code, said = said_by(capsys, "retract", "--dry-run", "--source", wanted, "-c", odd)
+    assert code == 2
+    assert f"{odd.parent}/in/two\\nline.jpg (did you mean {odd.parent}/in/two\\nlines.jpg" in said
+
+
 def test_errors_show_names_as_they_are(odd: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said_by(capsys, "explain", "[/nobody]", "-c", odd) == (
         2,

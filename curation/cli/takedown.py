@@ -169,7 +169,8 @@ def _check_missing(asked: Asked, root: str, *, allow_missing: bool) -> None:
     lines = []
     for text in missing:
         near = asked.near.get(text)
-        lines.append(f"{text} ({'did you mean ' + ', '.join(near) + '?' if near else 'nothing is like it'})")
+        like = f"did you mean {', '.join(near)}?" if near else "nothing is like it"
+        lines.append(on_one_line(f"{text} ({like})"))
     known = f"{root} knows nothing of"
     if len(lines) == 1:
         raise ConfigError(f"{known} {lines[0]}; --allow-missing keeps it out of later runs all the same")
