@@ -52,6 +52,10 @@ class Decision:
             settings=settings, overrides=deciding, config=origin.file, config_sha256=origin.sha256
         )
 
+    def says_the_same(self, other: Decision | None) -> bool:
+        """Whether another one decides the same by the same `--set`, whatever else its file says."""
+        return other is not None and (self.settings, self.overrides) == (other.settings, other.overrides)
+
     def differences(self, config: Config) -> Iterator[str]:
         """Where a configuration decides otherwise, a sentence each."""
         now = Decision.of(config).settings

@@ -63,8 +63,9 @@ def recipe(inputs: list[str], output: Path) -> dict[str, Any]:
 
 
 def write_ramp(path: Path, num_frames: int = 50, **options: Any) -> Path:
-    """Flat frames that become brighter, four levels each."""
-    frames = [np.full((48, 64, 3), 20 + 4 * number, np.uint8) for number in range(num_frames)]
+    """Flat frames that become brighter, 200 levels in all."""
+    levels = np.linspace(20, 220, num_frames)
+    frames = [np.full((48, 64, 3), level, np.uint8) for level in levels]
     path.parent.mkdir(exist_ok=True)
     return write_video(path, frames, **options)
 
@@ -147,11 +148,12 @@ def test_pictures_show_what_the_files_hold(made: tuple[Path, Pipeline, Ledger]) 
     assert levels == pytest.approx(levels_at(folder / "ramp.mkv", [0.25, 0.75, 1.25, 1.75]), abs=2)
 
 
-def test_each_frame_of_a_long_clip_is_sought_by_itself(tmp_path: Path) -> None:
-    path = write_ramp(tmp_path / "in" / "long.mkv", 50, rate=1)
+@pytest.mark.parametrize(("num_frames", "rate"), [(50, 1), (500, 10)])
+def test_each_frame_of_a_long_clip_is_sought_by_itself(num_frames: int, rate: int, tmp_path: Path) -> None:
+    path = write_ramp(tmp_path / "in" / "long.mkv", num_frames, rate=rate)
     pipeline, ledger, _ = worked(recipe([str(path.parent)], tmp_path / "out"))
     (source,) = ledger.sources(ledger.units()[0])
-    sample = Sample(sample_id="a", source_id=source.source_id, kind="clip", start_s=4.0, end_s=44.0)
+    sample = Sample(sample_id="a", source_id=source.source_id, kind="clip", start_s=4.03, end_s=44.03)
     (answer,) = render_batch(Settings.of(pipeline.config, LIMIT_S), [(source, sample)])
     levels = [pixels_of(picture).mean() for picture in answer.pictures]
     assert levels == pytest.approx(levels_at(path, [9, 19, 29, 39]), abs=2)

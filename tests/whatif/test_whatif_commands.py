@@ -245,6 +245,14 @@ class TestShardsDecidedOtherwise:
         write_shards(config, f"{MIN_WIDTH}=96", "run.workers=1")
         assert contents(folder) == before
 
+    def test_a_comment_in_the_file_changes_no_file(self, output: tuple[Path, Path]) -> None:
+        config, folder = output
+        text, before = config.read_text(), contents(folder)
+        config.write_text(f"# For the demo.\n{text}")
+        write_shards(config, f"{MIN_WIDTH}=96")
+        config.write_text(text)
+        assert contents(folder) == before
+
     def test_status_and_verify_and_report_say_it(
         self, output: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
     ) -> None:

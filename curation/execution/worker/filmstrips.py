@@ -57,7 +57,8 @@ SAMPLE = pa.schema(
     ]
 )
 _LENGTH_BYTES = 8
-_INSTANT_S = 1e-3
+_AROUND_S = 1.0
+"""Before and behind the instant that a frame is wanted of, where videos have one at all."""
 _QUALITIES = (82, 65, 45)
 _SMALLER = 0.7
 
@@ -99,9 +100,9 @@ def _frames(source: Source, sample: Sample, decoder: DecoderSettings) -> Iterato
         yield from _span(source, sample, decoder, View(count=NUM_FRAMES, short_side=FRAME_PX))
         return
     for part in range(NUM_FRAMES):
-        start_s = sample.start_s + sample.duration_s * (2 * part + 1) / (2 * NUM_FRAMES)
-        instant = replace(sample, start_s=start_s, end_s=start_s + _INSTANT_S)
-        yield from _span(source, instant, decoder, View(short_side=FRAME_PX))
+        middle_s = sample.start_s + sample.duration_s * (2 * part + 1) / (2 * NUM_FRAMES)
+        around = replace(sample, start_s=middle_s - _AROUND_S, end_s=middle_s + _AROUND_S)
+        yield from _span(source, around, decoder, View(count=1, short_side=FRAME_PX))
 
 
 def _span(source: Source, sample: Sample, decoder: DecoderSettings, view: View) -> NDArray[np.uint8]:
