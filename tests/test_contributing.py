@@ -135,6 +135,18 @@ def test_guide_names_every_stage_and_command() -> None:
     assert not [name for name in cli.commands if f"`curation {name}" not in commands]
 
 
+def test_layout_names_every_room_of_the_core() -> None:
+    (layout,) = re.findall(r"```\n(curation/ .*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    named = set(re.findall(r"^ *([\w.]+)", layout, re.MULTILINE))
+    core = (ROOT / "curation").iterdir()
+    rooms = {
+        path.name
+        for path in core
+        if not path.is_symlink() and path.name[0] != "_" and path.name != "py.typed"
+    }
+    assert rooms - named == set()
+
+
 def test_files_that_the_readme_links_to_are_there() -> None:
     links = re.findall(r"\]\(((?!http)[^)#]+)\)|src=\"([^\"]+)\"", (ROOT / "README.md").read_text())
     assert not [path for pair in links for path in pair if path and not (ROOT / path).exists()]

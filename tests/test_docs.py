@@ -12,11 +12,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 import yaml
 
 from curation.cli.app import cli
 from curation.config import parse_config
+from curation.records import Sample, Source
+from curation.stage import Media
 from datasets_media import ROOT
 
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "decisions.md")
@@ -58,6 +61,25 @@ def test_configurations_are_accepted(path: Path) -> None:
         data = yaml.safe_load(text)
         if "name" in data and "stages" not in data:  # others are parts, or name a package of the reader's
             assert parse_config(data, path.name).general.name == data["name"]
+
+
+def test_shown_filter_measures_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns of 0 and 200 in turn differ by 200 from their neighbors, and a plain picture by nothing."""
+    page = ROOT / "docs/recipes/own-filter.md"
+    (code,) = blocks(page, "python")
+    (tmp_path / "sharpness.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    (text,) = blocks(page, "yaml")
+    parsed = parse_config(yaml.safe_load(text), page.name)
+    assert parsed.images is not None
+    stage = parsed.images.stages["images.sharpness"].build()
+    source = Source(source_id="s", uri="s.png", kind="image", size_bytes=1, etag="e", width=6, height=4)
+    stripes = np.zeros((1, 4, 6, 3), np.uint8)
+    stripes[:, :, ::2] = 200
+    for pixels, sharpness in ((stripes, 200.0), (np.full_like(stripes, 90), 0.0)):
+        (row,) = stage.measure([Sample.of_image(source)], [Media(source, pixels, np.zeros(1))])
+        assert row == {"sharpness": sharpness}
+        assert stage.reject_reason(row) == (None if sharpness else "sharpness_below_min")
 
 
 def test_reference_of_the_configuration_is_that_of_the_code() -> None:

@@ -29,13 +29,16 @@ from loopback import LoopbackServer, QuietHandler
 pytestmark = pytest.mark.slow
 
 PAGES = [
-    "README.md",
     *(f"docs/{name}.md" for name in ("commands", "captions", "outputs", "inputs", "stages")),
+    "README.md",
 ]
 README = "\n".join((ROOT / page).read_text() for page in PAGES)
 """With the pages of the guide that show commands on the demo's output, in an order in which they work."""
-COMMANDS = re.findall(r"`(curation [^\s`]+ [^`\n]+)`", README)
-"""Those with arguments; others are mentioned by name."""
+COMMANDS = re.findall(
+    r"`(curation [^\s`]+ [^`\n]+)`|^(curation .* demo/output.*|curation run .*demo.yaml.*)$", README, re.M
+)
+COMMANDS = [marked or line for marked, line in COMMANDS]
+"""Those with arguments; others are mentioned by name. Of blocks, those on the demo's output."""
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
 

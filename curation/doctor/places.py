@@ -11,6 +11,7 @@ from curation.config import Config
 from curation.doctor.finding import Finding
 from curation.errors import ConfigError, EnvironmentFault, StorageError
 from curation.errors.redaction import redact
+from curation.pipeline.fetching import refs_by_place
 from curation.pipeline.models import check_package, check_reachable, resolve_revision
 from curation.storage import open_storage
 from curation.storage.access import check_input, check_output, clock_of
@@ -21,9 +22,9 @@ MAX_SKEW_S = 5.0
 
 
 def check_models(config: Config) -> Iterator[Finding]:
-    """Whether the weights of a configuration can be had, each once."""
+    """Whether the weights and vocabularies of a configuration can be had, each once."""
     yield from _missing_packages(config)
-    refs = dict.fromkeys(ref for choice in config.choices() for ref in choice.build().models())
+    refs = dict.fromkeys(ref for _, refs in refs_by_place(config) for ref in refs)
     for ref in refs:
         check = f"model {redact(ref.name)}"
         if ref.stand_in:

@@ -93,14 +93,15 @@ def fetch_models(
 def _wanted(config: Config) -> dict[ModelRef, tuple[str, ...]]:
     """Each model with the steps that use it; untrained ones need no files."""
     found: dict[ModelRef, tuple[str, ...]] = {}
-    for place, refs in _refs(config):
+    for place, refs in refs_by_place(config):
         for ref in refs:
             if not ref.stand_in:
                 found[ref] = (*found.get(ref, ()), place)
     return found
 
 
-def _refs(config: Config) -> Iterator[tuple[str, Iterable[ModelRef]]]:
+def refs_by_place(config: Config) -> Iterator[tuple[str, Iterable[ModelRef]]]:
+    """Steps, and the shards, with the models that they name; vocabularies count as models."""
     for choice in config.choices():
         yield choice.key, choice.build().models()
     if config.shards is not None:

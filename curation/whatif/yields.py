@@ -71,10 +71,13 @@ def sweep_json(pipeline: Pipeline, found: Sweep) -> str:
 
 
 def models_by_step(pipeline: Pipeline) -> dict[str, list[str]]:
-    """Step key -> the names of its models, of the steps that have some."""
+    """Step key -> the names of its models, each once, of the steps that have some."""
     found: dict[str, list[str]] = {}
     for model in pipeline.models:
-        found.setdefault(model.step, []).append(f"{model.name} (untrained)" if model.stand_in else model.name)
+        name = f"{model.name} (untrained)" if model.stand_in else model.name
+        names = found.setdefault(model.step, [])
+        if name not in names:
+            names.append(name)
     return found
 
 

@@ -51,6 +51,12 @@ def test_machine_of_the_tests_is_well_and_a_broken_configuration_is_not(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
 
 
+def test_vocabulary_of_the_shards_is_looked_for(tmp_path: Path) -> None:
+    made = {"captions": {"engine": "stand-in"}, "tokens": {"weights": "stand-in"}, "stand_ins": "allow"}
+    config = config_of(tmp_path, **made, shards={"vocabulary": "nowhere/qwen.tiktoken"})
+    assert states(places.check_models(config))["model nowhere/qwen.tiktoken"] == "failed"
+
+
 def test_every_codec_agrees_and_wrong_colors_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     found = states(decoders.check_decoders())
     assert set(found.values()) == {"ok"}

@@ -10,6 +10,7 @@ Ray puts `ray_` before each name, and `_total` behind those of counters. `deploy
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from curation.execution.worker.metrics import DECODE, Metrics
@@ -90,6 +91,10 @@ def metrics_address() -> str | None:
     import ray
 
     own = ray.get_runtime_context().get_node_id()
-    node: dict[str, Any] = next((node for node in ray.nodes() if node["NodeID"] == own), {})
-    port = node.get("MetricsExportPort")
-    return f"http://{node['NodeManagerAddress']}:{port}/metrics" if port else None
+    return served_by(next((node for node in ray.nodes() if node["NodeID"] == own), {}))
+
+
+def served_by(node: Mapping[str, Any]) -> str | None:
+    """Address of a node's numbers; without `ray[default]` its port is -1, and nobody serves any."""
+    port = node.get("MetricsExportPort", -1)
+    return f"http://{node['NodeManagerAddress']}:{port}/metrics" if port > 0 else None

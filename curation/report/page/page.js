@@ -206,6 +206,7 @@
     const say = () => {
       const changes = panels.flatMap((panel) => panel.changes());
       bar.hidden = changes.length === 0;
+      for (const panel of panels) panel.root.querySelector(".taken").hidden = panel.changes().length === 0;
       byId("as-flags").textContent = changes.map(([key, value]) => `--set ${key}=${value}`).join(" ");
       byId("as-yaml").textContent = yamlOf(changes);
     };

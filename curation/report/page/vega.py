@@ -77,13 +77,16 @@ def in_script(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def histogram_chart(title: str, histogram: Histogram, limits: Mapping[str, float | None]) -> dict[str, Any]:
+def histogram_chart(
+    title: str, histogram: Histogram, limits: Mapping[str, float | None], *, whole: bool = False
+) -> dict[str, Any]:
     """Bars of a column's values, and a line per threshold.
 
     Args:
         title: Of the value axis.
         histogram: The values.
         limits: Threshold -> where it stands. A signal of that name moves its line; null takes the line away.
+        whole: Whether values are whole numbers, and nothing between them is named at the axis.
     """
     known = [value for value in limits.values() if value is not None]
     low, high = min([histogram.low, *known]), max([histogram.high, *known])
@@ -101,11 +104,14 @@ def histogram_chart(title: str, histogram: Histogram, limits: Mapping[str, float
         "autosize": {"type": "fit-x", "contains": "padding"},
         "config": _STYLE,
         "params": [{"name": name, "value": value} for name, value in limits.items()],
-        "layer": [_bars(title, bars, int(counts.max())), *(_line(name) for name in limits)],
+        "layer": [
+            _bars(title, bars, int(counts.max()), 1 if whole else 0),
+            *(_line(name) for name in limits),
+        ],
     }
 
 
-def _bars(title: str, bars: Sequence[Mapping[str, Any]], top: int) -> dict[str, Any]:
+def _bars(title: str, bars: Sequence[Mapping[str, Any]], top: int, min_step: int) -> dict[str, Any]:
     number = {"type": "quantitative", "format": _NUMBER}
     ticks: dict[str, Any] = (
         {"values": list(range(top + 1)), "format": "d"} if top < 4 else {"tickCount": 4, "format": "~s"}
@@ -120,7 +126,7 @@ def _bars(title: str, bars: Sequence[Mapping[str, Any]], top: int) -> dict[str, 
                 "type": "quantitative",
                 "title": title,
                 "scale": {"zero": False, "nice": False},
-                "axis": {"tickCount": 6, "grid": False, "format": _NUMBER},
+                "axis": {"tickCount": 6, "tickMinStep": min_step, "grid": False, "format": _NUMBER},
             },
             "x2": {"field": "high"},
             "y": {

@@ -36,4 +36,4 @@ def fill(facts: Facts) -> dict[str, Any] | None:
 def _chart(look: CaptionLook) -> dict[str, Any]:
     histogram = Histogram()
     histogram.add(look.lengths.astype(np.float64))
-    return histogram_chart("words", histogram, {})
+    return histogram_chart("words", histogram, {}, whole=True)
