@@ -498,6 +498,19 @@ def test_what_is_not_there_is_named_with_what_is_like_it(
     assert all(tombstones.covers(f"{media}/{name}") for name in ("photo1.jpg", "new.jpg"))
 
 
+def test_list_as_an_editor_on_windows_writes_it(
+    made_once: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A byte order mark and CRLF are no part of a name; other separators of lines may be."""
+    names, odd = tmp_path / "names.txt", "new\u2028page.jpg"
+    names.write_bytes(f"\ufeff{made_once / 'in'}/photo1.jpg\r\n{odd}\r\n".encode())
+    code, said = said_by(capsys, "retract", "--list", names, "--output", place, "--yes", "--allow-missing")
+    assert (code, "1  sources" in said) == (0, True)
+    tombstones = read_tombstones(open_storage(str(place)))
+    assert len(tombstones) == 2
+    assert all(tombstones.covers(uri) for uri in (f"{made_once / 'in'}/photo1.jpg", odd))
+
+
 def test_id_of_a_source_stands_for_it_and_exports_are_looked_through(
     made_once: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,7 +84,7 @@ def _lines_of(path: str) -> list[str]:
     if data is None:
         raise ConfigError(f"--list: there is no file {path}")
     try:
-        lines = data.decode().splitlines()
+        lines = data.decode("utf-8-sig").split("\n")  # other breaks may stand within a name
     except UnicodeDecodeError as error:
         raise ConfigError(f"--list: {path} is no text in UTF-8: {error}") from error
     return [line.strip() for line in lines if line.strip()]

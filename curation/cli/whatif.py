@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isnan
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -169,6 +170,8 @@ def sample(
 
     if target is not None:
         _check_suffix(target, _SAMPLE_SUFFIXES)
+    if near is not None and isnan(near):
+        raise click.UsageError("--near nan: this is no distance")
     if len(set(outcomes)) > 1 or (rejected_by and outcomes and outcomes[0] != "rejected"):
         raise click.UsageError(
             "a sample ends in one way: name one of --rejected-by, --kept, --failed, --outcome"

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from datasets.exceptions import DataFilesNotFoundError
 from huggingface_hub import DatasetCard
 
 from curation.ledger.selection import LICENSE_NAMES, Selection, metadata_texts
@@ -323,6 +324,16 @@ def test_exports_load_by_their_cards(shards: tuple[Path, Written], tmp_path: Pat
     assert body.strip().startswith("> **UNTRAINED stand-in models")
     assert header["license"] == DatasetCard.load(shards[0] / "README.md").data.license
     assert "## Known failures" in body
+
+
+@pytest.mark.parametrize("name", ["mds", "emu3"])
+def test_load_dataset_takes_no_index_for_the_data(
+    shards: tuple[Path, Written], tmp_path: Path, name: str
+) -> None:
+    """What it can't read it says; a row of an index looks like a data set of one sample."""
+    export(name, str(shards[0]), str(tmp_path / "out"))
+    with pytest.raises(DataFilesNotFoundError):
+        datasets.load_dataset(str(tmp_path / "out"))
 
 
 def test_shards_load_after_a_retraction(shards: tuple[Path, Written], rows: Loaded, tmp_path: Path) -> None:

@@ -209,6 +209,7 @@ def test_sample_draws_a_contact_sheet(
     [
         (["--rejected-by", "texd"], "did you mean"),
         (["--near", "0.1"], "near to which threshold?"),
+        (["--near", "nan", "--threshold", MIN_WIDTH], "no distance"),
         (["--threshold", MIN_WIDTH], "Name a distance by --near"),
         (["--kept", "--failed"], "a sample ends in one way"),
         (["--kept", "--to", "sheet.jpg"], "must end in .png, .html, .txt, .csv or .parquet"),

@@ -99,6 +99,8 @@ class Export(abc.ABC, Generic[S]):
         about: What lies where, in a sentence or two, for the card.
         usage: Python that loads it from `FOLDER`, for the card.
         data_files: Pattern of the files of a split, with `{split}`, where `datasets.load_dataset` reads them.
+        unread_files: The same where it does not; named on the card, so that it says so and does not take a
+            list or an index beside them for the data.
         is_table: Whether these files are Parquet, which Croissant can describe column by column.
     """
 
@@ -106,6 +108,7 @@ class Export(abc.ABC, Generic[S]):
     about: ClassVar[str] = ""
     usage: ClassVar[str] = ""
     data_files: ClassVar[str | None] = None
+    unread_files: ClassVar[str | None] = None
     is_table: ClassVar[bool] = False
 
     def __init__(self, config: S) -> None:

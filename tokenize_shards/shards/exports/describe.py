@@ -42,12 +42,13 @@ def describe(name: str, chosen: Export[Any], shards: FinishedShards, target: Sto
         for item in sorted(target.list(""), key=lambda item: item.key)
     ]
     header, body = split_card((shards.storage.read(CARD) or b"").decode(errors="replace"))
-    patterns = _patterns(chosen, files)
+    patterns = _patterns(chosen.data_files, files)
+    named = patterns or _patterns(chosen.unread_files, files)
     splits = {split: _size(pattern, files, shards, split, done) for split, pattern in patterns.items()}
     first = next(iter(shards.manifest.shards), None)
     schema = None if first is None else chosen.loaded_schema(shards.schema(first))
     info = dataset_info(schema, splits) if splits and schema is not None else None
-    own = {"configs": configs_of(patterns) if patterns else None, "dataset_info": info}
+    own = {"configs": configs_of(named) if named else None, "dataset_info": info}
     title = f"{header.get('pretty_name') or 'Shards'}, exported as {name}"
     card = card_text({**header, **own, "pretty_name": title}, _body(title, chosen, body, done, shards))
     target.write(CARD, card.encode())
@@ -64,9 +65,9 @@ def describe(name: str, chosen: Export[Any], shards: FinishedShards, target: Sto
     target.write(RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
-def _patterns(chosen: Export[Any], files: list[ExportedFile]) -> dict[str, str]:
-    """Split -> pattern of its files, of the splits that `load_dataset` can read."""
-    found = {split: (chosen.data_files or "").format(split=split) for split in SPLITS}
+def _patterns(data_files: str | None, files: list[ExportedFile]) -> dict[str, str]:
+    """Split -> pattern of its files, of the splits that have some; `data_files` holds `{split}`."""
+    found = {split: (data_files or "").format(split=split) for split in SPLITS}
     return {
         split: pattern
         for split, pattern in found.items()

@@ -26,6 +26,7 @@ class Emu3Export(Export[StageConfig]):
         'listed = json.loads(Path("FOLDER/train.json").read_text())\n'
         'torch.load(Path(listed["prefix"]) / listed["path_list"][0], weights_only=True)'
     )
+    unread_files = "{split}/*/*.pth"
 
     def write(self, shards: FinishedShards, target: Storage) -> Exported:
         import torch

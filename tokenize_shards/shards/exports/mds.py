@@ -59,6 +59,7 @@ class MdsExport(Export[StageConfig]):
         'dataset = StreamingDataset(local="FOLDER", split="train", batch_size=1)\n'
         'dataset[0]["caption"]'
     )
+    unread_files = "{split}/*.mds"
 
     def write(self, shards: FinishedShards, target: Storage) -> Exported:
         done = Exported()
