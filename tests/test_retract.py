@@ -422,7 +422,12 @@ def test_kill_at_every_change_in_a_bucket(
 
 
 def test_command_tells_what_goes_asks_and_finishes(
-    made_once: Path, place: Path, vocabulary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made_once: Path,
+    place: Path,
+    vocabulary: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     media, data = made_once / "in", data_of(made_once / "in", place, vocabulary)
     config, before = write_config(tmp_path / "c.yaml", data), contents(place)
@@ -443,9 +448,11 @@ def test_command_tells_what_goes_asks_and_finishes(
         code, said = said_by(capsys, *command, "-c", config)
         assert code == LedgerError.exit_code
         assert "`curation retract --output" in said
-    code, said = said_by(capsys, "verify", place / "shards/small")
-    assert code == LedgerError.exit_code
-    assert "photo0" not in said
+    monkeypatch.chdir(place / "shards")
+    for spelled in (place / "shards/small", "small", f"{place}/shards/../shards/./small/"):
+        code, said = said_by(capsys, "verify", spelled)
+        assert code == LedgerError.exit_code
+        assert "photo0" not in said
 
     code, said = said_by(capsys, "retract", "--output", place)
     assert code == 0

@@ -21,6 +21,7 @@ from curation.report.tables.flatfile import write_table
 from datasets_media import ROOT, Bench, command, environment, said_by, write_config, write_photo
 
 TALK, RED, BROKEN = "talk [dQw4w9WgXcQ].jpg", "z[/red].jpg", "cut [bold]off :smile:.jpg"
+LINES = "two\nlines.jpg"
 """A video site's id in brackets, and names that rich would take for tags, one of them closing nothing."""
 
 
@@ -37,6 +38,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The configuration of an output over files with odd names."""
     folder = tmp_path_factory.mktemp("odd")
     write_odd_media(folder / "in")
+    write_photo(folder / "in" / LINES, 7)
     data: dict[str, Any] = {
         "name": "odd",
         "input": [str(folder / "in")],
@@ -60,6 +62,24 @@ def test_explain_shows_names_as_they_are(odd: Path, capsys: pytest.CaptureFixtur
     assert said.startswith(f"{odd.parent}/in/{name}  source ")
     if name == RED:
         assert "  metadata caption a [/caption] with [red]tags" in said
+
+
+@pytest.mark.parametrize("words", [("sample", "--n", "9"), ("explain", LINES), ("retract", "--dry-run")])
+def test_a_name_with_a_line_break_stays_on_its_line(
+    odd: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    source = ("--source", f"{odd.parent}/in/{LINES}") if words[0] == "retract" else ()
+    code, said = said_by(capsys, *words, *source, "-c", odd)
+    assert code == 0
+    assert f"{odd.parent}/in/two\\nlines.jpg" in said
+    assert LINES not in said
+
+
+def test_what_is_like_a_name_stays_on_its_line(odd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = f"{odd.parent}/in/two\nline.jpg"
+    code, said = said_by(capsys, "retract", "--dry-run", "--source", wanted, "-c", odd)
+    assert code == 2
+    assert f"{odd.parent}/in/two\\nline.jpg (did you mean {odd.parent}/in/two\\nlines.jpg" in said
 
 
 def test_errors_show_names_as_they_are(odd: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,6 +114,7 @@ def test_run_shows_names_as_they_are(tmp_path: Path) -> None:
 
 def test_control_characters_are_spelled_out() -> None:
     assert on_one_line("a\nb\x1b") == "a\\nb\\x1b"
+    assert visible("a\u202egnp.exe\u2066 \u200fb") == "a\\u202egnp.exe\\u2066 \u200fb"
     assert visible("a\x1b[31mb\x07\r\x9b\tc\nd") == "a\\x1b[31mb\\x07\\x0d\\x9b\tc\nd"
 
 

@@ -12,6 +12,7 @@ from curation.cli.console import echo
 from curation.cli.ledger import may_remove
 from curation.cli.options import OUTPUT, path_text
 from curation.errors import ConfigError, EnvironmentFault
+from curation.errors.visible import on_one_line
 
 if TYPE_CHECKING:
     from curation.config import Config
@@ -133,7 +134,7 @@ def _not_yet(storage: Storage, texts: Sequence[str]) -> list[str]:
     tombstones = read_tombstones(storage)
     done = [text for text in texts if tombstones.covers(target_uri(text))]
     for text in done:
-        echo(f"{text} was retracted before")
+        echo(on_one_line(f"{text} was retracted before"))
     return [text for text in texts if text not in done]
 
 
@@ -168,7 +169,8 @@ def _check_missing(asked: Asked, root: str, *, allow_missing: bool) -> None:
     lines = []
     for text in missing:
         near = asked.near.get(text)
-        lines.append(f"{text} ({'did you mean ' + ', '.join(near) + '?' if near else 'nothing is like it'})")
+        like = f"did you mean {', '.join(near)}?" if near else "nothing is like it"
+        lines.append(on_one_line(f"{text} ({like})"))
     known = f"{root} knows nothing of"
     if len(lines) == 1:
         raise ConfigError(f"{known} {lines[0]}; --allow-missing keeps it out of later runs all the same")
@@ -180,13 +182,13 @@ def _check_missing(asked: Asked, root: str, *, allow_missing: bool) -> None:
 
 def _show(asked: Asked, retraction: Retraction, exports: Sequence[str]) -> None:
     for uri in list(asked.targets)[:_MAX_NAMED]:
-        echo(f"  {uri}")
+        echo(on_one_line(f"  {uri}"))
     if len(asked.targets) > _MAX_NAMED:
         echo(f"  and {len(asked.targets) - _MAX_NAMED} more")
     for name, number in retraction.counts.items():
         echo(f"{number:10d}  {name}")
     for uri in asked.same_bytes:
-        echo(f"the same bytes are in {uri}, which stays; --copies takes it along")
+        echo(on_one_line(f"the same bytes are in {uri}, which stays; --copies takes it along"))
     for folder in exports:
         files = retraction.exports[folder]
         holding = (

@@ -11,6 +11,7 @@ import click
 from curation.cli.console import echo
 from curation.cli.options import ConfigFile, config_options, path_text
 from curation.errors import ConfigError
+from curation.errors.visible import on_one_line
 
 if TYPE_CHECKING:
     from curation.ledger import Ledger
@@ -178,7 +179,7 @@ def sample(
     drawn = draw_samples(ledger, pipeline, wanted, number=number, seed=seed)
     for one in drawn:
         by = f" by {one.reason}" if one.reason else ""
-        echo(f"{one.sample.sample_id} {one.uri} {one.outcome}{by}  {said_values(one)}")
+        echo(on_one_line(f"{one.sample.sample_id} {one.uri} {one.outcome}{by}  {said_values(one)}"))
     if not drawn:
         echo("no sample is like that")
     if target is not None:

@@ -67,10 +67,11 @@ def list_inputs(
         StorageError: a folder can't be read.
     """
     leftovers = Leftovers()
+    found = found or find_inputs(config)
     output = open_storage(config.general.output)
     index, tombstones = index or ListingIndex(output), read_tombstones(output)
     tables = []
-    for root, folder in zip(config.general.input, found or find_inputs(config), strict=True):
+    for root, folder in zip(config.general.input, found, strict=True):
         listed = _FolderListing(folder, index, leftovers, tombstones)
         rows = listed.rows()
         if not (rows.num_rows or listed.num_retracted or folder.survey.repeated or index.unlisted):

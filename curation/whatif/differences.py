@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from curation.errors.visible import on_one_line
 from curation.ledger.columns import OUTCOMES
 from curation.whatif.compare import ABSENT, Comparison
 from curation.whatif.sides import decided_differently, measured_otherwise
@@ -29,7 +30,7 @@ def print_comparison(console: Console, found: Comparison) -> None:
     for change, number in found.changes.most_common():
         console.print(f"{number} {change.before} -> {change.after}")
         for example in found.examples[change]:
-            console.print(f"    {example}")
+            console.print(on_one_line(f"    {example}"))
 
 
 def _cross_table(found: Comparison) -> Table:

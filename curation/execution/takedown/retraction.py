@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -290,7 +291,10 @@ def check_none_pending(storage: Storage) -> None:
 
 def check_shards_readable(folder: str) -> None:
     """`check_none_pending` of the output that a folder of shards lies in, if it does."""
-    root, _, name = folder.rstrip("/").rpartition("/")
+    place = open_storage(folder)
+    # However it is spelled: `small` from within `shards`, or with `..`.
+    text = str(Path(place.root).resolve()) if place.is_local else place.root.rstrip("/")
+    root, _, name = text.rpartition("/")
     output, _, shards = root.rpartition("/")
     if name and shards == "shards" and output:
         check_none_pending(open_storage(output))

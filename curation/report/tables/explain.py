@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from curation.errors.visible import on_one_line
 from curation.ledger import Ledger
 from curation.ledger.unit_state import SampleVerdict, SourceVerdict
 from curation.pipeline import Pipeline
@@ -33,7 +34,7 @@ def explain(console: Console, ledger: Ledger, pipeline: Pipeline, wanted: str) -
 
 def _print_source(console: Console, judged: SourceVerdict) -> None:
     source = judged.source
-    console.print(source.uri, style="bold", end="  ")
+    console.print(on_one_line(source.uri), style="bold", end="  ")
     console.print(f"source {source.source_id}  {judged.verdict.outcome}")
     console.print("  " + ", ".join(f"{name} {value}" for name, value in source_facts(source).items()))
     if source.metadata:
