@@ -148,7 +148,7 @@ def test_emu3_asks_for_what_the_readme_says(project: Path) -> None:
         / "cache/curation"
         / re.findall(r"head_sha256: (\w+)", (ROOT / "configs/emu3.yaml").read_text())[0]
     )
-    head.parent.mkdir(parents=True)
+    head.parent.mkdir(parents=True, exist_ok=True)  # reports keep their scripts there, too
     head.write_bytes(b"")
     done = in_project(project, command(*words[1:]))
     assert done.returncode == 3, done.stderr

@@ -272,16 +272,20 @@ def test_keyboard_moves_marks_and_resets(show: Show, small: Path) -> None:
     assert int(slider.input_value()) == int(before) - 1
     value = box.locator("output").inner_text()
     assert slider.get_attribute("aria-valuetext") == value
+    page.locator("#steer-image").get_by_text("How to use these settings").click()
+    assert page.locator("#as-flags").is_visible()
     assert page.locator("#as-flags").text_content() == f"--set {key}={value}"
     assert page.locator("#as-yaml").text_content() == f"images:\n  aesthetic:\n    min_score: {value}"
     page.wait_for_function(
         "([where, stood]) => document.querySelector(where).outerHTML !== stood", arg=[line, stood]
     )
     assert box.locator(".present").inner_text() == "now 9.9"
+    slider.focus()
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     assert slider.input_value() == before
+    assert not page.get_by_text("How to use these settings").first.is_visible()
     assert page.locator("#settings").is_hidden()
 
 
@@ -296,6 +300,18 @@ def test_nothing_runs_off_the_screen(show: Show, small: Path, width: int) -> Non
             .map((one) => one.outerHTML.slice(0, 80))"""
     )
     assert cut == []
+
+
+def test_tables_fit_a_phone(show: Show, small: Path) -> None:
+    page = show(small, 390).page
+    for closed in page.locator("details:not([open]) > summary").all():
+        if closed.is_visible():
+            closed.click()
+    wider = page.evaluate(
+        """() => [...document.querySelectorAll(".scroll")]
+            .filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.ariaLabel)"""
+    )
+    assert wider == []
 
 
 def test_hostile_names_are_text_and_nothing_is_requested(show: Show, small: Path) -> None:
