@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from curation.execution.dataset_wide import bind
 from curation.ledger import Ledger
 from curation.ledger.selection import Selection
 from curation.pipeline import build_pipeline
+from curation.pipeline.decision import Decision
 from curation.storage import open_storage
 from curation.tokenize_shards.shards.writer import ShardWriter
 from datasets_media import config_data, contents, curation, write_config
@@ -93,28 +93,23 @@ def test_table_and_report_show_it(output: Path) -> None:
     assert re.search(r"images\.sharpness: sharpness [\d.]+$", said, re.MULTILINE)
 
 
-def undecided(folder: Path) -> dict[str, Any]:
-    """What lies in a folder of shards, but for what says by which configuration file it was decided."""
-    found: dict[str, Any] = contents(folder)
-    manifest = json.loads(found.pop("manifest.json"))
-    found.pop("README.md", None)
-    return found | {"manifest.json": {name: manifest[name] for name in manifest if name != "decided"}}
-
-
 def test_number_of_workers_changes_no_byte(
     output: Path, media: Path, vocabulary: Path, tmp_path: Path
 ) -> None:
     """With one worker, with two, and in this process from the ledger that two have left."""
     data = recipe(media, tmp_path / "out", vocabulary, workers=1)
     curation("run", "-c", write_config(tmp_path / "c.yaml", data))
-    shards = undecided(output / "shards" / NAME)
-    assert undecided(tmp_path / "out/shards" / NAME) == shards
+    shards = contents(output / "shards" / NAME)
+    assert contents(tmp_path / "out/shards" / NAME) == shards
     config = parse_config(recipe(media, output, vocabulary))
     ledger = Ledger(open_storage(str(output)))
     assert config.shards is not None
     writer = ShardWriter(config.shards)
     pipeline = bind(build_pipeline(config), ledger)
-    writer.write(open_storage(str(tmp_path / "here")), "", Selection(ledger, pipeline))
-    here = undecided(tmp_path / "here")
-    assert here == {name: data for name, data in shards.items() if name != "croissant.json"}
-    assert len(here) > 4
+    here = open_storage(str(tmp_path / "here"))
+    writer.write(here, "", Selection(ledger, pipeline), decided=Decision.of(config))
+    found = contents(tmp_path / "here")
+    assert found == {
+        name: data for name, data in shards.items() if name not in ("croissant.json", "README.md")
+    }
+    assert len(found) > 4

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,8 @@ def config_of(
     else:
         replaced = [*(changes or ()), *fields]
         name, data = recorded_settings(_text(output), to_measure=to_measure, replaced=replaced)
-    return parse_config(put_settings(data, {**(changes or {}), **fields}), name)
+    overrides = tuple(f"{key}={json.dumps(value)}" for key, value in (changes or {}).items())
+    return replace(parse_config(put_settings(data, {**(changes or {}), **fields}), name), overrides=overrides)
 
 
 def _named_settings(config: Location | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -6,10 +6,8 @@ costs a dataset. Stage settings are checked by the stage's own `Config`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -171,28 +169,13 @@ class Prices(StageConfig):
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a configuration comes from.
-
-    Attributes:
-        file: Name of the file, without its folder.
-        sha256: Of the file's bytes.
-        overrides: What replaced its settings, as `--set` takes it.
-    """
-
-    file: str
-    sha256: str
-    overrides: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Config:
     """A whole configuration, checked.
 
     Attributes:
         additions: The sections that add something to kept samples, in the order of the work.
         resolved: The YAML with overrides, and with whole paths, as it goes to run.json.
-        origin: The file and the overrides; None where there is no file.
+        overrides: What replaced settings of the file, as `--set` takes it.
     """
 
     general: General
@@ -203,7 +186,7 @@ class Config:
     additions: Mapping[str, StageChoice]
     shards: Any
     resolved: Mapping[str, Any]
-    origin: Origin | None = None
+    overrides: tuple[str, ...] = ()
 
     @property
     def shards_folder(self) -> str:
@@ -236,11 +219,9 @@ def load_config(path: str, overrides: Sequence[str] = (), **fields: Any) -> Conf
     Raises:
         ConfigError: with every problem, each under its dotted name.
     """
-    text = read_bytes(path)
-    data = parse_settings(text, path, overrides)
+    data = parse_settings(read_bytes(path), path, overrides)
     data.update({key: value for key, value in fields.items() if value is not None})
-    origin = Origin(PurePath(path).name, hashlib.sha256(text).hexdigest(), tuple(overrides))
-    return replace(parse_config(data, path), origin=origin)
+    return replace(parse_config(data, path), overrides=tuple(overrides))
 
 
 def parse_config(data: Mapping[str, Any], name: str = "configuration") -> Config:

@@ -25,14 +25,10 @@ class Decision:
     Attributes:
         settings: Such as `images.aesthetic.min_score` and `images.filters`; a threshold of null is off.
         overrides: Those of `--set` that decided, in their order.
-        config: Name of the configuration file; None where there was none.
-        config_sha256: Of its bytes.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
-    config: str | None = None
-    config_sha256: str | None = None
 
     @staticmethod
     def of(config: Config) -> Decision:
@@ -44,17 +40,8 @@ class Decision:
         for choice in config.choices():
             for name in choice.stage.thresholds():
                 settings[f"{choice.key}.{name}"] = getattr(choice.settings, name)
-        origin = config.origin
-        if origin is None:
-            return Decision(settings=settings)
-        deciding = tuple(redact(text) for text in origin.overrides if _decides(text, settings))
-        return Decision(
-            settings=settings, overrides=deciding, config=origin.file, config_sha256=origin.sha256
-        )
-
-    def says_the_same(self, other: Decision | None) -> bool:
-        """Whether another one decides the same by the same `--set`, whatever else its file says."""
-        return other is not None and (self.settings, self.overrides) == (other.settings, other.overrides)
+        deciding = tuple(redact(text) for text in config.overrides if _decides(text, settings))
+        return Decision(settings=settings, overrides=deciding)
 
     def differences(self, config: Config) -> Iterator[str]:
         """Where a configuration decides otherwise, a sentence each."""
@@ -65,9 +52,7 @@ class Decision:
                 yield f"shards were decided with {key}={then}; this configuration says {asked}"
 
     def lines(self) -> Iterator[str]:
-        """Where the decision came from, for people: the file, and what was decided otherwise than it says."""
-        if self.config is not None:
-            yield f"Decided by {self.config} (sha256 {(self.config_sha256 or '')[:12]})."
+        """What was decided otherwise than the configuration file says, for people."""
         if self.overrides:
             yield f"Otherwise than the file says: {', '.join(self.overrides)}."
 

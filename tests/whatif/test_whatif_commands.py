@@ -236,7 +236,6 @@ class TestShardsDecidedOtherwise:
 
     def test_the_manifest_tells_what_decided(self, output: tuple[Path, Path]) -> None:
         decided = json.loads((output[1] / "shards/small/manifest.json").read_text())["decided"]
-        assert decided["config"] == "small.yaml"
         assert decided["overrides"] == [f"{MIN_WIDTH}=96"]
         assert decided["settings"][MIN_WIDTH] == 96
 

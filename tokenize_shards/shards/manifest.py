@@ -1,7 +1,7 @@
 """The manifest of a folder of shards: which files it holds, and what must be in them.
 
 It is written last, so a folder without one is not finished. Nothing in it depends on when or where it
-was made: the same samples, decided by the same configuration file, give the same manifest.
+was made: the same samples, decided by the same settings, give the same manifest.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ class ShardWriter:
         counted = self._count(samples, vocabulary)
         present = _present(storage, folder)
         if present is not None and present.selection == counted.selection:
-            if decided is not None and not decided.says_the_same(present.decided):
+            if decided is not None and decided != present.decided:
                 present = replace(present, decided=decided)
                 write_manifest(storage, folder, present)
             return Written(present, counted.statistics, columns, changed=False)

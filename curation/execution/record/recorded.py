@@ -6,6 +6,7 @@ config = recorded_config("s3://bucket/out", ["images.aesthetic.min_score=5.2"])
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from curation import __version__
@@ -41,7 +42,7 @@ def recorded_config(
     name, data = recorded_settings(output, to_measure=to_measure, replaced=overrides)
     changed = parse_overrides(overrides, data)
     changed.update({key: value for key, value in fields.items() if value is not None})
-    return parse_config(changed, name)
+    return replace(parse_config(changed, name), overrides=tuple(overrides))
 
 
 def recorded_settings(
