@@ -51,7 +51,7 @@ class Shard:
     media_s: float
     size_bytes: int
     sha256: str
-    codebook_use: Mapping[str, float] | None = None
+    codebook_use: Mapping[str, int | float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
