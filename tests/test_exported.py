@@ -88,7 +88,7 @@ def test_table_and_report_show_it(output: Path) -> None:
     assert "sharpness" in table.column_names
     assert "edges" not in table.column_names, "it is large"
     assert np.nanmax(table["sharpness"].to_numpy()) > 0
-    assert re.search(r"sharpness \d+\.?\d* · ", (output / "report/index.html").read_text())
+    assert re.search(r"<dt>sharpness</dt><dd>\d+\.?\d*</dd>", (output / "report/index.html").read_text())
     said = curation("explain", "-c", config, "photo1.jpg")
     assert re.search(r"images\.sharpness: sharpness [\d.]+$", said, re.MULTILINE)
 
