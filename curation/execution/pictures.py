@@ -40,6 +40,7 @@ from curation.report.gallery.stored import (
     write_pictures,
 )
 from curation.stage import Spread
+from curation.storage.hub.place import pinned
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -78,6 +79,7 @@ class Settings:
             "decoder": asdict(config.decoder),
             "scratch": run.scratch,
             "scratch_bytes": run.scratch_bytes,
+            "commits": dict(pinned()),
         }
         return Settings(json.dumps(child), limit_s)
 

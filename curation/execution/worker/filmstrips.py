@@ -29,6 +29,7 @@ from curation.media.decoder import DecoderSettings
 from curation.media.views import SpanCollector
 from curation.records import Sample, Source
 from curation.stage import View
+from curation.storage.hub.place import pin
 from curation.storage.scratch import use_scratch
 
 if TYPE_CHECKING:
@@ -187,6 +188,7 @@ def _end_with_standard_input() -> None:
 def _main(arguments: str) -> None:
     settings = json.loads(arguments)
     use_scratch(settings["scratch"], settings["scratch_bytes"])
+    pin(settings["commits"])
     decoder = DecoderSettings(**settings["decoder"])
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries may print
