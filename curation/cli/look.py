@@ -19,6 +19,7 @@ def status(config_file: ConfigFile) -> int:
     from curation.report.summary.decided import decided_otherwise
     from curation.report.summary.funnel import print_failures, print_funnel
     from curation.report.summary.summary import summarize
+    from curation.report.summary.words import counted
 
     pipeline, ledger = open_pipeline(config_file.load())
     out, summary = console(), summarize(ledger, pipeline)
@@ -28,7 +29,7 @@ def status(config_file: ConfigFile) -> int:
     print_failures(out, summary)
     num_retracted = read_tombstones(ledger.storage).num_sources
     if num_retracted:
-        echo(f"retracted: {num_retracted} source{'' if num_retracted == 1 else 's'}")
+        echo(f"retracted: {counted(num_retracted, 'source')}")
     return 0
 
 

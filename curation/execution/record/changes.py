@@ -14,7 +14,7 @@ from typing import Any
 
 from curation.execution.worker.metrics import Cause, Metrics
 from curation.ledger.unit_state import PROBE
-from curation.report.summary.words import changed_keys, shown
+from curation.report.summary.words import changed_keys, counted, shown
 
 _OF_SOURCES: Mapping[Cause, str] = {
     "same bytes": "new modification time, same bytes; hashed again, nothing measured",
@@ -53,11 +53,6 @@ class Remeasurement:
     def record(self) -> dict[str, Any]:
         """For run.json."""
         return {**asdict(self), "text": self.text}
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things, such as `1 row` and `2 rows`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def changes_of(

@@ -1,4 +1,4 @@
-"""How differences between two records are said, by a run's log and by the report."""
+"""How numbers of things, and differences between two records, are said by a run's log and by the report."""
 
 from __future__ import annotations
 
@@ -30,3 +30,8 @@ def shown(value: Any) -> str:
         return "none"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[: MAX_SHOWN_CHARACTERS - 3]}..."
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, such as `1 row` and `2 rows`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
