@@ -14,6 +14,8 @@ here is imported when it is first used: `import curation` alone costs nothing.
 
 from __future__ import annotations
 
+from curation.version import __version__
+
 TYPE_CHECKING = False  # typing's own, which type checkers know by its name; its import would take 10 ms
 if TYPE_CHECKING:
     from typing import Any
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
         StorageError,
     )
 
-__version__ = "0.1.0"
 __all__ = [
     "ConfigError",
     "CurationError",

@@ -153,6 +153,7 @@ def test_core_knows_no_stage_and_stages_know_no_stage(path: Path) -> None:
 
 
 ROOMS = (
+    "version",
     "errors",
     "records",
     "storage",

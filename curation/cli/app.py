@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 
-from curation import __version__
 from curation.cli.command_line import keep_command
 from curation.cli.console import accept_any_text, echo
 from curation.cli.doctor import doctor
@@ -31,6 +30,7 @@ from curation.cli.unforeseen import UnforeseenErrors
 from curation.cli.whatif import compare, sample, sweep
 from curation.errors import CurationError
 from curation.errors.redaction import redact
+from curation.version import __version__
 
 NO_ANSWER = 130
 """A question was answered by the end of the input."""

@@ -13,11 +13,11 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from curation import __version__
 from curation.config import Config
 from curation.doctor.finding import Finding
 from curation.execution.cluster.joining.connection import check_cluster, check_temp_folder, connect
 from curation.execution.cluster.watch import ClusterWatch
+from curation.version import __version__
 
 LEAST_PYTHON = (3, 11)
 LEAST_FREE_BYTES = 10 * 2**30

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from curation import __version__
 from curation.config import Config, parse_config
 from curation.config.settings_file import parse_overrides
 from curation.errors import ConfigError
@@ -19,6 +18,7 @@ from curation.ledger import Ledger
 from curation.storage import open_storage
 from curation.storage.access import check_input
 from curation.storage.paths import expand_path
+from curation.version import __version__
 
 NAME_IT = "name the configuration by --config"
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from curation import __version__
 from curation.errors import DamagedFileError
 from curation.errors.redaction import redact_settings
 from curation.execution.worker.metrics import DECODE, Metrics, PoolMetrics
@@ -24,6 +23,7 @@ from curation.pipeline.rules import Step
 from curation.report.summary.funnel import untrained_notice
 from curation.splitter import Splitter
 from curation.storage import Storage
+from curation.version import __version__
 
 RUN = "run.json"
 _CORE_PACKAGES = ("av", "numpy", "opencv-python-headless", "pillow", "pyarrow", "ray")

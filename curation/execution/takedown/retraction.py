@@ -23,7 +23,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from curation import __version__
 from curation.errors import LedgerError
 from curation.execution.takedown.lineage import Lineage, Windows
 from curation.execution.takedown.request import Asked, is_listing, listing_key
@@ -44,6 +43,7 @@ from curation.records import Sample
 from curation.registry import RETRACT_SHARDS, load
 from curation.report.gallery.stored import PICTURES, forget_pictures, read_pictures
 from curation.storage import Storage, open_storage, parquet
+from curation.version import __version__
 
 RECORDS = "retracted/records.jsonl"
 """What each retraction removed; it names sources by their ids alone."""
