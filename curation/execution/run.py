@@ -203,17 +203,8 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             summary, written = standing.summary(pipeline), None
             # A single stage leaves later ones pending; shards made then would lose samples.
             if writer is not None and options.only is None:
-                samples = Selection(ledger, pipeline)
-                written = writer.write(
-                    ledger.storage,
-                    config.shards_folder,
-                    samples,
-                    pool.spread,
-                    decided=Decision.of(config),
-                )
-            # On this machine alone the children that render need no tasks of Ray around them.
-            spread = side_by_side if pool.is_local else pool.spread
-            keep_pictures(ledger, pipeline, summary.gallery.without_poison(), spread)
+                written = _write_shards(writer, pipeline, ledger, pool)
+            _render_pictures(pipeline, ledger, summary, pool)
         for line in decided_otherwise(ledger.storage, config):
             progress.say(line)
         progress.say("writing card and report")
@@ -226,6 +217,20 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
         if result.did_work and config.run.compact_files is not None:
             compact(pipeline, ledger, more_than=config.run.compact_files, whole=False)
         return result
+
+
+def _write_shards(writer: Any, pipeline: Pipeline, ledger: Ledger, pool: Pool) -> Any:
+    """Write the shards of what is kept now; what the writer says of them."""
+    config, samples = pipeline.config, Selection(ledger, pipeline)
+    decided = Decision.of(config)
+    return writer.write(ledger.storage, config.shards_folder, samples, pool.spread, decided=decided)
+
+
+def _render_pictures(pipeline: Pipeline, ledger: Ledger, summary: Summary, pool: Pool) -> None:
+    """Keep the pictures of the samples that the report shows."""
+    # On this machine alone the children that render need no tasks of Ray around them.
+    spread = side_by_side if pool.is_local else pool.spread
+    keep_pictures(ledger, pipeline, summary.gallery.without_poison(), spread)
 
 
 def _finish_retraction(pipeline: Pipeline, storage: Storage, progress: ProgressListener) -> None:
