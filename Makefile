@@ -34,11 +34,12 @@ demo: $(VENV)/.installed
 	$(BIN)/curation demo --fetch-only
 	$(BIN)/curation run --config configs/demo.yaml
 
+# A process of the tests that dies is not replaced: pytest-xdist waits for ever for one that replaces the last.
 test: $(VENV)/.installed-dev
 	$(MAKE) --no-print-directory check
 	$(MAKE) --no-print-directory caption-env || test "$$REQUIRE_VLLM" != 1
 	$(MAKE) --no-print-directory paddle-env || test "$$REQUIRE_PADDLE" != 1
-	$(BIN)/python -m pytest -n $(PYTEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -n $(PYTEST_PROCESSES) --dist loadfile --max-worker-restart 0
 	test ! -e $(CAPTION)/.installed || $(MAKE) --no-print-directory test-caption
 	test ! -e $(PADDLE)/.installed || $(MAKE) --no-print-directory test-paddle
 

@@ -67,10 +67,10 @@ def test_shown_filter_measures_what_it_says(tmp_path: Path, monkeypatch: pytest.
     """Columns of 0 and 200 in turn differ by 200 from their neighbors, and a plain picture by nothing."""
     page = ROOT / "docs/recipes/own-filter.md"
     (code,) = blocks(page, "python")
-    (tmp_path / "sharpness.py").write_text(code)
+    (tmp_path / "shown_sharpness.py").write_text(code)  # other tests have a `sharpness`
     monkeypatch.syspath_prepend(tmp_path)
     (text,) = blocks(page, "yaml")
-    parsed = parse_config(yaml.safe_load(text), page.name)
+    parsed = parse_config(yaml.safe_load(text.replace('"sharpness:', '"shown_sharpness:')), page.name)
     assert parsed.images is not None
     stage = parsed.images.stages["images.sharpness"].build()
     source = Source(source_id="s", uri="s.png", kind="image", size_bytes=1, etag="e", width=6, height=4)
