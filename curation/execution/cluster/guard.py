@@ -16,7 +16,6 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -37,6 +36,9 @@ class Guard:
         """`progress` knows how the sentence is to be written."""
         self._progress = progress
         self._is_closed = threading.Event()
+        self._cluster = ClusterWatch()
+        # Here and not in the thread, which on a busy machine would come to look for it when it has ended.
+        self._raylet = _handles_of_raylet(self._cluster.own_node)
         threading.Thread(target=self._watch, name="guard", daemon=True).start()
 
     def close(self) -> None:
@@ -44,17 +46,22 @@ class Guard:
         self._is_closed.set()
 
     def _watch(self) -> None:
-        watch = ClusterWatch()
-        with _raylet(watch.own_node) as raylet:
+        poll = select.poll()  # `select.select` takes no file above the 1024th
+        for handle in self._raylet:
+            poll.register(handle, select.POLLIN)
+        try:
             while not self._is_closed.is_set():
-                has_ended = bool(select.select(raylet, [], [], POLL_S)[0])
+                has_ended = bool(poll.poll(POLL_S * 1000))
                 if has_ended and not self._is_closed.is_set():
                     self._end(EnvironmentFault(ENDED))
                 try:
-                    watch.check()
+                    self._cluster.check()
                 except EnvironmentFault as fault:
                     if not self._is_closed.wait(GRACE_S):
                         self._end(fault)
+        finally:
+            for handle in self._raylet:
+                os.close(handle)
 
     def _end(self, error: EnvironmentFault) -> NoReturn:
         """End this process as it stands, past Python's streams, which another thread may have locked."""
@@ -65,17 +72,12 @@ class Guard:
         os._exit(error.exit_code)
 
 
-@contextlib.contextmanager
-def _raylet(node: str) -> Iterator[list[int]]:
+def _handles_of_raylet(node: str) -> list[int]:
     """A file that is readable once the raylet of a node has ended; none where it can't be found."""
     handles: list[int] = []
     with contextlib.suppress(OSError, AttributeError):  # not every system has files of processes
         handles += [os.pidfd_open(pid) for pid in _pids_with(f"--node_id={node}")]
-    try:
-        yield handles
-    finally:
-        for handle in handles:
-            os.close(handle)
+    return handles
 
 
 def _pids_with(argument: str) -> list[int]:
