@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """How much `faults/test_chaos.py` kills."""
     parser.addoption("--kills", type=int, default=30, help="Kills at random moments, all sites together.")
     parser.addoption("--chaos-seed", type=int, help="Repeats the draws of an earlier session.")
+
+
+def pytest_configure() -> None:
+    """Where the tests run in the background, a shell may have them ignore Ctrl-C, and so what they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A kill and what follows from it have a minute."""
+    limit_s = 600 + 60 * config.getoption("--kills")
+    for item in items:
+        if item.path.name == "test_chaos.py":
+            item.add_marker(pytest.mark.timeout(limit_s))
 
 
 def pytest_report_header(config: pytest.Config) -> str:

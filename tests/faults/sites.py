@@ -160,10 +160,17 @@ class Run:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.driver = next(iter(processes_with(MARK, self._mark)))
+        self.driver = self._found()
         self.began_at = time.monotonic()
         self._family: set[Process] = set()
         self._looked_at = 0.0
+
+    def _found(self) -> Process:
+        """Its own process, which for a moment after its start has no environment yet."""
+        while self.process.poll() is None:
+            for found in processes_with(MARK, self._mark):
+                return found
+        raise AssertionError(f"the command ended at once: {self.said}")
 
     @property
     def said(self) -> str:

@@ -20,8 +20,7 @@ from buckets import S3Server
 
 LOG = logging.getLogger(__name__)
 """What was struck: pytest --log-cli-level=INFO."""
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(36_000)]
-
+pytestmark = pytest.mark.slow
 
 SHARES = {"this machine": 13, "a cluster": 6, "a bucket": 8, "small disks": 3}
 """Of thirty kills."""
