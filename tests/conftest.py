@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,20 @@ def _no_real_time() -> Iterator[None]:
     if hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         pytest.fail("the process was left real-time; `keeping_schedule` goes around encoders")
+
+
+@pytest.fixture(autouse=True)
+def _no_ray_left() -> Iterator[None]:
+    """A process that stays with a Ray, or joins another test's, is ended with it, in the midst of a test."""
+    before = _is_joined()
+    yield
+    if _is_joined() and not before:
+        sys.modules["ray"].shutdown()
+        pytest.fail("the process was left joined to a Ray")
+
+
+def _is_joined() -> bool:
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 def _chaos_seed(config: pytest.Config) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -107,6 +108,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Ctrl-C, 143 by SIGTERM.
     """
     accept_any_text()
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or a call that comes late joins a stranger's Ray
     code = 0
     with StopSignals() as stop, UnforeseenErrors() as unforeseen:
         code = _run_command(args, stop)

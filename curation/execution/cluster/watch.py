@@ -70,8 +70,10 @@ class ClusterWatch:
     def __init__(self) -> None:
         import ray
 
+        context = ray.get_runtime_context()
         self.state = ClusterState()
-        self.own_node = ray.get_runtime_context().get_node_id()
+        self.own_node = context.get_node_id()
+        self._job = context.get_job_id()
         self._answers: queue.SimpleQueue[ClusterState | Exception] = queue.SimpleQueue()
         self._asked_at: float | None = None
         self._waited_s = 0.0
@@ -109,7 +111,7 @@ class ClusterWatch:
     def _query(self) -> None:
         try:
             with isolated(EnvironmentFault):  # Ray raises plain exceptions, too
-                self._answers.put(_cluster_state())
+                self._answers.put(_cluster_state(self._job))
         except EnvironmentFault as error:
             self._answers.put(error)
 
@@ -135,13 +137,17 @@ class ClusterWatch:
         )
 
 
-def _cluster_state() -> ClusterState:
+def _cluster_state(job: str) -> ClusterState:
+    """May be asked when the run has let Ray go, by a thread that comes late; it raises an error then.
+
+    Nothing is called here that starts Ray where it is not, such as `ray.get_runtime_context`: that joins
+    whatever cluster it finds on this machine, and this process would be ended along with a stranger's.
+    """
     import ray
     from ray._private import state  # the public way to ask for actors needs the dashboard
 
     known = ray.nodes()
     alive = [node for node in known if node["Alive"]]
-    job = ray.get_runtime_context().get_job_id()
     starting = state.actors(actor_state_name="PENDING_CREATION")
     return ClusterState(
         {node["NodeID"]: node["NodeManagerAddress"] for node in known},

@@ -1,0 +1,56 @@
+"""Questions to the head of a cluster."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import ray
+
+from curation.errors import EnvironmentFault
+from curation.execution.cluster.joining.connection import connect
+from curation.execution.cluster.watch import ClusterWatch
+from datasets_media import environment
+
+LATE = """
+from curation.cli.app import main
+try:
+    main(["--version"])
+except SystemExit:
+    import ray
+    try:
+        ray.put(1)
+    except Exception as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+def test_question_during_which_ray_is_let_go_joins_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray starts by itself where some of its functions are called without it."""
+    connection, nodes = connect(None, 1), ray.nodes
+
+    def nodes_and_then_none() -> Any:
+        found = nodes()
+        connection.close()
+        return found
+
+    try:
+        watch = ClusterWatch()
+        watch.check_now()
+        assert watch.own_node in watch.state.alive
+        monkeypatch.setattr(ray, "nodes", nodes_and_then_none)
+        with pytest.raises(EnvironmentFault, match="Ray has not been started yet"):
+            watch.check_now()
+        assert not ray.is_initialized()
+    finally:
+        connection.close()
+
+
+def test_nothing_that_the_command_calls_starts_ray_by_itself() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LATE], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert "Ray has not been started yet" in done.stdout
