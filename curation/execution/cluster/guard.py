@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from curation.errors import EnvironmentFault
-from curation.execution.cluster.watch import ENDED, ClusterWatch
+from curation.execution.cluster.watch import CLOSE_S, ENDED, ClusterWatch
 from curation.execution.progress import ProgressListener
 
 GRACE_S = 10.0
@@ -36,22 +36,27 @@ class Guard:
         """`progress` knows how the sentence is to be written."""
         self._progress = progress
         self._is_closed = threading.Event()
+        self._woken, self._wakes = os.pipe()
         self._cluster = ClusterWatch()
         # Here and not in the thread, which on a busy machine would come to look for it when it has ended.
         self._raylet = _handles_of_raylet(self._cluster.own_node)
-        threading.Thread(target=self._watch, name="guard", daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, name="guard", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         """Let this process go on whatever becomes of Ray. May be called again."""
-        self._is_closed.set()
+        if not self._is_closed.is_set():
+            self._is_closed.set()
+            os.close(self._wakes)
+        self._thread.join(CLOSE_S + POLL_S)
 
     def _watch(self) -> None:
         poll = select.poll()  # `select.select` takes no file above the 1024th
-        for handle in self._raylet:
+        for handle in (*self._raylet, self._woken):
             poll.register(handle, select.POLLIN)
         try:
             while not self._is_closed.is_set():
-                has_ended = bool(poll.poll(POLL_S * 1000))
+                has_ended = any(handle != self._woken for handle, _ in poll.poll(POLL_S * 1000))
                 if has_ended and not self._is_closed.is_set():
                     self._end(EnvironmentFault(ENDED))
                 try:
@@ -60,7 +65,8 @@ class Guard:
                     if not self._is_closed.wait(GRACE_S):
                         self._end(fault)
         finally:
-            for handle in self._raylet:
+            self._cluster.close()
+            for handle in (*self._raylet, self._woken):
                 os.close(handle)
 
     def _end(self, error: EnvironmentFault) -> NoReturn:

@@ -4,6 +4,7 @@
     watch.check()           # each round of a loop: never waits
     watch.check_now()       # after a death, before anybody is blamed for it
     watch.state.num_cpus    # as the cluster's head said last
+    watch.close()           # before the run lets Ray go
 
 Ray itself waits for ever for what a dead raylet was to start, and ends this process without a word that
 users know if its head does not answer for a minute. Where nobody comes to check, `guard` does.
@@ -11,6 +12,7 @@ users know if its head does not answer for a minute. Where nobody comes to check
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -24,6 +26,8 @@ from curation.errors.isolation import isolated
 ASK_EVERY_S = 5.0
 ANSWER_S = 30.0
 """The cluster's head gets so long to answer; less than the minute after which Ray ends this process."""
+CLOSE_S = 5.0
+"""The head gets so long to answer when nobody needs the answer any more."""
 LONGEST_ROUND_S = 5.0
 """Time between two checks that counts at most, as this process itself may have been stopped meanwhile."""
 _GOES_ON = "what was measured is kept, and the same command goes on from there"
@@ -103,6 +107,17 @@ class ClusterWatch:
         self._take(timeout_s=ANSWER_S)
         if self._asked_at is not None:
             raise self._silent()
+
+    def close(self) -> None:
+        """Wait for the answer to a question that is under way, if it comes soon. May be called again.
+
+        Where the head is ended that owes this process an answer, Ray ends the process a minute later, without
+        a word.
+        """
+        if self._asked_at is not None:
+            with contextlib.suppress(queue.Empty):
+                self._answers.get(timeout=CLOSE_S)
+            self._asked_at = None
 
     def _ask(self) -> None:
         self._asked_at, self._waited_s = time.monotonic(), 0.0

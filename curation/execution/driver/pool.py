@@ -80,12 +80,11 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         """Stop the workers at once: what they had not committed is done again by the next run."""
-        self._workers.kill_all()
-        self._marker.close()
-        if self._guard is not None:
-            self._guard.close()
-        if self._connection is not None:
-            self._connection.close()
+        with ExitStack() as stack:  # the last one first, whatever becomes of the others
+            for each in (self._connection, self._watch, self._guard, self._marker):
+                if each is not None:
+                    stack.callback(each.close)
+            stack.callback(self._workers.kill_all)
 
     @property
     def cluster(self) -> ClusterState:
