@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from curation.ledger.expected import Expected
 from curation.storage import Storage, parquet
 from curation.storage.base import ABSENT
+from curation.storage.footer import read_footer
 
 _UNITS = b"units"
 """Metadata of a compact file: [unit, its row group or null if it has no rows], as JSON."""
@@ -21,14 +23,67 @@ MAX_COMPACT_BYTES = 128_000_000
 """A compact file is closed at about this size."""
 
 
+class Footers:
+    """The footers of the compact files that were read last.
+
+    One takes some sixty megabytes where a file has thousands of units, and a tenth of a second to read.
+    """
+
+    MOST = 2
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[CompactFile, pq.FileMetaData]] = []
+
+    def of(self, compact: CompactFile, file: IO[bytes] | pa.NativeFile, name: str) -> pq.FileMetaData:
+        """The footer of an open file.
+
+        Raises:
+            DamagedFileError: it is not what was written.
+        """
+        for known, footer in self._kept:
+            if known is compact:
+                return footer
+        footer = read_footer(file, name)
+        self._kept = [(compact, footer), *self._kept][: self.MOST]  # at once: threads read side by side
+        return footer
+
+
 @dataclass(frozen=True, eq=False)
 class CompactFile:
-    """A compact file: its footer, and where its units are: unit -> row group, or None if it has no rows."""
+    """A compact file, and where its units are.
+
+    Attributes:
+        schema: Of its rows.
+        row_groups: Unit -> row group, or None if it has no rows.
+        num_rows, num_bytes: Of each row group; the bytes are those of all columns.
+        footers: What remembers its footer for a while.
+    """
 
     key: str
     etag: str
-    footer: pq.FileMetaData
+    schema: pa.Schema
     row_groups: Mapping[int, int | None]
+    num_rows: Sequence[int]
+    num_bytes: Sequence[int]
+    footers: Footers
+
+    @staticmethod
+    def of(key: str, etag: str, schema: pa.Schema, footer: pq.FileMetaData, footers: Footers) -> CompactFile:
+        """A file with this schema and this footer.
+
+        Raises:
+            ValueError: it does not say where its units are.
+        """
+        groups = [footer.row_group(place) for place in range(footer.num_row_groups)]
+        return CompactFile(
+            key,
+            etag,
+            schema.remove_metadata(),
+            _places_of(footer),
+            [group.num_rows for group in groups],
+            [group.total_byte_size for group in groups],
+            footers,
+        )
 
     def read(
         self,
@@ -38,15 +93,15 @@ class CompactFile:
         without: Collection[str],
     ) -> Iterator[tuple[int, pa.Table]]:
         """The rows of some of its units, with the columns that are asked for."""
-        schema = self.footer.schema.to_arrow_schema().remove_metadata()
-        wanted = parquet.wanted_columns(schema, columns, without)
+        wanted = parquet.wanted_columns(self.schema, columns, without)
         name = f"{storage.root}/{self.key}"
         with storage.open(self.key) as file:
+            footer = self.footers.of(self, file, name)
             with parquet.blaming(name):
-                opened = parquet.open_at(file, self.footer)
+                opened = parquet.open_at(file, footer)
             for together in self._runs(units):
                 groups = [group for unit in together if (group := self.row_groups[unit]) is not None]
-                table = schema.empty_table().select(wanted)
+                table = self.schema.empty_table().select(wanted)
                 if groups:
                     with parquet.blaming(name):
                         table = opened.read_row_groups(groups, wanted, use_threads=False)
@@ -58,7 +113,7 @@ class CompactFile:
         held_bytes = 0
         for unit in units:
             group = self.row_groups[unit]
-            num_bytes = 0 if group is None else self.footer.row_group(group).total_byte_size
+            num_bytes = 0 if group is None else self.num_bytes[group]
             if run and held_bytes + num_bytes > MAX_RUN_BYTES:
                 yield run
                 run, held_bytes = [], 0
@@ -72,7 +127,7 @@ class CompactFile:
         start = 0
         for unit in units:
             group = self.row_groups[unit]
-            num_rows = 0 if group is None else self.footer.row_group(group).num_rows
+            num_rows = 0 if group is None else self.num_rows[group]
             yield unit, table.slice(start, num_rows)
             start += num_rows
 
@@ -114,7 +169,7 @@ class CompactWriter:
         self._held, self._held_bytes = [], 0
 
 
-def places_of(footer: pq.FileMetaData) -> dict[int, int | None]:
+def _places_of(footer: pq.FileMetaData) -> dict[int, int | None]:
     """Where the units of a compact file are.
 
     Raises:

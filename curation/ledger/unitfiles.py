@@ -21,7 +21,7 @@ from typing import IO
 import pyarrow as pa
 
 from curation.errors import DamagedFileError, NoSuchObject, StorageError
-from curation.ledger.compactfiles import CompactFile, CompactWriter, places_of
+from curation.ledger.compactfiles import CompactFile, CompactWriter, Footers
 from curation.ledger.expected import Expected
 from curation.storage import Listed, Storage, parquet
 from curation.storage.base import ABSENT
@@ -73,6 +73,7 @@ class UnitFiles:
         self._storage, self._prefix = storage, prefix
         self._expected = Expected(prefix, schema)
         self._compacts: list[CompactFile] = []
+        self._footers = Footers()
 
     def units(self) -> list[int]:
         """The units that have a file, or rows in a compact file."""
@@ -286,9 +287,12 @@ class UnitFiles:
         name = self._name(item.key)
         with self._storage.open(item.key) as file:
             footer = read_footer(file, name)
+            with parquet.blaming(name):
+                # A footer and its `schema` hold each other: megabytes that stay until Python looks for such.
+                schema = parquet.open_at(file, footer).schema_arrow
         with parquet.blaming(name):
-            self._expected.check(name, footer.schema.to_arrow_schema(), None)
-            return CompactFile(item.key, item.etag, footer, places_of(footer))
+            self._expected.check(name, schema, None)
+            return CompactFile.of(item.key, item.etag, schema, footer, self._footers)
 
     def _name(self, key: str) -> str:
         return f"{self._storage.root}/{key}"
