@@ -9,7 +9,7 @@ back. Commands that do not list ask here, too, and so say what the last run knew
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,13 +25,16 @@ from curation.ingest.locator import LEADING_DOTS
 from curation.ingest.metadata import PROBLEM
 from curation.ingest.suffixes import kind_of
 from curation.ledger import Ledger
+from curation.ledger.digests import Digests
+from curation.ledger.schemas import SOURCES
 from curation.records import SourceKind
 from curation.storage import Storage, open_storage, parquet
 
 PRESENT = "listing/present.parquet"
 _LISTED = pa.schema([("uri", pa.string()), ("etag", pa.string())])
 _GONE = pa.schema([("source_id", pa.string()), ("uri", pa.string())])
-_COLUMNS = ("source_id", "uri", "etag", "kind")
+_UNITS_AT_ONCE = 256
+_NO_HASHES = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -106,42 +109,162 @@ def absent_sources(ledger: Ledger) -> Absent:
     Of the versions of a file, the one with the listed etag counts, else the newest: it may be the same
     bytes under another date, and the next run finds out. Without a listing nothing is gone.
 
+    Of each name a digest is held, not the name: that is the difference between one gigabyte and four at ten
+    million sources.
+
     Raises:
         DamagedFileError: the listing is damaged; a run writes it anew before it asks.
     """
-    known = ledger.sources_table(_COLUMNS)
-    listed = _listed(ledger.storage)
-    names = match_names(known["uri"])
-    place_of = np.full(known.num_rows, -1)
-    is_listed = np.ones(known.num_rows, bool)
-    is_current = np.zeros(known.num_rows, bool)
-    unread: Mapping[SourceKind, int] = {}
-    if listed is not None:
-        places = pc.index_in(names, value_set=match_names(listed["uri"]))
-        place_of = np.asarray(places.fill_null(-1), np.int64)
-        is_listed = place_of >= 0
-        is_current = np.asarray(pc.equal(known["etag"], listed["etag"].take(places)).fill_null(False))
-        unread = _unread(listed["uri"], names)
-    stands = _newest(_file_numbers(names, place_of), is_current)
-    # A container that could not be listed is a source as long as that is so.
-    is_media = np.asarray(pc.not_equal(known["kind"], "container"))
-    gone = known.filter(pa.array(stands & ~is_listed & is_media))
-    replaced = known.filter(pa.array(~stands | (~is_listed & ~is_media)))
-    if replaced.num_rows:
-        # A source that two units hold by mistake is not replaced by itself: it counts twice, and is noticed.
-        present = known["source_id"].filter(pa.array(stands & is_listed)).combine_chunks()
-        replaced = replaced.filter(pc.invert(pc.is_in(replaced["source_id"], value_set=present)))
-    return Absent(gone.select(_GONE.names), replaced["source_id"], unread)
+    listing, names = _LastListing(ledger.storage), Digests()
+    listed_etags = [_hashes(part["etag"]) for part in _noting(names, listing.parts())]
+    num_listed = len(names)
+    num_rows: dict[int, int] = {}
+    etags, is_media = [_NO_HASHES], [np.zeros(0, bool)]
+    for part in _noting(names, _sources(ledger, ("uri", "etag", "kind"), num_rows)):
+        etags.append(_hashes(part["etag"]))
+        # A container that could not be listed is a source as long as that is so.
+        is_media.append(pc.not_equal(part["kind"], "container").to_numpy())
+    groups = names.groups()
+    listed, files = groups[:num_listed], groups[num_listed:]
+    known = _Known(files, np.concatenate(etags), np.concatenate(is_media))
+    if not listing.is_there:
+        everyone = np.ones(len(files), bool)
+        return _absent(ledger, num_rows, known, everyone, _newest(files, ~everyone), {})
+    first = _first_of(listed, groups)
+    is_listed = first[files] >= 0
+    etag_of = np.concatenate([*listed_etags, np.zeros(1, np.int64)])  # the last one is never looked at
+    is_current = is_listed & (etag_of[first[files]] == known.etags)
+    is_unread = (first[listed] == np.arange(num_listed)) & ~np.isin(listed, files)
+    return _absent(ledger, num_rows, known, is_listed, _newest(files, is_current), listing.kinds(is_unread))
 
 
-def _unread(listed: pa.ChunkedArray, known: pa.Array) -> Mapping[SourceKind, int]:
-    """The listed sources that no row of the ledger is about, by their kind.
+@dataclass(frozen=True)
+class _Known:
+    """The sources of the ledger, in the order in which they are read.
 
-    Rows of Parquet files have no suffix: they are taken for pictures.
+    Attributes:
+        files: int32 [N], the same number for versions of the same file.
+        etags: int64 [N], hashes.
+        is_media: bool [N], whether it is a picture or a video.
     """
-    names = match_names(listed)
-    unread = pc.unique(names.filter(pc.invert(pc.is_in(names, value_set=known)))).to_pylist()
-    return Counter(kind_of(name) or "image" for name in unread)
+
+    files: NDArray[np.int32]
+    etags: NDArray[np.int64]
+    is_media: NDArray[np.bool_]
+
+
+def _absent(
+    ledger: Ledger,
+    num_rows: Mapping[int, int],
+    known: _Known,
+    is_listed: NDArray[np.bool_],
+    stands: NDArray[np.bool_],
+    unread: Mapping[SourceKind, int],
+) -> Absent:
+    """Read who does not count: the rest of the ledger is not read once more."""
+    is_gone = stands & ~is_listed & known.is_media
+    is_replaced = ~stands | (~is_listed & ~known.is_media)
+    gone = _rows_of(ledger, _GONE.names, num_rows, is_gone)
+    replaced = _rows_of(ledger, ["source_id"], num_rows, is_replaced)["source_id"]
+    if len(replaced):
+        # A source that two units hold by mistake is not replaced by itself: it counts twice, and is noticed.
+        wanted = replaced.combine_chunks()
+        parts = _each_unit(ledger, ["source_id"], num_rows, stands & is_listed)
+        found = [part["source_id"].filter(pc.is_in(part["source_id"], value_set=wanted)) for part in parts]
+        present = pa.chunked_array([chunk for ids in found for chunk in ids.chunks], pa.string())
+        replaced = replaced.filter(pc.invert(pc.is_in(replaced, value_set=present.combine_chunks())))
+    return Absent(gone, replaced, unread)
+
+
+def _sources(
+    ledger: Ledger, columns: Sequence[str], num_rows: dict[int, int]
+) -> Iterator[pa.Table | pa.RecordBatch]:
+    """These columns of all sources, many units at a time; how many rows each unit has is noted."""
+    held: list[pa.Table] = []
+    for unit, part in ledger.scan_sources(columns, ledger.units()):
+        num_rows[unit] = part.num_rows
+        held.append(part)
+        if len(held) >= _UNITS_AT_ONCE:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _rows_of(
+    ledger: Ledger, columns: Sequence[str], num_rows: Mapping[int, int], wanted: NDArray[np.bool_]
+) -> pa.Table:
+    """These columns of the sources that are wanted."""
+    return pa.concat_tables(
+        [
+            pa.schema([SOURCES.field(name) for name in columns]).empty_table(),
+            *_each_unit(ledger, columns, num_rows, wanted),
+        ]
+    )
+
+
+def _each_unit(
+    ledger: Ledger, columns: Sequence[str], num_rows: Mapping[int, int], wanted: NDArray[np.bool_]
+) -> Iterator[pa.Table]:
+    """These columns of the sources that are wanted, unit by unit; units without any are not read."""
+    starts = dict(zip(num_rows, np.cumsum([0, *num_rows.values()]).tolist(), strict=False))
+    units = [unit for unit, start in starts.items() if wanted[start : start + num_rows[unit]].any()]
+    for unit, part in ledger.scan_sources(columns, units):
+        yield part.filter(pa.array(wanted[starts[unit] :][: num_rows[unit]]))
+
+
+def _noting(
+    names: Digests, parts: Iterable[pa.Table | pa.RecordBatch]
+) -> Iterator[pa.Table | pa.RecordBatch]:
+    """The parts, once the names in them are noted."""
+    for part in parts:
+        names.add(match_names(part["uri"]))
+        yield part
+
+
+def _hashes(texts: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+    """Numbers by which texts [N] are compared within this process."""
+    return np.fromiter(map(hash, texts.to_pylist()), np.int64, len(texts))
+
+
+def _first_of(listed: NDArray[np.int32], groups: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Of each group the first of its places in the listing; -1 where it has none."""
+    first = np.full(groups.max(initial=-1) + 1, -1)
+    first[listed[::-1]] = np.arange(len(listed))[::-1]  # of several places the last that is written
+    return first
+
+
+class _LastListing:
+    """What the last run listed, part by part."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._name = f"{storage.root}/{PRESENT}"
+        self._data = storage.read(PRESENT)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether a run has listed anything."""
+        return self._data is not None
+
+    def parts(self) -> Iterator[pa.RecordBatch]:
+        """Raises DamagedFileError: it is not what was written."""
+        if self._data is not None:
+            yield from parquet.batches_from_bytes(self._data, self._name, _check_listed)
+
+    def kinds(self, wanted: NDArray[np.bool_]) -> Mapping[SourceKind, int]:
+        """How many of the wanted places have sources of each kind.
+
+        Rows of Parquet files have no suffix: they are taken for pictures.
+        """
+        found: Counter[SourceKind] = Counter()
+        start = 0
+        for part in self.parts():
+            mine = wanted[start : start + part.num_rows]
+            start += part.num_rows
+            if mine.any():
+                names = match_names(part["uri"].filter(pa.array(mine)))
+                found.update(kind_of(name) or "image" for name in names.to_pylist())
+        return found
 
 
 def num_bad_metadata(ledger: Ledger, absent: Absent | None = None) -> int:
@@ -171,24 +294,15 @@ def absent_beside(shards: str) -> Absent:
     return absent_sources(ledger) if ledger and ledger.storage.find(PRESENT) else Absent()
 
 
-def match_names(uris: pa.ChunkedArray) -> pa.Array:
+def match_names(uris: pa.Array | pa.ChunkedArray) -> pa.Array:
     """`plain_uri` of a column."""
-    names = uris.combine_chunks()
+    names = uris.combine_chunks() if isinstance(uris, pa.ChunkedArray) else uris
     if not pc.any(pc.match_substring_regex(names, LEADING_DOTS)).as_py():
         return names  # replacing nothing takes ten times as long as looking
     return pc.replace_substring_regex(names, LEADING_DOTS, r"\1")
 
 
-def _file_numbers(names: pa.Array, place_of: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A number per name: the place in the listing, and behind all of these one where there is none (-1)."""
-    numbers = place_of.copy()
-    is_unlisted = place_of < 0
-    unlisted = names.filter(pa.array(is_unlisted)).dictionary_encode().indices
-    numbers[is_unlisted] = np.asarray(unlisted) + place_of.max(initial=-1) + 1
-    return numbers
-
-
-def _newest(files: NDArray[np.int64], is_current: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _newest(files: NDArray[np.int32], is_current: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Of the rows of each file, whether it is the last current one, or the last one if none is current."""
     newest = np.full(files.max(initial=-1) + 1, -1)
     newest[files] = np.arange(len(files))  # of several rows the last
@@ -210,6 +324,12 @@ def _listed(storage: Storage) -> pa.Table | None:
         return None
     name = f"{storage.root}/{PRESENT}"
     table = parquet.from_bytes(data, name)
-    if not table.schema.equals(_LISTED):
-        raise DamagedFileError.of({name: "it lists no sources"})
+    with parquet.blaming(name):
+        _check_listed(table.schema)
     return table
+
+
+def _check_listed(schema: pa.Schema) -> None:
+    """Raises ValueError: that is no listing."""
+    if not schema.equals(_LISTED):
+        raise ValueError("it lists no sources")

@@ -71,6 +71,28 @@ def from_bytes(data: bytes, name: str) -> pa.Table:
     return read_columns(pa.BufferReader(data), name)
 
 
+def batches_from_bytes(
+    data: bytes, name: str, check: Callable[[pa.Schema], None]
+) -> Iterator[pa.RecordBatch]:
+    """The rows in a Parquet object, batch by batch. `check` is called with its schema before any is read.
+
+    Raises:
+        DamagedFileError: `name` is not what was written.
+    """
+    file = pa.BufferReader(data)
+    footer = read_footer(file, name)
+    with blaming(name):
+        opened = open_at(file, footer)
+        check(opened.schema_arrow)
+        batches = opened.iter_batches(use_threads=False)
+    while True:
+        with blaming(name):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
 def read_columns(
     file: IO[bytes] | pa.NativeFile,
     name: str,
