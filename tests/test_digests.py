@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,3 +22,15 @@ def test_texts_have_the_same_number_if_they_are_equal(parts: list[list[str]]) ->
     assert len(digests) == len(groups) == len(texts)
     assert len({*zip(texts, groups, strict=True)}) == len({*texts}) == len({*groups})
     assert sorted({*groups}) == [*range(len({*texts}))]
+
+
+def test_digests_that_share_their_heads_are_told_apart() -> None:
+    digests = Digests()
+    digests.add(pa.array([f"{number % 9}" for number in range(90)]))
+    expected = digests.groups()
+    digests._heads = [np.zeros(90, np.uint64)]
+    tails = np.concatenate(digests._tails)
+    assert len({*tails.tolist()}) == 9
+    found = digests.groups()
+    assert len({*zip(expected.tolist(), found.tolist(), strict=True)}) == 9
+    assert sorted({*found.tolist()}) == [*range(9)]

@@ -43,9 +43,18 @@ class Digests:
         if not self._heads:
             return np.zeros(0, np.int32)
         heads, tails = np.concatenate(self._heads), np.concatenate(self._tails)
-        order = np.lexsort((tails, heads))
+        order = np.argsort(heads)
+        is_new_head, is_new_tail = _changes(heads[order]), _changes(tails[order])
+        if (is_new_tail & ~is_new_head).any():  # two digests that share their heads
+            order = np.lexsort((tails, heads))
+            is_new_head, is_new_tail = _changes(heads[order]), _changes(tails[order])
         begins = np.zeros(len(order), np.int32)
-        begins[1:] = (heads[order[1:]] != heads[order[:-1]]) | (tails[order[1:]] != tails[order[:-1]])
+        begins[1:] = is_new_head | is_new_tail
         numbers = np.empty(len(order), np.int32)
         numbers[order] = np.cumsum(begins, dtype=np.int32)
         return numbers
+
+
+def _changes(values: NDArray[np.unsignedinteger]) -> NDArray[np.bool_]:
+    """Of all but the first, whether it is another one than that before: bool [N - 1]."""
+    return np.asarray(values[1:] != values[:-1])

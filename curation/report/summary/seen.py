@@ -36,6 +36,9 @@ class SeenIds:
         """The ids that came more than once."""
         if not self._heads:
             return []
+        heads = np.sort(np.concatenate(self._heads))
+        if not (heads[1:] == heads[:-1]).any():  # as a rule, and a fifth of the time
+            return []
         heads, tails = np.concatenate(self._heads), np.concatenate(self._tails)
         order = np.lexsort((tails, heads))
         heads, tails = heads[order], tails[order]
