@@ -182,7 +182,11 @@ def _read(path: str, schema: pa.Schema) -> list[dict[str, Any]]:
     storage, key = storage_of(path)
     try:
         with storage.open(key) as file:
-            table = pj.read_json(file) if path.endswith((".json", ".jsonl")) else pq.read_table(file)
+            # On this thread: a command that ends while Arrow's readers are still about is aborted.
+            if path.endswith((".json", ".jsonl")):
+                table = pj.read_json(file, pj.ReadOptions(use_threads=False))
+            else:
+                table = pq.ParquetFile(file, pre_buffer=False).read(use_threads=False)
         rows: list[dict[str, Any]] = table.select(schema.names).cast(schema).to_pylist()
     except (OSError, KeyError, pa.ArrowException, NoSuchObject) as error:
         raise ConfigError(f"{path}: {_first_line(error)}") from error

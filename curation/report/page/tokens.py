@@ -317,7 +317,7 @@ def _look_into(
 
 
 def _use(shard: pq.ParquetFile) -> dict[str, float]:
-    batches = shard.iter_batches(batch_size=64, columns=["codes"])
+    batches = shard.iter_batches(batch_size=64, columns=["codes"], use_threads=False)
     found: dict[str, float] = asdict(
         load(CODEBOOK)(codes for batch in batches for codes in batch["codes"].to_pylist())
     )
@@ -330,7 +330,7 @@ def _by_kind(shard: pq.ParquetFile) -> dict[str, dict[str, int]]:
     if not set(columns) <= set(shard.schema_arrow.names):
         return {}
     found: dict[str, Counter[str]] = {}
-    for batch in shard.iter_batches(columns=columns):
+    for batch in shard.iter_batches(columns=columns, use_threads=False):
         frames, height, width = (batch[name].cast(pa.int64()) for name in columns[2:])
         rows = pa.table(
             {

@@ -81,7 +81,7 @@ class PackedExport(Export[PackedConfig]):
         return done
 
     def count(self, target: Storage) -> int:
-        packs = (file.read(["sample_ids"])["sample_ids"] for file in parquet_files(target))
+        packs = (file.read(["sample_ids"], use_threads=False)["sample_ids"] for file in parquet_files(target))
         return sum(len(ids) for column in packs for ids in column.to_pylist())
 
 
