@@ -31,7 +31,8 @@ from curation.ingest.containers.index import ListingIndex
 from curation.ingest.inputs import find_inputs, unlisted_containers
 from curation.ingest.listing import Listing, list_inputs
 from curation.ledger import Ledger, unit_name
-from curation.ledger.present import absent_sources, remember_listing
+from curation.ledger.absent import absent_sources
+from curation.ledger.present import remember_listing
 from curation.ledger.schemas import SOURCES
 from curation.storage import open_storage
 from curation.storage.buckets.connection import connect, place_of

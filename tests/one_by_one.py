@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from curation.ledger import Ledger
-from curation.ledger.present import absent_sources
+from curation.ledger.absent import absent_sources
 from curation.ledger.unit_state import (
     NO_RECOMPUTE,
     RecomputePolicy,

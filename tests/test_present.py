@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import tarfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from curation.execution.plan import plan_probes
 from curation.ingest.listed import LISTED, ListedSources
 from curation.ingest.listing import list_inputs
 from curation.ledger import Ledger
-from curation.ledger.present import absent_sources, remember_listing
+from curation.ledger.absent import absent_sources
+from curation.ledger.present import remember_listing
 from curation.ledger.unit_state import PROBE, RecomputePolicy
 from curation.ledger.versions import settle
 from curation.records import Source, stable_id
@@ -303,6 +305,30 @@ def test_of_each_file_the_current_version_stands_else_the_newest(tmp_path: Path)
             one.source_id for one in stands.values()
         }
         assert set(absent.source_ids.to_pylist()) == absent.replaced | set(gone)
+
+
+def test_unit_that_changes_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a run that goes on beside `status`."""
+
+    def source(number: int, uri: str) -> Source:
+        return Source(source_id=f"{number:020}", uri=uri, kind="image", size_bytes=1, etag=str(number))
+
+    ledger = Ledger(open_storage(str(tmp_path)))
+    remember_listing(ledger.storage, ListedSources(LISTED.empty_table()))
+    ledger.replace_sources(0, [source(0, "a")])
+    scan, more = ledger.scan_sources, [source(1, "a"), source(2, "b")]
+
+    def scan_and_change(columns: Sequence[str], units: Iterable[int]) -> Iterator[tuple[int, pa.Table]]:
+        yield from scan(columns, units)
+        if more:
+            ledger.replace_sources(0, [more.pop(), *ledger.sources(0)])
+
+    monkeypatch.setattr(ledger, "scan_sources", scan_and_change)
+    absent = absent_sources(ledger)
+    assert absent.gone == {f"{0:020}": "a", f"{2:020}": "b"}
+    assert absent.replaced == {f"{1:020}"}
 
 
 def _spelled(source: Source, uri: str, *more: str) -> Source:

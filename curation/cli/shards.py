@@ -42,7 +42,7 @@ def verify(folder: str | None, path: str | None, output: str | None) -> int:
 
     In the output of a run also whether they hold sources that have left the inputs since.
     """
-    from curation.ledger.present import absent_beside
+    from curation.ledger.absent import absent_beside
     from curation.registry import READ_DECISION, VERIFY, load
     from curation.storage import open_storage
 

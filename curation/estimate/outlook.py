@@ -29,8 +29,9 @@ from curation.ingest.inputs import find_inputs
 from curation.ingest.listed import ListedSources
 from curation.ingest.listing import Listing, list_inputs
 from curation.ledger import Ledger
+from curation.ledger.absent import absent_sources
 from curation.ledger.columns import NONE, PENDING
-from curation.ledger.present import PRESENT, absent_sources, listing_to_bytes, match_names
+from curation.ledger.present import PRESENT, listing_to_bytes, match_names
 from curation.ledger.selection import Selection
 from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy, branch_steps
 from curation.ledger.verdicts import SampleGroup, VerdictGroup, verdict_groups

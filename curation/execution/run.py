@@ -28,7 +28,8 @@ from curation.ingest.inputs import FoundFolder, find_inputs, unlisted_containers
 from curation.ingest.leftovers import Leftovers, some_names
 from curation.ingest.listing import Listing, list_inputs
 from curation.ledger import Ledger
-from curation.ledger.present import absent_sources, come_and_gone, num_bad_metadata, remember_listing
+from curation.ledger.absent import absent_sources, num_bad_metadata
+from curation.ledger.present import come_and_gone, remember_listing
 from curation.ledger.selection import Selection, exported_columns
 from curation.ledger.unit_state import NO_RECOMPUTE, PROBE, RecomputePolicy
 from curation.media.decoder import check_decoder

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from curation.execution.dataset_wide import dataset_steps, filters_behind
 from curation.execution.plan import PassPlan, Phase, Task
 from curation.ledger import Ledger
-from curation.ledger.present import absent_sources
+from curation.ledger.absent import absent_sources
 from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy
 from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline

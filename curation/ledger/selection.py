@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from curation.errors import ConfigError
 from curation.ingest.metadata import drawn_text, texts_of
 from curation.ledger import Ledger
+from curation.ledger.absent import absent_sources
 from curation.ledger.columns import KEPT
-from curation.ledger.present import absent_sources
 from curation.ledger.unit_state import branch_steps
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.ledger import Ledger
+from curation.ledger.absent import Absent, absent_sources
 from curation.ledger.columns import (
     FAILED,
     KEPT,
@@ -33,7 +34,6 @@ from curation.ledger.columns import (
     RuleEvaluator,
     Verdicts,
 )
-from curation.ledger.present import Absent, absent_sources
 from curation.ledger.schemas import stage_schema
 from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy, branch_steps
 from curation.pipeline import Branch, Pipeline

@@ -18,7 +18,7 @@ from buckets import S3Server, upload
 from curation.errors import ConfigError
 from curation.ingest.inputs import find_inputs, input_roots
 from curation.ingest.listing import Listing
-from curation.ledger.present import absent_sources
+from curation.ledger.absent import absent_sources
 from curation.ledger.unused import unused_folders
 from curation.report.tables.explain import explain
 from curation.report.tables.table import flat_table

@@ -18,7 +18,7 @@ from curation.ingest.listing import list_inputs
 from curation.ingest.locator import locator_of
 from curation.ingest.metadata import drawn_text
 from curation.ledger import Ledger
-from curation.ledger.present import num_bad_metadata
+from curation.ledger.absent import num_bad_metadata
 from curation.ledger.unit_state import PROBE, RecomputePolicy
 from curation.report.summary.summary import summarize
 from curation.report.tables.explain import explain

@@ -21,7 +21,7 @@ from curation.ingest.containers.reader import EntryColumns, Inventory
 from curation.ingest.listing import list_inputs
 from curation.ingest.locator import locator_of, position_of
 from curation.ingest.metadata import from_sidecar, from_sidecars, merged
-from curation.ledger.present import num_bad_metadata
+from curation.ledger.absent import num_bad_metadata
 from curation.records import MetadataValue, Source
 from curation.storage.local import LocalStorage
 from datasets_media import Bench, List, config_data, write_photo

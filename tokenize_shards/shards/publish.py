@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from curation.errors import ConfigError, StorageError
-from curation.ledger.present import absent_beside
+from curation.ledger.absent import absent_beside
 from curation.report.summary.funnel import UNTRAINED
 from curation.storage import Storage, open_storage
 from curation.storage.hub.place import HubPlace, place_of

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from curation.errors import LedgerError, TokenizeError
 from curation.ingest.leftovers import some_names
-from curation.ledger.present import Absent
+from curation.ledger.absent import Absent
 from curation.report.cards.croissant import digests_in
 from curation.storage import Storage
 from curation.tokenize_shards.documents.document import parse

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from curation.errors import LedgerError
 from curation.ledger import Ledger
+from curation.ledger.absent import absent_sources
 from curation.ledger.columns import KEPT, NONE, OUTCOMES, RuleEvaluator
-from curation.ledger.present import absent_sources
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import any_ofs_of, describe_rule

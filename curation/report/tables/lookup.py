@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from curation.errors import ConfigError
 from curation.ingest.locator import locator_of
 from curation.ledger import Ledger
-from curation.ledger.present import absent_sources
+from curation.ledger.absent import absent_sources
 from curation.ledger.unit_state import SampleVerdict, SourceVerdict, load_unit, source_verdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step

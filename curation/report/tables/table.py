@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.ledger import Ledger
+from curation.ledger.absent import Absent, absent_sources
 from curation.ledger.columns import KEPT, NONE, OUTCOMES, Measured, Verdicts
-from curation.ledger.present import Absent, absent_sources
 from curation.ledger.schemas import METADATA, METADATA_COLUMNS, SOURCES
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
