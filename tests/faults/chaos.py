@@ -35,7 +35,7 @@ ABSENT_S = 2.0
 """A blow whose target is not there for so long comes after the others."""
 END_S = 30.0
 """Everything that a command started is gone so long after its end."""
-REASON = re.compile(r"^(EnvironmentFault|StorageError): .*", re.MULTILINE)
+REASON = re.compile(r"^(EnvironmentFault|StorageError|WriteConflict): .*", re.MULTILINE)
 """What a run says that ends with 3."""
 OVERLOADED = "cannot start Ray on this machine"
 """What a run says where Ray could not start within its time: the machine has too much to do."""

@@ -48,6 +48,8 @@ class OwnRay:
         self._folder = tempfile.mkdtemp(prefix="ray-", dir=parent)
         self._supervisor = _supervise(self._folder)
         options: dict[str, Any] = {"log_to_driver": with_worker_logs, "logging_level": "ERROR"}
+        # Or Ray waits, without a limit, for the first workers of the first driver: also where one was killed.
+        options["_system_config"] = {"prestart_worker_first_driver": False}
         start = partial(
             ray.init, "local", num_cpus=num_cpus, include_dashboard=False, _temp_dir=self._folder, **options
         )
