@@ -287,9 +287,7 @@ class UnitFiles:
         name = self._name(item.key)
         with self._storage.open(item.key) as file:
             footer = read_footer(file, name)
-            with parquet.blaming(name):
-                # A footer and its `schema` hold each other: megabytes that stay until Python looks for such.
-                schema = parquet.open_at(file, footer).schema_arrow
+            schema = parquet.arrow_schema(file, footer, name)
         with parquet.blaming(name):
             self._expected.check(name, schema, None)
             return CompactFile.of(item.key, item.etag, schema, footer, self._footers)

@@ -57,9 +57,19 @@ def schema_of(file: IO[bytes], name: str) -> pa.Schema:
     Raises:
         DamagedFileError: `name` is not what was written.
     """
-    footer = read_footer(file, name)
+    return arrow_schema(file, read_footer(file, name), name)
+
+
+def arrow_schema(file: IO[bytes], footer: pq.FileMetaData, name: str) -> pa.Schema:
+    """The schema of an open file of which the footer is known.
+
+    A footer and its own `schema` hold each other: megabytes that stay until Python looks for such.
+
+    Raises:
+        DamagedFileError: `name` is not what was written.
+    """
     with blaming(name):
-        return footer.schema.to_arrow_schema()
+        return open_at(file, footer).schema_arrow
 
 
 def from_bytes(data: bytes, name: str) -> pa.Table:
