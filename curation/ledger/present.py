@@ -110,14 +110,8 @@ def listed_uris(storage: Storage) -> list[str]:
 
 
 def _listed(storage: Storage) -> pa.Table | None:
-    data = storage.read(PRESENT)
-    if data is None:
-        return None
-    name = f"{storage.root}/{PRESENT}"
-    table = parquet.from_bytes(data, name)
-    with parquet.blaming(name):
-        _check_listed(table.schema)
-    return table
+    listing = LastListing(storage)
+    return pa.Table.from_batches(listing.parts(), _LISTED) if listing.is_there else None
 
 
 def _check_listed(schema: pa.Schema) -> None:
