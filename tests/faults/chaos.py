@@ -183,7 +183,7 @@ class _Campaign:
         targets = self._site.targets()
         codes = {0, *(code for name in struck for code in targets[name].codes)}
         # A signal that comes when everything has been said meets the interpreter's own end.
-        was_over = code == -signal.SIGTERM and "   card: " in run.said
+        was_over = code in (-signal.SIGTERM, -signal.SIGINT) and "   card: " in run.said
         was_joining = code == 1 and {"raylet", "head node"} & {*struck} and RAY_WAS_FIRST in run.said
         assert code in codes or was_over or was_joining or OVERLOADED in run.said, self._story(run)
         assert "Traceback" not in run.said, self._story(run)
