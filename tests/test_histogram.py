@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.report.summary.histogram import MAX_BINS, Histogram
-from curation.report.summary.seen import SeenIds
 
 NUMBERS = st.floats(-1e9, 1e9, allow_subnormal=False)
 
@@ -74,28 +73,3 @@ def test_thresholds_beyond_the_values_leave_bars_empty() -> None:
 def test_what_is_no_number_is_left_out() -> None:
     assert said(counted([1.0, np.nan, np.inf, 2.0])) == said(counted([1.0, 2.0]))
     assert counted([np.nan]).total == 0
-
-
-@given(st.lists(st.integers(0, 30), max_size=40))
-def test_ids_that_came_twice_are_told(numbers: list[int]) -> None:
-    import pyarrow as pa
-
-    from curation.records import stable_id
-
-    parts = [SeenIds(), SeenIds()]
-    for place, number in enumerate(numbers):
-        parts[place % 2].add(pa.array([stable_id(number)]))
-    parts[0].merge(parts[1])
-    twice = {stable_id(number) for number in numbers if numbers.count(number) > 1}
-    assert set(parts[0].repeated()) == twice
-
-
-def test_names_that_are_no_ids_are_told_apart_all_the_same() -> None:
-    import pyarrow as pa
-
-    seen = SeenIds()
-    seen.add(pa.array(["a", "b", "0123456789abcdefghij", "0123456789ABCDEF0123"]))
-    seen.add(pa.array([], pa.string()))
-    assert seen.repeated() == []
-    seen.add(pa.array(["b"]))
-    assert len(seen.repeated()) == 1

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from curation.errors import LedgerError
 from curation.ingest.metadata import PROBLEM
 from curation.ledger import Ledger
-from curation.ledger.digests import Digests
+from curation.ledger.digests import Digests, hashed
 from curation.ledger.present import PRESENT, LastListing, match_names
 from curation.ledger.schemas import SOURCES
 from curation.records import SourceKind
@@ -193,7 +193,7 @@ def _noting(
 ) -> Iterator[pa.Table | pa.RecordBatch]:
     """The parts, once the names in them are noted."""
     for part in parts:
-        names.add(match_names(part["uri"]))
+        names.add(hashed(match_names(part["uri"])))
         yield part
 
 

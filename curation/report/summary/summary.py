@@ -28,6 +28,7 @@ from curation.errors import LedgerError
 from curation.ledger import Ledger
 from curation.ledger.absent import absent_sources
 from curation.ledger.columns import KEPT, NONE, OUTCOMES, RuleEvaluator
+from curation.ledger.digests import Digests, unpacked
 from curation.ledger.verdicts import VerdictGroup, verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import any_ofs_of, describe_rule
@@ -36,7 +37,6 @@ from curation.report.gallery.samples import Gallery, GalleryBuilder
 from curation.report.joint.joint import Joint, JointBuilder
 from curation.report.summary.failures import failures_of
 from curation.report.summary.histogram import Histogram
-from curation.report.summary.seen import SeenIds
 
 MAX_EXAMPLES = 100
 EXAMPLES_EACH = 3
@@ -183,7 +183,7 @@ class SummaryBuilder:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._seen = SeenIds()
+        self._seen = Digests()
         self._gallery = GalleryBuilder(pipeline)
         self._joint = JointBuilder(pipeline)
         self.columns = {step.key: ("error", *step.stage.counted_columns) for step in pipeline.steps()}
@@ -204,7 +204,7 @@ class SummaryBuilder:
         """
         if len(group.uncounted):
             raise LedgerError(f"clip {group.uncounted[0]} is in the ledger, but its splitter says it failed")
-        self._seen.add(group.sources["source_id"])
+        self._seen.add(unpacked(group.sources["source_id"]))
         self._joint.add(group)
         self._count_sources(group)
         self._count_gone(group)
@@ -247,7 +247,7 @@ class SummaryBuilder:
         """Count the sources that are no longer in the inputs."""
         if not group.gone.num_rows:
             return
-        self._seen.add(group.gone["source_id"])
+        self._seen.add(unpacked(group.gone["source_id"]))
         for kind, number in Counter(group.gone["kind"].to_pylist()).items():
             self._summary.sources.setdefault(kind, Counter())
             self._summary.gone[kind] += number
@@ -272,7 +272,7 @@ class SummaryBuilder:
         leaves = group.leaves[kind]
         if not len(leaves.source):
             return
-        self._seen.add(leaves.sample_id)
+        self._seen.add(unpacked(leaves.sample_id))
         passed = group.samples[kind].verdicts.outcome[leaves.sample] == KEPT
         asked = leaves.evaluator.asked(self._pipeline.enrich, passed)
         for key in leaves.evaluator.measured:
