@@ -39,8 +39,10 @@ REASON = re.compile(r"^(EnvironmentFault|StorageError|WriteConflict): .*", re.MU
 """What a run says that ends with 3."""
 OVERLOADED = "cannot start Ray on this machine"
 """What a run says where Ray could not start within its time: the machine has too much to do."""
-RAY_WAS_FIRST = "Failed to register worker to Raylet"
-"""What Ray says when it ends a process with 1 by itself: its raylet died in the moment of joining it."""
+RAY_WAS_FIRST = re.compile("Failed to register worker to Raylet|Failed to connect to GCS within")
+"""What Ray says when it ends a process with 1 by itself: raylet or GCS died in the moment of joining them."""
+HAS_JOINED = re.compile(r": \d+ of \d+ sources in |metrics for Prometheus: ")
+"""What only a run says that has its cluster."""
 GOES_ON = "the same command goes on from there"
 
 
@@ -184,8 +186,9 @@ class _Campaign:
         codes = {0, *(code for name in struck for code in targets[name].codes)}
         # A signal that comes when everything has been said meets the interpreter's own end.
         was_over = code in (-signal.SIGTERM, -signal.SIGINT) and "   card: " in run.said
-        was_joining = code == 1 and {"raylet", "head node"} & {*struck} and RAY_WAS_FIRST in run.said
-        assert code in codes or was_over or was_joining or OVERLOADED in run.said, self._story(run)
+        was_joining = code == 1 and RAY_WAS_FIRST.search(run.said) and not HAS_JOINED.search(run.said)
+        met_joining = was_joining and {"raylet", "GCS", "head node"} & {*struck}
+        assert code in codes or was_over or met_joining or OVERLOADED in run.said, self._story(run)
         assert "Traceback" not in run.said, self._story(run)
         assert code != 3 or REASON.search(run.said), self._story(run)
         assert code not in (130, 143) or run.said.count(GOES_ON) == 1, self._story(run)

@@ -250,6 +250,17 @@ class ClusterSite(Site):
         return [str(path) for path in scratch.glob("*")] if is_complete else []
 
     def _start_head(self) -> None:
+        deadline = time.monotonic() + START_LIMIT_S
+        address = self._new_head()
+        while not (address.exists() and address.read_text().strip()):
+            if self._head is None or self._head.poll() is not None:  # Ray gives up where a machine is busy
+                address = self._new_head()
+            assert time.monotonic() < deadline, "the head node does not start"
+            time.sleep(POLL_S)
+        self._address = address.read_text().strip()
+
+    def _new_head(self) -> Path:
+        """Start a head; the file that will name its address."""
         self._num_heads += 1
         folder = self.temp / f"head{self._num_heads}"
         options = [
@@ -266,12 +277,7 @@ class ClusterSite(Site):
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        address, deadline = folder / "ray_current_cluster", time.monotonic() + START_LIMIT_S
-        while not (address.exists() and address.read_text().strip()):
-            assert self._head.poll() is None, "the head node ended by itself"
-            assert time.monotonic() < deadline, "the head node does not start"
-            time.sleep(POLL_S)
-        self._address = address.read_text().strip()
+        return folder / "ray_current_cluster"
 
     def _kill_head(self) -> bool:
         """As if the machine lost power; whether there was one."""
