@@ -64,7 +64,7 @@ def beginning(message: str) -> str | None:
     for part in message.split("{}"):
         words = part.split()
         if len(words) >= NUM_WORDS - 1:
-            return " ".join(words[:NUM_WORDS]).strip("(;:,.")
+            return " ".join(words[:NUM_WORDS]).strip(" (;:,.")
     return None
 
 
