@@ -10,7 +10,13 @@ import pytest
 from datasets_media import ROOT
 
 PAGE = " ".join((ROOT / "docs/operations.md").read_text().split())
-PLACES = ("curation/execution", "curation/storage", "curation/errors", "curation/ingest/reach.py")
+PLACES = (
+    "curation/execution",
+    "curation/storage",
+    "curation/errors",
+    "curation/ingest/reach.py",
+    "captioner",
+)
 """Where machines, workers, inputs and outputs are met. What a configuration lacks is told by other pages."""
 ERRORS = frozenset(
     (
