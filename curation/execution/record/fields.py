@@ -28,7 +28,7 @@ class _Model(_Fields):
     precision: str | None = None
 
 
-class _Listing(_Fields):
+class _ListingLines(_Fields):
     """The lines say all that the other fields tell machines, which nobody here reads back."""
 
     lines: list[str] = []
@@ -118,7 +118,7 @@ class _Record(_Before):
     models: list[_Model]
     fingerprints: dict[str, str]
     versions: dict[str, str]
-    listing: _Listing | None
+    listing: _ListingLines | None
     last_work: _LastWork | None
     host: str | None = None
     command: str | None = None
