@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +17,7 @@ import pytest
 
 from buckets import S3Server, upload
 from curation.errors import DamagedFileError, LedgerError
+from curation.execution.record.run_record import read_run
 from curation.ledger import Ledger
 from curation.records import Row, Source
 from curation.stage import Column
@@ -369,3 +372,52 @@ def test_run_record_of_an_older_version_is_not_damaged(finished: Path, output: P
     work["pools"] = [{"pool": "filter: decode", "num_workers": 2, "busy_s": 1.0}]
     (output / "run.json").write_text(json.dumps(record))
     assert said_by(capsys, "report", "-c", finished / "c.yaml", "--output", output)[0] == 0
+
+
+FREE = ("config", "settings", "thresholds", "listing")
+"""Fields of run.json that hold whatever a configuration may, and that are for other programs."""
+
+
+def replaced(record: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Each field of run.json, and the record with something of another type in its place."""
+    inner = record.items() if isinstance(record, dict) else enumerate(record)
+    for key, value in inner:
+        yield (*place, key), 5 if isinstance(value, dict | list) else [5]
+        if isinstance(value, dict | list) and key not in FREE:
+            yield from replaced(value, (*place, key))
+
+
+def with_other(record: Any, place: tuple[str | int, ...], value: Any) -> Any:
+    changed = copy.deepcopy(record)
+    inner = changed
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    return changed
+
+
+def test_every_field_of_run_json_has_a_type(finished: Path, tmp_path: Path) -> None:
+    """Of a run that had one before it."""
+    record = json.loads((finished / "out/run.json").read_text())
+    record["previous"] = {name: record[name] for name in ("models", "fingerprints", "parts", "outcomes")}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    record = json.loads((tmp_path / "run.json").read_text())  # in which nothing is there twice
+    storage = open_storage(str(tmp_path))
+    assert read_run(storage)["models"] == record["models"]
+    places = list(replaced(record))
+    assert {place[0] for place, _ in places} == {*record}
+    for place, other in places:
+        (tmp_path / "run.json").write_text(json.dumps(with_other(record, place, other)))
+        with pytest.raises(DamagedFileError) as caught:
+            read_run(storage)
+        assert str(place[0]) in str(caught.value), place
+
+
+@pytest.mark.parametrize("name", ["config", "curation", "listing", "models", "versions"])
+def test_field_of_run_json_whose_name_is_damaged(
+    finished: Path, output: Path, capsys: Said, name: str
+) -> None:
+    path = output / "run.json"
+    path.write_text(path.read_text().replace(f'\n  "{name}": ', f'\n  "{name[:-1]}#": '))
+    code, said = said_by(capsys, "report", "-c", finished / "c.yaml", "--output", output)
+    assert names_it(code, said, path), said

@@ -123,6 +123,7 @@ FIELDS = {
     },
     "cluster": {
         "rayVersion",
+        "authOptions",
         "enableInTreeAutoscaling",
         "autoscalerOptions",
         "headGroupSpec",
@@ -150,6 +151,7 @@ def test_rayjob() -> None:
     assert {*cluster} <= FIELDS["cluster"]
     assert spec["submissionMode"] in ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
     assert spec["shutdownAfterJobFinishes"] is True
+    assert cluster["authOptions"] == {"mode": "token"}  # as docs/operations.md says
     assert cluster["enableInTreeAutoscaling"] is True
     assert cluster["rayVersion"] == version("ray")  # which is constraints.txt's, as in the image
     groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}

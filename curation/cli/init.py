@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from curation.cli.console import echo
-from curation.cli.options import expanded_path
+from curation.cli.options import target_path
 from curation.errors import ConfigError
 
 DEFAULT_RECIPE = "emu3"
@@ -35,9 +35,7 @@ class _ListsRecipes(click.Command):
 @click.option("--input", "inputs", multiple=True, metavar="FOLDER", help="A folder or URL to read.")
 @click.option("--output", metavar="FOLDER", help="Folder or URL for ledger, shards and report.")
 @click.option("--name", metavar="NAME", help="Of the dataset; by default the recipe's.")
-@click.option(
-    "--to", "target", type=expanded_path, default="curation.yaml", show_default=True, metavar="FILE"
-)
+@click.option("--to", "target", type=target_path, default="curation.yaml", show_default=True, metavar="FILE")
 def init(
     images: bool,
     videos: bool,

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from curation.cli.console import echo
-from curation.cli.options import ConfigFile, config_options, expanded_path
+from curation.cli.options import ConfigFile, config_options, expanded_path, target_path
 from curation.registry import LABELS, SERVER_ENGINE, load
 
 
@@ -77,7 +77,7 @@ def correct(folder: Path, corrected: Path, by: str) -> int:
 
 @label.command()
 @click.argument("folder", type=expanded_path)
-@click.option("--to", "target", required=True, type=expanded_path, metavar="FILE")
+@click.option("--to", "target", required=True, type=target_path, metavar="FILE")
 @click.option("--format", "layout", type=click.Choice(["llamafactory", "qwen"]), default="llamafactory")
 @click.option("--unreviewed", is_flag=True, help="Also captions that nobody has looked at.")
 def export(folder: Path, target: Path, layout: str, unreviewed: bool) -> int:

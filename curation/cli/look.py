@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from curation.cli.console import echo
-from curation.cli.options import ConfigFile, config_options, path_text
+from curation.cli.options import ConfigFile, config_options, target_text
 from curation.errors import ConfigError
 
 
@@ -47,7 +47,7 @@ def report(config_file: ConfigFile) -> int:
 @click.command()
 @config_options
 @click.option(
-    "--to", "target", required=True, type=path_text, metavar="FILE", help=".parquet or .csv file to write."
+    "--to", "target", required=True, type=target_text, metavar="FILE", help=".parquet or .csv file to write."
 )
 def table(config_file: ConfigFile, target: str) -> int:
     """Write one flat table: a row per source and sample with every column, outcome and reason.
@@ -86,7 +86,7 @@ def explain(config_file: ConfigFile, wanted: str) -> int:
 @click.option(
     "--to",
     "target",
-    type=path_text,
+    type=target_text,
     default="preview.html",
     show_default=True,
     metavar="FILE",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from curation.errors import CurationError
+from curation.errors import ConfigError, CurationError
 from curation.errors.redaction import redact
 from curation.storage.paths import expand_path
 
@@ -35,6 +35,23 @@ def expanded_path(text: str) -> Path:
     if "://" in path:
         raise click.BadParameter(f"{redact(path)}: this must be on this machine, not behind a URL")
     return Path(path)
+
+
+def target_text(text: str) -> str:
+    """Type of an option that names what is written: as `path_text`, and in a job not what Ray removes."""
+    from curation.execution.cluster.joining.jobs import check_output_lasts
+
+    path = path_text(text)
+    try:
+        check_output_lasts(path)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
+    return path
+
+
+def target_path(text: str) -> Path:
+    """The same of a file or a folder of this machine, and nothing else."""
+    return expanded_path(target_text(text))
 
 
 CONFIG = click.option(

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from curation.cli.console import echo
-from curation.cli.options import LIMIT, RETRY_FAILED, ConfigFile, config_options, expanded_path
+from curation.cli.options import LIMIT, RETRY_FAILED, ConfigFile, config_options, target_path
 from curation.cli.stopping import StopSignals
 from curation.errors import ConfigError
 
@@ -31,7 +31,7 @@ from curation.errors import ConfigError
 @click.option(
     "--to",
     "target",
-    type=expanded_path,
+    type=target_path,
     metavar="FILE",
     help="Write it as JSON, too: a file that ends in .json.",
 )

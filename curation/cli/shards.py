@@ -7,7 +7,14 @@ from typing import Any
 import click
 
 from curation.cli.console import echo
-from curation.cli.options import SHARDS_CONFIG, SHARDS_OUTPUT, ConfigFile, path_text, shards_options
+from curation.cli.options import (
+    SHARDS_CONFIG,
+    SHARDS_OUTPUT,
+    ConfigFile,
+    path_text,
+    shards_options,
+    target_text,
+)
 from curation.errors import ConfigError
 from curation.registry import EXPORTS
 
@@ -98,7 +105,7 @@ def publish(places: tuple[str, ...], path: str | None, output: str | None, **ter
     "--vocabulary", required=True, type=path_text, metavar="FILE", help="The text vocabulary, as in shards."
 )
 @click.option(
-    "--to", "target", required=True, type=path_text, metavar="FILE", help="Parquet file for the triplets."
+    "--to", "target", required=True, type=target_text, metavar="FILE", help="Parquet file for the triplets."
 )
 @click.option("--min-voters", type=click.IntRange(1), help="Voters a prompt needs.")
 @click.option("--min-agreement", type=click.FloatRange(0, 1), help="Share of them that must agree.")
@@ -137,7 +144,7 @@ class _ListsFormats(click.Command):
 @click.argument("format_name", metavar="FORMAT")
 @shards_options
 @click.option(
-    "--to", "target", required=True, type=path_text, metavar="FOLDER", help="Empty folder to write into."
+    "--to", "target", required=True, type=target_text, metavar="FOLDER", help="Empty folder to write into."
 )
 @click.option(
     "--set",

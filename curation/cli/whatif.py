@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from curation.cli.console import echo
-from curation.cli.options import ConfigFile, config_options, path_text
+from curation.cli.options import ConfigFile, config_options, path_text, target_text
 from curation.errors import ConfigError
 from curation.errors.visible import on_one_line
 
@@ -32,7 +32,7 @@ _SWEEP_SUFFIXES = (".csv", ".parquet", ".json", ".html", ".svg", ".png")
     "--to",
     "targets",
     multiple=True,
-    type=path_text,
+    type=target_text,
     metavar="FILE",
     help="Table (.csv, .parquet, .json) or plot (.html, .svg, .png) to write; may be given again.",
 )
@@ -83,7 +83,7 @@ def _write_sweep(pipeline: Pipeline, found: Sweep, target: str) -> None:
 @click.argument("sides", nargs=-1, required=True, metavar="[A] B")
 @config_options
 @click.option(
-    "--to", "target", type=path_text, metavar="FILE", help="Write all changed samples: .parquet or .csv."
+    "--to", "target", type=target_text, metavar="FILE", help="Write all changed samples: .parquet or .csv."
 )
 def compare(config_file: ConfigFile, sides: tuple[str, ...], target: str | None) -> int:
     """Show which samples end otherwise in B than in A, and why, without measuring anything.
@@ -149,7 +149,7 @@ def _sides(base: ConfigFile, texts: tuple[str, ...]) -> tuple[ComparedSide, Comp
 @click.option(
     "--to",
     "target",
-    type=path_text,
+    type=target_text,
     metavar="FILE",
     help="Contact sheet (.png, .html), or the samples alone (.txt: ids, .csv, .parquet).",
 )

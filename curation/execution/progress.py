@@ -7,7 +7,7 @@
 
 A terminal has a bar for a pass, and a line for each of its stages.
 A log gets a line when a pass begins and ends, soon after its beginning, and then every half minute, whether
-or not anything has been done since.
+or not anything has been done since; below it, one for each stage.
 """
 
 from __future__ import annotations
@@ -219,7 +219,11 @@ class LineProgress:
         self._tell_pass("progress", pace, text, {"seconds": round(pace.seconds, 1), **facts})
 
     def _tell_pass(self, name: str, pace: Pace, text: str, facts: dict[str, Any]) -> None:
-        steps = {key: {"rows": rows, "failed": self._failed[key]} for key, rows in [*self._rows.items()]}
+        seconds = max(pace.seconds, 1e-9)
+        steps = {
+            key: {"rows": rows, "failed": self._failed[key], "rate": round(rows / seconds, 3)}
+            for key, rows in [*self._rows.items()]
+        }
         where = {"pass": self._phase, "done": pace.done, "total": pace.total, "steps": steps}
         self._write(Event(name, f"{PHASE_NAMES[self._phase]}: {text}", where | facts))
 
@@ -273,7 +277,14 @@ class ConsoleProgress(LineProgress):
         super().end()
 
     def _print(self, event: Event) -> None:
-        self._console.print(redact(event.text), style=_STYLES.get(event.level))
+        lines = [event.text, *(_of_stage(key, step) for key, step in event.fields.get("steps", {}).items())]
+        self._console.print(redact("\n".join(lines)), style=_STYLES.get(event.level))
+
+
+def _of_stage(key: str, step: Mapping[str, Any]) -> str:
+    """How far a stage is. How many samples will come to it is not known, so only its pass has a time left."""
+    failed = f", {step['failed']} failed" if step["failed"] else ""
+    return f"  {key}: {step['rows']} rows{failed}, {step['rate']:.3g}/s"
 
 
 class _Bar(BarColumn):

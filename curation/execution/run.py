@@ -123,7 +123,10 @@ def _open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledge
         ConfigError: a model is not the one that the output was begun with, or is named wrongly.
         EnvironmentFault: something is missing on this machine; all of it is named.
     """
-    check_output_lasts(config.general.output)
+    try:
+        check_output_lasts(config.general.output)
+    except ConfigError as error:
+        raise ConfigError(f"output: {error}") from error
     storage = open_storage(config.general.output)
     is_local = starts_here(options.address)
     checklist = Checklist()

@@ -1,4 +1,4 @@
-"""The README's way to a cluster, word for word: a bucket, a head node, a job that is stopped and resumed.
+"""The way to a cluster of the README and docs/cluster.md, word for word: a bucket, a head node, jobs.
 
 Only what is installed already is not installed again, and ports and Ray's folder are free ones.
 """
@@ -64,6 +64,7 @@ class Shell:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout after `make demo`: small media and a vocabulary in place of those that are downloaded."""
     folder = tmp_path_factory.mktemp("checkout")
+    (folder / ".venv").symlink_to(sys.prefix)
     media = folder / "demo/input"
     media.mkdir(parents=True)
     for seed in range(8):
@@ -93,10 +94,9 @@ def said(project: Path) -> Iterator[list[str]]:
     ray_folder = Path(f"/tmp/rj-{os.getpid()}")
     replaced = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
     replaced |= {"/tmp/curation-ray": str(ray_folder), "pip install": "true"}
-    path = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
     places = os.pathsep.join(map(str, (ROOT, TESTS)))
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "AWS_"))}
-    shell = Shell(project, clean | {"PATH": path, "PYTHONPATH": places, "HF_HUB_OFFLINE": "1"})
+    shell = Shell(project, clean | {"PATH": "/usr/bin:/bin", "PYTHONPATH": places, "HF_HUB_OFFLINE": "1"})
     found: list[str] = []
     try:
         for block in BLOCKS:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import signal
 import subprocess
 import time
@@ -76,11 +78,35 @@ def test_lines_say_how_far_how_fast_and_how_long() -> None:
         "pass": "filter",
         "done": 30,
         "total": 120,
-        "steps": {"images.color": {"rows": 29, "failed": 2}},
+        "steps": {"images.color": {"rows": 29, "failed": 2, "rate": 0.483}},  # 29 in 60 s
         "seconds": 60.0,
         "rate": 0.5,
         "left_s": 180,
     }
+
+
+def test_log_has_a_line_for_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: 30 and 15 rows in 60 s are 0.5/s and 0.25/s, and 90 sources more take 3 minutes."""
+    clock, console = Clock(), Console(width=200, record=True, file=io.StringIO())
+    progress = ConsoleProgress(console)
+    monkeypatch.setattr(progress, "_clock", clock)
+    progress.begin("filter", 120)
+    clock.now += 60
+    progress.advance(30)
+    for key, rows, failed in (("images.color", 30, 0), ("images.text", 15, 2)):
+        metrics = Metrics()
+        metrics.record(key, rows=rows, failed=failed)
+        progress.measured(metrics)
+    progress.report()
+    progress.end()
+    stages = ["  images.color: 30 rows, 0.5/s", "  images.text: 15 rows, 2 failed, 0.25/s"]
+    assert console.export_text().splitlines() == [
+        "measuring and filtering: 120 sources",
+        "measuring and filtering: 30 of 120 sources (25.0%) after 1 min 0 s, 0.5/s, 3 min 0 s left",
+        *stages,
+        "measuring and filtering: 30 of 120 sources in 1 min 0 s, 0.5/s",
+        *stages,
+    ]
 
 
 def test_lines_come_by_themselves_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +186,7 @@ def test_end_of_a_log_tells_what_happened(config: Path, tmp_path: Path) -> None:
     assert last == "60.0% failed, more than run.max_failed_fraction: 0.5"
     assert "reading headers" in said or "measuring and filtering: 5 sources" in said
     assert "measuring and filtering: 5 of 5 sources in " in said
+    assert re.search(r"^  images.speaking_color: 5 rows, 3 failed, [\d.]+/s$", said, re.MULTILINE)
     spoken = [line for line in said.splitlines() if line.endswith(f"looking at {config.parent}/in/p3.jpg")]
     assert len(spoken) == 1
     assert spoken[0].startswith("(Worker pid=")

@@ -11,8 +11,10 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import click
 import pytest
 
+from curation.cli.app import cli
 from curation.errors import ConfigError
 from curation.execution.cluster.joining.credentials import environment_hook
 from curation.execution.cluster.joining.jobs import check_output_lasts
@@ -122,6 +124,38 @@ def test_output_in_the_folder_of_a_job_is_refused(tmp_path: Path, monkeypatch: p
     check_output_lasts(inside)
     with pytest.raises(ConfigError):
         check_output_lasts("out")
+
+
+def target_options() -> Iterator[tuple[str, click.Parameter]]:
+    """Command and option, for all that write where `--to` says."""
+    context = click.Context(cli)
+    waiting: list[tuple[str, click.Command]] = [("", cli)]
+    while waiting:
+        name, command = waiting.pop()
+        if isinstance(command, click.Group):
+            waiting += [
+                (f"{name} {inner}".strip(), found)
+                for inner in command.list_commands(context)
+                if (found := command.get_command(context, inner)) is not None
+            ]
+        yield from ((name, option) for option in command.params if "--to" in option.opts)
+
+
+@pytest.mark.parametrize(("name", "option"), [*target_options()], ids=lambda value: str(value))
+def test_nothing_else_is_written_into_the_folder_of_a_job(
+    name: str, option: click.Parameter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table or an export would be gone with the job, which then had said that all went well."""
+    context = click.Context(cli)
+    value = ("out.csv",) if option.multiple else "out.csv"
+    assert option.type_cast_value(context, value)
+    monkeypatch.setenv(JOB, json.dumps({"metadata": {}}))
+    with pytest.raises(click.BadParameter, match="job's working directory, which Ray removes"):
+        option.type_cast_value(context, value)
+
+
+def test_commands_that_write_are_found() -> None:
+    assert {name for name, _ in target_options()} >= {"export", "label export", "plan", "sweep", "table"}
 
 
 def test_workers_get_the_credentials_of_a_run_that_joins_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:

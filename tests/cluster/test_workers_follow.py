@@ -124,6 +124,28 @@ def test_nodes_that_come_get_workers_and_nodes_that_go_take_theirs_along(
     assert len(notes(tmp_path)) == 6 + 1
 
 
+def test_no_more_workers_come_than_the_limit_says(cluster: Cluster, tmp_path: Path) -> None:
+    """Three nodes in the end, `max: 2`; the second worker waits for a place until there is a second node."""
+    work = bench(tmp_path, 6, workers={"min": 1, "max": 2})
+    with Pool(work.pipeline, work.ledger, cluster.address, ConsoleProgress(console())) as pool:
+        pool.do(work.tasks("probe"))
+        assert pool.attendance.most == 1
+        going_on = Pass(pool, work.tasks("filter"))
+        going_on.start()
+        until(lambda: bool(notes(tmp_path)), "a call on the first node")
+        for _ in range(2):
+            cluster.add_node(**NODE)
+        until(lambda: len(nodes_of(tmp_path)) == 2, "a call on another node")
+        until(lambda: pool.cluster.num_cpus == 3, "that the driver sees the third node")
+        (tmp_path / "gate").touch()
+        going_on.join(120)
+        assert going_on.is_over
+        assert pool.attendance.most == 2
+        assert pool.num_workers == 2
+    assert len(nodes_of(tmp_path)) == 2
+    assert len(work.outcomes()) == 6
+
+
 def test_workers_are_spread_over_the_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers on two nodes with room for four each: one on each, whichever Ray would fill first."""
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{TESTS}")

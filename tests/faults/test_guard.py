@@ -33,7 +33,7 @@ cluster = guard.Guard(LineProgress(print))
 """
 STUCK_IN_A_CALL = """
 kill_process("gcs_server")
-list(on_cluster(str, [1], limit=1, check=lambda: None, timeout_s=600))
+list(on_cluster(str, [1], limit=lambda: 1, check=lambda: None, timeout_s=600))
 """
 STORE_IS_GONE = """
 kill_process("raylet/raylet")

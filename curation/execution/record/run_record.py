@@ -12,10 +12,11 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from curation.errors import DamagedFileError
 from curation.errors.redaction import redact_settings
+from curation.execution.record.fields import check_fields
 from curation.execution.worker.metrics import DECODE, Metrics, PoolMetrics
 from curation.ledger.unit_state import PROBE
 from curation.pipeline import Pipeline
@@ -128,13 +129,19 @@ def read_run(storage: Storage) -> dict[str, Any]:
         return {}
     try:
         record: dict[str, Any] = json.loads(data)
-        _Record.model_validate(record)
+        check_fields(record)
     except (ValueError, RecursionError) as error:
-        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        why = _first_of(error) if isinstance(error, ValidationError) else str(error)
         raise DamagedFileError.of({f"{storage.root}/{RUN}": why}) from error
     if record.get("last_work"):
         record["last_work"] = _completed(record["last_work"])
     return record
+
+
+def _first_of(error: ValidationError) -> str:
+    """The first thing that is wrong, and where."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
 
 
 def _completed(last_work: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,44 +157,6 @@ def _completed(last_work: Mapping[str, Any]) -> dict[str, Any]:
 def _with(defaults: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     """A record in its own order, so that it is written as it was read; what it lacks comes after."""
     return {**record, **{name: value for name, value in defaults.items() if name not in record}}
-
-
-class _Model(BaseModel):
-    step: str
-    role: str
-    name: str
-    asked: str | None
-    revision: str
-
-
-class _ListingRecord(BaseModel):
-    lines: list[str] = []
-
-
-class _LastWork(BaseModel):
-    steps: list[dict[str, Any]] = []
-    pools: list[dict[str, Any]] = []
-    seconds: float = 0.0
-
-
-class _Record(BaseModel):
-    """What is read back of run.json: the models by the next run, the rest by the report and by comparisons.
-
-    What older versions did not write has a default.
-    """
-
-    model_config = ConfigDict(strict=True)
-
-    models: list[_Model] = []
-    listing: _ListingRecord | None = None
-    last_work: _LastWork | None = None
-    started: str | None = None
-    ended: str | None = None
-    fingerprints: dict[str, str] = {}
-    parts: dict[str, dict[str, Any]] = {}
-    outcomes: dict[str, dict[str, int]] | None = None
-    sources: dict[str, int] = {}
-    previous: dict[str, Any] = {}
 
 
 def forget_run(storage: Storage) -> None:

@@ -18,7 +18,7 @@ def in_job() -> bool:
 
 
 def check_output_lasts(output: str) -> None:
-    """Make sure that the output of a job is not written to the job's own folder, which Ray removes.
+    """Make sure that what a job writes is not written to the job's own folder, which Ray removes.
 
     Raises:
         ConfigError: it would be.
@@ -28,12 +28,12 @@ def check_output_lasts(output: str) -> None:
     folder = Path(output.removeprefix("file://"))
     if not folder.is_absolute():
         raise ConfigError(
-            f"output: {output} would lie in the job's working directory, which Ray removes; name a bucket, "
+            f"{output} would lie in the job's working directory, which Ray removes; name a bucket, "
             "or a folder from / on that every node sees"
         )
     if _has_working_dir() and folder.resolve().is_relative_to(Path.cwd()):
         raise ConfigError(
-            f"output: {output} lies in the job's working directory, which Ray removes; name a bucket, or "
+            f"{output} lies in the job's working directory, which Ray removes; name a bucket, or "
             "another folder that every node sees"
         )
 

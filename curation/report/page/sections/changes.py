@@ -30,7 +30,7 @@ def fill(facts: Facts) -> dict[str, Any] | None:
         ("Measured again", [item["text"] for item in run.get("measured_again", [])]),
         ("Thresholds", changed_keys(previous.get("thresholds", run["thresholds"]), run["thresholds"])),
         ("Settings", _setting_lines(run, previous)),
-        ("Models", list(_model_lines(previous["models"], run["models"]))),
+        ("Models", list(_model_lines(previous.get("models", []), run["models"]))),
         ("Versions", _version_lines(run, previous)),
     ]
     return {
