@@ -89,7 +89,8 @@ def compare(config_file: ConfigFile, sides: tuple[str, ...], target: str | None)
     """Show which samples end otherwise in B than in A, and why, without measuring anything.
 
     Each is an output (a folder or a URL), a configuration (FILE.yaml), or changes to the one that --config or
-    --output names: KEY=VALUE, or KEY=VALUE,KEY=VALUE. Of B alone, A is that configuration as it is.
+    --output names: KEY=VALUE, or KEY=VALUE,KEY=VALUE. Of B alone, A is that configuration as it is. Settings
+    of --set hold on both sides.
     """
     from curation.cli.console import console
     from curation.report.tables.flatfile import format_of, write_table
@@ -104,7 +105,7 @@ def compare(config_file: ConfigFile, sides: tuple[str, ...], target: str | None)
             pass
     else:
         num_rows = write_table(CHANGED, found.changed(), target, layout)
-    print_comparison(console(), found)
+    print_comparison(console(), found, config_file.overrides)
     if target is not None:
         echo(f"{target}: {num_rows} rows")
     return 0

@@ -15,8 +15,11 @@ from pathlib import Path
 
 from curation.config import Config
 from curation.doctor.finding import Finding
+from curation.errors import StorageError
 from curation.execution.cluster.joining.connection import check_cluster, check_temp_folder, connect
 from curation.execution.cluster.watch import ClusterWatch
+from curation.report.summary.words import data_size
+from curation.storage.access import check_writing_below
 from curation.version import __version__
 
 LEAST_PYTHON = (3, 11)
@@ -111,11 +114,12 @@ def check_disk(config: Config | None) -> Iterator[Finding]:
 
 
 def _room(check: str, folder: Path, wanted: int, advice: str) -> Finding:
-    there = next((one for one in (folder, *folder.absolute().parents) if one.exists()), Path("/"))
-    if not os.access(there, os.W_OK):
-        return Finding(check, "failed", f"{there} can't be written to", "choose another folder")
+    try:
+        there = check_writing_below(str(folder))
+    except StorageError as error:
+        return Finding(check, "failed", f"can't be written to: {error}", "choose another folder")
     free = shutil.disk_usage(there).free
-    text = f"{free / 1e9:.1f} GB free at {there}"
+    text = f"{data_size(free)} free at {there}"
     if free < wanted:
-        return Finding(check, "warning", f"{text}, {wanted / 1e9:.1f} GB may be wanted", advice)
+        return Finding(check, "warning", f"{text}, {data_size(wanted)} may be wanted", advice)
     return Finding(check, "ok", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from curation.pipeline.models import check_package, check_reachable, resolve_rev
 from curation.storage import open_storage
 from curation.storage.access import check_input, check_output, clock_of
 from curation.storage.hub.place import is_on_hub
+from curation.storage.local import named_errors
 
 MAX_SKEW_S = 5.0
 """Leases of two runs in one output are compared by time; so much apart does no harm."""
@@ -55,16 +57,28 @@ def check_inputs(config: Config) -> Iterator[Finding]:
     """Whether inputs can be read."""
     for root in config.general.input:
         shown = redact(root)
-        if "://" not in root and not Path(root).exists():
-            yield Finding("input", "failed", f"{shown} is not there", "correct `input`, or mount it")
-            continue
         try:
+            if "://" not in root and not _can_be_read(Path(root)):
+                yield Finding("input", "failed", f"{shown} is not there", "correct `input`, or mount it")
+                continue
             check_input(root)
         except StorageError as error:
             yield Finding("input", "failed", str(error))
         else:
             listed_later = " (asked at the first listing)" if is_on_hub(root) else ""
             yield Finding("input", "ok", f"{shown} can be read{listed_later}")
+
+
+def _can_be_read(path: Path) -> bool:
+    """Whether a file or a folder is there; StorageError where it can't be opened, or nobody can tell."""
+    with named_errors(path):
+        if path.is_dir():
+            with os.scandir(path):
+                return True
+        if path.is_file():
+            with path.open("rb"):
+                return True
+        return path.exists()
 
 
 def check_output_place(config: Config) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from curation.estimate.outlook import Outlook, StepOutlook
 from curation.estimate.ratio import LEVEL, Estimate
 from curation.ingest.leftovers import some_names
 from curation.report.summary.funnel import untrained_notice
+from curation.report.summary.words import counted, data_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -155,7 +156,7 @@ def _of_quantity(quantity: Quantity) -> tuple[str, str]:
     if quantity.unit == "s":
         return _shown(quantity.estimate, duration)
     if quantity.unit == "bytes":
-        return _shown(quantity.estimate, size)
+        return _shown(quantity.estimate, data_size)
     value, interval = _shown(quantity.estimate, amount)
     return f"{value} {quantity.unit}".rstrip(), interval
 
@@ -168,14 +169,6 @@ def amount(value: float) -> str:
 def percent(share: float) -> str:
     """A share of 1; intervals of shares end at 1."""
     return f"{min(1.0, share):.1%}"
-
-
-def size(num_bytes: float) -> str:
-    """Bytes as people say them."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.3g} {unit}"
-    return f"{num_bytes / 1e3:.3g} kB"
 
 
 def duration(seconds: float) -> str:
@@ -192,9 +185,9 @@ def _source_lines(outlook: Outlook) -> list[str]:
     lines = [f"{outlook.pipeline.config.general.name}: {total} sources"]
     if outlook.unlisted:
         names = some_names([container.uri for container in outlook.unlisted])
-        size = sum(container.size_bytes for container in outlook.unlisted)
+        size = data_size(sum(container.size_bytes for container in outlook.unlisted))
         lines.append(
-            f"to list first: {len(outlook.unlisted)} containers of {size / 1e9:.3g} GB ({names}); what they "
+            f"to list first: {counted(len(outlook.unlisted), 'container')} of {size} ({names}); what they "
             "hold is unknown until then"
         )
     fresh = ", ".join(f"{number} {kind}s" for kind, number in outlook.fresh.items())

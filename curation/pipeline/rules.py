@@ -142,7 +142,7 @@ def describe_rule(rule: Rule, *, nested: bool = False) -> str:
     if isinstance(rule, Step):
         return rule.name
     words = [describe_rule(part, nested=True) for part in rule.rules]
-    joined = (" then " if isinstance(rule, AllOf) else " or ").join(words)
+    joined = (" then " if isinstance(rule, AllOf) else " or ").join(words) or "no filters"
     return f"({joined})" if nested and len(words) > 1 else joined
 
 

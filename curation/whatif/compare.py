@@ -3,8 +3,9 @@
     found = compare(before, after)
     for table in found.changed(): ...
 
-Samples are found again by their id, whatever units they are in: both sides are sorted into files by id, as
-many as are needed to hold one of each side in memory, and each pair of files is joined.
+A clip counts once, whatever windows it is captioned in. Samples are found again by their id, whatever units
+they are in: both sides are sorted into files by id, as many as are needed to hold one of each side in memory,
+and each pair of files is joined.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class Comparison:
         outcomes: (outcome before, outcome after) -> samples, the unchanged ones too.
         changes: Change -> samples.
         examples: Change -> the first samples, as URI and span.
+        num_windows: Captioned windows before and after, which a summary counts in place of their clips.
     """
 
     before: ComparedSide
@@ -83,13 +85,15 @@ class Comparison:
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     changes: Counter[OutcomeMove] = field(default_factory=Counter)
     examples: dict[OutcomeMove, list[str]] = field(default_factory=dict)
+    num_windows: tuple[int, int] = (0, 0)
 
     def changed(self) -> Iterator[pa.Table]:
         """The samples that end otherwise, as `CHANGED`, in no order that means anything."""
         with tempfile.TemporaryDirectory(dir=self.before.pipeline.config.run.scratch) as folder:
-            sides = [_SortedSide(Path(folder) / name, side) for name, side in self._sides()]
+            before, after = (_SortedSide(Path(folder) / name, side) for name, side in self._sides())
+            self.num_windows = before.num_windows, after.num_windows
             for number in range(NUM_FILES):
-                joined = _join(*(side.read(number) for side in sides))
+                joined = _join(before.read(number), after.read(number))
                 yield self._count(joined)
 
     def _sides(self) -> tuple[tuple[str, ComparedSide], tuple[str, ComparedSide]]:
@@ -146,14 +150,20 @@ def _named(row: dict[str, object]) -> str:
 
 
 class _SortedSide:
-    """One side's samples in files by id."""
+    """One side's samples in files by id.
+
+    Attributes:
+        num_windows: Windows of long kept clips.
+    """
 
     def __init__(self, folder: Path, side: ComparedSide) -> None:
         folder.mkdir()
         self._folder = folder
+        self.num_windows = 0
         writers = [pa.ipc.new_file(str(self._path(number)), _KNOWN) for number in range(NUM_FILES)]
         groups = verdict_groups(side.ledger, side.pipeline, source_columns=("uri",))
         for group in groups:
+            self.num_windows += sum(int(leaves.is_window.sum()) for leaves in group.leaves.values())
             table = _samples_of(group)
             file_of = _files_of(table["sample_id"])
             for number in np.unique(file_of):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
@@ -13,17 +15,22 @@ from curation.whatif.sides import decided_differently, measured_otherwise
 _NAMES = (*map(str, OUTCOMES), ABSENT)
 
 
-def print_comparison(console: Console, found: Comparison) -> None:
-    """Print what differs between the sides, how samples end on both, and each change with examples."""
+def print_comparison(console: Console, found: Comparison, shared: Sequence[str] = ()) -> None:
+    """Print what differs between the sides, how samples end on both, and each change with examples.
+
+    `shared` are settings that replace those of both sides.
+    """
     console.print(f"before: {found.before.name}")
     console.print(f"after:  {found.after.name}")
+    if shared:
+        console.print(f"both:   {' '.join(shared)}")
     for line in (
         *decided_differently(found.before, found.after),
         *measured_otherwise(found.before, found.after),
     ):
         console.print(f"  {line}")
     console.print(_cross_table(found))
-    for line in _one_sided(found):
+    for line in (*_whole_clips(found), *_one_sided(found)):
         console.print(line)
     if not found.changes:
         console.print("nothing ends otherwise")
@@ -44,6 +51,15 @@ def _cross_table(found: Comparison) -> Table:
         if any(pair[0] == name for pair in found.outcomes):
             table.add_row(name, *(f"{found.outcomes[name, other]:,}" for other in after))
     return table
+
+
+def _whole_clips(found: Comparison) -> list[str]:
+    """Why the numbers are lower than those of a summary."""
+    if not any(found.num_windows):
+        return []
+    before, after = (f"{number:,}" for number in found.num_windows)
+    of_each = before if before == after else f"{before} before, {after} after"
+    return [f"a clip that is captioned in windows counts once here, and in status by its windows: {of_each}"]
 
 
 def _one_sided(found: Comparison) -> list[str]:

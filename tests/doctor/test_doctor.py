@@ -113,13 +113,40 @@ def test_bucket_that_is_not_there_fails(bucket: str, tmp_path: Path) -> None:
     assert found == {"input": "failed", "output": "failed"}
 
 
-def test_little_room_is_a_warning_and_no_permission_a_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_little_room_is_a_warning(tmp_path: Path) -> None:
     config = config_of(tmp_path, run={"scratch": str(tmp_path), "scratch_bytes": 10**15})
     assert states(machine.check_disk(config))["scratch"] == "warning"
-    monkeypatch.setattr(machine.os, "access", lambda *_: False)  # root may write everywhere
-    assert states(machine.check_disk(config))["output"] == "failed"
+    assert list(tmp_path.iterdir()) == []
+
+
+def a_file(folder: Path) -> str:
+    (folder / "file").write_text("no folder")
+    return str(folder / "file")
+
+
+ODD_PLACES = {
+    "no new files": (lambda _: "/proc/1/out", "No such file or directory"),  # not even for root
+    "a file": (a_file, "Not a directory"),
+    "a long name": (lambda _: "/" + 300 * "x", "File name too long"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_PLACES)
+def test_place_that_takes_no_files_is_told_in_a_sentence(tmp_path: Path, odd: str) -> None:
+    place, reason = ODD_PLACES[odd]
+    config = config_of(tmp_path, output=place(tmp_path), run={"scratch": place(tmp_path)})
+    checks = [("disk", lambda: machine.check_disk(config)), ("clock", lambda: places.check_clock(config))]
+    found = {finding.check: finding for finding in findings(checks)}
+    for name in ("output", "scratch", "clock"):
+        assert (found[name].state, reason in found[name].text) == ("failed", True), found[name].line
+        assert "Errno" not in found[name].line
+
+
+def test_input_that_can_not_be_looked_at_is_told_in_a_sentence(tmp_path: Path) -> None:
+    config = config_of(tmp_path, input=["/" + 300 * "x", str(tmp_path)])
+    odd, good = findings([("input", lambda: places.check_inputs(config))])
+    assert (odd.state, good.state) == ("failed", "ok")
+    assert odd.text.endswith(": File name too long")
 
 
 def test_check_that_breaks_is_a_failure_of_its_own() -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any, cast
 
+import pytest
+
 from curation.config.config import Prices
 from curation.report.page.facts import Facts
 from curation.report.page.html import render
 from curation.report.page.sections import changes, work
+from curation.report.summary.words import data_size
 
 DECODE = {
     "pool": "filter: decode",
@@ -137,3 +140,20 @@ def test_everything_that_changed_is_told_and_nothing_else() -> None:
     same = changes.fill(facts(record(previous=record())))
     assert same is not None
     assert (same["groups"], same["outcomes"], old["groups"]) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "said"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1000, "1 kB"),
+        (409_400, "409 kB"),
+        (999_700, "1,000 kB"),
+        (2_345_000_000, "2.35 GB"),
+        (7.5e15, "7,500 TB"),
+    ],
+)
+def test_sizes_are_said_in_three_digits(num_bytes: float, said: str) -> None:
+    assert data_size(num_bytes) == said

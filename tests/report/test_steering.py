@@ -32,6 +32,8 @@ from curation.whatif.sweep import sweep
 from datasets_media import ROOT, built, config_data, write_vocabulary
 from random_ledgers import a_value, random_ledger
 
+LOUD = ("error", "warning")
+"""Kinds of messages in a page's console that a good page has none of."""
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>"
 
 
@@ -69,7 +71,7 @@ def show(browser: Browser) -> Iterator[Show]:
         pages.append(found.page)
         found.page.on("request", lambda request: found.requests.append(request.url))
         found.page.on("pageerror", lambda error: found.faults.append(str(error)))
-        found.page.on("console", lambda said: said.type == "error" and found.faults.append(said.text))
+        found.page.on("console", lambda said: said.type in LOUD and found.faults.append(said.text))
         found.page.goto(path.as_uri())
         try:
             found.page.wait_for_selector("html[data-ready=true]", state="attached", timeout=60_000)
@@ -334,6 +336,23 @@ def test_notice_of_stand_ins_is_first_also_in_print(show: Show, small: Path) -> 
     assert page.locator("main > *").first.inner_text().startswith("UNTRAINED stand-in models")
     assert page.locator("input[type=range]:visible").count() == 0
     assert page.pdf().startswith(b"%PDF")
+
+
+def test_print_shows_every_sample_and_whole_charts(show: Show, small: Path) -> None:
+    page = show(small).page  # charts are drawn for the screen
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 within margins: 190 mm at 96 dpi
+    looks = page.locator("main section button.look")
+    assert looks.count() > 0
+    assert page.locator("main section button.look:visible").count() == looks.count()
+    assert page.locator("button:visible:not(.look)").count() == 0
+    cut = page.evaluate(
+        """() => [...document.querySelectorAll("[data-chart]")].filter((box) =>
+            box.querySelector("svg").getBoundingClientRect().right > box.getBoundingClientRect().right + 1)
+            .map((box) => box.dataset.chart)"""
+    )
+    assert cut == []
+    assert page.evaluate("document.documentElement.scrollWidth") == 718
 
 
 def colors_of(style: str) -> Iterator[dict[str, str]]:

@@ -10,11 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
 from curation.ledger import Ledger
 from curation.pipeline import Pipeline
 from curation.storage import open_storage
 from curation.whatif.compare import CHANGED, Comparison
+from curation.whatif.differences import print_comparison
 from curation.whatif.sides import ComparedSide, measured_otherwise, settings_in
 from one_by_one import scan_verdicts
 from random_ledgers import a_pipeline, random_ledger, with_settings
@@ -102,6 +104,29 @@ def test_nothing_differs_from_itself(pipeline: Pipeline, tmp_path: Path) -> None
     changed, found = compared(side, side)
     assert (changed, list(measured_otherwise(side, side))) == ({}, [])
     assert found.outcomes.total() == len(ends(side))
+
+
+def windows_of(side: ComparedSide) -> int:
+    """Windows of long kept clips, one by one."""
+    samples = (
+        one for _, unit in scan_verdicts(side.ledger, side.pipeline) for it in unit for one in it.samples
+    )
+    return sum(leaf.sample.sample_id != one.sample.sample_id for one in samples for leaf in one.leaves())
+
+
+def test_it_says_that_clips_count_whole(
+    pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = random_ledger(pipeline, tmp_path, 5, contradictions=False)
+    strict = with_settings(pipeline, {"videos.flow.max_score": 0.2})
+    before, after = ComparedSide("a", pipeline, ledger), ComparedSide("b", strict, ledger)
+    numbers = windows_of(before), windows_of(after)
+    assert numbers[0] > numbers[1] > 0
+    _, found = compared(before, after)
+    print_comparison(Console(width=200), found)
+    said = capsys.readouterr().out
+    assert "in windows counts once here, and in status by its windows: " in said
+    assert f": {numbers[0]} before, {numbers[1]} after" in said
 
 
 def test_other_measurements_are_said(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -139,6 +139,16 @@ def test_compare_names_what_a_setting_changes(
     assert (code, "nothing ends otherwise" in said) == (0, True), said
 
 
+def test_compare_says_what_holds_of_both_sides(
+    output: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, folder = output
+    code, said = said_by(capsys, "compare", folder, config, "--set", f"{MIN_WIDTH}=20")
+    assert code == 0, said
+    assert "nothing ends otherwise" in said
+    assert f"both:   {MIN_WIDTH}=20" in said.splitlines()
+
+
 @pytest.mark.parametrize(
     ("sides", "problem"),
     [

@@ -277,7 +277,7 @@ class _Cells:
         empty = pa.table([pa.array([], pa.int64())] * len(self._all_names), self._all_names)
         tables = [empty, *(self._recoded(table, spacings) for spacings, table in self._parts)]
         joined = self._grouped(pa.concat_tables(tables)).sort_by(
-            [(name, "ascending") for name in self._names]
+            [(name, "ascending") for name in (*self._names, _END)]
         )
         self._parts = [(self._spacings(), joined)]
         return joined

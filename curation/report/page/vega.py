@@ -19,6 +19,7 @@ from curation.report.summary.histogram import Histogram
 
 NUM_BARS = 40
 CHART_HEIGHT_PX = 130
+STEP_HEIGHT_PX = 22
 _SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 """What a page needs of the bundle: `vegaEmbed(element, chart, options)`."""
@@ -106,7 +107,7 @@ def histogram_chart(
         "params": [{"name": name, "value": value} for name, value in limits.items()],
         "layer": [
             _bars(title, bars, int(counts.max()), 1 if whole else 0),
-            *(_line(name) for name in limits),
+            *(_line(name, low) for name in limits),
         ],
     }
 
@@ -144,11 +145,18 @@ def _bars(title: str, bars: Sequence[Mapping[str, Any]], top: int, min_step: int
     }
 
 
-def _line(name: str) -> dict[str, Any]:
+def _line(name: str, anywhere: float) -> dict[str, Any]:
+    """A line where a threshold stands; one that is off is unseen and stands anywhere on the axis."""
     return {
         "data": {"values": [{}]},
-        "transform": [{"calculate": name, "as": "at"}, {"filter": "isValid(datum.at)"}],
-        "mark": {"type": "rule", "color": "#b3261e", "strokeWidth": 2, "strokeDash": [5, 3]},
+        "transform": [{"calculate": f"isValid({name}) ? {name} : {anywhere!r}", "as": "at"}],
+        "mark": {
+            "type": "rule",
+            "color": "#b3261e",
+            "strokeWidth": 2,
+            "strokeDash": [5, 3],
+            "opacity": {"expr": f"isValid({name}) ? 1 : 0"},
+        },
         "encoding": {"x": {"field": "at", "type": "quantitative"}},
     }
 
@@ -165,7 +173,7 @@ def funnel_chart(rows: Sequence[Mapping[str, Any]], colors: Mapping[str, str]) -
     return {
         "$schema": _SCHEMA,
         "width": "container",
-        "height": {"step": 22},
+        "height": STEP_HEIGHT_PX * len(steps),
         "autosize": {"type": "fit-x", "contains": "padding"},
         "config": _STYLE,
         "data": {"values": [{**row, "order": order[row["outcome"]]} for row in rows]},

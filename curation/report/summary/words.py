@@ -1,4 +1,4 @@
-"""How numbers of things, and differences between two records, are said by a run's log and by the report."""
+"""How numbers of things, sizes and differences of two records are said by a run's log and by the report."""
 
 from __future__ import annotations
 
@@ -35,3 +35,16 @@ def shown(value: Any) -> str:
 def counted(number: int, what: str) -> str:
     """A number of things, such as `1 row` and `2 rows`."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def data_size(num_bytes: float) -> str:
+    """Bytes in a decimal unit and three digits: 999 bytes, 1.5 kB, 12.3 TB."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= factor:
+            return f"{_three_digits(num_bytes / factor)} {unit}"
+    return counted(round(num_bytes), "byte")
+
+
+def _three_digits(value: float) -> str:
+    """A number without an exponent, in three digits or, from 1000 on, whole."""
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"

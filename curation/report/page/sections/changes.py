@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from curation.report.page.facts import Facts
-from curation.report.summary.words import changed_keys, shown
+from curation.report.summary.words import changed_keys, counted, shown
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def outcome_changes(
 
 def _source_lines(sources: Mapping[str, int]) -> list[str]:
     words = {"new": "new in the inputs", "gone": "gone from the inputs"}
-    return [f"{sources[name]} sources {text}" for name, text in words.items() if sources.get(name)]
+    return [f"{counted(sources[name], 'source')} {text}" for name, text in words.items() if sources.get(name)]
 
 
 def _setting_lines(run: Mapping[str, Any], previous: Mapping[str, Any]) -> list[str]:

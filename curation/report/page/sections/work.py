@@ -8,6 +8,7 @@ from typing import Any
 
 from curation.config.config import Prices
 from curation.report.page.facts import Facts
+from curation.report.summary.words import data_size
 
 Pool = Mapping[str, Any]
 HOUR_S = 3600.0
@@ -56,21 +57,12 @@ def costs(work: Mapping[str, Any], prices: Prices) -> Iterator[Cost]:
     if prices.terabyte_month is not None and output_bytes is not None:
         price = f"{prices.terabyte_month:g} {money} for 1 TB"
         monthly = output_bytes / TERABYTE * prices.terabyte_month
-        yield Cost("output, each month", _bytes(output_bytes), price, amount(monthly, money))
+        yield Cost("output, each month", data_size(output_bytes), price, amount(monthly, money))
 
 
 def amount(number: float, currency: str) -> str:
     """An amount of money to the hundredth."""
     return f"{number:,.2f} {currency}" if number >= 0.01 or not number else f"under 0.01 {currency}"
-
-
-def _bytes(number: int) -> str:
-    size = float(number)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.4g} TB"
 
 
 def _share(name: str) -> Callable[[Pool], str]:
@@ -101,14 +93,14 @@ _POOL_COLUMNS: tuple[tuple[str, Callable[[Pool], str]], ...] = (
         "samples a call",
         lambda pool: f"{pool['num_samples'] / pool['num_calls']:.1f}" if pool["num_samples"] else "",
     ),
-    ("sent", lambda pool: f"{pool['bytes_sent'] / 1e6:.1f} MB" if pool["bytes_sent"] else ""),
+    ("sent", lambda pool: data_size(pool["bytes_sent"]) if pool["bytes_sent"] else ""),
     (
         "most in flight",
-        lambda pool: f"{pool['most_bytes_out'] / 1e6:.1f} MB" if pool["most_bytes_out"] else "",
+        lambda pool: data_size(pool["most_bytes_out"]) if pool["most_bytes_out"] else "",
     ),
     (
         "GPU memory",
-        lambda pool: f"{pool['peak_memory_bytes'] / 1e9:.1f} GB" if pool["peak_memory_bytes"] else "",
+        lambda pool: data_size(pool["peak_memory_bytes"]) if pool["peak_memory_bytes"] else "",
     ),
 )
 """Columns of the table of workers; those that say nothing of any pool are left out."""
