@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from curation.errors import CurationError
@@ -43,6 +44,8 @@ MARK_EVERY_S = 10.0
 """How often a bar notes how far it is."""
 REFRESH_HZ = 4.0
 """How often bars are drawn: a terminal far away has to keep up, too."""
+BAR_WIDTH = 40
+"""Most characters of a bar; in a narrow terminal it gets fewer, so that no line is folded."""
 _NUM_RECENT = 10
 """The speed is that since so many lines ago: a slow start does not spoil it for ever."""
 
@@ -200,7 +203,9 @@ class LineProgress:
         pace, self._pace = self._pace, None
         if pace is None:
             return
-        reached = f"{pace.done} of {pace.total} sources in {_duration(pace.seconds)}, {pace.mean_rate:.3g}/s"
+        reached = (
+            f"{pace.done} of {pace.total} sources in {_duration(pace.seconds)}, {_speed(pace.mean_rate)}"
+        )
         facts: dict[str, Any] = {"seconds": round(pace.seconds, 1), "rate": round(pace.mean_rate, 3)}
         self._tell_pass("pass_ended", pace, reached, facts)
 
@@ -214,7 +219,7 @@ class LineProgress:
         share = f" ({pace.done / pace.total:.1%})" if pace.total else ""
         text = f"{pace.done} of {pace.total} sources{share} after {_duration(pace.seconds)}"
         if left_s is not None:
-            text += f", {rate:.3g}/s, {_duration(left_s)} left"
+            text += f", {_speed(rate)}, {_duration(left_s)} left"
         facts = {"rate": round(rate, 3), "left_s": None if left_s is None else round(left_s)}
         self._tell_pass("progress", pace, text, {"seconds": round(pace.seconds, 1), **facts})
 
@@ -244,7 +249,12 @@ class ConsoleProgress(LineProgress):
             super().begin(phase, num_sources)
             return
         self._pace, self._stages = Pace(num_sources), {}
-        columns = (TextColumn("{task.description}", markup=False), _Bar(), _Count(), _Rate(), _Left())
+        whole = Column(no_wrap=True)
+        columns = (
+            TextColumn("{task.description}", markup=False, table_column=whole),
+            _Bar(bar_width=None, table_column=Column(max_width=BAR_WIDTH)),  # what words leave of the line
+            *(column(table_column=whole) for column in (_Count, _Rate, _Left)),
+        )
         self._bars = Progress(*columns, console=self._console, refresh_per_second=REFRESH_HZ)
         self._bars.add_task(PHASE_NAMES[phase], total=num_sources, pace=self._pace)
         self._bars.start()
@@ -302,7 +312,7 @@ class _Rate(ProgressColumn):
         if pace.seconds_since_mark >= MARK_EVERY_S:
             pace.mark()
         rate = pace.rate or pace.mean_rate
-        return Text(f"{rate:.3g}/s" if rate else "")
+        return Text(_speed(rate) if rate else "")
 
 
 class _Left(ProgressColumn):
@@ -314,6 +324,11 @@ class _Left(ProgressColumn):
         pace: Pace = task.fields["pace"]
         left = "" if pace.left_s is None else f", {_duration(pace.left_s)} left"
         return Text(f"{_duration(pace.seconds)}{left}")
+
+
+def _speed(rate: float) -> str:
+    """So many in a second, in three digits or all before the point."""
+    return f"{rate:.0f}/s" if rate >= 1000 else f"{rate:.3g}/s"
 
 
 def _duration(seconds: float) -> str:
