@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from curation.execution.progress import ConsoleProgress, Event, LineProgress, Pace
+from curation.execution.progress import ConsoleProgress, Event, LineProgress, Pace, shown
 from curation.execution.worker.metrics import Metrics
 from datasets_media import command, curation, environment, write_config, write_photo
 
@@ -94,6 +94,20 @@ def test_speed_of_thousands_is_a_plain_number() -> None:
     progress.advance(150_000)
     progress.end()
     assert told[-1].text == "reading headers: 150000 of 150000 sources in 4 s, 37500/s"
+
+
+def test_calls_that_are_shown_are_a_pass() -> None:
+    """Results come as they are made, and one that is an error ends the pass."""
+    told = list[Event]()
+    progress = LineProgress(told.append)
+    spread = shown(map, "shards", progress)
+    results = spread(lambda number: 6 // number, [3, 2, 0])
+    assert next(results) == 2
+    assert [event.text for event in told] == ["writing shards: 3 groups"]
+    assert next(results) == 3
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert told[-1].text.startswith("writing shards: 2 of 3 groups in ")
 
 
 def test_lines_come_by_themselves_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
