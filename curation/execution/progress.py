@@ -25,10 +25,10 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Column
 from rich.text import Text
 
+from curation.dataset_stage import Spread
 from curation.errors import CurationError
 from curation.errors.redaction import redact
 from curation.execution.worker.metrics import Metrics
-from curation.stage import Spread
 
 A = TypeVar("A")
 R = TypeVar("R")

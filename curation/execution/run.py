@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from curation.config import Config
+from curation.dataset_stage import Spread
 from curation.errors import ConfigError
 from curation.execution.cluster.joining.connection import check_cluster, check_temp_folder, starts_here
 from curation.execution.cluster.joining.jobs import check_output_lasts
@@ -42,7 +43,6 @@ from curation.report.page.page import render_page
 from curation.report.summary.decided import decided_otherwise
 from curation.report.summary.funnel import untrained_notice
 from curation.report.summary.summary import Summary, summarize
-from curation.stage import Spread
 from curation.storage import Storage, open_storage
 from curation.storage.access import check_input, check_output
 
