@@ -28,7 +28,8 @@ from curation.ledger import Ledger
 from curation.ledger.columns import RuleEvaluator
 from curation.ledger.schemas import stage_schema
 from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy, branch_steps
-from curation.ledger.verdicts import SampleGroup, verdict_groups
+from curation.ledger.verdict_group import SampleGroup
+from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import AllOf, Step, steps_of
 from curation.records import SourceKind, stable_id
