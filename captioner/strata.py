@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from curation.ledger import Ledger
 from curation.ledger.columns import KEPT
 from curation.ledger.unit_state import branch_steps
-from curation.ledger.verdicts import SampleGroup, VerdictGroup, verdict_groups
+from curation.ledger.verdict_group import SampleGroup, VerdictGroup
+from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
 
 DURATIONS_S = (5.0, 10.0, 20.0)

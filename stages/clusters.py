@@ -24,8 +24,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from curation.dataset_stage import PopulationPart, Spread, SpreadStage
 from curation.errors import ContractError
-from curation.stage import Column, KeepFar, PopulationPart, Spread, SpreadStage, StageConfig
+from curation.stage import Column, KeepFar, StageConfig
 
 _BLOCK_ROWS = 65_536
 _BLOCK_CELLS = 16_000_000

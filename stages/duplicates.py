@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from curation.stage import Column, KeepFar, PopulationPart, Spread, SpreadStage, StageConfig
+from curation.dataset_stage import PopulationPart, Spread, SpreadStage
+from curation.stage import Column, KeepFar, StageConfig
 
 BITS = 64
 """Of the hash of one frame."""

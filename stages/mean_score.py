@@ -14,7 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from curation.stage import Column, DatasetStage, KeepMin, StageConfig
+from curation.dataset_stage import DatasetStage
+from curation.stage import Column, KeepMin, StageConfig
 
 
 class MeanScoreConfig(StageConfig):

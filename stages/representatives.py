@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from curation.stage import Column, DatasetStage, KeepMax, StageConfig
+from curation.dataset_stage import DatasetStage
+from curation.stage import Column, KeepMax, StageConfig
 
 
 class RepresentativesConfig(StageConfig):

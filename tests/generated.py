@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from curation.dataset_stage import GIVEN_COLUMNS
 from curation.doctor.decoders import keeping_schedule
 from curation.media.decode import decode_video, probe_video
 from curation.media.frame import Frame
@@ -21,7 +22,7 @@ from curation.media.halvings import Halvings
 from curation.media.sampling import Sampling
 from curation.records import Sample, Source
 from curation.splitter import CutFinder, Span
-from curation.stage import GIVEN_COLUMNS, Media, Setup, Stage, View
+from curation.stage import Media, Setup, Stage, View
 
 Pixels = NDArray[np.uint8]
 

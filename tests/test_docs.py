@@ -18,8 +18,10 @@ import yaml
 
 from curation.cli.app import cli
 from curation.config import parse_config
+from curation.errors import ConfigError, DecodeError, PoisonSource, StorageError
 from curation.records import Sample, Source
 from curation.stage import Media
+from curation.storage import open_storage
 from datasets_media import ROOT
 
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "decisions.md")
@@ -92,6 +94,21 @@ def test_reference_of_the_configuration_is_that_of_the_code() -> None:
         check=True,
     )
     assert done.stdout == (ROOT / "docs/reference/configuration.md").read_text()
+
+
+def test_questions_name_messages_as_they_are_printed(tmp_path: Path) -> None:
+    """Of a misspelt key, of a second run, and errors by their types; other questions quote nothing."""
+    images = {"filters": ["aesthetic"], "aesthetic": {"min_scor": 5.0}}
+    data = {"name": "few", "input": ["in"], "output": "out", "images": images}
+    with pytest.raises(ConfigError) as misspelt:
+        parse_config(data)
+    storage = open_storage(str(tmp_path))
+    with storage.exclusive(print), pytest.raises(StorageError) as second, storage.exclusive(print):
+        pass
+    printed = [str(misspelt.value), str(second.value), DecodeError.__name__, PoisonSource.__name__]
+    titles = re.findall(r"^## (.*)$", (ROOT / "docs/faq.md").read_text(), re.MULTILINE)
+    for quoted in re.findall(r"`(.+?)`", " ".join(titles)):
+        assert any(quoted in text for text in printed), quoted
 
 
 class Loaded(HTMLParser):

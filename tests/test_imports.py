@@ -161,6 +161,7 @@ ROOMS = (
     "registry",
     "media",
     "splitter",
+    "dataset_stage",
     "config",
     "ingest",
     "pipeline",

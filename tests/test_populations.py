@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from curation.dataset_stage import DatasetStage
 from curation.errors import ConfigError, ContractError
 from curation.execution import population
 from curation.execution.cluster.joining.connection import connect
@@ -27,7 +28,6 @@ from curation.ledger.unit_state import RecomputePolicy, SampleVerdict
 from curation.pipeline import Pipeline
 from curation.registry import STAGES
 from curation.report.summary.summary import summarize
-from curation.stage import DatasetStage
 from curation.stages.duplicates import DuplicatesStage
 from curation.storage import open_storage
 from datasets_media import built, config_data, write_photo, write_video

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from curation.errors import LedgerError
 from curation.ledger import Ledger
@@ -17,6 +20,7 @@ from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import AllOf, Rows, Rule, Step, decide, describe_rule, passed_by, steps_of
 from curation.records import Outcome, Row, Sample
+from curation.report.summary.funnel import print_funnel
 from curation.report.summary.summary import MAX_EXAMPLES, Summary, SummaryBuilder, summarize
 from curation.splitter import Span, span_row
 from one_by_one import scan_verdicts
@@ -243,3 +247,21 @@ def test_clip_that_no_verdict_counts_is_noticed(tmp_path: Path) -> None:
     )
     with pytest.raises(LedgerError, match="is in the ledger, but its splitter says it failed"):
         summarize(ledger, pipeline)
+
+
+def test_narrow_terminal_cuts_no_name(tmp_path: Path) -> None:
+    """80 columns have no room for the reasons beside all the numbers: these come below, and whole."""
+    pipeline = a_pipeline(tmp_path)
+    summary = summarize(random_ledger(pipeline, tmp_path, 1, contradictions=False), pipeline)
+    shown = {}
+    for width in (80, 200):
+        console = Console(width=width, record=True, soft_wrap=True, file=io.StringIO())
+        print_funnel(console, pipeline, summary)
+        shown[width] = console.export_text()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown[80]
+    assert "rejected  failed  to measure  not asked  reasons" in shown[200]
+    for key, step in summary.steps.items():
+        assert re.search(rf"^{re.escape(key)} +{step.measured} ", shown[80], re.MULTILINE)
+        for reason, number in step.reasons.items():
+            assert re.search(rf"^  {re.escape(key)}: .*{reason} {number}", shown[80], re.MULTILINE)
+            assert re.search(rf"^{re.escape(key)} .*{reason} {number}", shown[200], re.MULTILINE)

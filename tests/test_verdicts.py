@@ -13,7 +13,8 @@ import pytest
 from curation.ledger import Ledger
 from curation.ledger.columns import NONE, OUTCOMES, Verdicts
 from curation.ledger.unit_state import RecomputePolicy, SampleVerdict, SourceVerdict
-from curation.ledger.verdicts import VerdictGroup, verdict_groups
+from curation.ledger.verdict_group import VerdictGroup
+from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Verdict, describe_rule, passed_by
 from curation.records import Outcome, image_ids, stable_id

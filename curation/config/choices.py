@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any, Literal
 
 from curation.config.problems import Problems
+from curation.dataset_stage import GIVEN_COLUMNS, DatasetStage
 from curation.errors import ConfigError
 from curation.records import SampleKind
 from curation.registry import SPLITTER, STAGES
 from curation.splitter import Splitter
-from curation.stage import GIVEN_COLUMNS, DatasetStage, Stage, StageConfig
+from curation.stage import Stage, StageConfig
 
 SAMPLES: Mapping[str, SampleKind] = {"images": "image", "videos": "clip"}
 """Section of the configuration -> what its filters measure."""

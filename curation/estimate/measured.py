@@ -21,7 +21,8 @@ from curation.ledger import Ledger
 from curation.ledger.columns import KEPT, OUTCOMES, RuleEvaluator
 from curation.ledger.present import match_names
 from curation.ledger.schemas import SOURCES
-from curation.ledger.verdicts import VerdictGroup, verdict_groups
+from curation.ledger.verdict_group import VerdictGroup
+from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import steps_of
 from curation.records import Outcome

@@ -34,7 +34,8 @@ from curation.ledger.columns import NONE, PENDING
 from curation.ledger.present import PRESENT, listing_to_bytes, match_names
 from curation.ledger.selection import Selection
 from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy, branch_steps
-from curation.ledger.verdicts import SampleGroup, VerdictGroup, verdict_groups
+from curation.ledger.verdict_group import SampleGroup, VerdictGroup
+from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline, build_pipeline
 from curation.pipeline.rules import Step, steps_of
 from curation.records import Source, SourceKind

@@ -37,9 +37,10 @@ def print_outlook(console: Console, outlook: Outlook, *, before_pilot: bool = Fa
     table = Table(
         title="What would be measured", title_justify="left", box=None, header_style="bold", pad_edge=False
     )
-    for name in ("step", "there", "missing", "more, perhaps"):
-        table.add_column(name, justify="left" if name == "step" else "right")
-    table.add_column("models")
+    table.add_column("step", no_wrap=True)
+    for name in ("there", "missing", "more, perhaps"):
+        table.add_column(name, justify="right")
+    table.add_column("models", overflow="fold")
     for step in outlook.steps:
         table.add_row(
             step.key, str(step.present), _missing(step), _more(step), ", ".join(dict.fromkeys(step.models))
@@ -94,12 +95,12 @@ def print_forecast(console: Console, forecast: Forecast) -> None:
     steps = Table(title="Steps", title_justify="left", box=None, header_style="bold", pad_edge=False)
     rest = Table(title="The run", title_justify="left", box=None, header_style="bold", pad_edge=False)
     for table, first in ((steps, "step"), (rest, "")):
-        table.add_column(first)
+        table.add_column(first, no_wrap=True)
         for name in ("measured", "95 % interval") if first else ("estimate", "95 % interval"):
             table.add_column(name, justify="right")
     steps.add_column("pass rate", justify="right")
     steps.add_column("95 % interval", justify="right")
-    rest.add_column("")
+    rest.add_column("", overflow="fold")
     for step in forecast.steps:
         rate = _shown(step.pass_rate, percent) if step.pass_rate else ("", "")
         steps.add_row(step.key, *_shown(step.rows, amount), *rate)

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from curation.dataset_stage import GIVEN_COLUMNS, DatasetStage, Spread, SpreadStage
 from curation.errors import ContractError, UnsupportedMediaError
 from curation.execution.cluster.tasks import in_process
 from curation.execution.population import Inputs, Population
@@ -27,11 +28,12 @@ from curation.ledger import Ledger
 from curation.ledger.columns import RuleEvaluator
 from curation.ledger.schemas import stage_schema
 from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy, branch_steps
-from curation.ledger.verdicts import SampleGroup, verdict_groups
+from curation.ledger.verdict_group import SampleGroup
+from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import AllOf, Step, steps_of
 from curation.records import SourceKind, stable_id
-from curation.stage import GIVEN_COLUMNS, DatasetStage, Setup, Spread, SpreadStage
+from curation.stage import Setup
 
 _SOURCE_COLUMNS = ("width", "height", "size_bytes", "content_hash")
 _MEMBERS = pa.schema([*GIVEN_COLUMNS.items(), ("unit", pa.int64())])

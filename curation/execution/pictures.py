@@ -26,6 +26,7 @@ from typing import IO, Annotated, TypeVar, cast
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 
 from curation.config import Config
+from curation.dataset_stage import Spread
 from curation.errors import EnvironmentFault
 from curation.execution.worker import filmstrips
 from curation.ledger import Ledger
@@ -39,7 +40,6 @@ from curation.report.gallery.stored import (
     version_of_pictures,
     write_pictures,
 )
-from curation.stage import Spread
 from curation.storage.hub.place import pinned
 
 A = TypeVar("A")

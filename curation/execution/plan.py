@@ -22,7 +22,8 @@ from curation.ledger import Ledger
 from curation.ledger.present import match_names
 from curation.ledger.schemas import sources_to_table
 from curation.ledger.unit_state import NO_RECOMPUTE, PROBE, RecomputePolicy, branch_steps
-from curation.ledger.verdicts import VerdictGroup, verdict_groups
+from curation.ledger.verdict_group import VerdictGroup
+from curation.ledger.verdicts import verdict_groups
 from curation.media.decode import SEEKABLE_CODECS
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step, steps_of

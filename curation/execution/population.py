@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from curation.dataset_stage import PopulationPart, Spread
 from curation.ledger import Ledger
 from curation.pipeline.rules import Step
-from curation.stage import PopulationPart, Spread
 from curation.storage import open_storage
 
 PART_ROWS = 65_536

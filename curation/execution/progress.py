@@ -16,18 +16,22 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
+from curation.dataset_stage import Spread
 from curation.errors import CurationError
 from curation.errors.redaction import redact
 from curation.execution.worker.metrics import Metrics
 
+A = TypeVar("A")
+R = TypeVar("R")
 LastWords = Callable[[CurationError], tuple[int, str]]
 """What is written because of an error, and the number of the open file that it is written to."""
 
@@ -36,13 +40,18 @@ PHASE_NAMES = {
     "probe": "reading headers",
     "filter": "measuring and filtering",
     "enrich": "adding to kept samples",
+    "shards": "writing shards",
 }
+_UNITS = {"shards": "groups"}
+"""What a pass counts, if not sources: shards are written by groups of samples."""
 FIRST_LINE_S = 5.0
 LINE_EVERY_S = 30.0
 MARK_EVERY_S = 10.0
 """How often a bar notes how far it is."""
 REFRESH_HZ = 4.0
 """How often bars are drawn: a terminal far away has to keep up, too."""
+BAR_WIDTH = 40
+"""Most characters of a bar; in a narrow terminal it gets fewer, so that no line is folded."""
 _NUM_RECENT = 10
 """The speed is that since so many lines ago: a slow start does not spoil it for ever."""
 
@@ -76,7 +85,7 @@ class ProgressListener(Protocol):
         """Print a line that should not be overlooked."""
 
     def begin(self, phase: str, num_sources: int) -> None:
-        """A pass over `num_sources` begins."""
+        """A pass over `num_sources` begins; of `shards`, so many groups of samples."""
 
     def advance(self, num_sources: int) -> None:
         """`num_sources` more are done."""
@@ -92,6 +101,21 @@ class ProgressListener(Protocol):
 
     def last_words(self, error: CurationError) -> tuple[int, str]:
         """Number of an open file, and what is written there if this process has to end at once."""
+
+
+def shown(spread: Spread, phase: str, progress: ProgressListener) -> Spread:
+    """The same calls as those of `spread`, and a pass of its own that shows how many have been made."""
+
+    def spread_shown(function: Callable[[A], R], arguments: Sequence[A]) -> Iterator[R]:
+        progress.begin(phase, len(arguments))
+        try:
+            for result in spread(function, arguments):
+                progress.advance(1)
+                yield result
+        finally:
+            progress.end()
+
+    return spread_shown
 
 
 class Pace:
@@ -182,7 +206,7 @@ class LineProgress:
         self._phase, self._pace = phase, Pace(num_sources, self._clock)
         self._rows.clear()
         self._failed.clear()
-        text = f"{PHASE_NAMES[phase]}: {num_sources} sources"
+        text = f"{PHASE_NAMES[phase]}: {num_sources} {_unit(phase)}"
         self._write(Event("pass_began", text, {"pass": phase, "total": num_sources}))
         self._is_over = threading.Event()
         threading.Thread(target=self._tell, args=(self._is_over,), name="progress", daemon=True).start()
@@ -200,7 +224,7 @@ class LineProgress:
         pace, self._pace = self._pace, None
         if pace is None:
             return
-        reached = f"{pace.done} of {pace.total} sources in {_duration(pace.seconds)}, {pace.mean_rate:.3g}/s"
+        reached = f"{self._reached(pace)} in {_duration(pace.seconds)}, {_speed(pace.mean_rate)}"
         facts: dict[str, Any] = {"seconds": round(pace.seconds, 1), "rate": round(pace.mean_rate, 3)}
         self._tell_pass("pass_ended", pace, reached, facts)
 
@@ -212,11 +236,14 @@ class LineProgress:
         rate, left_s = pace.rate, pace.left_s
         pace.mark()
         share = f" ({pace.done / pace.total:.1%})" if pace.total else ""
-        text = f"{pace.done} of {pace.total} sources{share} after {_duration(pace.seconds)}"
+        text = f"{self._reached(pace)}{share} after {_duration(pace.seconds)}"
         if left_s is not None:
-            text += f", {rate:.3g}/s, {_duration(left_s)} left"
+            text += f", {_speed(rate)}, {_duration(left_s)} left"
         facts = {"rate": round(rate, 3), "left_s": None if left_s is None else round(left_s)}
         self._tell_pass("progress", pace, text, {"seconds": round(pace.seconds, 1), **facts})
+
+    def _reached(self, pace: Pace) -> str:
+        return f"{pace.done} of {pace.total} {_unit(self._phase)}"
 
     def _tell_pass(self, name: str, pace: Pace, text: str, facts: dict[str, Any]) -> None:
         seconds = max(pace.seconds, 1e-9)
@@ -248,9 +275,14 @@ class ConsoleProgress(LineProgress):
             super().begin(phase, num_sources)
             return
         self._pace, self._stages = Pace(num_sources), {}
-        columns = (TextColumn("{task.description}", markup=False), _Bar(), _Count(), _Rate(), _Left())
+        whole = Column(no_wrap=True)
+        columns = (
+            TextColumn("{task.description}", markup=False, table_column=whole),
+            _Bar(bar_width=None, table_column=Column(max_width=BAR_WIDTH)),  # what words leave of the line
+            *(column(table_column=whole) for column in (_Count, _Rate, _Left)),
+        )
         self._bars = Progress(*columns, console=self._console, refresh_per_second=REFRESH_HZ)
-        self._bars.add_task(PHASE_NAMES[phase], total=num_sources, pace=self._pace)
+        self._bars.add_task(PHASE_NAMES[phase], total=num_sources, pace=self._pace, unit=_unit(phase))
         self._bars.start()
 
     def advance(self, num_sources: int) -> None:
@@ -284,7 +316,7 @@ class ConsoleProgress(LineProgress):
 def _of_stage(key: str, step: Mapping[str, Any]) -> str:
     """How far a stage is. How many samples will come to it is not known, so only its pass has a time left."""
     failed = f", {step['failed']} failed" if step["failed"] else ""
-    return f"  {key}: {step['rows']} rows{failed}, {step['rate']:.3g}/s"
+    return f"  {key}: {step['rows']} rows{failed}, {_speed(step['rate'])}"
 
 
 class _Bar(BarColumn):
@@ -300,7 +332,7 @@ class _Count(ProgressColumn):
     def render(self, task: Task) -> Text:
         done = task.fields["pace"].done
         if task.total is not None:
-            return Text(f"{done}/{task.total:.0f} sources")
+            return Text(f"{done}/{task.total:.0f} {task.fields['unit']}")
         failed = task.fields["failed"]
         return Text(f"{done} rows, {failed} failed" if failed else f"{done} rows")
 
@@ -313,7 +345,7 @@ class _Rate(ProgressColumn):
         if pace.seconds_since_mark >= MARK_EVERY_S:
             pace.mark()
         rate = pace.rate or pace.mean_rate
-        return Text(f"{rate:.3g}/s" if rate else "")
+        return Text(_speed(rate) if rate else "")
 
 
 class _Left(ProgressColumn):
@@ -325,6 +357,15 @@ class _Left(ProgressColumn):
         pace: Pace = task.fields["pace"]
         left = "" if pace.left_s is None else f", {_duration(pace.left_s)} left"
         return Text(f"{_duration(pace.seconds)}{left}")
+
+
+def _unit(phase: str) -> str:
+    return _UNITS.get(phase, "sources")
+
+
+def _speed(rate: float) -> str:
+    """So many in a second, in three digits or all before the point."""
+    return f"{rate:.0f}/s" if rate >= 1000 else f"{rate:.3g}/s"
 
 
 def _duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from curation.config import Config
+from curation.dataset_stage import Spread
 from curation.errors import ConfigError
 from curation.execution.cluster.joining.connection import check_cluster, check_temp_folder, starts_here
 from curation.execution.cluster.joining.jobs import check_output_lasts
@@ -18,7 +19,7 @@ from curation.execution.driver.pool import Pool
 from curation.execution.passes import Passes
 from curation.execution.pictures import keep_pictures, side_by_side
 from curation.execution.plan import filters_of_new, plan_listing, plan_probes
-from curation.execution.progress import ProgressListener
+from curation.execution.progress import ProgressListener, shown
 from curation.execution.record.recorder import Recorder, record_now
 from curation.execution.record.run_record import RUN, read_run, write_if_changed
 from curation.execution.standing import Standing
@@ -36,7 +37,6 @@ from curation.media.decoder import check_decoder
 from curation.pipeline import Pipeline, Readiness, build_pipeline
 from curation.pipeline.decision import Decision
 from curation.pipeline.models import Checklist
-from curation.records import Source
 from curation.registry import SHARDS, load
 from curation.report.cards.card import render_card, render_shards_croissant
 from curation.report.page.page import render_page
@@ -176,19 +176,9 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             shared=shared,
             worker_logs=options.worker_logs,
         ) as pool:
-            retry_failed = options.recompute.counts_as_missing(PROBE, row_failed=True)
-            _list_containers(unlisted_containers(config, found, retry_failed=retry_failed), pool, progress)
-            listing = list_inputs(config, found)
-            listing = listing if options.choose is None else options.choose(listing)
+            listing = _list_inputs(config, options, found, pool, progress)
             recorder = Recorder(ledger.storage, options.command)
-            new_and_gone = come_and_gone(ledger.storage, listing.sources)
-            remember_listing(ledger.storage, listing.sources)
-            absent = absent_sources(ledger)
-            listing.leftovers.num_bad_metadata = num_bad_metadata(ledger, absent)
-            _announce(pipeline, ledger.storage, listing, absent.gone, progress)
-            recorder.begin(pipeline, listing.leftovers.record(), new_and_gone)
-            for line in recorder.steps_changed(ledger.known_steps):
-                progress.say(f"to be measured again: {line}")
+            _begin_record(recorder, pipeline, ledger, listing, progress)
 
             standing = Standing(ledger, only=options.only, recompute=options.recompute)
             probes = plan_probes(
@@ -207,7 +197,8 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
             summary, written = standing.summary(pipeline), None
             # A single stage leaves later ones pending; shards made then would lose samples.
             if writer is not None and options.only is None:
-                written = _write_shards(writer, pipeline, ledger, pool)
+                spread = shown(pool.spread, "shards", progress)
+                written = _write_shards(writer, pipeline, ledger, spread)
             _render_pictures(pipeline, ledger, summary, pool)
         for line in decided_otherwise(ledger.storage, config):
             progress.say(line)
@@ -223,11 +214,43 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
         return result
 
 
-def _write_shards(writer: Any, pipeline: Pipeline, ledger: Ledger, pool: Pool) -> Any:
+def _list_inputs(
+    config: Config,
+    options: RunOptions,
+    found: Sequence[FoundFolder],
+    pool: Pool,
+    progress: ProgressListener,
+) -> Listing:
+    """List what the run works on. Workers list containers, which may be damaged, or made to do damage."""
+    retry_failed = options.recompute.counts_as_missing(PROBE, row_failed=True)
+    containers = unlisted_containers(config, found, retry_failed=retry_failed)
+    if containers:
+        progress.begin("list", len(containers))
+        pool.do(plan_listing(containers))
+        progress.end()
+    listing = list_inputs(config, found)
+    return listing if options.choose is None else options.choose(listing)
+
+
+def _begin_record(
+    recorder: Recorder, pipeline: Pipeline, ledger: Ledger, listing: Listing, progress: ProgressListener
+) -> None:
+    """Begin run.json, and say what changed since the run before: sources that came and went, settings."""
+    new_and_gone = come_and_gone(ledger.storage, listing.sources)
+    remember_listing(ledger.storage, listing.sources)
+    absent = absent_sources(ledger)
+    listing.leftovers.num_bad_metadata = num_bad_metadata(ledger, absent)
+    _announce(pipeline, ledger.storage, listing, absent.gone, progress)
+    recorder.begin(pipeline, listing.leftovers.record(), new_and_gone)
+    for line in recorder.steps_changed(ledger.known_steps):
+        progress.say(f"to be measured again: {line}")
+
+
+def _write_shards(writer: Any, pipeline: Pipeline, ledger: Ledger, spread: Spread) -> Any:
     """Write the shards of what is kept now; what the writer says of them."""
     config, samples = pipeline.config, Selection(ledger, pipeline)
     decided = Decision.of(config)
-    return writer.write(ledger.storage, config.shards_folder, samples, pool.spread, decided=decided)
+    return writer.write(ledger.storage, config.shards_folder, samples, spread, decided=decided)
 
 
 def _render_pictures(pipeline: Pipeline, ledger: Ledger, summary: Summary, pool: Pool) -> None:
@@ -258,14 +281,6 @@ def compact(pipeline: Pipeline, ledger: Ledger, *, more_than: int = 1, whole: bo
     """Merge the unit files of stages that have more than so many; how many files were replaced."""
     steps = [(step.name, step.fingerprint) for step in pipeline.steps() if step.is_bound]
     return ledger.compact(steps, more_than=more_than, whole=whole)
-
-
-def _list_containers(containers: Sequence[Source], pool: Pool, progress: ProgressListener) -> None:
-    """Let workers list containers, which may be damaged, or made to do damage."""
-    if containers:
-        progress.begin("list", len(containers))
-        pool.do(plan_listing(containers))
-        progress.end()
 
 
 def _announce(

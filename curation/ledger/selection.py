@@ -24,7 +24,8 @@ from curation.ledger import Ledger
 from curation.ledger.absent import absent_sources
 from curation.ledger.columns import KEPT
 from curation.ledger.unit_state import branch_steps
-from curation.ledger.verdicts import VerdictGroup, verdict_groups
+from curation.ledger.verdict_group import VerdictGroup
+from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step, steps_of
 from curation.records import MetadataValue, SourceKind

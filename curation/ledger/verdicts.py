@@ -1,7 +1,7 @@
 """A verdict for every source and sample of the ledger, by column, a few units at a time.
 
     for group in verdict_groups(ledger, pipeline):
-        group.sources["outcome"], group.leaves["needs"]
+        group.of_sources.outcome, group.leaves["image"].verdicts.needs      # see `verdict_group.py`
 
 The same verdicts as `source_verdict` gives one by one, which reads whole rows and is for a single unit. Here
 only what decides is read: ids, status, error types, and the columns of thresholds. The planner, the
@@ -11,7 +11,6 @@ summary, the selection of shards and the table stand on this.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -25,8 +24,6 @@ from curation.ledger.absent import Absent, absent_sources
 from curation.ledger.columns import (
     FAILED,
     KEPT,
-    NONE,
-    OUTCOMES,
     PENDING,
     REJECTED,
     Labels,
@@ -36,6 +33,7 @@ from curation.ledger.columns import (
 )
 from curation.ledger.schemas import stage_schema
 from curation.ledger.unit_state import NO_RECOMPUTE, RecomputePolicy, branch_steps
+from curation.ledger.verdict_group import Leaves, SampleGroup, VerdictGroup, equals, sum_up
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import Step, steps_of
 from curation.records import HDR_TRANSFERS, Sample, SourceKind, image_ids
@@ -47,154 +45,6 @@ UNITS_AT_A_TIME = 32
 _SOURCE_COLUMNS = ("source_id", "kind", "status", "error_type", "color_transfer")
 _ROW_COLUMNS = ("sample_id", "status", "error_type")
 _SPAN_COLUMNS = ("source_id", "start_s", "end_s")
-
-
-@dataclass(frozen=True)
-class SampleGroup:
-    """The samples of one kind of source in a group of units, before windows are cut.
-
-    Attributes:
-        branch: Their rule.
-        evaluator: The columns that decided, in the order of the samples.
-        source: int64 [N], place of each sample's source in the group's sources.
-        sample_id: [N] strings.
-        start_s, end_s: float64 [N] seconds; 0 for images.
-        verdicts: Of the filters alone.
-    """
-
-    branch: Branch
-    evaluator: RuleEvaluator
-    source: NDArray[np.int64]
-    sample_id: pa.Array
-    start_s: NDArray[np.float64]
-    end_s: NDArray[np.float64]
-    verdicts: Verdicts
-
-
-@dataclass(frozen=True)
-class Leaves:
-    """What ends up in a shard or not: samples, or the windows of long kept clips.
-
-    Attributes:
-        evaluator: What captions and tokens measured, in the order of the leaves; of those that the filters
-            do not keep it is no verdict.
-        source: int64 [M], place of the source in the group's sources.
-        sample: int64 [M], place of the sample among those of its kind.
-        kind: The kind of source.
-        sample_id: [M] strings.
-        is_window: bool [M], whether it is part of a sample.
-        start_s, end_s: float64 [M] seconds.
-        verdicts: Of filters, then of captions and tokens.
-    """
-
-    kind: SourceKind
-    evaluator: RuleEvaluator
-    source: NDArray[np.int64]
-    sample: NDArray[np.int64]
-    sample_id: pa.Array
-    is_window: NDArray[np.bool_]
-    start_s: NDArray[np.float64]
-    end_s: NDArray[np.float64]
-    verdicts: Verdicts
-
-
-@dataclass(frozen=True, eq=False)
-class Waiting:
-    """The sources of one unit in which something waits to be measured.
-
-    Attributes:
-        needs: Keys of all steps that something in these sources waits for.
-        places: int64 [K], the sources, as places in those of the group.
-        unsplit: int64 [J], those of them that wait for their splitter.
-    """
-
-    unit: int
-    needs: frozenset[str]
-    places: NDArray[np.int64]
-    unsplit: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class VerdictGroup:
-    """The verdicts of a few units.
-
-    Attributes:
-        sources: `unit`, `source_id`, `kind` and what was asked for besides, a row per source.
-        gone: The same columns of the sources that are no longer in the inputs.
-        of_sources: A verdict per source, which sums up those of its leaves.
-        samples: By kind of source.
-        leaves: By kind of source.
-        rows: Step key -> the rows of these units, those of absent sources and dropped samples included:
-            `sample_id`, `status`, `error_type`, the columns that decide and what was asked for besides.
-        uncounted: Ids of clips in sources of which their splitter says that it failed: contradictions.
-        labels: What reasons are called.
-        steps: What step codes stand for.
-        absent: `unit` and `source_id` of the sources that are not in the inputs, which count nowhere.
-    """
-
-    sources: pa.Table
-    gone: pa.Table
-    of_sources: Verdicts
-    samples: Mapping[SourceKind, SampleGroup]
-    leaves: Mapping[SourceKind, Leaves]
-    rows: Mapping[str, pa.Table]
-    uncounted: pa.Array
-    labels: Labels
-    steps: Sequence[Step]
-    absent: pa.Table
-
-    def absent_ids(self, unit: int) -> list[str]:
-        """The sources of a unit that are not in the inputs."""
-        found: list[str] = self.absent.filter(pc.equal(self.absent["unit"], unit))["source_id"].to_pylist()
-        return found
-
-    def rows_of(self, key: str, sample_id: pa.Array) -> pa.Table:
-        """The rows that a step has of these samples, in their order; null where there is none."""
-        rows = self.rows[key]
-        places = pc.index_in(sample_id, value_set=rows["sample_id"].combine_chunks())
-        return rows.take(places)
-
-    def of_samples(self, kind: SourceKind) -> Verdicts:
-        """A verdict per sample of a kind of source, which sums up those of its windows where it has some."""
-        leaves = self.leaves[kind]
-        found = Verdicts.kept(self.samples[kind].evaluator.number)
-        _sum_up(found, leaves.sample, leaves.verdicts, self.labels)
-        return found
-
-    def unsplit(self, kind: SourceKind) -> NDArray[np.bool_]:
-        """Which sources [S] are of this kind and wait for their splitter."""
-        found = _equals(self.sources["kind"], kind)
-        found &= self.of_sources.outcome == PENDING
-        found[self.samples[kind].source] = False
-        return found
-
-    def waiting(self, keys: Collection[str]) -> Iterator[Waiting]:
-        """The units in which something waits for one of these steps, in order."""
-        wanted = np.array([step.key in keys for step in self.steps] + [False])  # NONE is the last place
-        source, needs = self.needs()
-        chosen = np.unique(source[wanted[needs]])
-        units = self.sources["unit"].to_numpy()
-        for unit in np.unique(units[chosen]):
-            mine = chosen[units[chosen] == unit]
-            codes = np.unique(needs[np.isin(source, mine)])
-            unsplit = mine[self.of_sources.outcome[mine] == PENDING]
-            unsplit = unsplit[~np.isin(unsplit, self._with_samples())]
-            yield Waiting(
-                int(unit),
-                frozenset(self.steps[code].key for code in codes if code != NONE),
-                mine,
-                unsplit,
-            )
-
-    def needs(self) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
-        """What sources and leaves wait for: places of the sources, codes of the steps, `NONE` for none."""
-        places = [np.arange(self.sources.num_rows), *(leaves.source for leaves in self.leaves.values())]
-        needs = [self.of_sources.needs, *(leaves.verdicts.needs for leaves in self.leaves.values())]
-        return np.concatenate(places), np.concatenate(needs)
-
-    def _with_samples(self) -> NDArray[np.int64]:
-        """Places of the sources that have samples."""
-        return np.concatenate([samples.source for samples in self.samples.values()])
 
 
 def verdict_groups(
@@ -263,7 +113,7 @@ class _Reader:
         leaves: dict[SourceKind, Leaves] = {}
         usable = of_sources.outcome == PENDING
         for kind, branch in self._pipeline.branches.items():
-            places = np.flatnonzero(usable & _equals(sources["kind"], kind))
+            places = np.flatnonzero(usable & equals(sources["kind"], kind))
             if branch.splitter is None:
                 found = self._images(branch, sources, places, rows)
             else:
@@ -271,7 +121,7 @@ class _Reader:
                 uncounted.append(clashing)
             samples[kind] = found
             leaves[kind] = self._leaves(kind, found, sources, rows)
-            _sum_up(of_sources, leaves[kind].source, leaves[kind].verdicts, self._labels)
+            sum_up(of_sources, leaves[kind].source, leaves[kind].verdicts, self._labels)
         return VerdictGroup(
             sources,
             gone,
@@ -303,7 +153,7 @@ class _Reader:
         found.outcome[:] = PENDING
         for kind in pc.unique(sources["kind"]).to_pylist():
             if kind not in self._pipeline.branches:
-                of_kind = _equals(sources["kind"], kind)
+                of_kind = equals(sources["kind"], kind)
                 found.outcome[of_kind] = REJECTED
                 found.reason[of_kind] = self._labels.code(f"no_rule_for_{kind}s")
         if self._pipeline.config.general.hdr == "reject":
@@ -312,7 +162,7 @@ class _Reader:
             is_hdr &= found.outcome == PENDING
             found.outcome[is_hdr] = REJECTED
             found.reason[is_hdr] = self._labels.code("hdr_rejected")
-        failed = ~_equals(sources["status"], "ok")
+        failed = ~equals(sources["status"], "ok")
         found.outcome[failed] = FAILED
         found.reason[failed] = self._labels.codes(sources["error_type"])[failed]
         return found
@@ -339,7 +189,7 @@ class _Reader:
         source_ids = sources["source_id"].combine_chunks()
         splittable = np.zeros(sources.num_rows, np.bool_)
         splittable[places] = True
-        is_span = _equals(found["status"], "ok")
+        is_span = equals(found["status"], "ok")
         broken = self._fail_unsplit(splitter, source_ids, found.filter(pa.array(~is_span)), splittable)
         of_sources.put(broken.outcome == FAILED, broken)
         waiting = splittable & (broken.outcome != FAILED)
@@ -401,7 +251,7 @@ class _Reader:
         """What a step measured of these samples."""
         all_rows = Measured(
             np.ones(rows.num_rows, np.bool_),
-            _equals(rows["status"], "ok"),
+            equals(rows["status"], "ok"),
             self._labels.codes(rows["error_type"]),
             {column: _numbers(rows[column]) for column in _deciding(step)},
         )
@@ -416,7 +266,7 @@ class _Reader:
             return pa.schema([declared.field(name) for name in wanted]).empty_table()
         table = pa.concat_tables(parts).combine_chunks()
         if step.name in self._recompute.stages:
-            stays = _equals(table["status"], "ok") & self._recompute.only_failed
+            stays = equals(table["status"], "ok") & self._recompute.only_failed
             table = table.filter(pa.array(stays)).combine_chunks()
         return table
 
@@ -468,33 +318,6 @@ class _Reader:
         return found
 
 
-def _sum_up(into: Verdicts, whole: NDArray[np.int64], parts: Verdicts, labels: Labels) -> None:
-    """The verdict of each whole with parts: kept if one is, else pending, failed or rejected.
-
-    `whole` [N] says for each part where its whole stands in `into`.
-    """
-    if not len(whole):
-        return
-    order = np.lexsort((_RANK[parts.outcome], whole))
-    sorted_whole = whole[order]
-    firsts = np.flatnonzero(np.diff(sorted_whole, prepend=-1))
-    found = parts.take(order[firsts])
-    found.reason[found.outcome == KEPT] = NONE
-    sizes = np.diff([*firsts, len(whole)])
-    for place in np.flatnonzero((sizes > 1) & (found.outcome != KEPT)):
-        mine = order[firsts[place] : firsts[place] + sizes[place]]
-        alike = mine[parts.outcome[mine] == found.outcome[place]]
-        texts = {labels.texts[code] for code in parts.reason[alike] if code != NONE}
-        found.reason[place] = labels.code(", ".join(sorted(texts))) if texts else NONE
-    at = sorted_whole[firsts]
-    for name in ("outcome", "reason", "step", "needs"):
-        getattr(into, name)[at] = getattr(found, name)
-
-
-_RANK = np.array([(KEPT, PENDING, FAILED, REJECTED).index(code) for code in range(len(OUTCOMES))])
-"""Outcome code -> how early it decides for the source."""
-
-
 def _wanted_columns(step: Step, besides: Iterable[str]) -> list[str]:
     """What is read of a step's rows: what verdicts need of them, and what was asked for besides."""
     spans = _SPAN_COLUMNS if isinstance(step.stage, Splitter) else ()
@@ -504,11 +327,6 @@ def _wanted_columns(step: Step, besides: Iterable[str]) -> list[str]:
 def _deciding(step: Step) -> list[str]:
     """The columns that the step's thresholds look at."""
     return list(dict.fromkeys(mark.column for mark in step.stage.thresholds().values()))
-
-
-def _equals(column: pa.ChunkedArray, text: str) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = pc.equal(column, text).to_numpy(zero_copy_only=False)
-    return found
 
 
 def _places(value_set: pa.Array, column: Any) -> NDArray[np.int64]:

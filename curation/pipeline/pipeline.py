@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from curation.config import BranchChoice, Config, RuleChoice, StageChoice
+from curation.dataset_stage import DatasetStage
 from curation.errors import ConfigError
 from curation.errors.redaction import redact, redact_settings
 from curation.media.halvings import HALVINGS_VERSION
@@ -18,7 +19,7 @@ from curation.pipeline.rules import AllOf, AnyOf, Rule, Step, steps_of, with_ste
 from curation.records import Sample, SourceKind
 from curation.registry import STAGES
 from curation.splitter import Splitter
-from curation.stage import DatasetStage, ModelRef, Stage
+from curation.stage import ModelRef, Stage
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from curation.dataset_stage import DatasetStage
 from curation.pipeline.parts import StepParts
 from curation.records import Outcome, Row
-from curation.stage import DatasetStage, Stage
+from curation.stage import Stage
 
 
 @dataclass(frozen=True, eq=False)

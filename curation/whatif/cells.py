@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from curation.ledger.columns import NONE, Labels, Measured, RuleEvaluator
-from curation.ledger.verdicts import VerdictGroup
+from curation.ledger.verdict_group import VerdictGroup
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step, steps_of
 from curation.records import SourceKind

@@ -23,7 +23,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.ledger.columns import NONE, OUTCOMES, Verdicts
-from curation.ledger.verdicts import VerdictGroup, verdict_groups
+from curation.ledger.verdict_group import VerdictGroup
+from curation.ledger.verdicts import verdict_groups
 from curation.whatif.sides import ComparedSide
 
 NUM_FILES = 64

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from curation.errors import ConfigError
 from curation.ledger import Ledger
 from curation.ledger.columns import NONE, OUTCOMES, RuleEvaluator, Verdicts
-from curation.ledger.verdicts import VerdictGroup, verdict_groups
+from curation.ledger.verdict_group import VerdictGroup
+from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
 from curation.records import Outcome, Sample, SourceKind

@@ -22,7 +22,8 @@ from curation.execution.dataset_wide import needing
 from curation.ledger import Ledger
 from curation.ledger.columns import FAILED, KEPT, OUTCOMES, REJECTED, RuleEvaluator
 from curation.ledger.unit_state import branch_steps
-from curation.ledger.verdicts import VerdictGroup, verdict_groups
+from curation.ledger.verdict_group import VerdictGroup
+from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import AllOf, Step, steps_of, with_step
 from curation.records import Outcome, SourceKind

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from curation.execution.progress import ConsoleProgress, Event, LineProgress, Pace
+from curation.execution.progress import ConsoleProgress, Event, LineProgress, Pace, shown
 from curation.execution.worker.metrics import Metrics
 from datasets_media import command, curation, environment, write_config, write_photo
 
@@ -109,6 +109,31 @@ def test_log_has_a_line_for_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_speed_of_thousands_is_a_plain_number() -> None:
+    """By hand: 150,000 in 4 s."""
+    clock, told = Clock(), list[Event]()
+    progress = LineProgress(told.append, clock)
+    progress.begin("probe", 150_000)
+    clock.now += 4
+    progress.advance(150_000)
+    progress.end()
+    assert told[-1].text == "reading headers: 150000 of 150000 sources in 4 s, 37500/s"
+
+
+def test_calls_that_are_shown_are_a_pass() -> None:
+    """Results come as they are made, and one that is an error ends the pass."""
+    told = list[Event]()
+    progress = LineProgress(told.append)
+    spread = shown(map, "shards", progress)
+    results = spread(lambda number: 6 // number, [3, 2, 0])
+    assert next(results) == 2
+    assert [event.text for event in told] == ["writing shards: 3 groups"]
+    assert next(results) == 3
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert told[-1].text.startswith("writing shards: 2 of 3 groups in ")
+
+
 def test_lines_come_by_themselves_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("curation.execution.progress.FIRST_LINE_S", 0.05)
     monkeypatch.setattr("curation.execution.progress.LINE_EVERY_S", 0.1)
@@ -136,6 +161,24 @@ def test_terminal_shows_bars_with_speed_and_time_left() -> None:
     (line,) = [line for line in console.export_text().splitlines() if "measuring and filtering" in line][-1:]
     assert "4/10" in line
     assert "/s" in line
+
+
+def test_bars_fit_into_a_narrow_terminal() -> None:
+    """80 columns, as terminals open: a line for the pass and one for its stage, neither folded nor cut."""
+    console = Console(force_terminal=True, width=80, record=True, file=io.StringIO())
+    progress = ConsoleProgress(console)
+    progress.begin("filter", 120)
+    progress.advance(119)
+    metrics = Metrics()
+    metrics.record("images.thumbnail", rows=119, failed=11)
+    progress.measured(metrics)
+    progress.end()
+    before, stage = console.export_text().splitlines()[-2:]
+    bar = before[before.rindex("measuring and") :]  # drawn over what stood there
+    assert re.fullmatch(r"measuring and filtering +[━╸╺]+ +119/120 sources +\S+/s +0 s, 0 s left *", bar)
+    assert re.fullmatch(r"  images\.thumbnail +119 rows, 11 failed +\S+/s *", stage)
+    assert len(bar) <= 80
+    assert len(stage) <= 80
 
 
 @pytest.fixture(scope="module")

@@ -15,23 +15,14 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from curation.dataset_stage import GIVEN_COLUMNS, DatasetStage
 from curation.execution.worker.measure import isolate
 from curation.media.halvings import Halvings
 from curation.pipeline.models import STAND_IN, resolve_revision
 from curation.records import Sample, Source
 from curation.registry import STAGES
 from curation.splitter import Splitter
-from curation.stage import (
-    GIVEN_COLUMNS,
-    GRID_FPS,
-    DatasetStage,
-    KeepMax,
-    Media,
-    Setup,
-    Stage,
-    StageConfig,
-    View,
-)
+from curation.stage import GRID_FPS, KeepMax, Media, Setup, Stage, StageConfig, View
 from datasets_media import ROOT
 from generated import population
 

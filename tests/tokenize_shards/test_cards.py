@@ -37,7 +37,7 @@ from curation.report.summary.summary import Failure, Summary, summarize
 from curation.storage import open_storage
 from curation.tokenize_shards.shards.exports import export
 from curation.tokenize_shards.shards.retract import find_folders, rewrite_folder
-from curation.tokenize_shards.shards.rows import SCHEMA
+from curation.tokenize_shards.shards.rows import SCHEMA, grid_of
 from curation.tokenize_shards.shards.verify import verify
 from curation.tokenize_shards.shards.writer import ShardConfig, ShardWriter, Written
 from datasets_media import said_by
@@ -272,6 +272,10 @@ def encoded(value: Any) -> Any:
     return value.encode() if isinstance(value, str) else value
 
 
+def near(value: Any) -> Any:
+    return pytest.approx(value, rel=1e-12) if isinstance(value, float) else value
+
+
 class TestCroissant:
     @pytest.mark.parametrize("split", ["train", "validation"])
     def test_records_are_the_rows(self, shards: tuple[Path, Written], rows: Loaded, split: str) -> None:
@@ -300,6 +304,14 @@ class TestCroissant:
         described = json.loads((out / "croissant.json").read_text())["description"]
         assert described.startswith("UNTRAINED stand-in models")
 
+    def test_of_json_lines(self, shards: tuple[Path, Written], rows: Loaded, tmp_path: Path) -> None:
+        """The rows of the shards, codes as lists; the last digit of a number is as pandas reads it."""
+        export("jsonl", str(shards[0]), str(tmp_path / "out"))
+        found = list(records_of(tmp_path / "out", "train"))
+        expected = [as_bytes({**row, "codes": grid_of(row).tolist()}) for row in rows["train"]]
+        for record, row in zip(found, expected, strict=True):
+            assert record == {name: near(value) for name, value in row.items()}
+
     def test_verify_holds_it_against_the_shards(self, shards: tuple[Path, Written], tmp_path: Path) -> None:
         """Shards without it are sound, as those that were made before there was one."""
         for path in shards[0].iterdir():
@@ -315,7 +327,7 @@ class TestCroissant:
         assert verify(storage, "").problems == []
 
 
-@pytest.mark.parametrize("name", ["datasets", "jsonl", "packed", "webdataset"])
+@pytest.mark.parametrize("name", ["datasets", "jsonl", "lance", "packed", "webdataset"])
 def test_exports_load_by_their_cards(shards: tuple[Path, Written], tmp_path: Path, name: str) -> None:
     export(name, str(shards[0]), str(tmp_path / "out"))
     loaded = datasets.load_dataset(str(tmp_path / "out"))

@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from curation.dataset_stage import Spread
 from curation.errors import EnvironmentFault
 from curation.execution.cluster.results import Died, Lost, result_of
-from curation.stage import Spread
 
 __all__ = ["Spread", "in_process", "on_cluster"]
 

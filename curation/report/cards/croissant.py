@@ -1,7 +1,8 @@
-"""Croissant: what a folder of Parquet files holds, for machines (docs.mlcommons.org/croissant, version 1.0).
+"""Croissant: what a folder of Parquet or JSON Lines files holds, for machines.
 
-It is written as plain JSON-LD, since the fields that it needs are few and known; tests load it with
-mlcroissant. The names of files are relative to the folder in which `croissant.json` lies.
+The format is docs.mlcommons.org/croissant, version 1.0. It is written as plain JSON-LD, since the fields that
+it needs are few and known; tests load it with mlcroissant. The names of files are relative to the folder in
+which `croissant.json` lies.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import pyarrow as pa
 
 from curation.report.cards.header import license_fields
 
+PARQUET, JSON_LINES = "application/x-parquet", "application/jsonlines"
+"""Media types by which Croissant's readers know files."""
 _CONFORMS_TO = "http://mlcommons.org/croissant/1.0"
 _CONTEXT: Mapping[str, Any] = {
     "@language": "en",
@@ -88,10 +91,11 @@ class Description:
         text: What it is, in a sentence or two; whether its models were untrained comes first.
         license: As the configuration or a card names it.
         selection: Digest of the samples and settings, which its version is made of.
-        patterns: Split -> pattern of its Parquet files.
+        patterns: Split -> pattern of its files.
         columns: Column -> its Arrow type.
         meanings: Column -> what it says, where that is known.
         license_link: Where the text of the license is.
+        media_type: Of the files: `PARQUET` or `JSON_LINES`.
     """
 
     name: str
@@ -102,6 +106,7 @@ class Description:
     columns: Mapping[str, pa.DataType]
     meanings: Mapping[str, str] = field(default_factory=dict)
     license_link: str | None = None
+    media_type: str = PARQUET
 
 
 def render_croissant(described: Description, files: Sequence[DescribedFile]) -> str:
@@ -115,8 +120,11 @@ def render_croissant(described: Description, files: Sequence[DescribedFile]) -> 
         "license": described.license_link or _license(described.license),
         "version": f"1.0.0+{described.selection}",
         "distribution": [
-            *(_file_object(file) for file in files),
-            *(_file_set(split, pattern) for split, pattern in described.patterns.items()),
+            *(_file_object(file, described.media_type) for file in files),
+            *(
+                _file_set(split, pattern, described.media_type)
+                for split, pattern in described.patterns.items()
+            ),
         ],
         "rai": "http://mlcommons.org/croissant/RAI/",
         "recordSet": [_record_set(described, split) for split in described.patterns],
@@ -139,25 +147,25 @@ def _license(name: str) -> str:
     return name if known in ("other", "unknown") else f"https://spdx.org/licenses/{known}"
 
 
-def _file_object(file: DescribedFile) -> dict[str, Any]:
+def _file_object(file: DescribedFile, media_type: str) -> dict[str, Any]:
     return {
         "@type": "cr:FileObject",
         "@id": file.name,
         "name": file.name,
         "contentUrl": file.name,
         "contentSize": f"{file.size_bytes} B",
-        "encodingFormat": "application/x-parquet",
+        "encodingFormat": media_type,
         "sha256": file.sha256,
     }
 
 
-def _file_set(split: str, pattern: str) -> dict[str, Any]:
+def _file_set(split: str, pattern: str, media_type: str) -> dict[str, Any]:
     return {
         "@type": "cr:FileSet",
         "@id": f"{split}-files",
         "name": f"{split}-files",
         "description": f"The files of the split {split}.",
-        "encodingFormat": "application/x-parquet",
+        "encodingFormat": media_type,
         "includes": pattern,
     }
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from curation.errors import PoisonSource
 from curation.ledger.columns import FAILED, KEPT, NONE, OUTCOMES, RuleEvaluator, Verdicts
-from curation.ledger.verdicts import VerdictGroup
+from curation.ledger.verdict_group import VerdictGroup
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
 from curation.records import Outcome, Sample, SampleKind

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.ledger.columns import KEPT, NONE, OUTCOMES, PENDING, Measured, RuleEvaluator, Verdicts
-from curation.ledger.verdicts import VerdictGroup
+from curation.ledger.verdict_group import VerdictGroup
 from curation.pipeline import Branch, Pipeline
 from curation.pipeline.rules import AllOf, Rule, Step, steps_of
 from curation.records import Sample, SourceKind

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from curation.ledger.columns import FAILED, KEPT, NONE
 from curation.ledger.unit_state import PROBE
-from curation.ledger.verdicts import VerdictGroup
+from curation.ledger.verdict_group import VerdictGroup
 from curation.records import SourceKind
 
 _SCHEMA = pa.schema(

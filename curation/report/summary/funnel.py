@@ -9,10 +9,12 @@ from curation.errors.visible import on_one_line
 from curation.ingest.leftovers import some_names
 from curation.ledger.columns import OUTCOMES
 from curation.pipeline import Pipeline
-from curation.report.summary.summary import Summary
+from curation.report.summary.summary import StepSummary, Summary
 
 UNTRAINED = "UNTRAINED stand-in models"
 """By these words a card is known to be that of stand-ins."""
+_ANY_WIDTH = 10_000
+"""More characters than a table of the funnel has in a line."""
 
 
 def untrained_notice(pipeline: Pipeline) -> str | None:
@@ -29,7 +31,7 @@ def print_funnel(console: Console, pipeline: Pipeline, summary: Summary, *, with
     if notice and with_notice:
         console.print(notice, style="bold red")
     console.print(_outcome_table(summary))
-    console.print(_step_table(pipeline, summary))
+    _print_steps(console, pipeline, summary)
     if summary.kept_by:
         console.print(_branch_table(summary))
     if summary.gone:
@@ -61,7 +63,23 @@ def _outcome_table(summary: Summary) -> Table:
     return table
 
 
-def _step_table(pipeline: Pipeline, summary: Summary) -> Table:
+def _print_steps(console: Console, pipeline: Pipeline, summary: Summary) -> None:
+    """Print the steps; their reasons come below where the table would be too wide with them."""
+    table = _step_table(pipeline, summary, with_reasons=True)
+    if console.measure(table, options=console.options.update(width=_ANY_WIDTH)).maximum <= console.width:
+        console.print(table)
+        return
+    console.print(_step_table(pipeline, summary, with_reasons=False))
+    for key in dict.fromkeys(step.key for step in pipeline.steps()):
+        if summary.steps[key].reasons:
+            console.print(f"  {key}: {_reasons(summary.steps[key])}")
+
+
+def _reasons(counts: StepSummary) -> str:
+    return ", ".join(f"{reason} {number}" for reason, number in counts.reasons.most_common())
+
+
+def _step_table(pipeline: Pipeline, summary: Summary, *, with_reasons: bool) -> Table:
     table = Table(title="Funnel", title_justify="left", box=None, header_style="bold", pad_edge=False)
     steps = [summary.steps[key] for key in dict.fromkeys(step.key for step in pipeline.steps())]
     besides = {
@@ -69,22 +87,24 @@ def _step_table(pipeline: Pipeline, summary: Summary) -> Table:
         "not asked": any(counts.num_unasked for counts in steps),
     }
     shown = [name for name, is_there in besides.items() if is_there]
-    for name in ("step", "measured", "passed", "rejected", "failed", *shown):
-        table.add_column(name, justify="left" if name == "step" else "right")
-    table.add_column("reasons")
+    table.add_column("step", no_wrap=True)
+    for name in ("measured", "passed", "rejected", "failed", *shown):
+        table.add_column(name, justify="right")
+    if with_reasons:
+        table.add_column("reasons", overflow="fold")
     for counts in steps:
-        reasons = ", ".join(f"{reason} {number}" for reason, number in counts.reasons.most_common())
         numbers = [counts.measured, *(counts.outcomes[outcome] for outcome in OUTCOMES[:3])]
         more = {"to measure": counts.num_waiting, "not asked": counts.num_unasked}
         numbers += [more[name] for name in shown]
-        table.add_row(counts.key, *(str(number) for number in numbers), reasons)
+        last = [_reasons(counts)] if with_reasons else []
+        table.add_row(counts.key, *(str(number) for number in numbers), *last)
     return table
 
 
 def _branch_table(summary: Summary) -> Table:
     table = Table(title="Branches", title_justify="left", box=None, header_style="bold", pad_edge=False)
     for name in ("of", "rule", "branch"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     table.add_column("kept", justify="right")
     for (kind, rule), counts in summary.kept_by.items():
         for branch, number in counts.items():

@@ -29,7 +29,8 @@ from curation.ledger import Ledger
 from curation.ledger.absent import absent_sources
 from curation.ledger.columns import KEPT, NONE, OUTCOMES, RuleEvaluator
 from curation.ledger.digests import Digests, unpacked
-from curation.ledger.verdicts import VerdictGroup, verdict_groups
+from curation.ledger.verdict_group import VerdictGroup
+from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import any_ofs_of, describe_rule
 from curation.records import Outcome, SampleKind, SourceKind

@@ -14,7 +14,8 @@ from curation.ledger import Ledger
 from curation.ledger.absent import Absent, absent_sources
 from curation.ledger.columns import KEPT, NONE, OUTCOMES, Measured, Verdicts
 from curation.ledger.schemas import METADATA, METADATA_COLUMNS, SOURCES
-from curation.ledger.verdicts import VerdictGroup, verdict_groups
+from curation.ledger.verdict_group import VerdictGroup
+from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step, describe_rule
 from curation.records import Outcome, SourceKind

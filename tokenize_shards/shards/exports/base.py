@@ -101,7 +101,7 @@ class Export(abc.ABC, Generic[S]):
         data_files: Pattern of the files of a split, with `{split}`, where `datasets.load_dataset` reads them.
         unread_files: The same where it does not; named on the card, so that it says so and does not take a
             list or an index beside them for the data.
-        is_table: Whether these files are Parquet, which Croissant can describe column by column.
+        table_type: Their media type, where Croissant can describe them column by column.
     """
 
     Config: ClassVar[type[StageConfig]] = StageConfig
@@ -109,7 +109,7 @@ class Export(abc.ABC, Generic[S]):
     usage: ClassVar[str] = ""
     data_files: ClassVar[str | None] = None
     unread_files: ClassVar[str | None] = None
-    is_table: ClassVar[bool] = False
+    table_type: ClassVar[str | None] = None
 
     def __init__(self, config: S) -> None:
         self.config = config

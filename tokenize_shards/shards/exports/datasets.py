@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from curation.report.cards.croissant import PARQUET
 from curation.stage import StageConfig
 from curation.storage import Storage
 from curation.tokenize_shards.shards.exports.base import (
@@ -40,7 +41,7 @@ class DatasetsExport(Export[StageConfig]):
         'dataset[0]["input_ids"]'
     )
     data_files = "data/{split}-*.parquet"
-    is_table = True
+    table_type = PARQUET
 
     def loaded_schema(self, shard: pa.Schema) -> pa.Schema:
         return _schema(shard)

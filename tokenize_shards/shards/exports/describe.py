@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-import pyarrow as pa
-
 from curation.report.cards.croissant import DescribedFile, Description, render_croissant
 from curation.report.cards.header import SplitSize, card_text, configs_of, dataset_info, split_card
 from curation.report.summary.funnel import UNTRAINED
@@ -52,8 +50,17 @@ def describe(name: str, chosen: Export[Any], shards: FinishedShards, target: Sto
     title = f"{header.get('pretty_name') or 'Shards'}, exported as {name}"
     card = card_text({**header, **own, "pretty_name": title}, _body(title, chosen, body, done, shards))
     target.write(CARD, card.encode())
-    if chosen.is_table and schema is not None and splits:
-        target.write(CROISSANT, _croissant(title, header, body, schema, patterns, files, shards).encode())
+    if chosen.table_type is not None and schema is not None and splits:
+        described = Description(
+            name=title,
+            text=_text(title, body),
+            license=str(header.get("license_name") or header.get("license") or "unknown"),
+            selection=shards.manifest.selection,
+            patterns=patterns,
+            columns={field.name: field.type for field in schema},
+            media_type=chosen.table_type,
+        )
+        target.write(CROISSANT, render_croissant(described, _of_splits(files, patterns)).encode())
     record = {
         "format": name,
         "settings": chosen.config.model_dump(mode="json"),
@@ -96,6 +103,12 @@ def _notice(body: str) -> str | None:
     return next((line for line in body.splitlines() if UNTRAINED in line), None)
 
 
+def _text(title: str, body: str) -> str:
+    """What it is, in a sentence, after what is said of untrained models."""
+    notice = _notice(body)
+    return f"{notice.strip('> *')} {title}." if notice else f"{title}."
+
+
 def _body(title: str, chosen: Export[Any], body: str, done: Exported, shards: FinishedShards) -> str:
     left_out = [f"- left out: {number} {reason}" for reason, number in done.left_out.items() if number]
     start, end = body.find(_MADE_HEADING), body.find(_END_HEADING)
@@ -113,28 +126,10 @@ def _body(title: str, chosen: Export[Any], body: str, done: Exported, shards: Fi
     return "\n\n".join(part for part in parts if part)
 
 
-def _croissant(
-    title: str,
-    header: Mapping[str, Any],
-    body: str,
-    schema: pa.Schema,
-    patterns: Mapping[str, str],
-    files: list[ExportedFile],
-    shards: FinishedShards,
-) -> str:
-    notice = _notice(body)
-    return render_croissant(
-        Description(
-            name=title,
-            text=f"{notice.strip('> *')} {title}." if notice else f"{title}.",
-            license=str(header.get("license_name") or header.get("license") or "unknown"),
-            selection=shards.manifest.selection,
-            patterns=patterns,
-            columns={field.name: field.type for field in schema},
-        ),
-        [
-            DescribedFile(file.name, file.size_bytes, file.sha256)
-            for file in files
-            if any(fnmatchcase(file.name, pattern) for pattern in patterns.values())
-        ],
-    )
+def _of_splits(files: list[ExportedFile], patterns: Mapping[str, str]) -> list[DescribedFile]:
+    """The files of data among all."""
+    return [
+        DescribedFile(file.name, file.size_bytes, file.sha256)
+        for file in files
+        if any(fnmatchcase(file.name, pattern) for pattern in patterns.values())
+    ]

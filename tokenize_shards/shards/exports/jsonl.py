@@ -6,6 +6,7 @@ import json
 
 import pyarrow as pa
 
+from curation.report.cards.croissant import JSON_LINES
 from curation.stage import StageConfig
 from curation.storage import Storage
 from curation.tokenize_shards.shards.exports.base import CODES, Export, Exported, FinishedShards
@@ -26,6 +27,7 @@ class JsonLinesExport(Export[StageConfig]):
         'dataset[0]["caption"]'
     )
     data_files = "{split}-*.jsonl"
+    table_type = JSON_LINES
 
     def loaded_schema(self, shard: pa.Schema) -> pa.Schema:
         return shard.set(shard.get_field_index("codes"), pa.field("codes", CODES))

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from curation.report.cards.croissant import PARQUET
 from curation.stage import StageConfig
 from curation.storage import Storage
 from curation.tokenize_shards.shards.exports.base import (
@@ -50,7 +51,7 @@ class PackedExport(Export[PackedConfig]):
         'from curation.tokenize_shards.shards.loader import ShardDataset\n\ndataset = ShardDataset("FOLDER")'
     )
     data_files = "{split}-*.parquet"
-    is_table = True
+    table_type = PARQUET
 
     def loaded_schema(self, shard: pa.Schema) -> pa.Schema:
         return PACK_SCHEMA
