@@ -24,8 +24,8 @@ from curation.media.decoder import DecoderSettings
 from curation.media.probe import probe
 from curation.records import Source
 from curation.storage import open_storage
-from curation.storage.buckets.object_file import READ_AHEAD_BYTES
-from curation.storage.buckets.retries import DEADLINE
+from curation.storage.object_file import READ_AHEAD_BYTES
+from curation.storage.retries import DEADLINE
 from datasets_media import write_photo, write_video
 from faulty_proxy import FaultyProxy
 

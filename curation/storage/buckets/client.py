@@ -2,7 +2,7 @@
 
     client = BucketClient(place_of("s3://photos"))
     found = client.get("a.jpg", options={"range": (0, 100)})
-    found.meta["size"], found.bytes()
+    found.meta["size"], found.data
 
 Methods take whole keys, and are those of obstore's stores but for the errors: FileNotFoundError where there
 is no such object, WriteConflict where it is of another version, StorageError in one sentence for all else,
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
 import pyarrow as pa
@@ -24,6 +23,7 @@ from curation.storage.base import ABSENT
 from curation.storage.buckets.connection import Place, Use, connect, forget_credentials
 from curation.storage.buckets.faults import Fault, Kind, fault_of
 from curation.storage.buckets.retries import NotSupported, WrongAnswer, persistently
+from curation.storage.object_file import Fetched
 
 PART_BYTES = 1 << 24
 """Objects larger than this are written in parts of this size, a few at a time."""
@@ -37,18 +37,6 @@ _unconditional: set[Place] = set()
 """Buckets that have shown this process that they don't know conditional writes."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """What a GET gave: obstore's description of the object, and the bytes that were asked for."""
-
-    meta: Any
-    data: bytes
-
-    def bytes(self) -> bytes:
-        """As obstore's results give them."""
-        return self.data
 
 
 class BucketClient:

@@ -16,6 +16,7 @@ from typing import Any
 
 from curation.errors import ConfigError
 from curation.storage.hub.faults import named_hub_faults, patiently
+from curation.storage.retries import START_LIMIT_S
 
 HUB_SCHEME = "hf"
 MAIN = "main"
@@ -127,6 +128,7 @@ def _latest(place: HubPlace) -> str:
         info = patiently(
             lambda: hub().dataset_info(
                 place.repository, revision=place.revision or MAIN, timeout=_REPLY_TIMEOUT_S
-            )
+            ),
+            START_LIMIT_S,
         )
     return str(info.sha)
