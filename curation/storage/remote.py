@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-from curation.storage.base import ABSENT, Listed, ignore
+from curation.storage.base import ABSENT, Listed, check_stays_below, ignore
 from curation.storage.object_file import ObjectFile, Objects
 from curation.storage.scratch import copied
 
@@ -65,6 +65,16 @@ class RemoteStorage:
         return path[len(self._prefix) + 1 :] if self._prefix else path
 
     def _path(self, key: str) -> str:
+        """The whole path of an object. Names that come from data never lead out of the root.
+
+        Raises:
+            StorageError: this one would.
+        """
+        check_stays_below(self.root, key)
+        return self._path_of_folder(key)
+
+    def _path_of_folder(self, key: str) -> str:
+        """The whole path of a folder that was listed, whatever it is called."""
         return f"{self._prefix}/{key}" if self._prefix and key else self._prefix or key
 
     def _url(self, key: str) -> str:

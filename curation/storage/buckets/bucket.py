@@ -57,7 +57,10 @@ class BucketStorage(RemoteStorage):
             UnreadableKey: the server has come to a key that obstore refuses.
         """
         return map(
-            self._relative, self._client.list(self._path(prefix), after=self._path(after) if after else "")
+            self._relative,
+            self._client.list(
+                self._path_of_folder(prefix), after=self._path_of_folder(after) if after else ""
+            ),
         )
 
     def own(self, folder: str) -> tuple[Sequence[pa.RecordBatch], Sequence[str]]:
@@ -68,7 +71,7 @@ class BucketStorage(RemoteStorage):
         Raises:
             UnreadableKey: obstore refuses a key in it.
         """
-        batches, folders = self._client.own(self._path(folder))
+        batches, folders = self._client.own(self._path_of_folder(folder))
         return list(map(self._relative, batches)), [self._key(name) or "/" for name in folders]
 
     def _relative(self, batch: pa.RecordBatch) -> pa.RecordBatch:
