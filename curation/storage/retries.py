@@ -18,16 +18,21 @@ success, by default 120.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from curation.errors import ConfigError
+from curation.errors import ConfigError, StorageError
 
 DEADLINE = "CURATION_STORAGE_DEADLINE_S"
 DEFAULT_DEADLINE_S = 120.0
 START_LIMIT_S = 8.0
 """A server that is away is waited for so long at the start of a run: its address may simply be wrong."""
+_LIMIT_BEHIND_ANOTHER_S = 0.5
+"""The same once another one could not be reached: a command asks for all that it needs before it says so."""
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 3.0
 
@@ -46,6 +51,50 @@ def deadline_s() -> float:
     if not 0 < found < float("inf"):
         raise ConfigError(f"{DEADLINE} is {text!r}; it takes a number of seconds above 0")
     return found
+
+
+class FirstContact:
+    """Which places have answered this process. The address of one that has not may be wrong.
+
+    A command that somebody waits for is limited in how long it tries such a place. A worker is not, as it may
+    be started while a server is away.
+    """
+
+    def __init__(self) -> None:
+        self._is_limited = self._has_failed = False
+        self._answered: set[str] = set()
+
+    @contextmanager
+    def limited(self) -> Iterator[None]:
+        """Limit it as long as the context lasts."""
+        before = self._is_limited, self._has_failed
+        self._is_limited, self._has_failed = True, False
+        try:
+            yield
+        finally:
+            self._is_limited, self._has_failed = before
+
+    def limit_s(self, place: str) -> float:
+        """For how long a request to a place may go without success because of this."""
+        if not self._is_limited or place in self._answered:
+            return math.inf
+        return _LIMIT_BEHIND_ANOTHER_S if self._has_failed else START_LIMIT_S
+
+    def answered(self, place: str) -> None:
+        """A place has answered, whatever it was."""
+        self._answered.add(place)
+
+    def failed(self, place: str) -> None:
+        """A place has not given an answer for as long as it was asked."""
+        self._has_failed |= place not in self._answered
+
+
+FIRST_CONTACT = FirstContact()
+"""That of this process."""
+
+
+class OutOfTime(StorageError):
+    """A request went without success for as long as it may."""
 
 
 class Attempts:

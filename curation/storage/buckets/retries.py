@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from curation.errors import StorageError, WriteConflict
 from curation.storage.buckets.faults import Fault, Kind, fault_of
 from curation.storage.object_file import OutOfRange
-from curation.storage.retries import FIRST_BACKOFF_S, MAX_BACKOFF_S, Attempts
+from curation.storage.retries import FIRST_BACKOFF_S, MAX_BACKOFF_S, Attempts, OutOfTime
 
 T = TypeVar("T")
 
@@ -88,6 +88,7 @@ def persistently(
         FileNotFoundError: there is no such object.
         WriteConflict: the object is not of the version that was asked for.
         UnreadableKey: obstore refuses the key, or that of an object in a listing.
+        OutOfTime: nothing helped in time.
         StorageError: all else, in one sentence.
     """
     import obstore  # noqa: F401  whole, before another thread that imports it has got as far as its parts
@@ -109,7 +110,7 @@ def persistently(
             renew_credentials()
         elif fault.kind is Kind.TRANSIENT:
             if not attempts.wait():
-                raise StorageError(f"{url}: {fault} (tried for {attempts.tried_s:.0f} s)")
+                raise OutOfTime(f"{url}: {fault} (tried for {attempts.tried_s:.0f} s)")
         else:
             raise _ERRORS.get(fault.kind, StorageError)(f"{url}: {fault}") from None
 
