@@ -83,6 +83,7 @@ class HubStandIn:
         self.num_sent = 0
         self.can_answer = threading.Event()
         self.can_answer.set()
+        self.silent_to = ""
         self.large_suffixes = LARGE_SUFFIXES
         self.before_commit: Callable[[], object] = bool
         self.fails_at_upload = self.fails_at_commit = False
@@ -122,8 +123,9 @@ class HubStandIn:
         return thread
 
     @contextmanager
-    def silent(self) -> Iterator[None]:
-        """It takes requests, and answers none before the end."""
+    def silent(self, to: str = "") -> Iterator[None]:
+        """It takes requests with this text in their paths, and answers none of them before the end."""
+        self.silent_to = to
         self.can_answer.clear()
         try:
             yield
@@ -212,7 +214,7 @@ class _Hub(_Handler):
         path = urlsplit(self.path).path
         span = f" {self.headers['Range']}" if self.headers["Range"] else ""
         self.stand_in.asked.append(f"{method} {unquote(path)}{span}")
-        if not self.stand_in.can_answer.is_set():
+        if not self.stand_in.can_answer.is_set() and self.stand_in.silent_to in path:
             self.stand_in.can_answer.wait()
             self.close_connection = True
             return

@@ -223,7 +223,7 @@ def test_a_hub_that_is_away_costs_the_time_that_it_is_away(
 
 def test_a_hub_that_falls_silent_while_it_lists(photos: HubStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes requests, and answers none."""
-    monkeypatch.setattr(repository, "_SILENCE_S", 0.3)
+    monkeypatch.setattr(repository, "REPLY_TIMEOUT_S", 0.3)
     storage = open_storage(URL)
     storage.list("")
     with photos.silent(), pytest.raises(StorageError, match="the Hub is out of reach"):

@@ -19,12 +19,10 @@ import pyarrow as pa
 from curation.errors import ConfigError, WriteConflict
 from curation.storage.base import ABSENT, Listed
 from curation.storage.hub.faults import named_hub_faults, patiently
-from curation.storage.hub.place import NO_OUTPUT, HubPlace, commit_of, hub, place_of
+from curation.storage.hub.place import NO_OUTPUT, REPLY_TIMEOUT_S, HubPlace, commit_of, hub, place_of
 from curation.storage.object_file import Fetched
 from curation.storage.remote import RemoteStorage
 
-_SILENCE_S = 30.0
-"""Longest silence of a server in the middle of an answer."""
 _NO_SUCH_RANGE = 416
 """HTTP status of a range of an empty file."""
 _LISTED = pa.schema([("key", pa.string()), ("size_bytes", pa.int64()), ("etag", pa.string())])
@@ -155,7 +153,9 @@ class HubFiles:
         )
 
         def ask() -> Any:
-            answer = get_session().get(url, headers={**build_hf_headers(), **headers}, timeout=_SILENCE_S)
+            answer = get_session().get(
+                url, headers={**build_hf_headers(), **headers}, timeout=REPLY_TIMEOUT_S
+            )
             if answer.status_code != _NO_SUCH_RANGE:
                 hf_raise_for_status(answer)
             return answer
