@@ -15,7 +15,10 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -62,6 +65,8 @@ class HubStandIn:
         data_sets: "org/name" -> data set.
         asked: Method and path of all requests, in order; of downloads with their range.
         fails_with: HTTP statuses of the next answers.
+        retry_after_s: What these ask clients to wait, if it is not 0.
+        num_sent: Bytes of files that were sent.
         large_suffixes: Files that are kept as large ones.
         before_commit: Called before a commit is made.
         fails_at_upload, fails_at_commit: Whether large files and commits are refused.
@@ -74,6 +79,11 @@ class HubStandIn:
         self.data_sets: dict[str, DataSet] = {}
         self.asked: list[str] = []
         self.fails_with: list[int] = []
+        self.retry_after_s = 0
+        self.num_sent = 0
+        self.can_answer = threading.Event()
+        self.can_answer.set()
+        self.silent_to = ""
         self.large_suffixes = LARGE_SUFFIXES
         self.before_commit: Callable[[], object] = bool
         self.fails_at_upload = self.fails_at_commit = False
@@ -81,9 +91,12 @@ class HubStandIn:
         self.tokens_elsewhere: list[str] = []
         self.cards: list[str] = []
         self.large: dict[str, bytes] = {}
-        self._hub = LoopbackServer(type("Handler", (_Hub,), {"stand_in": self}))
+        self._hub = self._start()
         self._files = LoopbackServer(type("Handler", (_LargeFiles,), {"stand_in": self}))
         self.url, self.files_url = self._hub.url, self._files.url
+
+    def _start(self, port: int = 0) -> LoopbackServer:
+        return LoopbackServer(type("Handler", (_Hub,), {"stand_in": self}), port=port)
 
     def __enter__(self) -> Self:
         return self
@@ -95,6 +108,29 @@ class HubStandIn:
         """Stop serving."""
         self._hub.stop()
         self._files.stop()
+
+    def away_for(self, seconds: float) -> threading.Thread:
+        """Nobody listens at its address from now on, until this thread has ended."""
+        port = urlsplit(self.url).port or 0
+        self._hub.stop()
+
+        def come_back() -> None:
+            time.sleep(seconds)
+            self._hub = self._start(port)
+
+        thread = threading.Thread(target=come_back)
+        thread.start()
+        return thread
+
+    @contextmanager
+    def silent(self, to: str = "") -> Iterator[None]:
+        """It takes requests with this text in their paths, and answers none of them before the end."""
+        self.silent_to = to
+        self.can_answer.clear()
+        try:
+            yield
+        finally:
+            self.can_answer.set()
 
     def push(self, name: str, files: Mapping[str, bytes], branch: str = "main") -> str:
         """Put files in the place of all that a data set has, and make it if there is none; the commit."""
@@ -133,6 +169,7 @@ class _Handler(QuietHandler):
         """Answer with data, or the range of it that is asked for."""
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"] or "")
         if asked is None:
+            self.stand_in.num_sent += len(data)
             self.send(200, data, **headers)
             return
         start, last = int(asked[1]), min(int(asked[2]), len(data) - 1)
@@ -140,6 +177,7 @@ class _Handler(QuietHandler):
             self.send(416, b"", **{"Content-Range": f"bytes */{len(data)}"}, **headers)
             return
         said = {"Content-Range": f"bytes {start}-{last}/{len(data)}"}
+        self.stand_in.num_sent += last + 1 - start
         self.send(206, data[start : last + 1], **said, **headers)
 
 
@@ -176,8 +214,14 @@ class _Hub(_Handler):
         path = urlsplit(self.path).path
         span = f" {self.headers['Range']}" if self.headers["Range"] else ""
         self.stand_in.asked.append(f"{method} {unquote(path)}{span}")
+        if not self.stand_in.can_answer.is_set() and self.stand_in.silent_to in path:
+            self.stand_in.can_answer.wait()
+            self.close_connection = True
+            return
         if self.stand_in.fails_with:
-            self.send(self.stand_in.fails_with.pop(0), b"{}")
+            wait_s = self.stand_in.retry_after_s
+            said = {"Retry-After": str(wait_s)} if wait_s else {}
+            self.send(self.stand_in.fails_with.pop(0), b"{}", **said)
             return
         for pattern, serve in _ROUTES:
             found = re.fullmatch(pattern, path)

@@ -259,3 +259,38 @@ def test_merging_needs_the_end(folder: Path, tmp_path: Path) -> None:
     (task,) = run.tasks("filter")
     worker.merge(task, [worker.process_segment(task, 0)[1]])
     assert run.outcomes() == {"film.mp4": "failed DecodeError"}
+
+
+@pytest.mark.parametrize("segment_s", [None, 7.3])
+def test_a_filter_without_a_view_opens_no_video(
+    folder: Path, tmp_path: Path, segment_s: float | None
+) -> None:
+    data = data_of(folder, tmp_path, segment_s)
+    Run(data).all()
+    data["videos"] |= {"filters": ["resolution", "flow", "color"], "resolution": {"min_width": 1000}}
+    again = Run(data).all()
+    assert again.metrics.rows["videos.resolution"] == len(again.clips()) >= 9
+    assert not again.metrics.frames_decoded
+    assert not again.metrics.bytes_read
+    assert again.outcomes() == {"film.mp4": "rejected width_below_min"}
+
+
+def test_clips_that_need_more_than_their_headers_are_decoded(folder: Path, tmp_path: Path) -> None:
+    """What lies behind a filter without a view is still measured, and as it would have been at once."""
+    data = data_of(folder, tmp_path / "later", None)
+    color = data["videos"].pop("color")
+    data["videos"] |= {"filters": ["flow"]}
+    Run(data).all()
+    filters = ["flow", "resolution", "color"]
+    data["videos"] |= {"filters": filters, "resolution": {"min_width": 64, "min_height": 64}, "color": color}
+    later = Run(data).all()
+    at_once = Run(data | {"output": str(tmp_path / "at_once")}).all()
+    assert later.all_rows() == at_once.all_rows()
+    assert later.metrics.frames_decoded["filter"] > 0
+
+
+@pytest.mark.parametrize("segment_s", [None, 7.3])
+def test_bytes_of_a_video_count_once_as_stored(folder: Path, tmp_path: Path, segment_s: float | None) -> None:
+    size = (folder / "film.mp4").stat().st_size
+    metrics = Run(data_of(folder, tmp_path, segment_s)).all().metrics
+    assert metrics.bytes_stored["filter"] == pytest.approx(size, abs=10)

@@ -31,6 +31,7 @@ from curation.cli.unforeseen import UnforeseenErrors
 from curation.cli.whatif import compare, sample, sweep
 from curation.errors import CurationError
 from curation.errors.redaction import redact
+from curation.storage.retries import FIRST_CONTACT
 from curation.version import __version__
 
 NO_ANSWER = 130
@@ -110,7 +111,7 @@ def main(args: Sequence[str] | None = None) -> None:
     accept_any_text()
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or a call that comes late joins a stranger's Ray
     code = 0
-    with StopSignals() as stop, UnforeseenErrors() as unforeseen:
+    with StopSignals() as stop, UnforeseenErrors() as unforeseen, FIRST_CONTACT.limited():
         code = _run_command(args, stop)
     sys.exit(stop.exit_code or unforeseen.exit_code or code)
 

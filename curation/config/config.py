@@ -137,13 +137,14 @@ class RunSettings(StageConfig):
     temporary files."""
     scratch_bytes: Annotated[int, Field(ge=2**26)] = 2**32
     """Room that one worker may take there, for what it works on and what it fetches ahead. A video that is
-    larger is read in ranges, and fetched up to three times; pictures that are worked on at the same time are
-    fetched in any case."""
+    larger is read in ranges, and fetched twice; pictures that are worked on at the same time are fetched in
+    any case."""
     decoder: DecoderName = "pyav"
     """Library that decodes videos; what `decord` is known to get wrong is decoded by PyAV all the same."""
     segment_s: Annotated[float, Field(ge=1)] | None = 900.0
     """Videos longer than this many seconds are filtered in segments of at most this length, by several
-    workers at once."""
+    workers at once. Of a bucket such a video is fetched twice: as a whole to be hashed, and by its segments.
+    null: each video is filtered by the worker that reads it, and is fetched once."""
     stall_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds without progress on a source after which its worker is killed, and the source blamed."""
     start_timeout_s: Annotated[float, Field(gt=0)] = 600.0

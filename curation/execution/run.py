@@ -45,6 +45,7 @@ from curation.report.summary.funnel import untrained_notice
 from curation.report.summary.summary import Summary, summarize
 from curation.storage import Storage, open_storage
 from curation.storage.access import check_input, check_output
+from curation.storage.retries import FIRST_CONTACT
 
 REPORT = "report/index.html"
 
@@ -123,6 +124,11 @@ def _open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledge
         ConfigError: a model is not the one that the output was begun with, or is named wrongly.
         EnvironmentFault: something is missing on this machine; all of it is named.
     """
+    with FIRST_CONTACT.limited():
+        return _checked(config, options)
+
+
+def _checked(config: Config, options: RunOptions) -> tuple[Pipeline, Ledger, Any]:
     try:
         check_output_lasts(config.general.output)
     except ConfigError as error:

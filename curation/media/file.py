@@ -7,7 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
-MediaFile = Path | IO[bytes]
+from curation.storage.digest import HashedFile
+
+MediaFile = Path | IO[bytes] | HashedFile
 """A path; or a file that is read in ranges, where fetching all of it would be too much."""
 
 

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 from curation.errors import ProbeError, SampleError
 from curation.errors.isolation import isolated
 from curation.media.decode import probe_video
-from curation.media.file import MediaFile, rewound, size_of
+from curation.media.file import MediaFile, size_of
 from curation.media.image import MAX_PIXELS, probe_image
 from curation.records import Source
-from curation.storage.digest import digest_of
+from curation.storage.digest import HashedFile, digest_of
 
 
 def probe(source: Source, file: MediaFile, max_pixels: int = MAX_PIXELS) -> Source:
-    """`source` with its content hash and header fields; `error_type` and `error` where it has no header."""
+    """`source` with its content hash and header fields; `error_type` and `error` where it has no header.
+
+    A file that is read in ranges is hashed while its header is read, so that it is fetched once.
+    """
+    read = file if isinstance(file, Path | HashedFile) else HashedFile(file)
     try:
         with isolated(ProbeError):
-            source = _weighed(source, file)
-            if source.kind == "image":
-                return _probe_image(source, file, max_pixels)
-            return _probe_video(source, file, max_pixels)
+            probed = _with_header(source, read, max_pixels)
+    except SampleError as error:
+        probed = failed(source, error)
+    try:
+        with isolated(ProbeError):
+            return _weighed(probed, read)
     except SampleError as error:
         return failed(source, error)
+
+
+def _with_header(source: Source, file: MediaFile, max_pixels: int) -> Source:
+    if source.kind == "image":
+        return _probe_image(source, file, max_pixels)
+    return _probe_video(source, file, max_pixels)
 
 
 def failed(source: Source, error: SampleError) -> Source:
@@ -32,22 +43,17 @@ def failed(source: Source, error: SampleError) -> Source:
     return replace(source, error_type=type(error).__name__, error=str(error))
 
 
-def _weighed(source: Source, file: MediaFile) -> Source:
+def _weighed(source: Source, file: Path | HashedFile) -> Source:
     """With size and hash of the bytes.
 
     Raises:
         ProbeError: they can't be read.
     """
     try:
-        return replace(source, content_hash=_digest_of(file), size_bytes=size_of(file))
+        digest = digest_of(file) if isinstance(file, Path) else file.digest()
+        return replace(source, content_hash=digest, size_bytes=size_of(file))
     except OSError as error:
         raise ProbeError(f"the file can't be read: {error.strerror or error}") from error
-
-
-def _digest_of(file: MediaFile) -> str:
-    if isinstance(file, Path):
-        return digest_of(file)
-    return hashlib.file_digest(rewound(file), "sha256").hexdigest()
 
 
 def _probe_image(source: Source, file: MediaFile, max_pixels: int) -> Source:

@@ -8,12 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
+from curation.errors import StorageError
+
 ABSENT = ""
 """The version of an object that does not exist."""
 
 
 def ignore(num_bytes: int) -> None:
     """Counts nothing."""
+
+
+def check_stays_below(root: str, key: str) -> None:
+    """Make sure that a key, which may come from data, leads nowhere else.
+
+    Raises:
+        StorageError: it leads out of the root.
+    """
+    if key.startswith("/") or ".." in key.split("/"):
+        raise StorageError(f"{key!r} leads out of {root}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,23 @@ what the file system notes of it, of which no program can set `ctime` at will.
 from __future__ import annotations
 
 import hashlib
+import io
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 Stamp = tuple[int, ...]
 """Device, inode, size in bytes, last change of the content and of the inode in ns since 1970."""
 
 _SETTLED_NS = 2 * 10**9
 """File systems note times in steps of up to two seconds, so two changes may look like one for so long."""
+_BLOCK_BYTES = 1 << 22
+_SKIPPED_BYTES = 1 << 24
+"""What is passed over in one go, such as sound between pictures, is read all the same. An index at the end of
+a large file lies farther away."""
 _MAX_KNOWN = 4096
 _KNOWN: OrderedDict[Stamp, str] = OrderedDict()
 _OWN: dict[Stamp, str] = {}
@@ -64,6 +70,62 @@ def digest_of(path: Path, on_read: Callable[[int], None] | None = None) -> str:
         if len(_KNOWN) > _MAX_KNOWN:
             _KNOWN.popitem(last=False)
     return digest
+
+
+class HashedFile(io.RawIOBase):
+    """A file that somebody reads nearly in order, hashed as it is read.
+
+    So a video that is read in ranges is not fetched once for its packets and once more for its hash.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self._num_hashed = 0
+        file.seek(0)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any, /) -> int:
+        start = self._file.tell()
+        if self._num_hashed < start <= self._num_hashed + _SKIPPED_BYTES:
+            self._hash_up_to(start)
+            self._file.seek(start)
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        if start <= self._num_hashed < start + len(data):
+            self._add(data[self._num_hashed - start :])
+        return len(data)
+
+    def digest(self) -> str:
+        """The SHA-256 of all bytes, in hex; what nobody has come to is read now.
+
+        Raises: what reading has raised before, or does now.
+        """
+        failure = getattr(self._file, "failure", None)
+        if failure is not None:
+            raise failure
+        self._hash_up_to(self._file.seek(0, io.SEEK_END))
+        return self._hash.hexdigest()
+
+    def _hash_up_to(self, end: int) -> None:
+        self._file.seek(self._num_hashed)
+        while data := self._file.read(min(_BLOCK_BYTES, end - self._num_hashed)):
+            self._add(data)
+
+    def _add(self, data: bytes) -> None:
+        self._hash.update(data)
+        self._num_hashed += len(data)
 
 
 class Watch:

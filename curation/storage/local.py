@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from curation.errors import NoSuchObject, StorageError, WriteConflict
-from curation.storage.base import ABSENT, Listed, ignore
+from curation.storage.base import ABSENT, Listed, check_stays_below, ignore
 
 _TEMP_PREFIX = ".writing-"
 _LOCK = ".lock"
@@ -165,8 +165,7 @@ class LocalStorage:
         Raises:
             StorageError: this one would.
         """
-        if key.startswith("/") or ".." in key.split("/"):
-            raise StorageError(f"{key!r} leads out of {self.root}")
+        check_stays_below(self.root, key)
         return self._folder / key
 
     @contextmanager

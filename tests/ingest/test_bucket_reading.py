@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import random
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
@@ -24,10 +27,19 @@ from curation.media.decoder import DecoderSettings
 from curation.media.probe import probe
 from curation.records import Source
 from curation.storage import open_storage
-from curation.storage.buckets.object_file import READ_AHEAD_BYTES
-from curation.storage.buckets.retries import DEADLINE
+from curation.storage.digest import HashedFile
+from curation.storage.object_file import READ_AHEAD_BYTES
+from curation.storage.retries import DEADLINE
+from curation.storage.scratch import DEFAULT_BYTES, use_scratch
 from datasets_media import write_photo, write_video
 from faulty_proxy import FaultyProxy
+
+
+@pytest.fixture(autouse=True)
+def scratch_of_before() -> Iterator[None]:
+    """Tests may take less of it."""
+    yield
+    use_scratch(None, DEFAULT_BYTES)
 
 
 def content(source: Source) -> bytes:
@@ -119,6 +131,51 @@ def test_of_a_long_video_little_more_than_a_clip_is_fetched(bucket: str, tmp_pat
     assert [pts_s for pts_s in found if pts_s >= 60] == [pts_s for pts_s in times if 60 <= pts_s < 64]
     # The clip, a second and a group of pictures before it, what is read ahead, and the index.
     assert FETCHED.take() <= 10 / 120 * len(data) + READ_AHEAD_BYTES + (1 << 17)
+
+
+@pytest.mark.parametrize("form", ["mp4", "mkv", "ts"])
+def test_video_without_room_in_scratch_is_fetched_once_to_be_hashed_and_probed(
+    bucket: str, tmp_path: Path, form: str
+) -> None:
+    data = noise(form, 150, tmp_path)  # more than is held of a file that is read in ranges
+    source = source_of(bucket, f"long.{form}", data)
+    with_room = source_of(bucket, f"same.{form}", data)
+    with open_source(with_room) as path:
+        expected = probe(with_room, path)
+    use_scratch(str(tmp_path), len(data) - 1)
+    FETCHED.take()
+    with open_source(source) as file:
+        assert not isinstance(file, Path)
+        probed = probe(source, file)
+    assert probed.content_hash == hashlib.sha256(data).hexdigest()
+    assert replace(probed, source_id="", uri="") == replace(expected, source_id="", uri="")
+    # The index at the end of an MP4, and what is read of a stream's end to know how long it lasts.
+    assert FETCHED.take() <= 1.05 * len(data)
+
+
+def test_what_is_no_video_is_hashed_all_the_same(bucket: str, tmp_path: Path) -> None:
+    data = b"no video" * 100_000
+    source = source_of(bucket, "a.mp4", data)
+    use_scratch(str(tmp_path), len(data) - 1)
+    with open_source(source) as file:
+        probed = probe(source, file)
+    assert probed.error_type == "ProbeError"
+    assert probed.content_hash == hashlib.sha256(data).hexdigest()
+
+
+def test_file_is_hashed_in_whatever_order_it_is_read(tmp_path: Path) -> None:
+    data = os.urandom(100_000)
+    (tmp_path / "a").write_bytes(data)
+    draw = random.Random(7)
+    for _ in range(50):
+        with (tmp_path / "a").open("rb") as file:
+            hashed = HashedFile(file)
+            for _ in range(draw.randrange(20)):
+                start, end = sorted(draw.randrange(110_000) for _ in range(2))
+                hashed.seek(start)
+                assert hashed.read(end - start) == data[start:end]
+                assert hashed.tell() == max(start, min(end, len(data)))
+            assert hashed.digest() == hashlib.sha256(data).hexdigest()
 
 
 def test_server_that_dies_while_ranges_are_decoded_is_no_damage_of_the_file(

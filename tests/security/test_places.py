@@ -17,11 +17,23 @@ from curation.config import parse_config
 from curation.errors import ConfigError, DamagedFileError, StorageError
 from curation.media.probe import probe
 from curation.records import Source
-from curation.storage import open_storage
+from curation.storage import Storage, open_storage
 from curation.tokenize_shards.shards.exports import export
 from curation.tokenize_shards.shards.manifest import read_manifest
 from datasets_media import Bench, write_photo
 from loopback import LoopbackServer, QuietHandler
+
+
+def _of_hub(request: pytest.FixtureRequest) -> Storage:
+    request.getfixturevalue("hub").push("org/photos", {"x": b"secret", "in/a.txt": b"a"})
+    return open_storage("hf://datasets/org/photos/in")
+
+
+STORAGES: dict[str, Callable[[pytest.FixtureRequest], Storage]] = {
+    "folder": lambda request: open_storage(str(request.getfixturevalue("tmp_path") / "out")),
+    "bucket": lambda request: open_storage(f"{request.getfixturevalue('bucket')}/in"),
+    "hub": _of_hub,
+}
 
 
 def bench_of(tmp_path: Path) -> Bench:
@@ -125,15 +137,21 @@ def test_a_link_in_a_tar_leads_nowhere(tmp_path: Path, kind: bytes) -> None:
     assert bench.outcomes() == {"own.jpg": "rejected width_below_min"}
 
 
-@pytest.mark.parametrize("key", ["../x", "/tmp/x", "a/../../x", ".."])
-def test_no_key_leads_out_of_a_folder(tmp_path: Path, key: str) -> None:
-    storage = open_storage(str(tmp_path / "out"))
-    for act in (storage.read, storage.find, storage.open, storage.delete, storage.list):
+@pytest.mark.parametrize("key", ["../x", "/tmp/x", "a/../../x", "..", "../../../../other/resolve/main/x"])
+@pytest.mark.parametrize("place", ["folder", "bucket", "hub"])
+def test_no_key_leads_out_of_a_folder(
+    request: pytest.FixtureRequest, tmp_path: Path, place: str, key: str
+) -> None:
+    storage = STORAGES[place](request)
+    acts = [storage.read, storage.find, storage.open]
+    acts += [] if place == "hub" else [storage.delete, lambda key: storage.write(key, b"x")]
+    for act in acts:
         with pytest.raises(StorageError, match="leads out of"):
             act(key)
-    with pytest.raises(StorageError, match="leads out of"):
-        storage.write(key, b"x")
-    assert list(tmp_path.iterdir()) == []
+    if place == "folder":
+        with pytest.raises(StorageError, match="leads out of"):
+            storage.list(key)
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["../a", "a/b", "/a", "..", ".hidden", "a b", ""])

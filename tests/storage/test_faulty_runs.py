@@ -21,7 +21,7 @@ import pytest
 
 import buckets
 from buckets import SECRET_KEY, S3Server
-from curation.storage.buckets.retries import DEADLINE
+from curation.storage.retries import DEADLINE
 from datasets_media import command, curation, environment, write_config, write_photo
 from faulty_proxy import EXPIRED, SLOW_DOWN, FaultyProxy, Silence
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from curation.errors import ConfigError, StorageError, WriteConflict
 from curation.storage import Listed, open_storage
-from curation.storage.hub import faults, place
+from curation.storage.hub import place, repository
+from curation.storage.retries import DEADLINE
 from hub_stand_in import READ_TOKEN, HubStandIn, git_hash
 
 LARGE = os.urandom(3_000_000)
@@ -29,7 +31,7 @@ ODD = ("a b.jpg", "a#b.jpg", "a?b.txt", "a%20b.jpg", "ü.txt", "日本.jpg", "a+
 
 @pytest.fixture
 def photos(hub: HubStandIn, monkeypatch: pytest.MonkeyPatch) -> HubStandIn:
-    monkeypatch.setattr(faults, "WAITS_S", (0.01, 0.01))
+    monkeypatch.setenv(DEADLINE, "2")
     hub.push("org/photos", FILES)
     return hub
 
@@ -188,6 +190,7 @@ ASKED: list[Callable[[Any], Any]] = [
     lambda storage: storage.read("README.md"),
     lambda storage: storage.find("README.md"),
     lambda storage: storage.open("train/a.jpg").read(),
+    lambda storage: storage.list(""),
 ]
 
 
@@ -198,13 +201,56 @@ def test_a_hub_without_time_is_asked_again(photos: HubStandIn, ask: Callable[[An
     place._PINNED.clear()
     photos.fails_with = [503, 429]
     assert ask(storage) == expected
-    photos.fails_with = [500, 502, 503, 504]
+    photos.fails_with = [500, 502, 503, 504] * 1000
     with pytest.raises(StorageError, match="the Hub answered 50"):
         ask(storage)
 
 
+@pytest.mark.parametrize("ask", ASKED)
+def test_a_hub_that_is_away_costs_the_time_that_it_is_away(
+    photos: HubStandIn, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Any], Any]
+) -> None:
+    monkeypatch.setenv(DEADLINE, "60")
+    storage = open_storage(URL)
+    expected = ask(storage)
+    waiting = photos.away_for(8)
+    started = time.monotonic()
+    assert ask(storage) == expected
+    waited_s = time.monotonic() - started
+    waiting.join()
+    assert 7 < waited_s < 8 + 3.5, "the cap of the back-off is 3 s"
+
+
+def test_a_hub_that_falls_silent_while_it_lists(photos: HubStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes requests, and answers none."""
+    monkeypatch.setattr(repository, "REPLY_TIMEOUT_S", 0.3)
+    storage = open_storage(URL)
+    storage.list("")
+    started = time.monotonic()
+    with photos.silent(), pytest.raises(StorageError, match="the Hub is out of reach"):
+        storage.list("")
+    assert time.monotonic() - started < 2 + 4, "the limit, and slow machines"
+
+
+def test_a_hub_that_asks_for_time_gets_it(photos: HubStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_storage(URL)
+    storage.list("")
+    monkeypatch.setenv(DEADLINE, "0.5")
+    photos.fails_with, photos.retry_after_s = [429], 2
+    started = time.monotonic()
+    assert storage.read("README.md") == FILES["README.md"]
+    assert time.monotonic() - started >= 2
+
+
+def test_the_size_of_a_file_costs_no_download(photos: HubStandIn) -> None:
+    """A video is asked for its size before it is read in ranges."""
+    storage = open_storage(URL)
+    version = hashlib.sha256(LARGE).hexdigest()
+    assert storage.open("train/a.jpg", version).seek(0, os.SEEK_END) == len(LARGE)
+    assert photos.num_sent < 1000
+
+
 def test_a_hub_out_of_reach(hub: HubStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faults, "WAITS_S", (0.01,))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(StorageError, match="the Hub is out of reach"):
         open_storage(URL).list("")

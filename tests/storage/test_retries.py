@@ -13,7 +13,7 @@ from buckets import SECRET_KEY, S3Server, contents
 from curation.errors import StorageError, WriteConflict
 from curation.storage import Storage, open_storage
 from curation.storage.base import ABSENT
-from curation.storage.buckets.retries import DEADLINE
+from curation.storage.retries import DEADLINE
 from faulty_proxy import (
     DENIED,
     EXPIRED,

@@ -21,7 +21,7 @@ from curation.ingest.fetching import FETCHES, MAX_AHEAD
 from curation.ingest.reach import FETCHED
 from curation.ingest.sources import open_source, reading_ahead
 from curation.storage import open_storage
-from curation.storage.buckets.retries import DEADLINE
+from curation.storage.retries import DEADLINE
 from curation.storage.scratch import DEFAULT_BYTES, use_scratch
 from datasets_media import ROOT, environment
 from faulty_proxy import INTERNAL, Delay, FaultyProxy

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from buckets import ACCESS_KEY, SECRET_KEY, S3Server, contents
 from curation.errors import ConfigError, StorageError
@@ -123,6 +124,35 @@ def test_wrong_address(
     said = _run(capsys, _config(tmp_path, str(media), f"{bucket}/out"))
     assert f"http://127.0.0.1:{port} can't be reached: Connection refused" in said
     assert "hidden" not in said
+
+
+def test_wrong_address_of_all_that_a_run_needs(
+    bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of them takes the time that a server may be away at the start, and the others no more."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    config = _config(tmp_path, "s3://first/in", "s3://second/out")
+    data = yaml.safe_load(config.read_text())
+    data["images"] |= {"filters": ["text", "color"], "text": {"detector": "s3://third/det.onnx"}}
+    data |= {"captions": {"engine": "stand-in"}, "tokens": {"weights": "stand-in"}, "stand_ins": "allow"}
+    data["shards"] = {"vocabulary": "s3://fourth/words.tiktoken"}
+    said = _run(capsys, write_config(config, data))
+    for place in ("s3://first/in", "s3://second/out", "s3://third/det.onnx", "s3://fourth/words.tiktoken"):
+        assert re.search(rf"{place}\S*: http://127\.0\.0\.1:{port} can't be reached", said)
+
+
+def test_a_command_on_a_bucket_that_is_not_there_to_answer(
+    bucket: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+    started = time.monotonic()
+    for command in (["status", "--output", "s3://fifth/out"], ["verify", "s3://sixth/out/shards/a"]):
+        code, said = said_by(capsys, *command)
+        assert (code, "can't be reached" in said) == (3, True)
+    assert time.monotonic() - started < 2 * AT_ONCE_S
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from buckets import S3Server
 from curation.errors import ConfigError, StorageError
 from curation.registry import EXPORTS
 from curation.stage import Column
@@ -192,9 +193,21 @@ def test_lance(shards: Path, rows: dict[str, dict[str, Any]], tmp_path: Path) ->
         LanceExport(LanceExport.Config()).count(open_storage(str(out)))
 
 
-def test_lance_wants_a_local_folder(shards: Path, bucket: str) -> None:
-    with pytest.raises(ConfigError, match="written into a local folder"):
-        export("lance", str(shards), f"{bucket}/lance")
+def test_lance_in_a_bucket(
+    shards: Path, rows: dict[str, dict[str, Any]], bucket: str, s3_server: S3Server
+) -> None:
+    """Read by Lance's own client of buckets."""
+    assert export("lance", str(shards), f"{bucket}/some/lance").num_samples == 40
+    there = {**s3_server.environment, "AWS_ALLOW_HTTP": "true"}
+    for split in ("train", "validation"):
+        dataset = lance.dataset(f"{bucket}/some/lance/{split}.lance", storage_options=there)
+        expected = {name: row for name, row in rows.items() if row["split"] == split}
+        assert {row["sample_id"]: row for row in dataset.to_table().to_pylist()} == expected
+    storage = open_storage(f"{bucket}/some/lance")
+    for item in storage.list("train.lance/data"):
+        storage.delete(item.key)
+    with pytest.raises(StorageError, match=r"train\.lance can't be read"):
+        LanceExport(LanceExport.Config()).count(storage)
 
 
 READS_MDS = """

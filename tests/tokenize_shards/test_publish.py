@@ -12,7 +12,8 @@ import pytest
 
 from curation.report.cards.croissant import DescribedFile, Description, render_croissant
 from curation.storage import open_storage
-from curation.storage.hub import upload
+from curation.storage.hub import repository, upload
+from curation.storage.retries import DEADLINE
 from curation.tokenize_shards.shards import publish
 from curation.tokenize_shards.shards.rows import SCHEMA
 from curation.tokenize_shards.shards.writer import ShardConfig, ShardWriter
@@ -95,6 +96,19 @@ def test_again_sends_what_differs(writer: HubStandIn, shards: Path, capsys: Said
     code, said = said_by(capsys, "publish", shards, URL)
     assert "sent 1 files" in said
     assert published(writer) == files_in(shards)
+
+
+@pytest.mark.parametrize("to", ["", "/tree/"], ids=["all", "listings"])
+def test_a_hub_that_falls_silent(
+    writer: HubStandIn, shards: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    for module in (repository, upload):
+        monkeypatch.setattr(module, "REPLY_TIMEOUT_S", 0.3)
+    monkeypatch.setenv(DEADLINE, "1")
+    writer.push("org/tokens", {"README.md": CARD})
+    with writer.silent(to):
+        code, said = said_by(capsys, "publish", shards, URL)
+    assert (code, "the Hub is out of reach" in said) == (3, True)
 
 
 def test_goes_on_where_it_was_stopped(writer: HubStandIn, shards: Path, capsys: Said) -> None:

@@ -2,6 +2,7 @@
 
     reads = FirstReads(max_pixels, metrics, "filter")
     probed = reads.probe(source)
+    reads.count_stored(probed)
     with reads.opened(probed) as path:      # the bytes that were hashed, not fetched again
         ...
 
@@ -18,7 +19,6 @@ from curation.errors import ProbeError, SampleError
 from curation.errors.isolation import isolated
 from curation.execution.segments import WHOLE_VIDEO, Segment
 from curation.execution.worker.metrics import Metrics
-from curation.ingest.fetching import is_in_bucket
 from curation.ingest.sources import is_in_place, open_source, raise_failure
 from curation.ledger.schemas import check_source
 from curation.media.file import MediaFile, size_of
@@ -42,35 +42,33 @@ class FirstReads:
 
         One that can be used and was copied stays open until it is opened or closed, and so does any image.
         """
-        probed = self._probe(source)
-        self.count_stored(probed)
-        return probed
+        try:
+            return self._probe(source)
+        except SampleError as error:
+            return failed(source, error)
 
     def count_read(self, num_bytes: int) -> None:
         """Count bytes that are fetched from where a source is stored."""
         self._metrics.bytes_read[self._phase] += num_bytes
 
     def count_stored(self, source: Source, segment: Segment = WHOLE_VIDEO) -> None:
-        """Count the bytes of a source that is opened; in a bucket those of a segment, by its time."""
-        share = segment.share_of(source.duration_s) if is_in_bucket(source) else 1.0
+        """Count the bytes of a source that is opened, or of a segment of it, by its time."""
+        share = segment.share_of(source.duration_s)
         self._metrics.bytes_stored[self._phase] += round(share * source.size_bytes)
 
     def _probe(self, source: Source) -> Source:
         fresh = replace(source, error_type=None, error=None, content_hash=None)
-        try:
-            with ExitStack() as stack:
-                path = stack.enter_context(open_source(fresh, self.count_read, is_first=True))
-                in_place = is_in_place(fresh, is_first=True)
-                if in_place:
-                    self.count_read(size_of(path))  # to be hashed
-                probed = probe(fresh, path, self._max_pixels)
-                raise_failure(path)
-                with isolated(ProbeError):
-                    check_source(probed)
-                if probed.ok and (probed.kind == "image" or not in_place):
-                    self._open[probed.source_id] = path, stack.pop_all()
-        except SampleError as error:
-            return failed(source, error)
+        with ExitStack() as stack:
+            path = stack.enter_context(open_source(fresh, self.count_read, is_first=True))
+            in_place = is_in_place(fresh, is_first=True)
+            if in_place:
+                self.count_read(size_of(path))  # to be hashed
+            probed = probe(fresh, path, self._max_pixels)
+            raise_failure(path)
+            with isolated(ProbeError):
+                check_source(probed)
+            if probed.ok and (probed.kind == "image" or not in_place):
+                self._open[probed.source_id] = path, stack.pop_all()
         return probed
 
     @contextmanager
@@ -87,18 +85,20 @@ class FirstReads:
             return
         with open_source(source, self.count_read, span_s=span_s) as path:
             if is_in_place(source):
-                self.count_read(source.size_bytes)
+                self.count_read(round(_share(span_s, source.duration_s) * source.size_bytes))
             yield path
 
     @contextmanager
-    def opened_again(self, source: Source, *, span_s: float | None = None) -> Iterator[MediaFile]:
-        """A source that was probed in another pass, counted once however often it is opened.
+    def opened_again(
+        self, source: Source, *, span_s: float | None = None, segment: Segment = WHOLE_VIDEO
+    ) -> Iterator[MediaFile]:
+        """A source that was probed by another task, or a segment of it: counted once however often opened.
 
         Raises: as `open_source`.
         """
         if source.source_id not in self._counted:
             self._counted.add(source.source_id)
-            self.count_stored(source)
+            self.count_stored(source, segment)
         with self.opened_video(source, span_s=span_s) as file:
             yield file
 
@@ -123,3 +123,8 @@ class FirstReads:
             _, stack = self._open.pop(source.source_id)
             with suppress(SampleError):  # whether it has changed by now matters to nobody
                 stack.close()
+
+
+def _share(span_s: float | None, duration_s: float | None) -> float:
+    """The share of a video that so many seconds are; 1 where that is not known."""
+    return min(1.0, span_s / duration_s) if span_s is not None and duration_s else 1.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -113,14 +113,20 @@ class Measurer:
         known: KnownRows,
         decide: Callable[[Rows], Verdict],
         media_of: MediaOf,
+        *,
+        only: Container[str] | None = None,
     ) -> Measuring:
-        """Measure what the samples need, until nothing is needed or what is needed is not allowed."""
+        """Measure what the samples need, until nothing is needed or what is needed is not allowed.
+
+        `only`: keys of the steps that are allowed now; None for all of `allowed`.
+        """
+        allowed = [key for key in self.allowed if only is None or key in only]
         rows = {sample.sample_id: dict(known(sample)) for sample in samples}
         while True:
             waiting: dict[Step, list[Sample]] = {}
             for sample in samples:
                 needs = decide(rows[sample.sample_id]).needs
-                if needs is not None and needs.key in self.allowed:
+                if needs is not None and needs.key in allowed:
                     waiting.setdefault(needs, []).append(sample)
             if not waiting:
                 return

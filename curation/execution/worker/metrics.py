@@ -88,10 +88,10 @@ class Metrics:
 
     `frames_held` counts the frames that the sources of the filter pass hold, so that decoded / held
     says how often each was decoded. `bytes_stored` counts by pass the bytes of the sources that were
-    opened, and `bytes_read` what was fetched of them, so that read / stored says how often; a long video
-    counts in both once for each part. `usage` is what the stages say about themselves, by step key, and
-    `pools` what each kind of workers did: decode workers, and model workers by group. `causes` counts what
-    the ledger knew before: sources that were read again, and rows that were measured again, by step key.
+    opened, each source once, and `bytes_read` what was fetched of them, so that read / stored says how
+    often. `usage` is what the stages say about themselves, by step key, and `pools` what each kind of
+    workers did: decode workers, and model workers by group. `causes` counts what the ledger knew before:
+    sources that were read again, and rows that were measured again, by step key.
     `gpu_s` sums up, over the passes that had something on a GPU, their seconds times the cluster's GPUs.
     `spent_s` is the time that decode workers took, loading apart, by pass and kind of source.
     """

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -25,7 +26,7 @@ from curation.execution.worker.metrics import Cause, Metrics
 from curation.execution.worker.overlap import ModelClient, Overlap
 from curation.execution.worker.unit_rows import UnitRows
 from curation.execution.worker.video_pass import ClipFound, SourceMeasured, VideoEvent, VideoPass
-from curation.ingest.sources import reading_ahead
+from curation.ingest.sources import OpenSource, reading_ahead
 from curation.ledger import Ledger
 from curation.ledger.unit_state import PROBE, branch_steps, load_unit, source_verdict, unit_verdicts
 from curation.pipeline import Pipeline
@@ -88,9 +89,9 @@ class UnitRun:
         """Process one segment of the task's only video. Nothing is committed."""
         (source,) = self._sources()
         self._heartbeat.renew(source.uri)
-        self._reads.count_stored(source, segment)
+        opened = partial(self._reads.opened_again, segment=segment)
         try:
-            return self._video_pass(source).process_segment(segment)
+            return self._video_pass(source, opened).process_segment(segment)
         except SampleError as error:
             return SegmentResult(error=error)
 
@@ -98,7 +99,7 @@ class UnitRun:
         """Merge the segments of the task's only video, measure what is missing, and commit."""
         (source,) = self._sources()
         with self._failing(source):
-            self._record_video(source, self._video_pass(source).merge(results))
+            self._record_video(source, self._video_pass(source, self._reads.opened_video).merge(results))
         self._commit()
         return self.metrics
 
@@ -133,7 +134,8 @@ class UnitRun:
     def _read_first(self) -> Iterator[Source]:
         """Probe the sources of a new unit one by one; those to be filtered by this task.
 
-        Long videos are left to the pass that follows, which shares them among workers.
+        Long videos are left to the pass that follows, which shares them among workers and counts their
+        bytes.
         """
         for source in self._task.sources:
             self._heartbeat.renew(source.uri)
@@ -142,7 +144,10 @@ class UnitRun:
             seconds = time.perf_counter() - started
             self.metrics.record(PROBE, rows=1, failed=int(not probed.ok), seconds=seconds)
             self._rows.state.sources.append(probed)
-            if probed.ok and not is_shared(self._pipeline, probed):
+            is_left = probed.ok and is_shared(self._pipeline, probed)
+            if not is_left:
+                self._reads.count_stored(probed)
+            if probed.ok and not is_left:
                 yield probed
             else:
                 self._reads.close(probed)
@@ -170,16 +175,22 @@ class UnitRun:
         )
 
     def _filter_video(self, source: Source) -> Iterator[VideoEvent]:
-        if not self._task.sources:
-            self._reads.count_stored(source)
         splitter = self._splitter()
         clips = self._rows.state.spans_of(source, splitter)
+        video = self._video_pass(
+            source, self._reads.opened_video if self._task.sources else self._opened_again
+        )
         if clips:
             inside = [clip for clip in clips if self._task.segment.holds(clip.start_s)]
-            return self._video_pass(source).filter_known(inside)
-        return self._video_pass(source).filter() if splitter.key in self._task.steps else iter(())
+            return video.filter_known(inside)
+        return video.filter() if splitter.key in self._task.steps else iter(())
 
-    def _video_pass(self, source: Source) -> VideoPass:
+    @property
+    def _opened_again(self) -> OpenSource:
+        """Opens a source that was probed by another task, of which this one works on its segment."""
+        return partial(self._reads.opened_again, segment=self._task.segment)
+
+    def _video_pass(self, source: Source, opened: OpenSource) -> VideoPass:
         branch = self._pipeline.branches["video"]
         return VideoPass(
             source,
@@ -189,7 +200,7 @@ class UnitRun:
             self._known(branch_steps(branch)),
             decoder=self._pipeline.config.decoder,
             on_frame=self._count_frame,
-            opened=self._reads.opened_video,
+            opened=opened,
         )
 
     def _enrich(self, images: Sequence[Source], videos: Sequence[Source]) -> None:
@@ -202,7 +213,7 @@ class UnitRun:
             on_image=self._count_image,
             on_frame=self._count_frame,
             max_bytes=self._pipeline.config.run.max_held_bytes,
-            opened=self._reads.opened_again,
+            opened=self._opened_again,
         )
         for source in images:
             self._record(enrich.add_image(source, self._waiting(source)))

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any
 
 from curation.errors import ContractError, DecodeError, MeasureError
@@ -115,11 +115,12 @@ class VideoPass:
         yield SourceMeasured(source_values(reader.codings))
 
     def filter_known(self, clips: Sequence[Sample]) -> Iterator[VideoEvent]:
-        """Measure what clips need that were found before; decode only around them.
+        """Measure what clips need that were found before; decode only around those that need pixels.
 
         Raises:
             SampleError: the video can't be decoded.
         """
+        yield from self._measure_without_pixels(clips)
         waiting = [clip for clip in clips if self._needs(clip) in self._measurer.allowed]
         groups = list(neighbors(waiting, can_seek=not self._source.clock_jumps))
         span_s = sum(group[-1].end_s - group[0].start_s for group in groups)
@@ -128,6 +129,15 @@ class VideoPass:
             segment = Segment(end_s=group[-1].end_s)
             yield from self._pass_by(reader, _KnownSpans(group), collector, segment)
             self._metrics.frames_held += reader.num_frames
+
+    def _measure_without_pixels(self, clips: Sequence[Sample]) -> Iterator[RowMeasured]:
+        """Measure what needs no frame of the clips, until something does."""
+        steps = {step.key for step in steps_of(self._branch.rule) if step.stage.view("clip") is None}
+        media_of = partial(_media_without_pixels, self._source)
+        measuring = self._measurer.advance(clips, self._rows_of, self._decide, media_of, only=steps)
+        for event in chain(self._overlap.run(measuring), self._overlap.finish()):
+            self._new.setdefault(event.row.sample_id, {})[event.step.key] = event.row
+            yield event
 
     def process_segment(self, segment: Segment) -> SegmentResult:
         """Split one segment, and measure its clips.
@@ -295,6 +305,10 @@ def _clip_at(source: Source, span: Span) -> Sample:
 
 def _media_at(source: Source, collector: GridCollector, sample: Sample, view: View | None) -> Media:
     return collector.media(view, source, sample) if view else without_pixels(source)
+
+
+def _media_without_pixels(source: Source, sample: Sample, view: View | None) -> Media:
+    return without_pixels(source)
 
 
 class _KnownSpans(CutFinder):

@@ -169,6 +169,7 @@ class UnitWorker:
             return self._index.checked(source, self.heartbeat.renew)
         reads = FirstReads(self._pipeline.config.general.max_pixels, metrics, "probe")
         probed = reads.probe(source)
+        reads.count_stored(probed)
         reads.close(probed)
         return probed
 

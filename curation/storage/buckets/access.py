@@ -13,16 +13,15 @@ from curation.errors import StorageError, WriteConflict
 from curation.storage.base import ABSENT
 from curation.storage.buckets.client import BucketClient
 from curation.storage.buckets.connection import Place, place_of
+from curation.storage.retries import START_LIMIT_S
 
-LIMIT_S = 8.0
-"""A server that is away is waited for so long: at the start, an address may simply be wrong."""
 _probed: set[Place] = set()
 
 
 def check_reading(url: str) -> None:
     """Raises StorageError: what lies there can't be listed, and why."""
     place = place_of(url)
-    BucketClient(place, LIMIT_S).peek(place.prefix)
+    BucketClient(place, START_LIMIT_S).peek(place.prefix)
 
 
 def check_writing(url: str) -> None:
@@ -34,7 +33,7 @@ def check_writing(url: str) -> None:
     place = place_of(url)
     if place in _probed:
         return
-    client = BucketClient(place, LIMIT_S)
+    client = BucketClient(place, START_LIMIT_S)
     client.peek(place.prefix)
     _check_is_folder(client, place)
     path = _test_path(place)
@@ -54,7 +53,7 @@ def check_writing(url: str) -> None:
 def clock_of_bucket(url: str) -> float:
     """The server's time by what it says of an object that is written and removed, in whole seconds."""
     place = place_of(url)
-    client = BucketClient(place, LIMIT_S)
+    client = BucketClient(place, START_LIMIT_S)
     path = _test_path(place)
     try:
         client.put(path, b"now")

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import IO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.storage.base import Listed, ignore
+from curation.storage.base import Listed
 from curation.storage.buckets.access import check_writing
 from curation.storage.buckets.client import BucketClient
 from curation.storage.buckets.connection import place_of
 from curation.storage.buckets.lease import check_lease, held
-from curation.storage.buckets.object_file import ObjectFile
 from curation.storage.local import named_errors
-from curation.storage.scratch import copied, scratch, unnamed_file
+from curation.storage.remote import RemoteStorage
+from curation.storage.scratch import scratch, unnamed_file
 
 _LEASE = ".lease"
 
 
-class BucketStorage:
-    """Objects below a prefix of a bucket. Holds no connection, so that it can be sent to workers."""
-
-    is_local = False
+class BucketStorage(RemoteStorage):
+    """Objects below a prefix of a bucket."""
 
     def __init__(self, url: str) -> None:
         """`url` as `place_of` reads it.
@@ -33,15 +31,9 @@ class BucketStorage:
         Raises:
             ConfigError: it names no bucket.
         """
-        self._place = place_of(url)
-        self.root = self._place.url
-        self._skipped = len(f"{self._place.prefix}/") if self._place.prefix else 0
-        self._client = BucketClient(self._place)
-
-    @property
-    def prefix(self) -> str:
-        """How the keys begin in the bucket; "" at its root."""
-        return self._place.prefix
+        place = place_of(url)
+        self._client = BucketClient(place)
+        super().__init__(place.url, place.prefix, self._client)
 
     def list(self, prefix: str) -> list[Listed]:
         # Consoles mark folders by empty objects, which are none of anybody's.
@@ -65,7 +57,10 @@ class BucketStorage:
             UnreadableKey: the server has come to a key that obstore refuses.
         """
         return map(
-            self._relative, self._client.list(self._path(prefix), after=self._path(after) if after else "")
+            self._relative,
+            self._client.list(
+                self._path_of_folder(prefix), after=self._path_of_folder(after) if after else ""
+            ),
         )
 
     def own(self, folder: str) -> tuple[Sequence[pa.RecordBatch], Sequence[str]]:
@@ -76,33 +71,15 @@ class BucketStorage:
         Raises:
             UnreadableKey: obstore refuses a key in it.
         """
-        batches, folders = self._client.own(self._path(folder))
-        return list(map(self._relative, batches)), [name[self._skipped :] or "/" for name in folders]
+        batches, folders = self._client.own(self._path_of_folder(folder))
+        return list(map(self._relative, batches)), [self._key(name) or "/" for name in folders]
 
     def _relative(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Objects with keys relative to the root."""
-        keys = pc.utf8_slice_codeunits(batch["key"], self._skipped) if self._skipped else batch["key"]
+        keys = batch["key"]
+        if self._prefix:
+            keys = pc.utf8_slice_codeunits(keys, len(self._prefix) + 1)
         return pa.record_batch([keys, batch["size_bytes"], batch["etag"]], schema=batch.schema)
-
-    def find(self, key: str) -> Listed | None:
-        try:
-            found = self._client.head(self._path(key))
-        except FileNotFoundError:
-            return None
-        return Listed(key, found["size"], found["e_tag"] or "")
-
-    def open(self, key: str, etag: str | None = None, on_fetch: Callable[[int], None] = ignore) -> IO[bytes]:
-        path, url = self._path(key), self._url(key)
-        return ObjectFile(self._client, path, url, etag, on_fetch)  # type: ignore[return-value]
-
-    def leftovers(self, prefix: str) -> tuple[str, ...]:
-        return ()
-
-    def read(self, key: str) -> bytes | None:
-        return self.read_versioned(key)[0]
-
-    def read_versioned(self, key: str) -> tuple[bytes | None, str]:
-        return self._client.read(self._path(key))
 
     def write(self, key: str, data: bytes, expect: str | None = None) -> None:
         if expect is None:
@@ -127,21 +104,10 @@ class BucketStorage:
         self._client.delete(self._path(key))
 
     @contextmanager
-    def local_path(self, key: str) -> Iterator[Path]:
-        with self.open(key) as file, copied(file) as path:
-            yield path
-
-    @contextmanager
     def exclusive(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
         check_writing(self.root)
         with held(self._client, self._path(_LEASE), self.root, say):
             yield
-
-    def _path(self, key: str) -> str:
-        return f"{self._place.prefix}/{key}" if self._place.prefix and key else self._place.prefix or key
-
-    def _url(self, key: str) -> str:
-        return f"{self.root}/{key}"
 
 
 def _is_hidden(key: str) -> bool:

@@ -2,7 +2,7 @@
 
     client = BucketClient(place_of("s3://photos"))
     found = client.get("a.jpg", options={"range": (0, 100)})
-    found.meta["size"], found.bytes()
+    found.meta["size"], found.data
 
 Methods take whole keys, and are those of obstore's stores but for the errors: FileNotFoundError where there
 is no such object, WriteConflict where it is of another version, StorageError in one sentence for all else,
@@ -13,17 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.errors import WriteConflict
+from curation.errors import StorageError, WriteConflict
 from curation.storage.base import ABSENT
 from curation.storage.buckets.connection import Place, Use, connect, forget_credentials
 from curation.storage.buckets.faults import Fault, Kind, fault_of
 from curation.storage.buckets.retries import NotSupported, WrongAnswer, persistently
+from curation.storage.object_file import Fetched
+from curation.storage.retries import FIRST_CONTACT, OutOfTime, deadline_s
 
 PART_BYTES = 1 << 24
 """Objects larger than this are written in parts of this size, a few at a time."""
@@ -37,18 +38,6 @@ _unconditional: set[Place] = set()
 """Buckets that have shown this process that they don't know conditional writes."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """What a GET gave: obstore's description of the object, and the bytes that were asked for."""
-
-    meta: Any
-    data: bytes
-
-    def bytes(self) -> bytes:
-        """As obstore's results give them."""
-        return self.data
 
 
 class BucketClient:
@@ -231,17 +220,32 @@ class BucketClient:
     def _persistently(
         self, path: str, attempt: Callable[[], T], on_fault: Callable[[Fault], None] | None = None
     ) -> T:
-        return persistently(
-            self._url(path),
-            self._place.scheme,
-            attempt,
-            limit_s=self._limit_s,
-            renew_credentials=forget_credentials,
-            on_fault=on_fault,
-        )
+        place = self._place.url
+        try:
+            found = persistently(
+                self._url(path),
+                self._place.scheme,
+                attempt,
+                limit_s=self._time_left_s(),
+                renew_credentials=forget_credentials,
+                on_fault=on_fault,
+            )
+        except OutOfTime:
+            FIRST_CONTACT.failed(place)
+            raise
+        except (FileNotFoundError, StorageError):
+            FIRST_CONTACT.answered(place)
+            raise
+        FIRST_CONTACT.answered(place)
+        return found
 
     def _store(self, use: Use = Use.OBJECTS) -> Any:
-        return connect(self._place, use, self._limit_s)
+        return connect(self._place, use, self._time_left_s())
+
+    def _time_left_s(self) -> float:
+        """For how long a request that is made now may go without success."""
+        own_s = deadline_s() if self._limit_s is None else self._limit_s
+        return min(own_s, FIRST_CONTACT.limit_s(self._place.url))
 
     def _url(self, path: str) -> str:
         return f"{self._place.url}/{path}" if path else self._place.url

@@ -22,7 +22,8 @@ from curation.errors import ConfigError, StorageError
 from curation.errors.isolation import isolated
 from curation.storage.buckets.credentials import is_anonymous, s3_settings
 from curation.storage.buckets.faults import fault_of
-from curation.storage.buckets.retries import deadline_s, retry_config
+from curation.storage.buckets.retries import retry_config
+from curation.storage.retries import deadline_s
 
 BUCKET_SCHEMES = ("s3", "gs", "az")
 CONNECT_TIMEOUT_S = 10.0

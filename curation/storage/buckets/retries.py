@@ -1,51 +1,24 @@
-"""Patience with a bucket: requests are tried again while that may help, for a limited time.
+"""Requests to a bucket are tried again while that may help, for a limited time.
 
     persistently("s3://photos/a.jpg", "s3", lambda: store.get("a.jpg"))
 
 This is the only layer that tries again, but for listings and the parts of large objects, which obstore tries
-again one by one with the same limits (`retry_config`). Attempts are apart by exponential back-off with full
-jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) and a low cap, so that a
-server which comes back is used at once.
-
-The environment variable CURATION_STORAGE_DEADLINE_S says for how many seconds a request may go without
-success, by default 120; then it is a StorageError, and the run stops.
+again one by one with the same limits (`retry_config`).
 """
 
 from __future__ import annotations
 
-import os
-import random
 import re
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from curation.errors import ConfigError, StorageError, WriteConflict
+from curation.errors import StorageError, WriteConflict
 from curation.storage.buckets.faults import Fault, Kind, fault_of
-
-DEADLINE = "CURATION_STORAGE_DEADLINE_S"
-DEFAULT_DEADLINE_S = 120.0
-FIRST_BACKOFF_S = 0.1
-MAX_BACKOFF_S = 3.0
+from curation.storage.object_file import OutOfRange
+from curation.storage.retries import FIRST_BACKOFF_S, MAX_BACKOFF_S, Attempts, OutOfTime
 
 T = TypeVar("T")
-
-
-def deadline_s() -> float:
-    """For how long a request may go without success.
-
-    Raises:
-        ConfigError: the environment variable is no number of seconds.
-    """
-    text = os.environ.get(DEADLINE, "")
-    try:
-        found = float(text) if text else DEFAULT_DEADLINE_S
-    except ValueError:
-        found = -1.0
-    if not 0 < found < float("inf"):
-        raise ConfigError(f"{DEADLINE} is {text!r}; it takes a number of seconds above 0")
-    return found
 
 
 def retry_config(limit_s: float | None) -> dict[str, Any]:
@@ -66,10 +39,6 @@ class WrongAnswer(Exception):
 
 class NotSupported(StorageError):
     """The store does not know what was asked for."""
-
-
-class OutOfRange(StorageError):
-    """The object ends before the range that was asked for."""
 
 
 class UnreadableKey(StorageError):
@@ -96,30 +65,6 @@ def _unreadable(url: str, error: Exception) -> UnreadableKey:
     return UnreadableKey(f"{url}: the key {key!r} can't be read; rename that object", key=key)
 
 
-class Patience:
-    """The time that is left for one request, and the back-off between attempts."""
-
-    def __init__(self, limit_s: float | None = None) -> None:
-        """`limit_s` counts from now; None takes `deadline_s`."""
-        self._limit_s = deadline_s() if limit_s is None else limit_s
-        self._began = time.monotonic()
-        self._num_failed = 0
-
-    def wait(self, url: str, fault: Fault) -> None:
-        """Wait until the next attempt.
-
-        Raises:
-            StorageError: the time is up.
-        """
-        self._num_failed += 1
-        waited_s = time.monotonic() - self._began
-        left_s = self._limit_s - waited_s
-        if left_s <= 0:
-            raise StorageError(f"{url}: {fault} (tried for {waited_s:.0f} s)")
-        longest_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(self._num_failed, 30))
-        time.sleep(min(random.uniform(0, longest_s), left_s))
-
-
 def persistently(
     url: str,
     scheme: str,
@@ -135,7 +80,7 @@ def persistently(
         url: What is asked for, as people write it.
         scheme: Kind of provider.
         attempt: Makes the request once.
-        limit_s: As `Patience` takes it.
+        limit_s: As `Attempts` takes it.
         renew_credentials: Called once before another attempt where the credentials have expired.
         on_fault: Told of each failed attempt.
 
@@ -143,32 +88,45 @@ def persistently(
         FileNotFoundError: there is no such object.
         WriteConflict: the object is not of the version that was asked for.
         UnreadableKey: obstore refuses the key, or that of an object in a listing.
+        OutOfTime: nothing helped in time.
         StorageError: all else, in one sentence.
     """
     import obstore  # noqa: F401  whole, before another thread that imports it has got as far as its parts
-    from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PreconditionError
+    from obstore.exceptions import BaseError
 
-    patience = Patience(limit_s)
+    attempts = Attempts(limit_s)
     may_renew = renew_credentials is not None
     while True:
         try:
             return attempt()
         except WrongAnswer as error:
             fault = Fault(str(error), Kind.TRANSIENT)
-        except InvalidPathError as error:
-            raise _unreadable(url, error) from None
         except (BaseError, OSError, ValueError) as error:
-            fault = fault_of(error, scheme)
-            if isinstance(error, AlreadyExistsError | PreconditionError) and fault.kind is not Kind.TRANSIENT:
-                raise WriteConflict(f"{url} was written by someone else") from None
-            if isinstance(error, FileNotFoundError) and fault.kind is not Kind.NO_BUCKET:
-                raise FileNotFoundError(url) from None
+            fault = _fault_about(url, error, scheme)
         if on_fault is not None:
             on_fault(fault)
         if fault.kind is Kind.EXPIRED and may_renew and renew_credentials is not None:
             may_renew = False
             renew_credentials()
         elif fault.kind is Kind.TRANSIENT:
-            patience.wait(url, fault)
+            if not attempts.wait():
+                raise OutOfTime(f"{url}: {fault} (tried for {attempts.tried_s:.0f} s)")
         else:
             raise _ERRORS.get(fault.kind, StorageError)(f"{url}: {fault}") from None
+
+
+def _fault_about(url: str, error: Exception, scheme: str) -> Fault:
+    """What an error of obstore means, unless it tells something of the object.
+
+    Raises: all but the last of what `persistently` raises.
+    """
+    from obstore.exceptions import AlreadyExistsError, InvalidPathError, PreconditionError
+
+    if isinstance(error, InvalidPathError):
+        raise _unreadable(url, error) from None
+    fault = fault_of(error, scheme)
+    if isinstance(error, AlreadyExistsError | PreconditionError) and fault.kind is not Kind.TRANSIENT:
+        raise WriteConflict(f"{url} was written by someone else") from None
+    if isinstance(error, FileNotFoundError) and fault.kind is not Kind.NO_BUCKET:
+        raise FileNotFoundError(url) from None
+    return fault

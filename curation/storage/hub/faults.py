@@ -6,18 +6,15 @@ with named_hub_faults("hf://datasets/org/name"):
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 from curation.errors import StorageError
+from curation.storage.retries import Attempts
 
 T = TypeVar("T")
 
-WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 16.0)
-"""Between attempts, about: a Hub that is away for half a minute costs half a minute."""
 _MAX_WAIT_S = 300.0
 """For a Hub that names the time after which it takes requests again."""
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -26,16 +23,18 @@ _COMMITTED_SINCE = 412
 """HTTP status of a commit whose parent is not the last one any more."""
 
 
-def patiently(ask: Callable[[], T]) -> T:
-    """What `ask` gives; it is asked again while the Hub is out of reach, or has no time."""
-    for wait_s in WAITS_S:
+def patiently(ask: Callable[[], T], limit_s: float | None = None) -> T:
+    """What `ask` gives; it is asked again while the Hub is out of reach, or has no time.
+
+    `limit_s` as `Attempts` takes it.
+    """
+    attempts = Attempts(limit_s)
+    while True:
         try:
             return ask()
         except _hub_errors() as error:
-            if not _may_pass(error):
+            if not _may_pass(error) or not attempts.wait(_asked_wait_s(error)):
                 raise
-            time.sleep(max(wait_s * random.uniform(0.75, 1.25), _asked_wait_s(error)))
-    return ask()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 
 from curation.errors import ConfigError
 from curation.storage.hub.faults import named_hub_faults, patiently
+from curation.storage.retries import START_LIMIT_S
 
 HUB_SCHEME = "hf"
 MAIN = "main"
@@ -28,7 +29,8 @@ _URL = re.compile(
     r"hf://datasets/(?P<repository>[^/@]+/[^/@]+)"
     r"(?:@(?P<revision>refs/(?:pr/\d+|convert/[\w.-]+)|[^/]+))?(?:/(?P<prefix>.*))?"
 )
-_REPLY_TIMEOUT_S = 30.0
+REPLY_TIMEOUT_S = 30.0
+"""Longest silence of the Hub; its client has no limit of its own."""
 _PINNED: dict[str, str] = {}
 """Repository and revision, as `HubPlace.version` has them -> commit."""
 
@@ -126,7 +128,8 @@ def _latest(place: HubPlace) -> str:
     with named_hub_faults(place.repository_url):
         info = patiently(
             lambda: hub().dataset_info(
-                place.repository, revision=place.revision or MAIN, timeout=_REPLY_TIMEOUT_S
-            )
+                place.repository, revision=place.revision or MAIN, timeout=REPLY_TIMEOUT_S
+            ),
+            START_LIMIT_S,
         )
     return str(info.sha)

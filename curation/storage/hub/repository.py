@@ -8,35 +8,29 @@ download address, which takes many more requests than its API does.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, NoReturn
+from urllib.parse import quote
 
 import pyarrow as pa
 
 from curation.errors import ConfigError, WriteConflict
-from curation.storage.base import ABSENT, Listed, ignore
-from curation.storage.buckets.client import Fetched
-from curation.storage.buckets.object_file import ObjectFile
+from curation.storage.base import ABSENT, Listed
 from curation.storage.hub.faults import named_hub_faults, patiently
-from curation.storage.hub.place import NO_OUTPUT, HubPlace, commit_of, hub, place_of
-from curation.storage.scratch import copied
+from curation.storage.hub.place import NO_OUTPUT, REPLY_TIMEOUT_S, HubPlace, commit_of, hub, place_of
+from curation.storage.object_file import Fetched
+from curation.storage.remote import RemoteStorage
 
-_LISTED_TOGETHER = 10_000
-"""Files of a listing that become a batch."""
-_SILENCE_S = 30.0
-"""Longest silence of a server in the middle of an answer."""
 _NO_SUCH_RANGE = 416
 """HTTP status of a range of an empty file."""
 _LISTED = pa.schema([("key", pa.string()), ("size_bytes", pa.int64()), ("etag", pa.string())])
 
 
-class HubStorage:
-    """Files below a folder of a data set. Holds no connection, so that it can be sent to workers."""
+class HubStorage(RemoteStorage):
+    """Files below a folder of a data set."""
 
-    is_local = False
     compares_versions = True  # there is nothing to compare: it takes no writes
 
     def __init__(self, url: str) -> None:
@@ -45,9 +39,9 @@ class HubStorage:
         Raises:
             ConfigError: it names no data set.
         """
-        self._place = place_of(url)
-        self._files = HubFiles(self._place)
-        self.root = self._place.url
+        place = place_of(url)
+        self._files = HubFiles(place)
+        super().__init__(place.url, place.prefix, self._files)
 
     def list(self, prefix: str) -> list[Listed]:
         rows = (row for batch in self.batches(prefix) for row in batch.to_pylist())
@@ -55,42 +49,11 @@ class HubStorage:
 
     def batches(self, prefix: str) -> Iterator[pa.RecordBatch]:
         """Files below the folder `prefix`, in no order: `key`, `size_bytes`, `etag`."""
-        skipped = len(f"{self._place.prefix}/") if self._place.prefix else 0
-        rows: list[dict[str, Any]] = []
-        for file in self._tree(self._path(prefix)):
-            rows.append({"key": file.path[skipped:], "size_bytes": file.size, "etag": etag_of(file)})
-            if len(rows) == _LISTED_TOGETHER:
-                yield pa.RecordBatch.from_pylist(rows, _LISTED)
-                rows = []
-        if rows:
+        for page in self._files.pages(self._path(prefix)):
+            rows = [
+                {"key": self._key(file.path), "size_bytes": file.size, "etag": etag_of(file)} for file in page
+            ]
             yield pa.RecordBatch.from_pylist(rows, _LISTED)
-
-    def find(self, key: str) -> Listed | None:
-        place, path = self._place, self._path(key)
-        commit = commit_of(place)
-        with named_hub_faults(self._url(key)):
-            found = patiently(
-                lambda: hub().get_paths_info(place.repository, [path], revision=commit, repo_type="dataset")
-            )
-        files = [file for file in found if file.path == path and hasattr(file, "blob_id")]
-        return Listed(key, files[0].size, etag_of(files[0])) if files else None
-
-    def open(self, key: str, etag: str | None = None, on_fetch: Callable[[int], None] = ignore) -> IO[bytes]:
-        path, url = self._path(key), self._url(key)
-        return ObjectFile(self._files, path, url, etag, on_fetch)  # type: ignore[return-value]
-
-    def leftovers(self, prefix: str) -> tuple[str, ...]:
-        return ()
-
-    def read(self, key: str) -> bytes | None:
-        return self.read_versioned(key)[0]
-
-    def read_versioned(self, key: str) -> tuple[bytes | None, str]:
-        try:
-            found = self._files.get(self._path(key))
-        except FileNotFoundError:
-            return None, ABSENT
-        return found.bytes(), found.meta["e_tag"]
 
     def write(self, key: str, data: bytes, expect: str | None = None) -> None:
         self._refuse()
@@ -101,36 +64,11 @@ class HubStorage:
     def delete(self, key: str) -> None:
         self._refuse()
 
-    @contextmanager
-    def local_path(self, key: str) -> Iterator[Path]:
-        with self.open(key) as file, copied(file) as path:
-            yield path
-
     def exclusive(self, say: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
         self._refuse()
 
     def _refuse(self) -> NoReturn:
         raise ConfigError(f"{self.root}: {NO_OUTPUT}")
-
-    def _tree(self, top: str) -> Iterator[Any]:
-        """The files below a folder of the data set; none where there is no such folder."""
-        place, commit = self._place, commit_of(self._place)
-        try:
-            with named_hub_faults(f"{place.repository_url}/{top}".rstrip("/")):
-                # The client repeats what fails of a listing by itself, page by page.
-                for item in hub().list_repo_tree(
-                    place.repository, top or None, recursive=True, revision=commit, repo_type="dataset"
-                ):
-                    if hasattr(item, "blob_id"):
-                        yield item
-        except FileNotFoundError:
-            return
-
-    def _path(self, key: str) -> str:
-        return f"{self._place.prefix}/{key}" if self._place.prefix and key else self._place.prefix or key
-
-    def _url(self, key: str) -> str:
-        return f"{self.root}/{key}"
 
 
 @dataclass(frozen=True)
@@ -150,7 +88,7 @@ class HubFiles:
         asked = options or {}
         start, end = asked.get("range", (0, None))
         wanted = {} if end is None else {"Range": f"bytes={start}-{end - 1}"}
-        answer = self._ask(path, wanted)
+        answer = self._download(path, wanted)
         etag = _etag_said(answer)
         if asked.get("if_match", etag) != etag:
             raise WriteConflict(f"{self._url(path)} is of another version")
@@ -164,32 +102,68 @@ class HubFiles:
         return Fetched({"size": size, "e_tag": etag}, data)
 
     def head(self, path: str) -> dict[str, Any]:
-        """What `get` says of the whole file."""
-        return dict(self.get(path).meta)
+        """What `get` says of the whole file, for one byte of it."""
+        return dict(self.get(path, {"range": (0, 1)}).meta)
 
-    def _ask(self, path: str, headers: Mapping[str, str]) -> Any:
-        from huggingface_hub import get_session, hf_hub_url
+    def read(self, path: str) -> tuple[bytes | None, str]:
+        """The file and its version; (None, ABSENT) where there is none."""
+        try:
+            found = self.get(path)
+        except FileNotFoundError:
+            return None, ABSENT
+        return found.data, found.meta["e_tag"]
+
+    def pages(self, folder: str) -> Iterator[Sequence[Any]]:
+        """The files below a folder, as the Hub's client has them, by pages; none where there is no folder.
+
+        That client's own listing waits for ever for a Hub that falls silent, and gives up after 23 s on one
+        that is out of reach.
+        """
+        from huggingface_hub import hf_api
+
+        file_of: Any = hf_api.RepoFile
+        top = f"{hub().endpoint}/api/datasets/{self.place.repository}/tree/{commit_of(self.place)}"
+        url: str | None = f"{top}/{quote(folder, safe='')}".rstrip("/") + "?recursive=true"
+        while url is not None:
+            try:
+                with named_hub_faults(self._url(folder)):
+                    answer = self._ask(url, {})
+                    found = [file_of(**item) for item in answer.json() if item["type"] == "file"]
+            except FileNotFoundError:
+                return
+            if found:
+                yield found
+            url = answer.links.get("next", {}).get("url")
+
+    def _download(self, path: str, headers: Mapping[str, str]) -> Any:
+        from huggingface_hub import hf_hub_url
+
+        commit = commit_of(self.place)
+        url = hf_hub_url(self.place.repository, path, repo_type="dataset", revision=commit)
+        # Compressed bytes would be of another number, and ranges of them of no use.
+        with named_hub_faults(self._url(path)):
+            return self._ask(url, {"Accept-Encoding": "identity", **headers})
+
+    def _ask(self, url: str, headers: Mapping[str, str]) -> Any:
+        """The answer to a GET."""
+        from huggingface_hub import get_session
         from huggingface_hub.utils import (  # type: ignore[attr-defined]
             build_hf_headers,
             hf_raise_for_status,
         )
 
-        place, commit = self.place, commit_of(self.place)
-        # Compressed bytes would be of another number, and ranges of them of no use.
-        sent = {**build_hf_headers(), "Accept-Encoding": "identity", **headers}
-
         def ask() -> Any:
-            url = hf_hub_url(place.repository, path, repo_type="dataset", revision=commit)
-            answer = get_session().get(url, headers=sent, timeout=_SILENCE_S)
+            answer = get_session().get(
+                url, headers={**build_hf_headers(), **headers}, timeout=REPLY_TIMEOUT_S
+            )
             if answer.status_code != _NO_SUCH_RANGE:
                 hf_raise_for_status(answer)
             return answer
 
-        with named_hub_faults(self._url(path)):
-            return patiently(ask)
+        return patiently(ask)
 
     def _url(self, path: str) -> str:
-        return f"{self.place.repository_url}/{path}"
+        return f"{self.place.repository_url}/{path}".rstrip("/")
 
 
 def etag_of(file: Any) -> str:

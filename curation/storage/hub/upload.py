@@ -20,8 +20,8 @@ from typing import Any
 
 from curation.errors import ConfigError, MissingDependencyError
 from curation.storage.hub.faults import named_hub_faults, patiently
-from curation.storage.hub.place import MAIN, HubPlace, hub
-from curation.storage.hub.repository import etag_of, git_hash
+from curation.storage.hub.place import MAIN, REPLY_TIMEOUT_S, HubPlace, hub
+from curation.storage.hub.repository import HubFiles, etag_of, git_hash
 
 COMMIT_FILES = 1000
 """Files that a commit adds at most."""
@@ -68,19 +68,19 @@ def open_target(place: HubPlace, *, is_private: bool) -> Target:
     name, api = place.repository, hub()
     with named_hub_faults(place.repository_url):
         try:
-            info = patiently(lambda: api.dataset_info(name))
+            info = patiently(lambda: api.dataset_info(name, timeout=REPLY_TIMEOUT_S))
         except RepositoryNotFoundError:
             api.create_repo(name, repo_type="dataset", private=is_private or None, exist_ok=True)
-            info, is_new = patiently(lambda: api.dataset_info(name)), True
+            info, is_new = patiently(lambda: api.dataset_info(name, timeout=REPLY_TIMEOUT_S)), True
         else:
             is_new = False
         if is_private and not info.private:
             raise ConfigError(f"{place.repository_url} is there already, and public: --private can't hide it")
         if place.revision is not None:
             api.create_branch(name, branch=place.revision, repo_type="dataset", exist_ok=True)
-            info = patiently(lambda: api.dataset_info(name, revision=place.revision))
-        tree = api.list_repo_tree(name, recursive=True, revision=info.sha, repo_type="dataset")
-        files = {item.path: etag_of(item) for item in tree if hasattr(item, "blob_id")}
+            info = patiently(lambda: api.dataset_info(name, revision=place.revision, timeout=REPLY_TIMEOUT_S))
+    pages = HubFiles(HubPlace(name, str(info.sha), "")).pages("")
+    files = {file.path: etag_of(file) for page in pages for file in page}
     return Target(place, is_new, str(info.sha), files)
 
 

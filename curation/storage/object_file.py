@@ -1,4 +1,4 @@
-"""An object of a bucket as a file: read in ranges, always of the version that was opened."""
+"""An object behind a network as a file: read in ranges, always of the version that was opened."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import io
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from curation.errors import NoSuchObject, StorageError, WriteConflict
 from curation.storage.base import ignore
-from curation.storage.buckets.retries import OutOfRange
 
 FIRST_BYTES = 1 << 18
 """What opening fetches: the whole of a small object, and of a large one its size."""
@@ -24,19 +24,22 @@ _MAX_HELD_BYTES = 1 << 24
 """Of ranges that are held, besides the last one: readers go to and fro between an index and the data."""
 
 
-class Part(Protocol):
+class OutOfRange(StorageError):
+    """The object ends before the range that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
     """Some bytes of an object, and what is said of it as a whole: `size` and `e_tag`."""
 
-    @property
-    def meta(self) -> Any: ...
-
-    def bytes(self) -> bytes: ...
+    meta: Any
+    data: bytes
 
 
 class Objects(Protocol):
     """Where objects can be read from; both methods raise FileNotFoundError where there is none."""
 
-    def get(self, path: str, *, options: Any = None) -> Part:
+    def get(self, path: str, *, options: Any = None) -> Fetched:
         """An object of the version `if_match`, or a `range` of it."""
 
     def head(self, path: str) -> Any:
@@ -165,7 +168,7 @@ class ObjectFile(io.RawIOBase):
             return
         self._size_bytes = found.meta["size"]
         self._etag = self._etag or found.meta["e_tag"]
-        data = found.bytes()
+        data = found.data
         self._hold(start, data)
         self._sequence_until = start + len(data)
 
@@ -183,11 +186,11 @@ class ObjectFile(io.RawIOBase):
         self._etag = meta["e_tag"]
         return self._size_bytes
 
-    def _get(self, span: tuple[int, int]) -> Part:
+    def _get(self, span: tuple[int, int]) -> Fetched:
         options: dict[str, Any] = {"range": span} | ({"if_match": self._etag} if self._etag else {})
         with self._failing():
             found = self._client.get(self._path, options=options)
-        self._on_fetch(len(found.bytes()))
+        self._on_fetch(len(found.data))
         return found
 
     @contextmanager
