@@ -264,8 +264,8 @@ class Media:
         return [halvings.at_short_side(short_side) for _, halvings in pairs]
 
 
-_HUB_NAME = re.compile(r"^[\w.-]+/(?!.*\.(?:onnx|pth?|safetensors|bin)$)[\w.-]+$")
-"""`org/name`; a name with the suffix of a file of weights is one in a folder here."""
+_HUB_NAME = re.compile(r"^[\w.-]+/(?!.*\.(?:onnx|pth?|safetensors|bin|tiktoken|json)$)[\w.-]+$")
+"""`org/name`; a name with the suffix of a file of weights or of a vocabulary is one in a folder here."""
 
 
 @dataclass(frozen=True)

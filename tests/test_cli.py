@@ -195,6 +195,8 @@ def test_explain_tells_why(finished: tuple[Path, Path, str], tmp_path: Path) -> 
     clip = next(row for row in pq.read_table(tmp_path / "t.parquet").to_pylist() if row["level"] == "window")
     assert clip["sample_id"] in curation("explain", clip["sample_id"][:12], "-c", config)
     assert "there is no source or sample" in curation("explain", "nobody.jpg", "-c", config, code=2)
+    said = curation("explain", "in/empty", "-c", config, code=2)
+    assert said.rstrip().endswith("in this output; did you mean 'empty.mp4'?")
 
 
 def test_branches_of_the_rule_are_counted_and_named(finished: tuple[Path, Path, str], tmp_path: Path) -> None:

@@ -380,7 +380,14 @@ class TestHub:
 
 @pytest.mark.parametrize(
     ("name", "is_on_hub"),
-    [("org/name", True), ("org/name-v1.5", True), ("demo/detector.onnx", False), ("a/b.safetensors", False)],
+    [
+        ("org/name", True),
+        ("org/name-v1.5", True),
+        ("demo/detector.onnx", False),
+        ("a/b.safetensors", False),
+        ("demo/qwen.tiktoken", False),
+        ("emu3/tokenizer.json", False),
+    ],
 )
-def test_file_of_weights_in_a_folder_is_no_hub_name(name: str, is_on_hub: bool) -> None:
+def test_file_of_weights_or_of_a_vocabulary_in_a_folder_is_no_hub_name(name: str, is_on_hub: bool) -> None:
     assert ModelRef("role", name).is_on_hub == is_on_hub

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from curation.ledger.unit_state import SampleVerdict
 from curation.ledger.verdicts import verdict_groups
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import AllOf, Rows, Rule, Step, decide, describe_rule, passed_by, steps_of
-from curation.records import Outcome, Row, Sample
+from curation.records import Outcome, Row, Sample, SourceKind
 from curation.report.summary.funnel import print_funnel
 from curation.report.summary.summary import MAX_EXAMPLES, Summary, SummaryBuilder, summarize
 from curation.splitter import Span, span_row
@@ -183,6 +183,15 @@ def test_parts_merge_into_the_whole(tmp_path: Path) -> None:
             step.histograms.clear()
             merged.steps[key].histograms.clear()
         assert merged == summary
+
+
+def test_kinds_of_sources_stand_in_one_order() -> None:
+    """Images before videos before containers, also where nothing but containers and videos is known yet."""
+    counts: dict[SourceKind, Counter[Outcome]] = {}
+    for kind in reversed(get_args(SourceKind)):
+        counts[kind] = Counter({Outcome.PENDING: 1})
+    totals = Summary(sources=counts).outcome_totals()
+    assert list(totals) == ["image sources", "video sources", "container sources"]
 
 
 def test_source_in_two_units_is_noticed(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ def check_models(config: Config) -> Iterator[Finding]:
             revision = resolve_revision(ref)
             check_reachable(ref, revision)
         except (ConfigError, EnvironmentFault, StorageError) as error:
-            yield Finding(check, "failed", f"{ref.role}: {error}")
+            why = str(error).removeprefix(f"{ref.role}: ")  # errors of buckets name no role
+            yield Finding(check, "failed", f"{ref.role}: {why}")
         else:
             yield Finding(check, "ok", f"{ref.role}: revision {revision[:12]}")
     if not refs:

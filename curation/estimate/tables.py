@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 UNKNOWN = "unknown until measured"
+PILOT_SIZE = 200
+"""Sources of the pilot that is proposed, where there are as many."""
 _SHARDS = {
     "none": "shards: none are asked for",
     "current": "shards: they are there, as they should be",
@@ -53,8 +55,14 @@ def print_outlook(console: Console, outlook: Outlook, *, before_pilot: bool = Fa
     if outlook.measures_nothing:
         console.print("nothing is missing: a run would open no media")
     elif any(step.at_most is None for step in outlook.steps):
-        hint = "" if before_pilot else "; `--pilot 200` estimates it"
+        hint = "" if before_pilot else f"; `--pilot {_pilot_size(outlook)}` estimates it"
         console.print(f"what is {UNKNOWN} depends on samples that do not exist yet{hint}")
+
+
+def _pilot_size(outlook: Outlook) -> int:
+    """A pilot that may be asked for: no larger than the inputs, as far as they are listed."""
+    num_listed = outlook.listing.sources.table.num_rows
+    return PILOT_SIZE if outlook.unlisted else min(PILOT_SIZE, num_listed)
 
 
 def outlook_record(outlook: Outlook) -> dict[str, Any]:

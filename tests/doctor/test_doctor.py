@@ -57,6 +57,13 @@ def test_vocabulary_of_the_shards_is_looked_for(tmp_path: Path) -> None:
     assert states(places.check_models(config))["model nowhere/qwen.tiktoken"] == "failed"
 
 
+def test_role_of_a_model_is_named_once(tmp_path: Path) -> None:
+    made = {"captions": {"engine": "stand-in"}, "tokens": {"weights": "stand-in"}, "stand_ins": "allow"}
+    config = config_of(tmp_path, **made, shards={"vocabulary": "nowhere/qwen.tiktoken"})
+    (found,) = (one for one in places.check_models(config) if one.check == "model nowhere/qwen.tiktoken")
+    assert found.text == "vocabulary: there is no file or folder nowhere/qwen.tiktoken"
+
+
 def test_every_codec_agrees_and_wrong_colors_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     found = states(decoders.check_decoders())
     assert set(found.values()) == {"ok"}

@@ -61,6 +61,11 @@ def forecast(data: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def test_plan_proposes_a_pilot_that_can_be_asked_for(data: dict[str, Any], tmp_path: Path) -> None:
+    """Of ten sources: `--pilot 200` would be refused."""
+    assert "`--pilot 10` estimates it" in curation("plan", "-c", write_config(tmp_path / "c.yaml", data))
+
+
 def quantity(forecast: dict[str, Any], name: str) -> dict[str, Any]:
     (found,) = [one for one in forecast["quantities"] if one["name"] == name]
     return found

@@ -117,6 +117,32 @@ def test_a_phone_never_scrolls_sideways(page: Page) -> None:
     assert page.evaluate("document.querySelector('dialog[open]').scrollWidth <= 390")
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_names_shares_and_options_are_shown_whole(page: Page, width: int) -> None:
+    """Of a clip's name the end tells it from the video's other clips; `--` and `100` alone say nothing."""
+    page.set_viewport_size({"width": width, "height": 800})
+    cut = page.evaluate(
+        """() => [...document.querySelectorAll(".look .whose")]
+            .filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.innerText)"""
+    )
+    assert cut == []
+    broken = page.evaluate(
+        """() => {
+            const texts = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+            const found = [];
+            while (texts.nextNode()) {
+                const text = texts.currentNode.data.trim();
+                if (!/^[0-9.]+ %$|^curation run --retry-failed$/.test(text)) continue;
+                const range = document.createRange();
+                range.selectNodeContents(texts.currentNode);
+                if (new Set([...range.getClientRects()].map((line) => line.top)).size > 1) found.push(text);
+            }
+            return found;
+        }"""
+    )
+    assert broken == []
+
+
 def test_a_report_that_is_written_again_changes_no_file(made: tuple[Path, Pipeline, Ledger]) -> None:
     place, pipeline, ledger = made
     before = contents(place.parent.parent)

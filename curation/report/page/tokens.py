@@ -6,7 +6,6 @@ What was found is kept in `report/tokens.json` by the shard's sha256, so a shard
 from __future__ import annotations
 
 import base64
-import difflib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,13 +35,11 @@ from curation.records import stable_id
 from curation.registry import CODEBOOK, PREVIEW, load
 from curation.report.page.html import render
 from curation.report.summary.funnel import untrained_notice
-from curation.report.tables.lookup import Hit, find, is_meant, is_prefix, judged_sources
+from curation.report.tables.lookup import Hit, find, is_meant, is_prefix, judged_sources, name_hint
 from curation.stage import Setup
 from curation.storage import Storage, storage_of
 
 CACHE = "report/tokens.json"
-MAX_COMPARED = 10_000
-"""File names that one which was not found is compared with: enough for a hint at once."""
 MAX_SAMPLES = 8
 """Samples that a page shows, at most."""
 REPORT_SIDE_PX = 256
@@ -166,9 +163,7 @@ def look_at(ledger: Ledger, pipeline: Pipeline, wanted: str) -> list[SampleLook]
     if first is None:
         if any(hit.is_gone for hit in find(ledger, pipeline, wanted)):
             raise ConfigError(f"{wanted!r} is no longer in the inputs")
-        close = difflib.get_close_matches(wanted, _some_names(ledger), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"there is no sample of {wanted!r} in this output{hint}")
+        raise ConfigError(f"there is no sample of {wanted!r} in this output{name_hint(ledger, wanted)}")
     if not ready:
         verdict = first.leaf.verdict
         reason = f" ({verdict.reason})" if verdict.reason else ""
@@ -192,16 +187,6 @@ def _meant(hits: Iterable[Hit], wanted: str) -> Iterator[_Leaf]:
             for leaf in sample.leaves():
                 if is_whole or is_meant(leaf, wanted):
                     yield _Leaf(hit.unit, hit.judged, leaf)
-
-
-def _some_names(ledger: Ledger) -> list[str]:
-    """File names in the output, as many as can be compared with one that was mistyped."""
-    found: list[str] = []
-    for _, sources in ledger.scan_sources(["uri"], ledger.units()):
-        found += [uri.rpartition("/")[2] for uri in sources["uri"].to_pylist()]
-        if len(found) >= MAX_COMPARED:
-            break
-    return found
 
 
 def write_preview(pipeline: Pipeline, looks: list[SampleLook], target: str) -> None:

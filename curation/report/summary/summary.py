@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -123,9 +123,12 @@ class Summary:
         return max(shares)
 
     def outcome_totals(self) -> dict[str, dict[str, int]]:
-        """Kind -> outcome -> count, of sources ("image sources") and samples ("images", "clips")."""
+        """Kind -> outcome -> count, of sources ("image sources") and samples ("images", "clips").
+
+        Kinds of sources stand in one order, whatever lies in the first unit.
+        """
         named: dict[str, Counter[Outcome]] = {
-            f"{kind} sources": counts for kind, counts in self.sources.items()
+            f"{kind} sources": self.sources[kind] for kind in get_args(SourceKind) if kind in self.sources
         }
         named.update({f"{kind}s": counts for kind, counts in self.samples.items()})
         return {

@@ -8,6 +8,7 @@ Whatever was measured of anything else is not read.
 
 from __future__ import annotations
 
+import difflib
 import string
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ MIN_PREFIX = 6
 """Characters of an id that stand for it, at least."""
 MAX_NAMED = 5
 """Sources that a message names, at most."""
+MAX_COMPARED = 10_000
+"""File names that one which was not found is compared with: enough for a hint at once."""
 _SPANS = ("sample_id", "source_id", "start_s", "end_s")
 
 
@@ -79,11 +82,24 @@ def find_one(ledger: Ledger, pipeline: Pipeline, wanted: str) -> Hit:
             break
     found = hits or gone
     if not found:
-        raise ConfigError(f"there is no source or sample {wanted!r} in this output")
+        raise ConfigError(
+            f"there is no source or sample {wanted!r} in this output{name_hint(ledger, wanted)}"
+        )
     if len(found) > 1:
         names = ", ".join(hit.judged.source.uri for hit in found[:MAX_NAMED])
         raise ConfigError(f"{wanted!r} is ambiguous: {names}")
     return found[0]
+
+
+def name_hint(ledger: Ledger, wanted: str) -> str:
+    """The file name that was probably meant, to end a message with; empty where none is like it."""
+    names: list[str] = []
+    for _, sources in ledger.scan_sources(["uri"], ledger.units()):
+        names += [uri.rpartition("/")[2] for uri in sources["uri"].to_pylist()]
+        if len(names) >= MAX_COMPARED:
+            break
+    close = difflib.get_close_matches(wanted.rpartition("/")[2], names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def judged_sources(
