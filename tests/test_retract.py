@@ -534,6 +534,21 @@ def test_id_of_a_source_stands_for_it_and_exports_are_looked_through(
     assert "packed: these hold samples that go: train-00000" in said
 
 
+def test_damaged_shard_is_not_written_anew_as_if_it_were_sound(made_once: Path, place: Path) -> None:
+    """Its new digest would be that of the damage. The ids in it can be read: it is its codes that changed."""
+    storage = LocalStorage(str(place))
+    for shard in (place / "shards/small").glob("train-*"):
+        group = pq.read_metadata(shard).row_group(0)
+        columns = [group.column(index) for index in range(group.num_columns)]
+        (codes,) = (column for column in columns if column.path_in_schema == "codes")
+        data = bytearray(shard.read_bytes())
+        data[codes.data_page_offset + codes.total_compressed_size - 8] ^= 1
+        shard.write_bytes(data)
+    asked = find_asked(storage, [f"{made_once / 'in'}/photo1.jpg"])
+    with pytest.raises(LedgerError, match=r"shards/small: train-.* damaged"):
+        plan_retraction(storage, asked, command="curation retract")
+
+
 def test_damaged_tombstones_stop_everything(
     made_once: Path, place: Path, vocabulary: Path, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -396,6 +397,44 @@ def test_shards_with_too_few_rows_are_noticed(shards: Path, tmp_path: Path) -> N
     pq.write_table(pq.read_table(path)[1:], path)
     with pytest.raises(StorageError, match="curation verify"):
         export("webdataset", str(tmp_path), str(tmp_path / "out"))
+
+
+def flip_a_bit_of_codes(path: Path) -> None:
+    """Change one code of a shard; what Parquet reads without checksums is a grid like any other."""
+    codes = pq.read_metadata(path).row_group(0)
+    chunk = next(
+        column for column in map(codes.column, range(codes.num_columns)) if column.path_in_schema == "codes"
+    )
+    data = bytearray(path.read_bytes())
+    data[chunk.data_page_offset + chunk.total_compressed_size - 8] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTS.built_in))
+def test_damaged_shard_is_not_exported(shards: Path, tmp_path: Path, name: str) -> None:
+    damaged = Path(shutil.copytree(shards, tmp_path / "damaged"))
+    path = sorted(damaged.glob("train-*"))[1]
+    flip_a_bit_of_codes(path)
+    with pytest.raises(StorageError, match=rf"{path.name} is not as manifest.json says"):
+        export(name, str(damaged), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_that_are_written_anew_meanwhile_make_no_export(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = Path(shutil.copytree(shards, tmp_path / "ours"))
+    real = EXPORTS.load("jsonl").write
+
+    def write(self: Any, *args: Any) -> Any:
+        done = real(self, *args)
+        (ours / "manifest.json").unlink()  # the first thing that a run does
+        return done
+
+    monkeypatch.setattr(EXPORTS.load("jsonl"), "write", write)
+    with pytest.raises(StorageError, match="a run wrote these shards anew meanwhile"):
+        export("jsonl", str(ours), str(tmp_path / "out"))
+    assert not (tmp_path / "out/export.json").exists()
 
 
 def test_refusals(shards: Path, tmp_path: Path) -> None:
