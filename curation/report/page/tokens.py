@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 from curation.errors import (
     ConfigError,
     ContractError,
-    DamagedFileError,
     EnvironmentFault,
     LedgerError,
     MissingDependencyError,
@@ -33,7 +32,7 @@ from curation.ledger.unit_state import SampleVerdict, SourceVerdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
 from curation.records import stable_id
-from curation.registry import CODEBOOK, PREVIEW, load
+from curation.registry import CODEBOOK, PREVIEW, READ_MANIFEST, load
 from curation.report.page.html import render
 from curation.report.summary.funnel import untrained_notice
 from curation.report.tables.lookup import Hit, find, is_meant, is_prefix, judged_sources
@@ -232,12 +231,11 @@ def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
     """Every shard of this output; none where none were written yet."""
     step = pipeline.producer("codes")
     folder = pipeline.config.shards_folder
-    key = f"{folder}/manifest.json"
-    manifest = ledger.storage.read(key)
+    manifest = load(READ_MANIFEST)(ledger.storage, folder)
     if step is None or manifest is None:
         return []
     cached = _cached(ledger.storage)
-    shards = _shards_in(manifest, f"{ledger.storage.root}/{key}")
+    shards: list[dict[str, Any]] = asdict(manifest)["shards"]
     per_shard = pipeline.config.run.report_samples
     entries: dict[str, Any] = {}
     picked: dict[str, list[_DrawnRow]] = {}
@@ -259,15 +257,6 @@ def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
     if text != ledger.storage.read(CACHE):
         ledger.storage.write(CACHE, text)
     return [_shard_look(shard["name"], entries.get(shard["sha256"])) for shard in shards]
-
-
-def _shards_in(manifest: bytes, name: str) -> list[dict[str, Any]]:
-    """The shards of a manifest, of older versions too; DamagedFileError where it is none."""
-    try:
-        shards: list[dict[str, Any]] = json.loads(manifest)["shards"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedFileError.of({name: "it is no manifest"}) from error
-    return shards
 
 
 def _cached(storage: Storage) -> dict[str, Any]:
@@ -309,10 +298,10 @@ def _look_into(
         return None
     with storage.open(key) as data:
         try:
-            file = pq.ParquetFile(data, pre_buffer=False)
+            file = pq.ParquetFile(data, pre_buffer=False, page_checksum_verification=True)
             # The writer counted, unless it was one of before it did.
             return shard.get("codebook_use") or _use(file), _by_kind(file), _pick(file, number)
-        except pa.ArrowInvalid:
+        except (pa.ArrowException, OSError):  # a checksum that is wrong is an OSError
             return None
 
 
