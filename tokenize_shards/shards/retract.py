@@ -212,14 +212,19 @@ def _correct_card(storage: Storage, folder: str, num_samples: int, num_tokens: i
     storage.write(key, (card_text(header, said) if header else f"\n{said}").encode())
 
 
-def files_with(storage: Storage, sample_ids: Collection[str]) -> list[str]:
-    """The files of an export that hold some of these samples, as far as their names or contents tell.
+def files_with(storage: Storage, ids: Collection[str], passed_over: tuple[str, ...] = ()) -> list[str]:
+    """The files of an export that hold some of these samples or sources, as their names or contents tell.
+
+    Keys that begin with one of `passed_over` are not looked at.
 
     Raises:
         StorageError: the folder can't be read.
     """
-    wanted = frozenset(sample_ids)
-    return [item.key for item in storage.list("") if wanted and _holds(storage, item.key, wanted)]
+    wanted = frozenset(ids)
+    if not wanted:
+        return []
+    keys = [item.key for item in storage.list("") if not item.key.startswith(passed_over)]
+    return [key for key in keys if _holds(storage, key, wanted)]
 
 
 def _holds(storage: Storage, key: str, wanted: frozenset[str]) -> bool:
