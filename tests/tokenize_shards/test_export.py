@@ -91,6 +91,16 @@ def test_emu3_layout(shards: Path, rows: dict[str, dict[str, Any]], tmp_path: Pa
 
 
 @pytest.mark.usefixtures("offline")
+def test_emu3_lists_are_found_from_any_folder(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    export("emu3", str(shards), "out")
+    monkeypatch.chdir("/")
+    listed = json.loads((tmp_path / "out/train.json").read_text())
+    assert all((Path(listed["prefix"]) / path).is_file() for path in listed["path_list"])
+
+
 def test_webdataset_as_datasets_reads_it(
     shards: Path, rows: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -446,6 +456,8 @@ def test_refusals(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "full/x").write_text("")
     with pytest.raises(ConfigError, match="is not empty"):
         export("emu3", str(shards), str(tmp_path / "full"))
+    with pytest.raises(ConfigError, match=r"packed\.context: input should be less than or equal to 16777216"):
+        export("packed", str(shards), str(tmp_path / "out"), context=10**14)
     export("packed", str(shards), str(tmp_path / "packed"), context=256)
     with pytest.raises(ConfigError, match="is packed"):
         export("emu3", str(tmp_path / "packed"), str(tmp_path / "out"))
