@@ -336,7 +336,18 @@ def test_rows_of_lost_sources_are_not_taken_for_those_of_new_ones(tmp_path: Path
     assert again.outcomes() == {"a.jpg": "rejected width_below_min"}
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b"[" * 20_000,
+        b'{"a": 5}',
+        b'{"a": {"asked": 4, "use": {}, "samples": [{"sample_id": "a", "title": "b", "other": 1}]}}',
+    ],
+)
 def test_a_damaged_cache_of_the_report_is_made_anew(
     output: Path, finished: Path, content: bytes, capsys: Said
 ) -> None:

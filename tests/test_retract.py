@@ -583,11 +583,12 @@ def test_damaged_shard_is_not_written_anew_as_if_it_were_sound(made_once: Path, 
         plan_retraction(storage, asked, command="curation retract")
 
 
+@pytest.mark.parametrize("content", [b"no json\n", b"", b"[" * 20_000])
 def test_damaged_tombstones_stop_everything(
-    made_once: Path, place: Path, vocabulary: Path, tmp_path: Path
+    made_once: Path, place: Path, vocabulary: Path, content: bytes
 ) -> None:
     bench = bench_of(made_once, place, vocabulary)
-    bench.ledger.storage.write(TOMBSTONES, b"no json\n")
+    bench.ledger.storage.write(TOMBSTONES, content)
     with pytest.raises(LedgerError, match="retracted sources would come back"):
         list_inputs(bench.config)
 

@@ -10,12 +10,13 @@ import difflib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import ConfigDict, TypeAdapter
 
 from curation.errors import (
     ConfigError,
@@ -55,6 +56,8 @@ class SampleLook:
     `decoded` names what was decoded: the codes, and what made them.
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
     sample_id: str
     title: str
     png: str | None = None
@@ -62,6 +65,16 @@ class SampleLook:
     ssim: float | None = None
     error: str | None = None
     decoded: str | None = None
+
+
+@dataclass(frozen=True)
+class _CachedShard:
+    """What is kept of a shard under its sha256. `kinds` is absent in what older versions kept."""
+
+    asked: int
+    use: dict[str, Any]
+    samples: list[SampleLook]
+    kinds: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -262,10 +275,11 @@ def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
 def _cached(storage: Storage) -> dict[str, Any]:
     """What was found before; nothing where that can't be read, since it is found again."""
     try:
-        found = json.loads(storage.read(CACHE) or b"{}")
-    except ValueError:
+        found: dict[str, Any] = json.loads(storage.read(CACHE) or b"{}")
+        TypeAdapter(dict[str, _CachedShard]).validate_python(found)
+    except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found
 
 
 def _is_for_want_of(sample: Mapping[str, Any]) -> bool:
