@@ -108,6 +108,13 @@ def test_what_is_not_there_is_told_by_the_errors_of_the_package(
         curation.open(tmp_path)
 
 
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_that_takes_up_nothing_is_refused(output: curation.Output, limit: int) -> None:
+    """A slice to -1 would leave out the last source without a word."""
+    with pytest.raises(curation.ConfigError, match="limit: at least one source"):
+        curation.run(output=output.folder, limit=limit)
+
+
 def test_every_name_is_there_and_importing_the_package_imports_nothing() -> None:
     assert {*curation.__all__} <= {*dir(curation)}
     for name in curation.__all__:

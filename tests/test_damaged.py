@@ -339,7 +339,18 @@ def test_rows_of_lost_sources_are_not_taken_for_those_of_new_ones(tmp_path: Path
     assert again.outcomes() == {"a.jpg": "rejected width_below_min"}
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b"[" * 20_000,
+        b'{"a": 5}',
+        b'{"a": {"asked": 4, "use": {}, "samples": [{"sample_id": "a", "title": "b", "other": 1}]}}',
+    ],
+)
 def test_a_damaged_cache_of_the_report_is_made_anew(
     output: Path, finished: Path, content: bytes, capsys: Said
 ) -> None:
@@ -351,7 +362,19 @@ def test_a_damaged_cache_of_the_report_is_made_anew(
     assert cache.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"[]",
+        b"{}",
+        b"\xff",
+        b"[" * 20_000,
+        b'{"shards": [5]}',
+        b'{"shards": [], "num_samples": "x"}',
+        b'{"shards": 5, "num_tokens": 1}',
+    ],
+)
 def test_a_damaged_manifest_is_named_by_the_report(
     output: Path, finished: Path, content: bytes, capsys: Said
 ) -> None:
@@ -359,7 +382,7 @@ def test_a_damaged_manifest_is_named_by_the_report(
     manifest.write_bytes(content)
     code, said = said_by(capsys, "report", "-c", finished / "c.yaml", "--output", output)
     assert code == 1
-    assert said.startswith(f"DamagedFileError: {manifest} is damaged: it is no manifest; ")
+    assert said.startswith(f"DamagedFileError: {manifest} is damaged: it is no manifest of this version: ")
 
 
 def test_run_record_of_an_older_version_is_not_damaged(finished: Path, output: Path, capsys: Said) -> None:

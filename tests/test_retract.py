@@ -534,11 +534,61 @@ def test_id_of_a_source_stands_for_it_and_exports_are_looked_through(
     assert "packed: these hold samples that go: train-00000" in said
 
 
+def test_exports_in_the_output_are_named_also_of_samples_that_have_left_the_shards(
+    made_once: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Packs among the shards look like shards, and have no column of sources."""
+    uri = f"{made_once / 'in'}/photo1.jpg"
+    sample_id = stable_id(stable_id(uri), 0, 0)
+    for layout, to in (
+        ("packed", "shards/packed"),
+        ("jsonl", "exports/lines"),
+        ("datasets", "exports/tables"),
+    ):
+        more = ("--set", "context=4096") if layout == "packed" else ()
+        assert said_by(capsys, "export", layout, place / "shards/small", "--to", place / to, *more)[0] == 0
+    for name in ("small", "older"):
+        shutil.rmtree(place / f"shards/{name}")
+    code, said = said_by(capsys, "retract", "--source", uri, "--output", place, "--yes")
+    assert code == 0
+    (named,) = (line for line in said.splitlines() if "files which are none of a run" in line)
+    holds = {
+        path.relative_to(place).as_posix()
+        for path in place.glob("exports/lines/*")
+        if sample_id in path.read_text()
+    }
+    holds |= {
+        path.relative_to(place).as_posix()
+        for path in [*place.glob("exports/tables/**/*.parquet"), *place.glob("shards/packed/*.parquet")]
+        if sample_id in str(pq.read_table(path).to_pylist())
+    }
+    assert len(holds) == 3
+    assert all(key in named for key in holds)
+    record = json.loads((place / RECORDS).read_text())
+    assert set(record["exports"][str(place)]) == holds
+
+
+def test_damaged_shard_is_not_written_anew_as_if_it_were_sound(made_once: Path, place: Path) -> None:
+    """Its new digest would be that of the damage. The ids in it can be read: it is its codes that changed."""
+    storage = LocalStorage(str(place))
+    for shard in (place / "shards/small").glob("train-*"):
+        group = pq.read_metadata(shard).row_group(0)
+        columns = [group.column(index) for index in range(group.num_columns)]
+        (codes,) = (column for column in columns if column.path_in_schema == "codes")
+        data = bytearray(shard.read_bytes())
+        data[codes.data_page_offset + codes.total_compressed_size - 8] ^= 1
+        shard.write_bytes(data)
+    asked = find_asked(storage, [f"{made_once / 'in'}/photo1.jpg"])
+    with pytest.raises(LedgerError, match=r"shards/small: train-.* damaged"):
+        plan_retraction(storage, asked, command="curation retract")
+
+
+@pytest.mark.parametrize("content", [b"no json\n", b"", b"[" * 20_000])
 def test_damaged_tombstones_stop_everything(
-    made_once: Path, place: Path, vocabulary: Path, tmp_path: Path
+    made_once: Path, place: Path, vocabulary: Path, content: bytes
 ) -> None:
     bench = bench_of(made_once, place, vocabulary)
-    bench.ledger.storage.write(TOMBSTONES, b"no json\n")
+    bench.ledger.storage.write(TOMBSTONES, content)
     with pytest.raises(LedgerError, match="retracted sources would come back"):
         list_inputs(bench.config)
 

@@ -62,7 +62,7 @@ def run(
         only: Measure this stage alone, such as "text" or "videos.text", and write no shards.
         retry_failed: Try again what failed.
         recompute: With `only`: measure again what has been measured.
-        limit: Take up at most this many sources.
+        limit: Take up at most this many sources, 1 or more.
         address: Head of a Ray cluster; by default Ray is started on this machine, and ended.
         accept_new_models: Measure anew with models that changed under their name.
         progress: True shows what the command shows; or a listener of one's own. Nothing is printed else.

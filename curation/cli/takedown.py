@@ -65,7 +65,7 @@ def retract(
             return 0
         asked, retraction = _planned(storage, config, texts, exports, copies=copies)
         _check_missing(asked, storage.root, allow_missing=allow_missing)
-        _show(asked, retraction, exports)
+        _show(asked, retraction, exports, storage.root)
         if dry_run:
             echo("nothing was removed: this is a dry run")
             return 0
@@ -180,7 +180,9 @@ def _check_missing(asked: Asked, root: str, *, allow_missing: bool) -> None:
     raise ConfigError(text)
 
 
-def _show(asked: Asked, retraction: Retraction, exports: Sequence[str]) -> None:
+def _show(asked: Asked, retraction: Retraction, exports: Sequence[str], root: str) -> None:
+    from curation.ingest.leftovers import some_names
+
     for uri in list(asked.targets)[:_MAX_NAMED]:
         echo(on_one_line(f"  {uri}"))
     if len(asked.targets) > _MAX_NAMED:
@@ -195,6 +197,14 @@ def _show(asked: Asked, retraction: Retraction, exports: Sequence[str]) -> None:
             f"these hold samples that go: {', '.join(files)}" if files else "no file names a sample that goes"
         )
         echo(f"{folder}: {holding}; write the export anew from the shards")
+    inside = retraction.exports.get(root, ()) if root not in exports else ()
+    if inside:
+        echo(
+            on_one_line(
+                f"{root} holds samples that go in files which are none of a run: {some_names(inside)}"
+            )
+        )
+        echo("these stay as they are: remove them yourself, and export again")
     echo(
         "Verdicts of other samples may change where stages compare samples with each other: the next run "
         "decides them anew. Exports and published copies lie elsewhere: docs/takedown.md says what to do."

@@ -74,6 +74,15 @@ class RunOptions:
     worker_logs: bool = False
     command: str | None = None
 
+    def __post_init__(self) -> None:
+        """Check the limit.
+
+        Raises:
+            ConfigError: it would take up nothing, or leave out sources at the end.
+        """
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit: at least one source is taken up, not {self.limit}")
+
 
 @dataclass(frozen=True)
 class Result:

@@ -181,14 +181,19 @@ def parse_tombstones(records: Any, name: str) -> list[Tombstone]:
 
 def _finished(storage: Storage) -> list[Tombstone]:
     name = f"{storage.root}/{TOMBSTONES}"
-    lines = (storage.read(TOMBSTONES) or b"").splitlines()
+    data = storage.read(TOMBSTONES)
+    if data is None:
+        return []
+    lines = data.splitlines()
+    if not lines:  # it is never written without one
+        raise _unreadable(name)
     return parse_tombstones([_json(line, name) for line in lines], name)
 
 
 def _json(data: bytes, name: str) -> Any:
     try:
         found = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _unreadable(name) from error
     if not isinstance(found, dict):
         raise _unreadable(name)

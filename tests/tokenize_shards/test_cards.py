@@ -319,7 +319,7 @@ class TestCroissant:
         storage = open_storage(str(tmp_path))
         assert verify(storage, "").problems == []
         text = (tmp_path / "croissant.json").read_text()
-        for changed in (text.replace(shards[1].shards[0].sha256, "0" * 64), "{}", "[", "[1]"):
+        for changed in (text.replace(shards[1].shards[0].sha256, "0" * 64), "{}", "[", "[1]", "[" * 20_000):
             (tmp_path / "croissant.json").write_text(changed)
             (problem,) = verify(storage, "").problems
             assert "croissant.json describes other shards" in problem

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -91,6 +92,16 @@ def test_emu3_layout(shards: Path, rows: dict[str, dict[str, Any]], tmp_path: Pa
 
 
 @pytest.mark.usefixtures("offline")
+def test_emu3_lists_are_found_from_any_folder(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    export("emu3", str(shards), "out")
+    monkeypatch.chdir("/")
+    listed = json.loads((tmp_path / "out/train.json").read_text())
+    assert all((Path(listed["prefix"]) / path).is_file() for path in listed["path_list"])
+
+
 def test_webdataset_as_datasets_reads_it(
     shards: Path, rows: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -411,6 +422,44 @@ def test_shards_with_too_few_rows_are_noticed(shards: Path, tmp_path: Path) -> N
         export("webdataset", str(tmp_path), str(tmp_path / "out"))
 
 
+def flip_a_bit_of_codes(path: Path) -> None:
+    """Change one code of a shard; what Parquet reads without checksums is a grid like any other."""
+    codes = pq.read_metadata(path).row_group(0)
+    chunk = next(
+        column for column in map(codes.column, range(codes.num_columns)) if column.path_in_schema == "codes"
+    )
+    data = bytearray(path.read_bytes())
+    data[chunk.data_page_offset + chunk.total_compressed_size - 8] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTS.built_in))
+def test_damaged_shard_is_not_exported(shards: Path, tmp_path: Path, name: str) -> None:
+    damaged = Path(shutil.copytree(shards, tmp_path / "damaged"))
+    path = sorted(damaged.glob("train-*"))[1]
+    flip_a_bit_of_codes(path)
+    with pytest.raises(StorageError, match=rf"{path.name} is not as manifest.json says"):
+        export(name, str(damaged), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_that_are_written_anew_meanwhile_make_no_export(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = Path(shutil.copytree(shards, tmp_path / "ours"))
+    real = EXPORTS.load("jsonl").write
+
+    def write(self: Any, *args: Any) -> Any:
+        done = real(self, *args)
+        (ours / "manifest.json").unlink()  # the first thing that a run does
+        return done
+
+    monkeypatch.setattr(EXPORTS.load("jsonl"), "write", write)
+    with pytest.raises(StorageError, match="a run wrote these shards anew meanwhile"):
+        export("jsonl", str(ours), str(tmp_path / "out"))
+    assert not (tmp_path / "out/export.json").exists()
+
+
 def test_refusals(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'webdataset'"):
         export("webdatset", str(shards), str(tmp_path / "out"))
@@ -420,6 +469,8 @@ def test_refusals(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "full/x").write_text("")
     with pytest.raises(ConfigError, match="is not empty"):
         export("emu3", str(shards), str(tmp_path / "full"))
+    with pytest.raises(ConfigError, match=r"packed\.context: input should be less than or equal to 16777216"):
+        export("packed", str(shards), str(tmp_path / "out"), context=10**14)
     export("packed", str(shards), str(tmp_path / "packed"), context=256)
     with pytest.raises(ConfigError, match="is packed"):
         export("emu3", str(tmp_path / "packed"), str(tmp_path / "out"))

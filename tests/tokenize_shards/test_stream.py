@@ -195,7 +195,15 @@ def test_damaged_shard_stops_the_reader(shards: Path, tmp_path: Path) -> None:
     for path in shards.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     shard = sorted(tmp_path.glob("*.parquet"))[2]
-    shard.write_bytes(shard.read_bytes()[:100])
+    whole = bytearray(shard.read_bytes())
+    group = pq.read_metadata(shard).row_group(0)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    (codes,) = (column for column in columns if column.path_in_schema == "codes")
+    whole[codes.data_page_offset + codes.total_compressed_size - 8] ^= 1  # one code, still a grid
+    shard.write_bytes(whole)
+    with pytest.raises(StorageError, match=f"{shard.name} can't be read: .*CRC"):
+        list(ShardStream(str(tmp_path)))
+    shard.write_bytes(whole[:100])
     with pytest.raises(StorageError, match=shard.name):
         list(ShardStream(str(tmp_path)))
     shard.unlink()

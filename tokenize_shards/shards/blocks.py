@@ -8,12 +8,12 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from curation.errors import StorageError
 from curation.storage import Storage
 from curation.tokenize_shards.documents.document import Task, build
+from curation.tokenize_shards.shards.shardfile import open_shard
 
 Ids = NDArray[np.int32]
 
@@ -131,7 +131,7 @@ def read_lengths(storage: Storage, parts: Sequence[RowGroupShare]) -> NDArray[np
 def _read_part(storage: Storage, part: RowGroupShare, columns: tuple[str, ...]) -> pa.Table:
     try:
         with storage.open(part.key) as file:
-            source = pq.ParquetFile(pa.PythonFile(file), pre_buffer=False)
+            source = open_shard(file)
             table = source.read_row_group(part.row_group, columns=list(columns), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise StorageError(f"{storage.root}/{part.key} can't be read: {error}") from error

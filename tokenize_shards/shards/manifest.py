@@ -31,6 +31,7 @@ class Digest(Protocol):
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "validation")
+_BLOCK = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +154,27 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
         problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
         why = f"it is no manifest of this version: {problem}"
         raise DamagedFileError.of({name: why}) from error
+
+
+def digest_object(storage: Storage, key: str) -> str:
+    """The SHA-256 of an object, in hex, read a megabyte at a time.
+
+    Raises:
+        OSError: it is not there, or can't be read.
+    """
+    digest = hashlib.sha256()
+    with storage.open(key) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_whole(storage: Storage, folder: str, shard: Shard) -> bool:
+    """Whether a shard is there, byte for byte as it was written."""
+    found = storage.find(key_in(folder, shard.name))
+    if found is None or found.size_bytes != shard.size_bytes:
+        return False
+    return digest_object(storage, key_in(folder, shard.name)) == shard.sha256
 
 
 def read_decision(storage: Storage, folder: str) -> Decision | None:

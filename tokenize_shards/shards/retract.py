@@ -24,18 +24,22 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from curation.errors import LedgerError
+from curation.ingest.leftovers import some_names
 from curation.records import ID_LENGTH, stable_id
 from curation.report.cards.header import card_text, split_card
 from curation.storage import Storage
 from curation.tokenize_shards.shards.manifest import (
     MANIFEST,
+    Manifest,
     Shard,
     digest_ids,
+    is_whole,
     key_in,
     read_manifest,
     subtract_digests,
     write_manifest,
 )
+from curation.tokenize_shards.shards.shardfile import open_shard
 from curation.tokenize_shards.shards.task import SampleFile
 from curation.tokenize_shards.shards.verify import is_shard_name
 
@@ -116,6 +120,7 @@ def _concerned(
     manifest = read_manifest(storage, folder)
     selection = samples = None
     if manifest is not None:
+        _check_whole(storage, folder, files, manifest)
         gone_digest = digest_ids(ids)
         # Never that of the samples before: a run to which the sources came back would take these for its own.
         selection = stable_id("retracted", manifest.selection, gone_digest)
@@ -129,6 +134,23 @@ def _concerned(
         samples=samples,
     )
     return concerned, ids
+
+
+def _check_whole(storage: Storage, folder: str, files: Sequence[str], manifest: Manifest) -> None:
+    """Make sure that files which are to be written anew are what was written before.
+
+    They get new digests in the manifest, by which nobody would find damage in them any more.
+
+    Raises:
+        LedgerError: one is not.
+    """
+    named = {shard.name: shard for shard in manifest.shards}
+    wrong = [name for name in files if name in named and not is_whole(storage, folder, named[name])]
+    if wrong:
+        raise LedgerError(
+            f"{storage.root}/{folder}: {some_names(wrong)} {'is' if len(wrong) == 1 else 'are'} damaged; "
+            "written anew nobody could tell. Remove what is named here; `curation run` then writes all shards"
+        )
 
 
 def rewrite_folder(storage: Storage, concerned: ConcernedFolder, source_ids: Collection[str]) -> None:
@@ -190,14 +212,19 @@ def _correct_card(storage: Storage, folder: str, num_samples: int, num_tokens: i
     storage.write(key, (card_text(header, said) if header else f"\n{said}").encode())
 
 
-def files_with(storage: Storage, sample_ids: Collection[str]) -> list[str]:
-    """The files of an export that hold some of these samples, as far as their names or contents tell.
+def files_with(storage: Storage, ids: Collection[str], passed_over: tuple[str, ...] = ()) -> list[str]:
+    """The files of an export that hold some of these samples or sources, as their names or contents tell.
+
+    Keys that begin with one of `passed_over` are not looked at.
 
     Raises:
         StorageError: the folder can't be read.
     """
-    wanted = frozenset(sample_ids)
-    return [item.key for item in storage.list("") if wanted and _holds(storage, item.key, wanted)]
+    wanted = frozenset(ids)
+    if not wanted:
+        return []
+    keys = [item.key for item in storage.list("") if not item.key.startswith(passed_over)]
+    return [key for key in keys if _holds(storage, key, wanted)]
 
 
 def _holds(storage: Storage, key: str, wanted: frozenset[str]) -> bool:
@@ -237,7 +264,7 @@ def _opened(storage: Storage, key: str) -> Iterator[pq.ParquetFile]:
     """
     try:
         with storage.open(key) as file:
-            yield pq.ParquetFile(pa.PythonFile(file), pre_buffer=False)
+            yield open_shard(file)
     except (pa.ArrowException, OSError) as error:
         raise LedgerError(
             f"{storage.root}/{key} can't be read, so nobody knows what is in it: {error}; remove it first"

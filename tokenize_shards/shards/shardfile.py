@@ -1,10 +1,14 @@
-"""One Parquet shard as it grows: rows in, row groups of a certain size, the whole file out."""
+"""One Parquet shard: how it grows, row by row, and how it is opened to be read.
+
+Every page carries a checksum, which whoever reads it here holds it against, so that a changed bit is an error
+and never other codes. Shards that older versions wrote have none: their sha256 in the manifest is what tells.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,7 +27,12 @@ class ShardFile:
         self._sink = io.BytesIO()
         # No statistics: nobody looks for a sample by its codes, and they would be a copy of two of them.
         self._writer = pq.ParquetWriter(
-            self._sink, schema, compression="zstd", use_dictionary=list(dictionary), write_statistics=False
+            self._sink,
+            schema,
+            compression="zstd",
+            use_dictionary=list(dictionary),
+            write_statistics=False,
+            write_page_checksum=True,
         )
         self._rows: list[dict[str, Any]] = []
         self._tables: list[pa.Table] = []
@@ -69,3 +78,12 @@ class ShardFile:
             size_bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
         )
+
+
+def open_shard(file: IO[bytes]) -> pq.ParquetFile:
+    """A shard to read from. Who reads a damaged page gets an OSError.
+
+    Raises:
+        pa.ArrowException, OSError: it is no Parquet file.
+    """
+    return pq.ParquetFile(pa.PythonFile(file), pre_buffer=False, page_checksum_verification=True)

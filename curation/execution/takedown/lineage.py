@@ -90,6 +90,12 @@ class Lineage:
                 clip = Sample.of_span(row["source_id"], row["start_s"], row["end_s"])
                 owner.update((window.sample_id, row["source_id"]) for window in self._windows(clip))
 
+    @property
+    def ids(self) -> set[str]:
+        """Ids of the sources that go, and of all samples that were ever measured of them."""
+        owners = self._owner.values()
+        return {name for owner in owners for name, source_id in owner.items() if source_id in self._gone}
+
     def stays(self, unit: int, table: pa.Table) -> pa.Table:
         """The rows of a stage in a unit that stay.
 

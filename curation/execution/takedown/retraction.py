@@ -48,6 +48,8 @@ from curation.version import __version__
 RECORDS = "retracted/records.jsonl"
 """What each retraction removed; it names sources by their ids alone."""
 _REPORT = "report"
+_OWN_ROOMS = ("sources/", "ledger/", "listing/", "report/", "retracted/", "run.json")
+"""What a run writes, and a retraction takes care of, apart from shards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,8 @@ class Retraction:
         counts: What goes, in numbers: rows by table, listings, samples and files of shards.
         listings: Keys of containers' listings that are concerned.
         folders: Folders of shards that are concerned, as `ConcernedFolder`.
-        exports: Folder of an export -> its files that hold samples which go.
+        exports: Folder of an export -> its files that hold samples which go; under the output's own name its
+            files that no run wrote, such as exports.
     """
 
     when: str
@@ -138,6 +141,11 @@ def plan_retraction(
             f"{folder.folder} files": len(folder.files),
         }
     files_with = load(f"{RETRACT_SHARDS}:files_with")
+    # More than the shards hold now: an export may be older than a threshold that was moved.
+    ids = lineage.ids.union(sample_ids, source_ids)
+    found = {name: files_with(place, ids) for name, place in (exports or {}).items()}
+    rewritten = {f"{folder.folder}/{name}" for folder in folders for name in folder.files}
+    inside = [key for key in files_with(storage, ids, passed_over=_OWN_ROOMS) if key not in rewritten]
     return Retraction(
         when=at,
         command=command,
@@ -147,7 +155,7 @@ def plan_retraction(
         counts=counts,
         listings=tuple(listings),
         folders=tuple(asdict(folder) for folder in folders),
-        exports={name: files_with(place, sample_ids) for name, place in (exports or {}).items()},
+        exports={**found, **({storage.root: inside} if inside else {})},
     )
 
 

@@ -137,7 +137,7 @@ def digests_in(text: str) -> dict[str, str]:
     try:
         listed = json.loads(text)["distribution"]
         return {item["contentUrl"]: item["sha256"] for item in listed if item["@type"] == "cr:FileObject"}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

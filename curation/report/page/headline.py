@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from curation.records import Outcome
+from curation.registry import READ_MANIFEST, load
 from curation.report.page.facts import Facts
 from curation.report.page.html import number, percent
 
@@ -44,20 +43,20 @@ def headlines(facts: Facts) -> list[Headline]:
     tone = "failed" if failed else ""
     found.append(Headline("sources failed", number(failed), f"of {number(total)}", tone))
     manifest = manifest_of(facts)
-    if manifest.get("num_tokens") is not None:
-        shards = len(manifest["shards"])
+    if manifest is not None:
+        shards = len(manifest.shards)
         note = f"in {number(shards)} shard{'' if shards == 1 else 's'}"
-        found.append(Headline("tokens", _rounded(manifest["num_tokens"]), note))
+        found.append(Headline("tokens", _rounded(manifest.num_tokens), note))
     return found
 
 
-def manifest_of(facts: Facts) -> dict[str, Any]:
-    """The manifest of the finished shards; empty before there are any."""
-    data = facts.ledger.storage.read(f"{facts.pipeline.config.shards_folder}/manifest.json")
-    with contextlib.suppress(ValueError):
-        found = json.loads(data or b"{}")
-        return found if isinstance(found, dict) and "shards" in found else {}
-    return {}
+def manifest_of(facts: Facts) -> Any:
+    """The manifest of the finished shards; None before there are any.
+
+    Raises:
+        DamagedFileError: it is none.
+    """
+    return load(READ_MANIFEST)(facts.ledger.storage, facts.pipeline.config.shards_folder)
 
 
 def _rounded(count: int) -> str:

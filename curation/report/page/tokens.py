@@ -9,17 +9,17 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import ConfigDict, TypeAdapter
 
 from curation.errors import (
     ConfigError,
     ContractError,
-    DamagedFileError,
     EnvironmentFault,
     LedgerError,
     MissingDependencyError,
@@ -32,7 +32,7 @@ from curation.ledger.unit_state import SampleVerdict, SourceVerdict
 from curation.pipeline import Pipeline
 from curation.pipeline.rules import Step
 from curation.records import stable_id
-from curation.registry import CODEBOOK, PREVIEW, load
+from curation.registry import CODEBOOK, PREVIEW, READ_MANIFEST, load
 from curation.report.page.html import render
 from curation.report.summary.funnel import untrained_notice
 from curation.report.tables.lookup import Hit, find, is_meant, is_prefix, judged_sources, name_hint
@@ -53,6 +53,8 @@ class SampleLook:
     `decoded` names what was decoded: the codes, and what made them.
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
     sample_id: str
     title: str
     png: str | None = None
@@ -60,6 +62,16 @@ class SampleLook:
     ssim: float | None = None
     error: str | None = None
     decoded: str | None = None
+
+
+@dataclass(frozen=True)
+class _CachedShard:
+    """What is kept of a shard under its sha256. `kinds` is absent in what older versions kept."""
+
+    asked: int
+    use: dict[str, Any]
+    samples: list[SampleLook]
+    kinds: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -217,12 +229,11 @@ def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
     """Every shard of this output; none where none were written yet."""
     step = pipeline.producer("codes")
     folder = pipeline.config.shards_folder
-    key = f"{folder}/manifest.json"
-    manifest = ledger.storage.read(key)
+    manifest = load(READ_MANIFEST)(ledger.storage, folder)
     if step is None or manifest is None:
         return []
     cached = _cached(ledger.storage)
-    shards = _shards_in(manifest, f"{ledger.storage.root}/{key}")
+    shards: list[dict[str, Any]] = asdict(manifest)["shards"]
     per_shard = pipeline.config.run.report_samples
     entries: dict[str, Any] = {}
     picked: dict[str, list[_DrawnRow]] = {}
@@ -246,22 +257,14 @@ def look_at_shards(ledger: Ledger, pipeline: Pipeline) -> list[ShardLook]:
     return [_shard_look(shard["name"], entries.get(shard["sha256"])) for shard in shards]
 
 
-def _shards_in(manifest: bytes, name: str) -> list[dict[str, Any]]:
-    """The shards of a manifest, of older versions too; DamagedFileError where it is none."""
-    try:
-        shards: list[dict[str, Any]] = json.loads(manifest)["shards"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedFileError.of({name: "it is no manifest"}) from error
-    return shards
-
-
 def _cached(storage: Storage) -> dict[str, Any]:
     """What was found before; nothing where that can't be read, since it is found again."""
     try:
-        found = json.loads(storage.read(CACHE) or b"{}")
-    except ValueError:
+        found: dict[str, Any] = json.loads(storage.read(CACHE) or b"{}")
+        TypeAdapter(dict[str, _CachedShard]).validate_python(found)
+    except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found
 
 
 def _is_for_want_of(sample: Mapping[str, Any]) -> bool:
@@ -294,10 +297,10 @@ def _look_into(
         return None
     with storage.open(key) as data:
         try:
-            file = pq.ParquetFile(data, pre_buffer=False)
+            file = pq.ParquetFile(data, pre_buffer=False, page_checksum_verification=True)
             # The writer counted, unless it was one of before it did.
             return shard.get("codebook_use") or _use(file), _by_kind(file), _pick(file, number)
-        except pa.ArrowInvalid:
+        except (pa.ArrowException, OSError):  # a checksum that is wrong is an OSError
             return None
 
 

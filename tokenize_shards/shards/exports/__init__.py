@@ -20,11 +20,12 @@ from typing import Any
 
 from curation.config.problems import checked
 from curation.errors import ConfigError, StorageError
+from curation.ingest.leftovers import some_names
 from curation.registry import EXPORTS
-from curation.storage import open_storage
+from curation.storage import Storage, open_storage
 from curation.tokenize_shards.shards.exports.base import Exported, FinishedShards
 from curation.tokenize_shards.shards.exports.describe import describe
-from curation.tokenize_shards.shards.manifest import MANIFEST, read_manifest
+from curation.tokenize_shards.shards.manifest import MANIFEST, Manifest, is_whole, read_manifest
 
 
 def export(name: str, folder: str, to: str, /, **settings: Any) -> Exported:
@@ -34,7 +35,7 @@ def export(name: str, folder: str, to: str, /, **settings: Any) -> Exported:
         ConfigError: there is no such format or setting, no finished shards, or something in `to` already; or
             the format can't be written to `to`.
         MissingDependencyError: the format is written by a package that is not installed.
-        StorageError: what was written is not all there, or a shard is damaged.
+        StorageError: what was written is not all there; or a shard is damaged, or was written anew meanwhile.
     """
     format_class = EXPORTS.load(name)
     chosen = format_class(checked(format_class.Config, name, settings))
@@ -46,11 +47,27 @@ def export(name: str, folder: str, to: str, /, **settings: Any) -> Exported:
         raise ConfigError(f"{folder} is packed; export the shards that it was made from")
     if target.list(""):
         raise ConfigError(f"{to} is not empty; an export goes into a folder of its own")
+    _check_whole(folder, source, manifest)
     done: Exported = chosen.write(FinishedShards(folder, source, manifest), target)
     found = chosen.count(target)
     if found != done.num_samples:
         raise StorageError(f"{to} holds {found} samples, {done.num_samples} were written")
     if done.num_samples + done.left_out.total() != manifest.num_samples:
         raise StorageError(f"{folder} is not as its {MANIFEST} says; `curation verify` tells more")
+    if read_manifest(source, "") != manifest:
+        raise StorageError(f"{folder}: a run wrote these shards anew meanwhile; remove {to} and export again")
     describe(name, chosen, FinishedShards(folder, source, manifest), target, done)
     return done
+
+
+def _check_whole(folder: str, source: Storage, manifest: Manifest) -> None:
+    """Make sure that the shards are what was written, before anything is made of them.
+
+    An export is counted and gets digests of its own, so that nobody would find damage in it afterwards.
+    """
+    wrong = [shard.name for shard in manifest.shards if not is_whole(source, "", shard)]
+    if wrong:
+        raise StorageError(
+            f"{folder}: {some_names(wrong)} {'is' if len(wrong) == 1 else 'are'} not as {MANIFEST} says; "
+            "`curation verify` tells more"
+        )

@@ -20,6 +20,7 @@ from curation.errors import StorageError
 from curation.stage import StageConfig
 from curation.storage import Storage
 from curation.tokenize_shards.shards.manifest import Manifest, Shard
+from curation.tokenize_shards.shards.shardfile import open_shard
 
 ShardRow = dict[str, Any]
 """A row of a shard, by column (`curation.tokenize_shards.shards.rows.shard_columns`)."""
@@ -78,7 +79,7 @@ class FinishedShards:
         """
         try:
             with self.storage.open(shard.name) as file:
-                parquet = pq.ParquetFile(pa.PythonFile(file), pre_buffer=False)
+                parquet = open_shard(file)
                 for batch in parquet.iter_batches(ROWS_AT_A_TIME, use_threads=False):
                     for row in batch.to_pylist():
                         if not _FILE_NAME.fullmatch(row["sample_id"]):
@@ -135,4 +136,4 @@ def parquet_files(target: Storage) -> Iterator[pq.ParquetFile]:
     for item in target.list(""):
         if item.key.endswith(".parquet"):
             with target.open(item.key) as file:
-                yield pq.ParquetFile(pa.PythonFile(file))
+                yield open_shard(file)

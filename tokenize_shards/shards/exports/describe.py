@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,10 +13,9 @@ from curation.report.cards.header import SplitSize, card_text, configs_of, datas
 from curation.report.summary.funnel import UNTRAINED
 from curation.storage import Storage
 from curation.tokenize_shards.shards.exports.base import Export, Exported, FinishedShards
-from curation.tokenize_shards.shards.manifest import SPLITS
+from curation.tokenize_shards.shards.manifest import SPLITS, digest_object
 
 CARD, CROISSANT, RECORD = "README.md", "croissant.json", "export.json"
-_BLOCK = 2**20
 _MADE_HEADING = "## Sources"
 _END_HEADING = "## Columns"
 """From where to where a card tells how samples were chosen, which is true of an export as well."""
@@ -36,7 +34,7 @@ class ExportedFile:
 def describe(name: str, chosen: Export[Any], shards: FinishedShards, target: Storage, done: Exported) -> None:
     """Write card, `croissant.json` and, last, `export.json`, which names the shard behind each file."""
     files = [
-        ExportedFile(item.key, item.size_bytes, _digest(target, item.key), done.made_of.get(item.key))
+        ExportedFile(item.key, item.size_bytes, digest_object(target, item.key), done.made_of.get(item.key))
         for item in sorted(target.list(""), key=lambda item: item.key)
     ]
     header, body = split_card((shards.storage.read(CARD) or b"").decode(errors="replace"))
@@ -88,14 +86,6 @@ def _size(
     samples = sum(shard.num_samples for shard in shards.manifest.of_split(split))
     num_bytes = sum(file.size_bytes for file in files if fnmatchcase(file.name, pattern))
     return SplitSize(done.num_rows.get(split, samples), num_bytes)
-
-
-def _digest(target: Storage, key: str) -> str:
-    digest = hashlib.sha256()
-    with target.open(key) as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _notice(body: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 
@@ -46,7 +47,9 @@ class Emu3Export(Export[StageConfig]):
                     target.write(paths[-1], sink.getvalue())
                     done.made_of[paths[-1]] = shard.name
             if paths:
-                listed = {"prefix": target.root, "path_list": paths}
+                # Whoever trains does so from another folder than the one in which this was called.
+                prefix = str(Path(target.root).absolute()) if target.is_local else target.root
+                listed = {"prefix": prefix, "path_list": paths}
                 target.write(f"{split}.json", (json.dumps(listed, indent=1) + "\n").encode())
                 done.num_files += len(paths) + 1
                 done.num_samples += len(paths)

@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curation.errors import MissingDependencyError, StorageError
 from curation.stage import StageConfig
@@ -18,6 +17,7 @@ from curation.storage import Storage
 from curation.storage.scratch import scratch
 from curation.tokenize_shards.shards.exports.base import ROWS_AT_A_TIME, Export, Exported, FinishedShards
 from curation.tokenize_shards.shards.manifest import SPLITS
+from curation.tokenize_shards.shards.shardfile import open_shard
 
 _VERSIONS = "/_versions/"
 _BLOCK_BYTES = 1 << 23
@@ -110,7 +110,7 @@ def _batches(shards: FinishedShards, split: str) -> Iterator[pa.RecordBatch]:
     for shard in shards.manifest.of_split(split):
         try:
             with shards.storage.open(shard.name) as file:
-                parquet = pq.ParquetFile(pa.PythonFile(file), pre_buffer=False)
+                parquet = open_shard(file)
                 yield from parquet.iter_batches(ROWS_AT_A_TIME, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise StorageError(f"{shards.folder}/{shard.name} can't be read: {error}") from error

@@ -35,8 +35,8 @@ from curation.tokenize_shards.shards.stream import ShardStream
 class PackedConfig(StageConfig):
     """Settings of the packs."""
 
-    context: Annotated[int, Field(ge=1)] = 5120
-    """Ids of a pack, at most; a longer document is left out."""
+    context: Annotated[int, Field(ge=1, le=2**24)] = 5120
+    """Ids of a pack, at most, 1..16,777,216; a longer document is left out. A pack is held in memory."""
 
 
 class PackedExport(Export[PackedConfig]):

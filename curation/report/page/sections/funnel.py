@@ -23,7 +23,7 @@ COLORS = {
 
 def fill(facts: Facts) -> dict[str, Any]:
     """Outcomes, steps and branches."""
-    summary = facts.summary
+    summary, manifest = facts.summary, manifest_of(facts)
     steps = {step.key: step for step in facts.pipeline.steps()}
     rows = [row for row in _chart_rows(facts) if row["number"]]
     return {
@@ -31,7 +31,7 @@ def fill(facts: Facts) -> dict[str, Any]:
         "gone": {f"{kind} sources": number for kind, number in summary.gone.items()},
         "outcomes": [outcome.value for outcome in OUTCOMES],
         "steps": [(key, summary.steps[key], _thresholds(step)) for key, step in steps.items()],
-        "in_shards": manifest_of(facts).get("num_samples"),
+        "in_shards": None if manifest is None else manifest.num_samples,
         "kept_by": summary.kept_by,
         "chart": in_script(funnel_chart(rows, {outcome.value: color for outcome, color in COLORS.items()})),
     }
@@ -47,8 +47,9 @@ def _chart_rows(facts: Facts) -> Iterator[dict[str, Any]]:
         for outcome in OUTCOMES:
             number = summary.steps[key].outcomes[outcome]
             yield {"step": key, "outcome": outcome.value, "number": number}
-    number = manifest_of(facts).get("num_samples") or 0
-    yield {"step": "in shards", "outcome": Outcome.KEPT.value, "number": number}
+    manifest = manifest_of(facts)
+    if manifest is not None:
+        yield {"step": "in shards", "outcome": Outcome.KEPT.value, "number": manifest.num_samples}
 
 
 def _thresholds(step: Step) -> list[str]:
