@@ -369,4 +369,10 @@ def test_help_imports_nothing_heavy() -> None:
     )
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert "HEAVY []" in said
-    assert "Do everything that is missing" in said
+    assert "Do all that is missing" in said
+
+
+def test_help_says_what_each_command_does_in_a_line() -> None:
+    commands = curation("--help").split("Commands:")[1]
+    assert "preference" in commands
+    assert "..." not in commands

@@ -28,10 +28,10 @@ def doctor(
     output: str | None,
     address: str | None,
 ) -> int:
-    """Check Python, packages, Ray, GPU, decoders, disk and clock, and measure media of known numbers.
+    """Check this machine, and measure media of known numbers.
 
-    With a configuration also its models, inputs and output. A line for each: ok, warning, or failed with what
-    to do. Nothing is left behind.
+    Checked are Python, packages, Ray, GPU, decoders, disk and clock. With a configuration also its models,
+    inputs and output. A line for each: ok, warning, or failed with what to do. Nothing is left behind.
     """
     if path is None and (overrides or inputs or output):
         raise click.UsageError("--set, --input and --output need --config")

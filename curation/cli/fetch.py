@@ -31,9 +31,10 @@ class _Progress:
 @click.command()
 @config_options
 def fetch(config_file: ConfigFile) -> int:
-    """Fetch all models and vocabularies of a configuration, so that its run needs no network.
+    """Fetch all models and vocabularies of a configuration.
 
-    What is there already is not fetched again, and what broke off goes on from there.
+    Its run needs no network then. What is there already is not fetched again, and what broke off goes on from
+    there.
     """
     from curation.errors.redaction import redact
     from curation.execution.record.run_record import read_run

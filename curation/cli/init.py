@@ -45,7 +45,10 @@ def init(
     name: str | None,
     target: Path,
 ) -> int:
-    """Write a commented configuration, from what is named here; in a terminal the rest is asked for."""
+    """Write a commented configuration.
+
+    It is made from what is named here; in a terminal the rest is asked for.
+    """
     from curation.config.recipes import new_settings, recipes
     from curation.registry import suggestion
 
@@ -100,9 +103,9 @@ def _write_new(target: Path, text: str) -> None:
 
 @click.command()
 def schema() -> int:
-    """Print the JSON schema of configurations, by which an editor completes and checks them.
+    """Print the JSON schema of configurations.
 
-    Stages of other packages that are installed are in it.
+    By it an editor completes and checks them. Stages of other packages that are installed are in it.
     """
     from curation.config.schema import configuration_schema
 

@@ -15,7 +15,7 @@ from curation.registry import LABELS, SERVER_ENGINE, load
 
 @click.group()
 def label() -> None:
-    """Make training data for a captioner: draw, ask, correct, export."""
+    """Make training data for a captioner."""
 
 
 @label.command()

@@ -15,7 +15,10 @@ from curation.errors import ConfigError
 @click.command()
 @config_options
 def compact(config_file: ConfigFile) -> int:
-    """Merge the many small files of each stage into a few large ones, which are read faster."""
+    """Merge the many small files of each stage into a few large.
+
+    Those are read faster.
+    """
     from curation.execution.run import compact as compact_ledger
     from curation.execution.run import open_pipeline
 
@@ -44,7 +47,10 @@ def compact(config_file: ConfigFile) -> int:
 def gc(
     paths: tuple[str, ...], overrides: tuple[str, ...], output: str | None, damaged: bool, yes: bool
 ) -> int:
-    """Remove rows, listings of containers and shards that no configuration given uses."""
+    """Remove what no configuration given uses.
+
+    That is: rows of stages, listings of containers, and shards.
+    """
     from curation.config import load_config
     from curation.execution.run import open_pipeline
     from curation.ledger.unused import remove, unused_folders

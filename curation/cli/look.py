@@ -50,9 +50,10 @@ def report(config_file: ConfigFile) -> int:
     "--to", "target", required=True, type=target_text, metavar="FILE", help=".parquet or .csv file to write."
 )
 def table(config_file: ConfigFile, target: str) -> int:
-    """Write one flat table: a row per source and sample with every column, outcome and reason.
+    """Write one flat table: a row per source and sample.
 
-    As Parquet or CSV, by the file's name. In CSV lists are JSON and bytes are hexadecimal.
+    It has every column, outcome and reason, as Parquet or CSV, by the file's name. In CSV lists are JSON and
+    bytes are hexadecimal.
     """
     from curation.execution.run import open_pipeline
     from curation.report.tables.flatfile import format_of, write_table
@@ -70,7 +71,10 @@ def table(config_file: ConfigFile, target: str) -> int:
 @click.argument("wanted", metavar="ID")
 @config_options
 def explain(config_file: ConfigFile, wanted: str) -> int:
-    """Tell everything about one source or sample: an id, the start of one, a URI or a file name."""
+    """Tell everything about one source or sample.
+
+    It is named by an id, the start of one, a URI or a file name.
+    """
     from curation.cli.console import console
     from curation.execution.run import open_pipeline
     from curation.report.tables.explain import explain as explain_one
@@ -97,7 +101,10 @@ def preview(
     wanted: str,
     target: str,
 ) -> int:
-    """Decode the tokens of a sample, or of a source's samples, and show them beside the original."""
+    """Decode tokens, and show them beside the original.
+
+    Those of a sample, or of all samples of a source.
+    """
     from curation.execution.run import open_pipeline
     from curation.report.page.tokens import look_at, write_preview
     from curation.report.summary.funnel import untrained_notice

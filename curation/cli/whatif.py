@@ -37,10 +37,10 @@ _SWEEP_SUFFIXES = (".csv", ".parquet", ".json", ".html", ".svg", ".png")
     help="Table (.csv, .parquet, .json) or plot (.html, .svg, .png) to write; may be given again.",
 )
 def sweep(config_file: ConfigFile, settings: tuple[str, ...], targets: tuple[str, ...]) -> int:
-    """Show the yield of each step at other thresholds, without measuring anything.
+    """Show the yield of each step at other thresholds.
 
-    KEY names a threshold, such as images.aesthetic.min_score=4:6:0.25, or with a list of values,
-    images.aesthetic.min_score=null,5,5.5. Several thresholds give every combination.
+    Nothing is measured. KEY names a threshold, such as images.aesthetic.min_score=4:6:0.25, or with a list of
+    values, images.aesthetic.min_score=null,5,5.5. Several thresholds give every combination.
     """
     from curation.cli.console import console
     from curation.execution.run import open_pipeline
@@ -86,11 +86,11 @@ def _write_sweep(pipeline: Pipeline, found: Sweep, target: str) -> None:
     "--to", "target", type=target_text, metavar="FILE", help="Write all changed samples: .parquet or .csv."
 )
 def compare(config_file: ConfigFile, sides: tuple[str, ...], target: str | None) -> int:
-    """Show which samples end otherwise in B than in A, and why, without measuring anything.
+    """Show which samples end otherwise in B than in A, and why.
 
-    Each is an output (a folder or a URL), a configuration (FILE.yaml), or changes to the one that --config or
-    --output names: KEY=VALUE, or KEY=VALUE,KEY=VALUE. Of B alone, A is that configuration as it is. Settings
-    of --set hold on both sides.
+    Nothing is measured. Each is an output (a folder or a URL), a configuration (FILE.yaml), or changes to the
+    one that --config or --output names: KEY=VALUE, or KEY=VALUE,KEY=VALUE. Of B alone, A is that
+    configuration as it is. Settings of --set hold on both sides.
     """
     from curation.cli.console import console
     from curation.report.tables.flatfile import format_of, write_table
@@ -164,7 +164,10 @@ def sample(
     seed: int,
     target: str | None,
 ) -> int:
-    """Draw samples of one outcome, or near a threshold: the same ones each time."""
+    """Draw samples of one outcome, or near a threshold.
+
+    The same ones each time.
+    """
     from curation.execution.run import open_pipeline
     from curation.records import Outcome
     from curation.whatif.drawn import Wanted, draw_samples, said_values
