@@ -50,12 +50,15 @@ def plan(
     """
     from curation.cli.console import console
     from curation.estimate.outlook import look_ahead
+    from curation.estimate.pilot import check_pilot
     from curation.estimate.tables import outlook_record, print_outlook
     from curation.ledger.unit_state import PROBE, RecomputePolicy
 
     if target is not None and target.suffix != ".json":
         raise ConfigError(f"--to takes a file that ends in .json, not {target}")
     config = config_file.load()
+    if number is not None:
+        check_pilot(config)
     stages = frozenset([PROBE, *(choice.stage.name for choice in config.choices())])
     recompute = RecomputePolicy(stages) if retry_failed else RecomputePolicy()
     outlook = look_ahead(config, limit=limit, recompute=recompute, names_done=number is not None)

@@ -28,7 +28,7 @@ from curation.estimate.outlook import Outlook
 from curation.estimate.sampling import draw_sources
 from curation.estimate.temporary import temporary_output
 from curation.execution.progress import ProgressListener
-from curation.execution.run import Result, RunOptions, run
+from curation.execution.run import Result, RunOptions, open_for_work, run
 from curation.ingest.listed import ListedSources
 from curation.ingest.listing import Listing
 from curation.ingest.tombstones import add_tombstones, read_tombstones
@@ -96,6 +96,16 @@ class _Chooser:
         drawn = draw_sources(listed, self._number, self._seed)
         self.found = OpenSources(listed, needs_filters[~is_done], drawn)
         return Listing(ListedSources(listed.take(pa.array(drawn))), listing.leftovers)
+
+
+def check_pilot(config: Config) -> None:
+    """Make sure that a pilot finds all that it needs, as a run does before it begins.
+
+    Raises:
+        CurationError: something is missing; all of it is named.
+    """
+    with temporary_output(config.run.scratch) as folder:
+        open_for_work(_pilot_config(config, folder, number=1, num_workers=1), RunOptions())
 
 
 @contextmanager

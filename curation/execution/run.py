@@ -125,7 +125,7 @@ def _pipeline_to_read(config: Config, ledger: Ledger) -> Pipeline:
     return bind(build_pipeline(config, recorded, as_recorded=True), ledger)
 
 
-def _open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledger, Any]:
+def open_for_work(config: Config, options: RunOptions) -> tuple[Pipeline, Ledger, Any]:
     """The pipeline, the ledger and the shard writer, once all that they need has been found.
 
     Raises:
@@ -178,7 +178,7 @@ def run(config: Config, options: RunOptions, progress: ProgressListener) -> Resu
         CurationError: what no retry helps against; the ledger holds all that was committed before.
     """
     started = time.monotonic()
-    pipeline, ledger, writer = _open_for_work(config, options)
+    pipeline, ledger, writer = open_for_work(config, options)
     found = find_inputs(config)
     shared = None if starts_here(options.address) else _shared_folders(ledger.storage, found)
     with ledger.storage.exclusive(progress.say):

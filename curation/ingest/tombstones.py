@@ -147,10 +147,12 @@ def read_tombstones(storage: Storage) -> Tombstones:
 
 
 def add_tombstones(storage: Storage, stones: Iterable[Tombstone]) -> None:
-    """Keep tombstones; one that is there takes over what is new. Only for who holds the output alone."""
+    """Keep tombstones, if any; one that is there takes over what is new. For who holds the output alone."""
     found = {stone.id: stone for stone in _finished(storage)}
     for stone in stones:
         found[stone.id] = joined(found.get(stone.id), stone)
+    if not found:  # a file without any is taken for one that was emptied
+        return
     lines = [json.dumps(asdict(stone)) + "\n" for stone in sorted(found.values(), key=lambda one: one.id)]
     storage.write(TOMBSTONES, "".join(lines).encode())
 

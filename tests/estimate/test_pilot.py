@@ -105,6 +105,19 @@ def test_time_cards_and_price(forecast: dict[str, Any]) -> None:
     assert quantity(forecast, "CPU seconds")["estimate"] > 1
 
 
+def test_pilot_names_all_that_is_missing_as_a_run_does(data: dict[str, Any], tmp_path: Path) -> None:
+    """Weights, which reading an output looks for, too, and a vocabulary, which only writing shards needs."""
+    settings = data | {
+        "output": str(tmp_path / "out"),
+        "tokens": data["tokens"] | {"weights": str(tmp_path / "no-weights")},
+        "shards": data["shards"] | {"vocabulary": str(tmp_path / "none.tiktoken")},
+    }
+    config = write_config(tmp_path / "c.yaml", settings)
+    said = curation("run", "-c", config, code=2)
+    assert "2 things are missing" in said
+    assert curation("plan", "-c", config, "--pilot", "2", code=2) == said
+
+
 def test_pilot_whose_sources_all_fail(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for number in range(3):
