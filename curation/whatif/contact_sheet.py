@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -67,10 +68,9 @@ def sheet_png(title: str, drawn: Sequence[DrawnSample], pictures: Pictures) -> b
             draw.text((left + 8, top + 8), "no picture", fill="black", font=font)
         else:
             sheet.paste(picture, (left, top))
-        for number, line in enumerate(_lines(found)):
-            fill = _COLORS[found.outcome] if number == 1 else "black"
+        for number, (line, fill) in enumerate(_colored_lines(found)):
             at = (left, top + _PICTURE[1] + 4 + number * _LINE_PX)
-            draw.text(at, _shortened(line), fill=fill, font=font)
+            draw.text(at, line, fill=fill, font=font)
     data = io.BytesIO()
     sheet.save(data, "PNG")
     return data.getvalue()
@@ -93,5 +93,19 @@ def _lines(found: DrawnSample) -> list[str]:
     return [f"{PurePosixPath(found.uri).name}{span}", f"{found.outcome}{by}", said_values(found)]
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _MAX_LETTERS else f"{text[: _MAX_LETTERS - 1]}…"
+def _colored_lines(found: DrawnSample) -> list[tuple[str, str]]:
+    """The lines below a picture with their colors, four at most: the reason may take two."""
+    name, outcome, values = _lines(found)
+    return [
+        *((line, "black") for line in _wrapped(name, 1)),
+        *((line, _COLORS[found.outcome]) for line in _wrapped(outcome, 2)),
+        *((line, "black") for line in _wrapped(values, 1)),
+    ]
+
+
+def _wrapped(text: str, max_lines: int) -> list[str]:
+    """A text in lines of a cell; what goes beyond them is cut off, and shown to be."""
+    lines = textwrap.wrap(text, _MAX_LETTERS, break_on_hyphens=False)
+    if len(lines) > max_lines:
+        lines[max_lines - 1 :] = [f"{lines[max_lines - 1][: _MAX_LETTERS - 1]}…"]
+    return lines

@@ -112,7 +112,7 @@ def test_steps_that_wait_for_nothing_else_are_counted_exactly(data: dict[str, An
 
 
 def test_why_a_step_measures_again(data: dict[str, Any], tmp_path: Path, capsys: Said) -> None:
-    record = description(built(data)[1], None)
+    record = description(built(data)[1], None) | {"last_work": None}
     (tmp_path / "out/run.json").write_text(json.dumps(record))
     config = write_config(tmp_path / "c.yaml", data)
     _, said = said_by(capsys, "plan", "-c", config, "--set", "tokens.area=8192")

@@ -15,10 +15,12 @@ import pytest
 from PIL import Image
 
 from curation.config import load_config
+from curation.execution.record.run_record import description
 from curation.execution.run import open_pipeline, write_report
 from curation.ledger.selection import Selection
 from curation.pipeline.decision import Decision
 from curation.registry import SHARDS, load
+from curation.whatif.contact_sheet import _wrapped
 from datasets_media import config_data, contents, said_by, worked, write_config, write_media, write_vocabulary
 
 MIN_WIDTH = "images.resolution.min_width"
@@ -30,8 +32,8 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("whatif")
     media = write_media(folder / "media")
     data = config_data(media, folder / "out", write_vocabulary(folder / "vocabulary.tiktoken"))
-    worked(data)
-    (folder / "out/run.json").write_text(json.dumps({"config": data}))
+    pipeline, *_ = worked(data)
+    (folder / "out/run.json").write_text(json.dumps(description(pipeline, None) | {"last_work": None}))
     config = write_config(folder / "small.yaml", data)
     write_shards(config)
     return config, folder / "out"
@@ -199,6 +201,15 @@ def test_sample_takes_what_is_near_a_threshold(
         found = [row["values"] for row in rows_of(target)]
         assert len(found) == len(widths)
         assert all(f"width {width}" in values for width, values in zip(widths, found, strict=True))
+
+
+def test_contact_sheet_says_a_reason_in_two_lines() -> None:
+    assert _wrapped("rejected by aesthetic_score_below_min", 2) == [
+        "rejected by",
+        "aesthetic_score_below_min",
+    ]
+    assert _wrapped(f"failed by {'a' * 100}", 2) == [f"failed by {'a' * 26}", f"{'a' * 35}…"]
+    assert _wrapped("x" * 40, 1) == [f"{'x' * 35}…"]
 
 
 def test_sample_draws_a_contact_sheet(
