@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from curation.ledger.columns import OUTCOMES
+from curation.ledger.unit_state import branch_steps
 from curation.pipeline import Pipeline
+from curation.pipeline.rules import steps_of
 from curation.records import Outcome
 from curation.whatif.axes import Value
 from curation.whatif.sweep import PointYield, Sweep
@@ -118,12 +120,26 @@ def _notes(pipeline: Pipeline, found: Sweep) -> Iterator[str]:
     for key, number in most.items():
         if number:
             by = f" by {', '.join(models[key])}" if key in models else ""
-            yield f"{key}: up to {number} would have to be measured first{by}"
+            behind = [
+                f"{each} by {', '.join(models[each])}" for each in _behind(pipeline, key) if each in models
+            ]
+            then = f"; what passes then comes to {', '.join(behind)}" if behind else ""
+            yield f"{key}: up to {number} would have to be measured first{by}{then}"
     for key in found.populations_differ:
         yield (
             f"{key}: looks at all samples together; where others come to it, it has to look again, and until "
             "then they are pending"
         )
+
+
+def _behind(pipeline: Pipeline, key: str) -> list[str]:
+    """The steps that a sample comes to after a step, if it passes; each once."""
+    found: dict[str, None] = {}
+    for branch in pipeline.branches.values():
+        keys = [step.key for step in (*branch_steps(branch), *steps_of(pipeline.enrich))]
+        if key in keys:
+            found |= dict.fromkeys(keys[keys.index(key) + 1 :])
+    return list(found)
 
 
 def _shown(value: Value) -> str:

@@ -203,6 +203,19 @@ def test_sample_takes_what_is_near_a_threshold(
         assert all(f"width {width}" in values for width, values in zip(widths, found, strict=True))
 
 
+def test_sweep_names_the_models_that_would_have_to_measure(
+    output: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One photo of 30 pixels was rejected before anything else looked at it."""
+    config, _ = output
+    _, said = said_by(capsys, "sweep", f"{MIN_WIDTH}=30", "-c", config)
+    (line,) = [line for line in said.splitlines() if line.startswith("images.aesthetic: ")]
+    first, _, behind = line.partition("; what passes then comes to ")
+    assert first == "images.aesthetic: up to 1 would have to be measured first by stand-in (untrained)"
+    assert behind.startswith("images.text by package:rapidocr_onnxruntime/")
+    assert behind.endswith(", captions by stand-in (untrained), tokens by stand-in (untrained)")
+
+
 def test_contact_sheet_says_a_reason_in_two_lines() -> None:
     assert _wrapped("rejected by aesthetic_score_below_min", 2) == [
         "rejected by",
