@@ -107,7 +107,15 @@ def shown(page: Page, kind: str) -> tuple[dict[str, int], dict[str, int]]:
     }
     waiting = panel.locator(".waiting").inner_text().partition(": ")[2]
     found = [part.split(" by ") for part in waiting.split(", ")] if waiting else []
-    return totals, {key: number_in(number) for number, key in found}
+    said = {key: number_in(number) for number, key in found}
+    in_table = {
+        row.get_attribute("data-step") or "": number_in(
+            row.locator('[data-ended="pending"] b').text_content() or "0"
+        )
+        for row in panel.locator("[data-step]").all()
+    }
+    assert {key: number for key, number in in_table.items() if number} == said
+    return totals, said
 
 
 def number_in(text: str) -> int:

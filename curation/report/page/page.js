@@ -172,14 +172,18 @@
       this.root.querySelector(".waiting").textContent = waiting.length === 0 ? "" :
         "To measure first: " + waiting.map(([key, number]) => `${format.format(number)} by ${key}`).join(", ");
       this.kind.steps.forEach((step, place) => {
-        const row = this.root.querySelector(`[data-step="${CSS.escape(step.key)}"]`);
-        for (const outcome of [REJECTED, FAILED, PENDING]) {
-          const cell = row.querySelector(`[data-ended="${this.kind.outcomes[outcome]}"]`);
-          const change = then.ended[place][outcome] - now.ended[place][outcome];
-          cell.querySelector("b").textContent = format.format(then.ended[place][outcome]);
-          cell.querySelector("i").textContent = change ? signed(change) : "";
-        }
+        for (const outcome of [REJECTED, FAILED, PENDING])
+          this.fill(step.key, outcome, then.ended[place][outcome], now.ended[place][outcome]);
       });
+      this.kind.enrich.forEach((key, place) => this.fill(key, PENDING, then.enrich[place], now.enrich[place]));
+    }
+
+    // The cell of a step and an outcome.
+    fill(key, outcome, number, before) {
+      const row = this.root.querySelector(`[data-step="${CSS.escape(key)}"]`);
+      const cell = row.querySelector(`[data-ended="${this.kind.outcomes[outcome]}"]`);
+      cell.querySelector("b").textContent = format.format(number);
+      cell.querySelector("i").textContent = number === before ? "" : signed(number - before);
     }
   }
 

@@ -69,7 +69,7 @@ def _panel(pipeline: Pipeline, summary: Summary, kind: SourceKind, joint: Joint)
             plots.append(
                 _plot(pipeline, column.step, column.column or "", histogram, mine, f"{kind}-{place}")
             )
-    steps = list(dict.fromkeys(column.step for column in joint.columns))
+    steps = [*dict.fromkeys(column.step for column in joint.columns), *joint.enrich]
     return SteeringPanel(kind, SAMPLES_OF[kind], steps, plots)
 
 
