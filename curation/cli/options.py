@@ -21,10 +21,17 @@ NOTHING_NAMED = "name a configuration by --config FILE, or an output that has be
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def some_text(text: str) -> str:
+    """Type of an option that names something, whatever that is."""
+    if not text.strip():
+        raise click.BadParameter("an empty name; a variable of the shell may not be set")
+    return text
+
+
 def path_text(text: str) -> str:
     """Type of an option that names a file, a folder or a URL: as curation/storage/paths.py reads it."""
     try:
-        return expand_path(text)
+        return expand_path(some_text(text))
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
 
@@ -71,10 +78,16 @@ OVERRIDES = click.option(
 )
 # --input and --output are settings: the configuration expands them.
 INPUTS = click.option(
-    "--input", "inputs", multiple=True, metavar="FOLDER", help="Read these folders or URLs instead."
+    "--input",
+    "inputs",
+    multiple=True,
+    type=some_text,
+    metavar="FOLDER",
+    help="Read these folders or URLs instead.",
 )
 OUTPUT = click.option(
     "--output",
+    type=some_text,
     metavar="FOLDER",
     help="The output, a folder or a URL: in place of the one that --config names, or one that was made.",
 )
@@ -103,7 +116,9 @@ SHARDS_CONFIG = click.option(
     metavar="FILE",
     help="Take the shards of this configuration.",
 )
-SHARDS_OUTPUT = click.option("--output", metavar="FOLDER", help="With --config: its output is there instead.")
+SHARDS_OUTPUT = click.option(
+    "--output", type=some_text, metavar="FOLDER", help="With --config: its output is there instead."
+)
 
 
 @dataclass(frozen=True)
