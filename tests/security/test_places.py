@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import tarfile
@@ -165,7 +166,8 @@ def foreign_shards(folder: Path, *, shard: str, sample_id: str) -> Path:
     folder.mkdir()
     columns = {"sample_id": [sample_id], "kind": ["image"], "codes": [b"\0\0"], "caption": ["a"]}
     sizes = {"grid_t": [1], "grid_h": [1], "grid_w": [1]}
-    pq.write_table(pa.table(columns | sizes), folder / Path(shard).name)
+    file = folder / Path(shard).name
+    pq.write_table(pa.table(columns | sizes), file)
     record = {
         "selection": "x",
         "samples": "x",
@@ -179,8 +181,8 @@ def foreign_shards(folder: Path, *, shard: str, sample_id: str) -> Path:
                 "num_tokens": 1,
                 "num_row_groups": 1,
                 "media_s": 0.0,
-                "size_bytes": 1,
-                "sha256": "x",
+                "size_bytes": file.stat().st_size,
+                "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
             }
         ],
     }
