@@ -134,9 +134,9 @@ def test_says_what_to_name(capsys: Said, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("facts", "problem"),
     [
-        ({"config": None}, "run.json tells no configuration; name the configuration by --config"),
-        ({"config": [1]}, "run.json tells no configuration; name the configuration by --config"),
-        ({"models": 3}, "run.json is damaged: Input should be a valid list"),
+        ({"config": None}, "run.json is damaged: config: Input should be a valid dictionary"),
+        ({"config": [1]}, "run.json is damaged: config: Input should be a valid dictionary"),
+        ({"models": 3}, "run.json is damaged: models: Input should be a valid list"),
         (
             {"curation": "9.8", "config": {"name": "x", "input": ["in"], "output": "o", "audio": {}}},
             f"run.json, of curation 9.8 (this is {__version__}): ",
@@ -152,10 +152,14 @@ def test_run_record_that_tells_nothing_is_named(
     assert code in (ConfigError.exit_code, DamagedFileError.exit_code)
 
 
-def test_output_without_run_record_wants_the_file(output: Path, capsys: Said) -> None:
+@pytest.mark.parametrize("content", [None, "{}"], ids=["none", "empty"])
+def test_output_without_run_record_wants_the_file(output: Path, capsys: Said, content: str | None) -> None:
+    """An empty one stands where a damaged one was removed."""
     (output / "run.json").unlink()
+    if content is not None:
+        (output / "run.json").write_text(content)
     code, said = said_by(capsys, "status", "--output", output)
-    assert (code, "name the configuration by --config" in said) == (2, True)
+    assert (code, "run.json tells no configuration; name the configuration by --config" in said) == (2, True)
 
 
 def test_places_mean_the_same_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
