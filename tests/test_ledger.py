@@ -149,6 +149,9 @@ def test_leftovers_of_a_killed_writer_are_no_objects_and_are_removed(tmp_path: P
     assert [item.key for item in storage.list("")] == ["a/b"]
     with storage.exclusive():
         assert not leftover.exists()
+        leftover.write_bytes(b"half")  # of a worker that is killed, while the run goes on
+    assert not leftover.exists()
+    assert storage.leftovers("") == ()
 
 
 def test_second_run_on_the_same_output_is_refused(tmp_path: Path) -> None:

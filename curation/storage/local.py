@@ -175,9 +175,10 @@ class LocalStorage:
         with _locked(self._folder / _LOCK, wait=False):
             self._remove_leftovers()
             yield
+            self._remove_leftovers()  # of workers that were killed meanwhile
 
     def _remove_leftovers(self) -> None:
-        """Half-written files of a run that was killed; nobody else writes while the lock is held."""
+        """Remove half-written files of who was killed; nobody else writes while the lock is held."""
         for key in self.leftovers(""):
             self.delete(key)
 
