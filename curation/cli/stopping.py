@@ -32,7 +32,8 @@ class StopSignals:
     """Handles SIGINT and SIGTERM while entered, in the main thread; elsewhere it does nothing.
 
     A thread watches for the signals as well: Python's own handlers run only when the main thread comes
-    back to Python code, which may take long.
+    back to Python code, which may take long. And what a handler raises is lost where Python can't raise it,
+    such as in a destructor or beside a fork: then the thread ends the process after `LIMIT_S`.
 
     Attributes:
         number: The first signal that came; None if none did.
@@ -53,6 +54,7 @@ class StopSignals:
             self._watch = threading.Thread(target=self._end_in_time, daemon=True)
             self._watch.start()
             self._before = {number: signal.signal(number, self._interrupt) for number in SIGNALS}
+            self._unraisable_before, sys.unraisablehook = sys.unraisablehook, self._pass_over
         return self
 
     def __exit__(self, *_: object) -> bool:
@@ -63,6 +65,7 @@ class StopSignals:
         if self._before:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
+            sys.unraisablehook = self._unraisable_before
             signal.set_wakeup_fd(self._wakeup_before)
             os.write(self._write, bytes([_DONE]))
             self._watch.join()
@@ -84,6 +87,11 @@ class StopSignals:
         if self.number is None:
             self.number = number
             raise KeyboardInterrupt
+
+    def _pass_over(self, lost: sys.UnraisableHookArgs) -> None:
+        """Print nothing of a lost stop. Ray's own handler, which it has for a moment, raises SystemExit."""
+        if not issubclass(lost.exc_type, (KeyboardInterrupt, SystemExit)):
+            self._unraisable_before(lost)
 
     def _end_in_time(self) -> None:
         first = self._next(None)
