@@ -140,12 +140,9 @@ def plan_retraction(
             f"{folder.folder} samples": folder.num_samples,
             f"{folder.folder} files": len(folder.files),
         }
-    files_with = load(f"{RETRACT_SHARDS}:files_with")
     # More than the shards hold now: an export may be older than a threshold that was moved.
     ids = lineage.ids.union(sample_ids, source_ids)
-    found = {name: files_with(place, ids) for name, place in (exports or {}).items()}
     rewritten = {f"{folder.folder}/{name}" for folder in folders for name in folder.files}
-    inside = [key for key in files_with(storage, ids, passed_over=_OWN_ROOMS) if key not in rewritten]
     return Retraction(
         when=at,
         command=command,
@@ -155,8 +152,18 @@ def plan_retraction(
         counts=counts,
         listings=tuple(listings),
         folders=tuple(asdict(folder) for folder in folders),
-        exports={**found, **({storage.root: inside} if inside else {})},
+        exports=_files_with(ids, storage, rewritten, exports or {}),
     )
+
+
+def _files_with(
+    ids: set[str], storage: Storage, rewritten: set[str], exports: Mapping[str, Storage]
+) -> dict[str, list[str]]:
+    """The files that hold what goes: of each export, and of the output those that no run wrote, if any."""
+    files_with = load(f"{RETRACT_SHARDS}:files_with")
+    found = {name: files_with(place, ids) for name, place in exports.items()}
+    inside = [key for key in files_with(storage, ids, passed_over=_OWN_ROOMS) if key not in rewritten]
+    return {**found, **({storage.root: inside} if inside else {})}
 
 
 def _meet_rows(asked: Asked, rows: pa.Table) -> NDArray[np.bool_]:
