@@ -62,6 +62,20 @@ def write_photo(path: Path, seed: int, *, size: tuple[int, int] = (96, 80), gray
     picture.save(path, quality=95)
 
 
+def cut_off(path: Path) -> None:
+    """Leave the first half of a file, as a transfer does that broke off."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def write_photos(folder: Path, number: int, *, num_cut_off: int = 0) -> None:
+    """Photos p0.jpg and so on in a new folder, the first of them cut off."""
+    folder.mkdir()
+    for place in range(number):
+        write_photo(folder / f"p{place}.jpg", place)
+        if place < num_cut_off:
+            cut_off(folder / f"p{place}.jpg")
+
+
 def write_media(folder: Path) -> Path:
     """Six photos, one of them cut off, one small, one gray; two videos; two files that are none."""
     folder.mkdir(parents=True)
@@ -70,8 +84,7 @@ def write_media(folder: Path) -> Path:
     write_photo(folder / "gray.jpg", 7, gray=True)
     write_photo(folder / "small.jpg", 8, size=(30, 90))
     write_photo(folder / "cut_off.jpg", 9, size=(300, 300))
-    whole = (folder / "cut_off.jpg").read_bytes()
-    (folder / "cut_off.jpg").write_bytes(whole[: len(whole) // 2])
+    cut_off(folder / "cut_off.jpg")
     write_video(folder / "two_scenes.mp4", [(30, 1), (30, 2)])
     write_video(folder / "long.mp4", [(210, 3)])
     (folder / "text.mp4").write_text("this is no video")

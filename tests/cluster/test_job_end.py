@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets_media import environment, write_config, write_photo
+from datasets_media import environment, write_config, write_photos
 from heads import Head, ray_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -32,12 +32,7 @@ def head() -> Iterator[Head]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory: five photos, three of them cut off; and a configuration with relative paths."""
     folder = tmp_path_factory.mktemp("job")
-    (folder / "in").mkdir()
-    for number in range(5):
-        write_photo(folder / f"in/p{number}.jpg", number)
-    for number in range(3):
-        path = folder / f"in/p{number}.jpg"
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    write_photos(folder / "in", 5, num_cut_off=3)
     data = {
         "name": "job",
         "input": ["in"],

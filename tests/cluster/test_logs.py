@@ -17,7 +17,7 @@ from rich.console import Console
 
 from curation.execution.progress import ConsoleProgress, Event, LineProgress, Pace, shown
 from curation.execution.worker.metrics import Metrics
-from datasets_media import command, curation, environment, write_config, write_photo
+from datasets_media import command, curation, environment, write_config, write_photos
 
 EVENTS = frozenset(
     ["message", "warning", "pass_began", "progress", "pass_ended", "worker_log", "summary", "failed", "ended"]
@@ -185,12 +185,7 @@ def test_bars_fit_into_a_narrow_terminal() -> None:
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five photos, three of which are cut off, in units of one."""
     folder = tmp_path_factory.mktemp("logs")
-    (folder / "in").mkdir()
-    for number in range(5):
-        write_photo(folder / f"in/p{number}.jpg", number)
-    for number in range(3):
-        path = folder / f"in/p{number}.jpg"
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    write_photos(folder / "in", 5, num_cut_off=3)
     data = {
         "name": "logs",
         "input": [str(folder / "in")],
