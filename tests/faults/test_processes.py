@@ -203,6 +203,26 @@ def test_process_killed_while_it_starts_idles_or_works() -> None:
 
 
 @pytest.mark.usefixtures("one_node")
+def test_process_killed_after_its_first_answer_that_nobody_took() -> None:
+    """Nobody looks between two passes; its answer of before must not make it look alive."""
+    process = watched(Sleeper.remote())
+    assert ray.wait(process.references, timeout=60)[0]
+    os.kill(ray.get(process.actor.pid.remote()), signal.SIGKILL)
+    time.sleep(processes.FRESH_S * 1.5)
+    assert process.is_starting
+    process.forget_answer()
+    with pytest.raises(Died, match="its process ended"):
+        look_until(process, process.is_ready)
+
+
+@pytest.mark.usefixtures("one_node")
+def test_process_that_was_starting_answers_anew() -> None:
+    process = watched(Sleeper.remote())
+    process.forget_answer()
+    look_until(process, process.is_ready)
+
+
+@pytest.mark.usefixtures("one_node")
 def test_actor_that_cannot_be_made_is_no_death() -> None:
     process = watched(Sleeper.remote(start_s="much"))
     with pytest.raises(EnvironmentFault, match="a worker cannot start: TypeError"):

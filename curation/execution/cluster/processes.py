@@ -89,9 +89,14 @@ class WorkerProcess:
         return is_fresh
 
     def forget_answer(self) -> None:
-        """Let an idle process answer anew before it is called: nobody has looked for a while."""
-        if not self.is_starting and not self.is_busy:
+        """Let a process that is not busy answer anew before it is called: nobody has looked for a while.
+
+        One that was starting may have answered meanwhile, and died after that.
+        """
+        if not self.is_busy:
             self._query, self._answered_s = None, -math.inf
+            if self.is_starting:
+                self._ask()
 
     def start_over(self) -> None:
         """Count the time to start from now on: there was no place for the process before."""
