@@ -62,7 +62,7 @@ def _filter(seconds: int) -> None:
         for task in plan_pass(ledger, pipeline, "filter", {step.key for step in pipeline.steps()}):
             # One process does all segments of the long one, which in a run would have several.
             results = [worker.process_segment(task, number)[1] for number in range(len(task.segments))]
-            metrics = worker.merge(task, results) if results else worker.work(task)
+            metrics = worker.merge(task, results) if results else worker.work(task).metrics
         if metrics.rows["videos.scenes"] < seconds // SCENE_S:
             raise RuntimeError(f"{metrics.rows['videos.scenes']} clips in {seconds} s")
     print(high_water_bytes())

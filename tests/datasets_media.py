@@ -167,7 +167,7 @@ class Bench:
         worker = UnitWorker(self.pipeline)
         for phase in ("list", "probe", "filter", "enrich"):
             for task in self.tasks(phase, recompute):
-                metrics.add(worker.work(task))
+                metrics.add(worker.work(task).metrics)
         return metrics
 
     def outcomes(self) -> dict[str, str]:

@@ -105,7 +105,7 @@ def filtered_at_once(bench: Bench) -> Metrics:
     assert {task.phase for task in tasks} == {"filter"}
     worker, metrics = UnitWorker(bench.pipeline), Metrics()
     for task in tasks:
-        metrics.add(worker.work(task))
+        metrics.add(worker.work(task).metrics)
     assert bench.tasks("filter") == []
     return metrics
 

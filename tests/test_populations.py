@@ -45,7 +45,7 @@ def run_here(
 
     def work(tasks: Any) -> None:
         for task in tasks:
-            metrics.add(worker.work(task))
+            metrics.add(worker.work(task).metrics)
 
     listing = list_inputs(config)
     remember_listing(ledger.storage, listing.sources)

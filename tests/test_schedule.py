@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from curation.cli.console import console
+from curation.execution.copies import Copy
 from curation.execution.driver.requests import Request
 from curation.execution.driver.schedule import Schedule
 from curation.execution.plan import Task
 from curation.execution.progress import ConsoleProgress
 from curation.execution.segments import segments_of
 from curation.execution.worker.metrics import Metrics
+from curation.execution.worker.worker import Done
 from curation.records import Source
 
 
@@ -73,7 +75,7 @@ class Play:
                 self.schedule.done(request, replace(request.probes, width=8, height=8))
             else:
                 result = None if request.segment is None else f"result {request.segment}"
-                self.schedule.done(request, Metrics(), result)
+                self.schedule.done(request, Done(Metrics()), result)
 
 
 def enrich(unit: int, num_sources: int) -> Task:
@@ -188,9 +190,55 @@ def test_segments_whose_results_are_lost_are_all_processed_again() -> None:
     play = Play([long_video()], ListLedger({0: ["a"]}))
     schedule = play.schedule
     for number in range(3):
-        schedule.done(schedule.take(1), Metrics(), f"result {number}")
+        schedule.done(schedule.take(1), Done(Metrics()), f"result {number}")
     merge = schedule.take(1)
     assert merge.results == ("result 0", "result 1", "result 2")
     schedule.lost(merge)
     assert [schedule.take(1).segment for _ in range(3)] == [0, 1, 2]
     assert play.said == ["segments of unit 0 were lost with their node; processing them again"]
+
+
+def new_unit(number: int, node_id: str) -> tuple[Task, Done]:
+    """The task of a new unit of two videos, and what comes of it: one is long, and left to three segments."""
+    task = Task("filter", number, (source(f"{number}a"), source(f"{number}b")), num_sources=2)
+    only, copy = frozenset([f"{number}b"]), Copy(node_id, 1, 1, ())
+    left = replace(task, sources=(), only=only, num_sources=1, segments=segments_of(9, 3), copy=copy)
+    return task, Done(Metrics(), [left])
+
+
+def test_long_videos_of_a_new_unit_are_next_and_counted_when_they_are_through() -> None:
+    (first, done), (second, _) = new_unit(0, "node"), new_unit(1, "node")
+    play = Play([first, second], ListLedger({0: ["0a", "0b"], 1: ["1a", "1b"]}))
+    schedule = play.schedule
+    schedule.done(schedule.take(1, "node"), done)
+    assert play.num_advanced == 1
+    for number in range(3):
+        request = schedule.take(1, "node")
+        assert (request.task.unit, request.segment) == (0, number)
+        schedule.done(request, Done(Metrics()), f"result {number}")
+    merge = schedule.take(1, "node")
+    assert merge.results == ("result 0", "result 1", "result 2")
+    schedule.done(merge, Done(Metrics()))
+    assert play.num_advanced == 2
+    assert schedule.take(1, "node").task.unit == 1
+
+
+def test_workers_of_another_node_leave_segments_to_the_node_that_has_the_video() -> None:
+    (first, done), (second, _) = new_unit(0, "here"), new_unit(1, "there")
+    play = Play([first, second], ListLedger({0: ["0a", "0b"], 1: ["1a", "1b"]}))
+    schedule = play.schedule
+    schedule.done(schedule.take(1, "here"), done)
+    assert schedule.take(1, "there").task.unit == 1  # though the segments come first
+    assert schedule.take(1, "here").segment == 0
+    assert schedule.take(1, "there").segment == 1  # there is nothing else to do
+
+
+def test_suspects_come_first_on_every_node() -> None:
+    (first, done), (second, _) = new_unit(0, "here"), new_unit(1, "there")
+    play = Play([first, second], ListLedger({0: ["0a", "0b"], 1: ["1a", "1b"]}))
+    schedule = play.schedule
+    schedule.done(schedule.take(1, "here"), done)
+    schedule.died(schedule.take(1, "here"), "a signal")
+    suspect = schedule.take(1, "there")
+    assert suspect.segment == 0
+    assert suspect.retry is not None

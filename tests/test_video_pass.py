@@ -70,7 +70,7 @@ class Run(Bench):
                 self.metrics.add(metrics)
             if results:
                 self.merged = worker.merge(task, [results[number] for number in order])
-            done = self.merged if results else worker.work(task)
+            done = self.merged if results else worker.work(task).metrics
             self.metrics_by_task.append(done)
             self.metrics.add(done)
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.config import Config
+from curation.execution.copies import Copy
 from curation.execution.segments import WHOLE_VIDEO, Segment, segments_of
 from curation.ingest.listed import ListedSources
 from curation.ingest.listing import Listing
@@ -53,6 +54,7 @@ class Task:
             those that have tasks of their own.
         segment: Of a video whose cuts are known, only the clips that begin there.
         segments: Those of the task's only video, if it is split by several workers.
+        copy: Of that video, with a worker that has read it.
         services: Step key -> what the service that runs beside it said.
         num_sources: How many sources will be touched, for progress.
     """
@@ -69,6 +71,7 @@ class Task:
     excluded: frozenset[str] = frozenset()
     segment: Segment = WHOLE_VIDEO
     segments: tuple[Segment, ...] = ()
+    copy: Copy | None = field(default=None, compare=False)
     services: Mapping[str, Mapping[str, str]] = field(default_factory=dict, compare=False)
     num_sources: int = field(default=0, compare=False)
 
@@ -97,21 +100,33 @@ def plan_probes(
     matched = _match(known, listing.sources.table, limit)
     tasks = list(_rewrites(listing.sources, known, matched, recompute))
     free = _free_units(ledger)
-    sizes: dict[SourceKind, int] = {
-        "image": config.run.unit_images,
-        "video": config.run.unit_videos,
-        "container": config.run.unit_images,
-    }
-    fresh = listing.sources.take(matched.fresh)
-    kinds = fresh.table["kind"]
-    for kind, size in sizes.items():
-        of_kind = fresh.take(np.flatnonzero(pc.equal(kinds, kind)))
-        for start in range(0, len(of_kind), size):
-            group = of_kind[start : start + size]
-            task = Task("probe", next(free), group, num_sources=len(group))
-            steps = filters.get(kind)
-            tasks.append(replace(task, phase="filter", steps=steps, needs=steps) if steps else task)
+    for kind, group in _new_units(listing.sources.take(matched.fresh), config):
+        task = Task("probe", next(free), group, num_sources=len(group))
+        steps = filters.get(kind)
+        tasks.append(replace(task, phase="filter", steps=steps, needs=steps) if steps else task)
     return tasks
+
+
+def _new_units(fresh: ListedSources, config: Config) -> Iterator[tuple[SourceKind, ListedSources]]:
+    """New sources by units of one kind.
+
+    A large video is a unit by itself, so that scratch has room for all videos of a unit. How large follows
+    from the settings alone: a run that goes on after another makes the units that that one would have made.
+    """
+    settings = config.run
+    kinds = fresh.table["kind"]
+    is_large = pc.greater(fresh.table["size_bytes"], settings.scratch_bytes // settings.unit_videos)
+    is_large = pc.and_(pc.equal(kinds, "video"), is_large)
+    sizes: tuple[tuple[SourceKind, bool, int], ...] = (
+        ("image", False, settings.unit_images),
+        ("video", False, settings.unit_videos),
+        ("video", True, 1),
+        ("container", False, settings.unit_images),
+    )
+    for kind, large, size in sizes:
+        of_kind = fresh.take(np.flatnonzero(pc.and_(pc.equal(kinds, kind), pc.equal(is_large, large))))
+        for start in range(0, len(of_kind), size):
+            yield kind, of_kind[start : start + size]
 
 
 def _free_units(ledger: Ledger) -> Iterator[int]:
@@ -264,24 +279,35 @@ class PassPlan:
             for place, source_id in zip(alone.tolist(), ids, strict=True):
                 duration_s = group.sources["duration_s"][place].as_py()
                 single = replace(task, only=frozenset([source_id]), num_sources=1)
-                self.tasks += self._in_segments(single, duration_s, is_unsplit=place in waiting.unsplit)
+                if place in waiting.unsplit:
+                    self.tasks.append(in_segments(self._pipeline, single, duration_s))
+                else:
+                    self.tasks += _by_segment(self._pipeline, single, duration_s)
             num_together = len(waiting.places) - len(alone)
             if num_together:
                 excluded = frozenset([*ids, *group.absent_ids(waiting.unit)])
                 self.tasks.append(replace(task, excluded=excluded, num_sources=num_together))
 
-    def _in_segments(self, alone: Task, duration_s: float, *, is_unsplit: bool) -> Iterator[Task]:
-        """Tasks for the segments of a long video, which several workers can process."""
-        segments = segments_of(duration_s, self._pipeline.config.run.segment_s or math.inf)
-        splitter = self._pipeline.branches["video"].splitter
-        if not is_unsplit:
-            # Clips are known: each belongs to one segment, and the segments know nothing of each other.
-            for number, segment in enumerate(segments):
-                yield replace(alone, segment=segment, num_sources=int(number == 0))
-        elif splitter and isinstance(splitter.stage, Splitter) and splitter.stage.lookback_s is not None:
-            yield replace(alone, segments=segments)
-        else:
-            yield alone
+
+def in_segments(pipeline: Pipeline, alone: Task, duration_s: float) -> Task:
+    """The task of a long video that is to be split, in segments if its splitter can work so."""
+    splitter = pipeline.branches["video"].splitter
+    if splitter and isinstance(splitter.stage, Splitter) and splitter.stage.lookback_s is not None:
+        return replace(alone, segments=_segments(pipeline, duration_s))
+    return alone
+
+
+def _by_segment(pipeline: Pipeline, alone: Task, duration_s: float) -> Iterator[Task]:
+    """Tasks for the segments of a long video whose clips are known.
+
+    Each clip belongs to one segment, and the segments know nothing of each other.
+    """
+    for number, segment in enumerate(_segments(pipeline, duration_s)):
+        yield replace(alone, segment=segment, num_sources=int(number == 0))
+
+
+def _segments(pipeline: Pipeline, duration_s: float) -> tuple[Segment, ...]:
+    return segments_of(duration_s, pipeline.config.run.segment_s or math.inf)
 
 
 def _is_long(pipeline: Pipeline, sources: pa.Table) -> NDArray[np.bool_]:

@@ -83,6 +83,11 @@ class Fetches:
         self._ranged = None
         self._drop_kept()
 
+    def drop(self, source: Source) -> None:
+        """Let go of an object that stayed."""
+        if self._has_kept(source):
+            self._drop_kept()
+
     def has(self, source: Source) -> bool:
         """Whether the object is here already, or on its way."""
         return self._has_kept(source) or (self._ahead is not None and self._ahead.has(source))

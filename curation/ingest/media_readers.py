@@ -124,7 +124,7 @@ class VideoReader:
 
     def first_s(self) -> float:
         """When the source's first frame is shown, wherever this reader begins."""
-        with open_source(self._source, span_s=self._span_s) as file:
+        with self._opened(self._source, span_s=0.0) as file:  # next to nothing of it is read
             return next((frame.pts_s for frame in self._frames(file)), 0.0)
 
     def _frames(

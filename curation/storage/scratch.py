@@ -5,14 +5,16 @@
         write_temporary(file, data)
         decode(path)
 
-The folder is for small files, too; the limit is for objects that are fetched as a whole.
+The folder is for small files, too; the limit is for objects that are fetched as a whole, and for copies that
+stay for later.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
@@ -34,6 +36,7 @@ class Scratch:
         self.max_bytes = max_bytes
         self._taken = 0
         self._lock = threading.Lock()
+        self._spare: deque[Callable[[], None]] = deque()
 
     @property
     def folder(self) -> str:
@@ -41,7 +44,14 @@ class Scratch:
         return self._folder or gettempdir()
 
     def take(self, num_bytes: int) -> bool:
-        """Take room, if there is so much."""
+        """Take room, if there is so much. What is there to spare makes room, the oldest first."""
+        if num_bytes > self.max_bytes:
+            return False
+        while not (fits := self._take(num_bytes)) and self._spare:
+            self._spare.popleft()()
+        return fits
+
+    def _take(self, num_bytes: int) -> bool:
         with self._lock:
             fits = self._taken + num_bytes <= self.max_bytes
             self._taken += num_bytes if fits else 0
@@ -52,12 +62,22 @@ class Scratch:
         with self._lock:
             self._taken -= num_bytes
 
+    def spare(self, close: Callable[[], None]) -> None:
+        """Keep a file until its room is needed. `close` gives that back; it is called where room is taken."""
+        self._spare.append(close)
+
+    def close(self) -> None:
+        """Let go of what is there to spare."""
+        while self._spare:
+            self._spare.popleft()()
+
 
 _SCRATCH = [Scratch()]
 
 
 def use_scratch(folder: str | None, max_bytes: int) -> None:
     """Fetch into this folder from now on, and no more than so much at a time."""
+    _SCRATCH[0].close()
     _SCRATCH[0] = Scratch(folder, max_bytes)
 
 
@@ -97,6 +117,11 @@ def write_temporary(file: IO[bytes], data: bytes) -> None:
 def path_of_handle(handle: int) -> Path:
     """A path to an open file, whatever its name stands for by now."""
     return Path(f"/proc/self/fd/{handle}")
+
+
+def handle_of_path(path: Path) -> int:
+    """The handle that `path_of_handle` made a path of."""
+    return int(path.name)
 
 
 @contextmanager

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
-from bucket_sources import filter_task, noise, uploaded
+import pytest
+
+from bucket_sources import filter_task, noise, part_of, source_of, uploaded
 from buckets import S3Server, upload
+from curation.execution.plan import Task
+from curation.execution.record.run_record import read_run
 from curation.execution.worker.metrics import Metrics
 from curation.execution.worker.worker import UnitWorker
 from curation.ingest.fetching import FETCHES
-from datasets_media import Bench, config_data
+from curation.records import Source
+from curation.storage import open_storage
+from curation.storage.scratch import scratch
+from datasets_media import Bench, config_data, curation, write_config
 from faulty_proxy import FaultyProxy
 
 
-def a_bench(source: str | Path, output: Path, **changes: Any) -> Bench:
+def without_models(source: str | Path, output: Path, **changes: Any) -> dict[str, Any]:
     """Filters and captions that load no model."""
     images = {"filters": ["resolution", "color"], "resolution": {"min_width": 64, "min_height": 64}}
     data = config_data(Path(), output, Path(), **{"input": [str(source)], "images": images} | changes)
-    return Bench({key: value for key, value in data.items() if key not in ("tokens", "shards")})
+    return {key: value for key, value in data.items() if key not in ("tokens", "shards")}
+
+
+def a_bench(source: str | Path, output: Path, **changes: Any) -> Bench:
+    """A bench on which they run."""
+    return Bench(without_models(source, output, **changes))
 
 
 def test_filter_pass_fetches_each_byte_once(
@@ -35,7 +48,7 @@ def test_filter_pass_fetches_each_byte_once(
     worker, metrics = UnitWorker(bench.pipeline), Metrics()
     for unit, kind in enumerate(("image", "video")):
         of_kind = [source for source in sources if source.kind == kind]
-        metrics.add(worker.work(filter_task(bench, of_kind, unit)))
+        metrics.add(worker.work(filter_task(bench, of_kind, unit)).metrics)
     name = f"{url.removeprefix('s3://')}/*"
     assert proxy.answer_bytes("GET", name) == stored
     assert proxy.count("GET", name) == sum(map(bool, files.values()))  # of an empty object nothing is got
@@ -65,7 +78,7 @@ def test_each_segment_of_a_long_video_fetches_its_own_part(
     changes: dict[str, Any] = {"videos": cut, "run": {"segment_s": 40, "workers": 1}}
     bench = a_bench(url, tmp_path / "out", **changes)
     worker = UnitWorker(bench.pipeline)
-    probed = worker.work(filter_task(bench, [source]))
+    probed = worker.work(filter_task(bench, [source])).metrics
     assert probed.bytes_read == {"filter": len(data)}
     assert not probed.bytes_stored  # its segments count, once
     (task,) = bench.tasks("filter")
@@ -78,3 +91,80 @@ def test_each_segment_of_a_long_video_fetches_its_own_part(
         # and up to 8 s around them; of all that, a fifth was read ahead when they stopped.
         if number > 0:
             assert metrics.bytes_read["filter"] <= 48 / 40 * 1.25 * len(data) / 4
+
+
+def long_video(form: str, url: str, folder: Path) -> Source:
+    """A video of 160 s in a bucket, by itself or in a tar."""
+    data = noise("mp4", 160, folder)
+    if form == "file":
+        return source_of(url, "long.mp4", data)
+    with tarfile.open(folder / "long.tar", "w") as archive:
+        archive.add(folder / "noise.mp4", "long.mp4")
+    with tarfile.open(folder / "long.tar") as archive:
+        position = archive.getmember("long.mp4").offset_data
+    container = source_of(url, "long.tar", (folder / "long.tar").read_bytes())
+    return part_of(container, "tar", "long.mp4", position, len(data))
+
+
+def segmented(worker: UnitWorker, task: Task) -> Metrics:
+    """A task in segments and merged, by one worker: what it measured."""
+    metrics, results = Metrics(), []
+    for number in range(len(task.segments)):
+        FETCHES.forget()
+        of_segment, result = worker.process_segment(task, number)
+        metrics.add(of_segment)
+        results.append(result)
+    metrics.add(worker.merge(task, results))
+    return metrics
+
+
+@pytest.mark.parametrize("form", ["file", "tar"])
+def test_long_video_is_fetched_once_on_the_node_that_read_it(bucket: str, tmp_path: Path, form: str) -> None:
+    source = long_video(form, bucket, tmp_path)
+    cut = {"scenes": {"min_clip_s": 0.5}, "filters": ["color"]}
+    changes: dict[str, Any] = {"videos": cut, "run": {"segment_s": 40, "workers": 1}}
+    bench = a_bench(bucket, tmp_path / "out", **changes)
+    first, second = UnitWorker(bench.pipeline, "here"), UnitWorker(bench.pipeline, "there")
+    done = first.work(filter_task(bench, [source]))
+    (left,) = done.follow_ups
+    assert len(left.segments) == 4
+    metrics = segmented(first, left)
+    assert not metrics.bytes_read["filter"]
+    assert abs(metrics.bytes_stored["filter"] - source.size_bytes) <= 4  # of each segment a rounded share
+    once = source.size_bytes if form == "file" else 1.01 * source.size_bytes
+    assert source.size_bytes <= done.metrics.bytes_read["filter"] <= once
+    rows = bench.rows("videos.color")
+    assert rows
+    fetched = segmented(second, left)
+    assert fetched.bytes_read["filter"] >= source.size_bytes
+    assert bench.rows("videos.color") == rows
+    assert not bench.tasks("filter")
+
+
+def test_long_video_whose_room_was_needed_is_fetched_again(bucket: str, tmp_path: Path) -> None:
+    source = long_video("file", bucket, tmp_path)
+    cut = {"scenes": {"min_clip_s": 0.5}, "filters": ["color"]}
+    changes: dict[str, Any] = {"videos": cut, "run": {"segment_s": 40, "workers": 1}}
+    bench = a_bench(bucket, tmp_path / "out", **changes)
+    worker = UnitWorker(bench.pipeline)
+    (left,) = worker.work(filter_task(bench, [source])).follow_ups
+    scratch().close()
+    metrics = segmented(worker, left)
+    assert metrics.bytes_read["filter"] >= source.size_bytes
+    assert bench.rows("videos.color")
+    assert not bench.tasks("filter")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_run_of_several_workers_fetches_long_videos_once(bucket: str, tmp_path: Path) -> None:
+    data = noise("mp4", 100, tmp_path)
+    for number in range(3):
+        source_of(bucket, f"{number}.mp4", data + bytes(number))  # three contents
+    cut = {"scenes": {"min_clip_s": 0.5}, "filters": ["color"]}
+    changes: dict[str, Any] = {"videos": cut, "run": {"segment_s": 20, "workers": 2, "unit_videos": 2}}
+    data_of_run = without_models(bucket, tmp_path / "out", **changes)
+    curation("run", "-c", write_config(tmp_path / "config.yaml", data_of_run))
+    work = read_run(open_storage(str(tmp_path / "out")))["last_work"]
+    assert abs(work["bytes_stored"]["filter"] - 3 * len(data)) < 20  # of each segment a rounded share
+    assert work["reads_per_byte"]["filter"] <= 1.05

@@ -22,7 +22,7 @@ from curation.ingest.reach import FETCHED
 from curation.ingest.sources import open_source, reading_ahead
 from curation.storage import open_storage
 from curation.storage.retries import DEADLINE
-from curation.storage.scratch import DEFAULT_BYTES, use_scratch
+from curation.storage.scratch import DEFAULT_BYTES, Scratch, scratch, use_scratch
 from datasets_media import ROOT, environment
 from faulty_proxy import INTERNAL, Delay, FaultyProxy
 
@@ -196,3 +196,34 @@ def test_full_scratch_is_named_and_blames_no_source(bucket: str, fresh_scratch: 
         with pytest.raises(StorageError, match=f"{fresh_scratch}: {says}"), open_source(source):
             pass
         assert room_used(fresh_scratch) == 0
+
+
+def test_what_is_there_to_spare_goes_when_its_room_is_needed_and_the_oldest_first() -> None:
+    room, gone = Scratch(None, 10), list[str]()
+
+    def spare(name: str, num_bytes: int) -> None:
+        def close() -> None:
+            gone.append(name)
+            room.give_back(num_bytes)
+
+        assert room.take(num_bytes)
+        room.spare(close)
+
+    for name in "abc":
+        spare(name, 3)
+    assert gone == []
+    assert room.take(2)
+    assert gone == ["a"]
+    assert not room.take(11)  # it would not fit into an empty folder
+    assert gone == ["a"]
+    assert not room.take(9)  # two are in use
+    assert gone == ["a", "b", "c"]
+    assert room.take(8)
+    assert not room.take(1)
+
+
+def test_nothing_that_was_there_to_spare_is_left_of_another_folder(tmp_path: Path) -> None:
+    gone = list[str]()
+    scratch().spare(lambda: gone.append("a"))
+    use_scratch(str(tmp_path), 10)
+    assert gone == ["a"]

@@ -15,8 +15,7 @@ from curation.execution.models.client import ModelRoutes, RemoteModels
 from curation.execution.plan import Task
 from curation.execution.segments import SegmentResult
 from curation.execution.worker.heartbeat import Beat
-from curation.execution.worker.metrics import Metrics
-from curation.execution.worker.worker import UnitWorker
+from curation.execution.worker.worker import Done, UnitWorker
 from curation.records import Source
 from curation.storage.hub.place import pin, pinned
 
@@ -57,26 +56,25 @@ def start_decode_worker(pipeline: Pipeline, shared: SharedFolders | None = None)
             if shared is not None:
                 shared.check_here()
             pin(commits)
-            self._worker = UnitWorker(pipeline)
             self._node_id = ray.get_runtime_context().get_node_id()
+            self._worker = UnitWorker(pipeline, self._node_id)
 
         def use(self, pipeline: Pipeline) -> None:
             self._worker.use(pipeline)
 
-        def work(self, task: Task, routes: ModelRoutes) -> Metrics:
+        def work(self, task: Task, routes: ModelRoutes) -> Done:
             self._worker.ask(partial(RemoteModels, routes))
             return self._worker.work(task)
 
         @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
-        def process_segment(
-            self, task: Task, routes: ModelRoutes, number: int
-        ) -> tuple[Metrics, SegmentResult]:
+        def process_segment(self, task: Task, routes: ModelRoutes, number: int) -> tuple[Done, SegmentResult]:
             self._worker.ask(partial(RemoteModels, routes))
-            return self._worker.process_segment(task, number)
+            metrics, result = self._worker.process_segment(task, number)
+            return Done(metrics), result
 
-        def merge(self, task: Task, routes: ModelRoutes, *results: SegmentResult) -> Metrics:
+        def merge(self, task: Task, routes: ModelRoutes, *results: SegmentResult) -> Done:
             self._worker.ask(partial(RemoteModels, routes))
-            return self._worker.merge(task, results)
+            return Done(self._worker.merge(task, results))
 
         def probe(self, source: Source) -> Source:
             return self._worker.probe(source)

@@ -53,6 +53,11 @@ class DecodeWorker:
         self.is_measured = True
         """Whether its memory was measured since the last request."""
 
+    @property
+    def node_id(self) -> str:
+        """Where it runs; empty before it has answered."""
+        return self.process.beat.node_id
+
     def start(self, request: Request, routes: Any) -> None:
         """Make a call for a request."""
         self.request, self.is_measured = request, False

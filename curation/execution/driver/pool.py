@@ -36,6 +36,7 @@ from curation.execution.driver.schedule import Schedule
 from curation.execution.models.pools import ModelWorkers, NoModelWorkers
 from curation.execution.plan import Task
 from curation.execution.worker.metrics import Metrics
+from curation.execution.worker.worker import Done
 from curation.ledger import Ledger
 from curation.records import Source
 
@@ -169,9 +170,9 @@ class Pool:
         if self._exported is not None and tasks:
             self._exported.begin(tasks[0].phase, num_requests)
 
-    def _export(self, value: Metrics | Source) -> None:
-        if self._exported is not None and isinstance(value, Metrics):
-            self._exported.measured(value)
+    def _export(self, value: Done | Source) -> None:
+        if self._exported is not None and isinstance(value, Done):
+            self._exported.measured(value.metrics)
 
     def _export_standing(self, schedule: Schedule, num_requests: int) -> None:
         if self._exported is not None:
@@ -210,7 +211,7 @@ class Pool:
         """Give requests to the workers that are ready."""
         num_to_risk, routes = self._workers.num_to_risk, models.routes()
         for worker in self._workers.ready(self._pipeline):
-            worker.start(schedule.take(num_to_risk), routes)
+            worker.start(schedule.take(num_to_risk, worker.node_id), routes)
             if not schedule.has_next:
                 break
 

@@ -3,7 +3,7 @@
     schedule = Schedule(tasks, ledger, max_kills, progress)
     while not schedule.is_over:
         if schedule.has_next:
-            request = schedule.take(num_to_risk=2)
+            request = schedule.take(num_to_risk=2, node_id=worker.node_id)
         schedule.done(request, value, result)       # or .died(request, why), or .put_back(request)
 
 A worker that dies names its unit, not the culprit. The unit's sources therefore become suspects: each is
@@ -14,7 +14,7 @@ worker that has it alone `max_kills` times is failed.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -76,28 +76,33 @@ class Schedule:
         """Whether everything has been done."""
         return self.num_open == 0
 
-    def take(self, num_to_risk: int) -> Request:
-        """The next request, which counts as under way from now on; only if `has_next`.
+    def take(self, num_to_risk: int, node_id: str = "") -> Request:
+        """The next request for a worker of a node, which counts as under way from now on; only if `has_next`.
 
         Suspects come first, but while there is other work only `num_to_risk` workers have one at a time.
         """
         may_risk = self._num_suspects_running < num_to_risk or not self._waiting
-        queue = self._suspects if self._suspects and may_risk else self._waiting
-        request = queue.popleft()
+        if self._suspects and may_risk:
+            request = self._suspects.popleft()
+        else:
+            place = self._place_for(node_id)
+            request = self._waiting[place]
+            del self._waiting[place]
         self._num_running += 1
         self._num_suspects_running += request.retry is not None
         return request
 
     def done(self, request: Request, value: Any, result: Any = None) -> None:
-        """A call has ended with a value: metrics, or the probed source; `result` refers to a segment's."""
+        """A call has ended with a value: `Done`, or the probed source; `result` refers to a segment's."""
         self._leave(request)
         if request.probes is not None:
             self._keep_probed(request, value)
             return
-        self.metrics.add(value)
-        self._progress.measured(value)
+        self.metrics.add(value.metrics)
+        self._progress.measured(value.metrics)
+        self._put_first(request for task in value.follow_ups for request in requests_of(task))
         if request.segment is None:
-            self._finish(request)
+            self._finish(request, num_open=sum(task.num_sources for task in value.follow_ups))
         else:
             self._segments.add(request, result)
             self._next_segments()
@@ -142,7 +147,19 @@ class Schedule:
         self._num_suspects_running -= request.retry is not None
 
     def _next_segments(self) -> None:
-        self._waiting.extendleft(reversed(self._segments.next_requests()))
+        self._put_first(self._segments.next_requests())
+
+    def _put_first(self, requests: Iterable[Request]) -> None:
+        self._waiting.extendleft(reversed(list(requests)))
+
+    def _place_for(self, node_id: str) -> int:
+        """Where the next request for a node stands: the first whose video no other node holds a copy of.
+
+        What others could do without fetching it again is done here only when nothing else is left.
+        """
+        copies = (request.task.copy for request in self._waiting)
+        places = (place for place, copy in enumerate(copies) if copy is None or copy.node_id == node_id)
+        return next(places, 0)
 
     def _uri(self, request: Request) -> str:
         """The only source of a request."""
@@ -186,11 +203,14 @@ class Schedule:
             request.retry.probed[probed.source_id] = probed
         self._finish(request)
 
-    def _finish(self, request: Request) -> None:
-        """A request is through; with the last of a task, the task is, or its sources are probed."""
+    def _finish(self, request: Request, num_open: int = 0) -> None:
+        """A request is through; with the last of a task, the task is, or its sources are probed.
+
+        `num_open` of its sources have been left to others.
+        """
         retry = request.retry
         if retry is None:
-            self._progress.advance(request.task.num_sources)
+            self._progress.advance(request.task.num_sources - num_open)
             return
         retry.num_open -= 1
         if retry.num_open:

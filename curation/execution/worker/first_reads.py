@@ -6,7 +6,7 @@
     with reads.opened(probed) as path:      # the bytes that were hashed, not fetched again
         ...
 
-`close` ends it for one that nobody opened.
+`close` ends it for one that nobody opened, and `keep` leaves it to whoever looks at its segments.
 """
 
 from __future__ import annotations
@@ -14,24 +14,36 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from curation.errors import ProbeError, SampleError
 from curation.errors.isolation import isolated
+from curation.execution.copies import Copy, copy_of
 from curation.execution.segments import WHOLE_VIDEO, Segment
 from curation.execution.worker.metrics import Metrics
+from curation.ingest.fetching import FETCHES, is_object
 from curation.ingest.sources import is_in_place, open_source, raise_failure
 from curation.ledger.schemas import check_source
 from curation.media.file import MediaFile, size_of
 from curation.media.probe import failed, probe
 from curation.records import Source
+from curation.storage.scratch import scratch
 
 
 class FirstReads:
     """Sources of a new unit, each fetched once."""
 
-    def __init__(self, max_pixels: int, metrics: Metrics, phase: str) -> None:
-        """`metrics` counts under `phase` the bytes that are fetched, and those of the sources opened."""
+    def __init__(
+        self, max_pixels: int, metrics: Metrics, phase: str, *, node_id: str = "", copy: Copy | None = None
+    ) -> None:
+        """`metrics` counts under `phase` the bytes that are fetched, and those of the sources opened.
+
+        `copy` is one of the only video that is opened; `node_id` where this process runs.
+        """
         self._max_pixels = max_pixels
+        self._node_id = node_id
+        self._copy = copy
         self._metrics = metrics
         self._phase = phase
         self._counted: set[str] = set()
@@ -75,7 +87,8 @@ class FirstReads:
     def opened_video(self, source: Source, *, span_s: float | None = None) -> Iterator[MediaFile]:
         """A video as a file; one that is still open from probing is that, and is closed after.
 
-        `span_s` as `open_source` takes it.
+        `span_s` as `open_source` takes it; of a video that somebody on this machine holds a copy of, nothing
+        is fetched.
 
         Raises: as `open_source`.
         """
@@ -83,7 +96,12 @@ class FirstReads:
             with self.opened(source) as path:
                 yield path
             return
-        with open_source(source, self.count_read, span_s=span_s) as path:
+        with ExitStack() as stack:
+            copy = stack.enter_context(self._copy.opened(self._node_id)) if self._copy is not None else None
+            if copy is not None:
+                yield copy
+                return
+            path = stack.enter_context(open_source(source, self.count_read, span_s=span_s))
             if is_in_place(source):
                 self.count_read(round(_share(span_s, source.duration_s) * source.size_bytes))
             yield path
@@ -121,8 +139,33 @@ class FirstReads:
         """The source will not be opened again."""
         if source.source_id in self._open:
             _, stack = self._open.pop(source.source_id)
-            with suppress(SampleError):  # whether it has changed by now matters to nobody
-                stack.close()
+            _close(stack)
+
+    def keep(self, source: Source) -> Copy | None:
+        """Hold on to what was fetched of a video as long as scratch has the room; None if nothing was."""
+        path, stack = self._open.pop(source.source_id, (None, None))
+        if stack is None:
+            return None
+        if not isinstance(path, Path) or is_in_place(source):
+            _close(stack)
+            return None
+        if not is_object(source):  # of a container: it has taken no room yet
+            if not scratch().take(source.size_bytes):
+                _close(stack)
+                return None
+            stack.callback(scratch().give_back, source.size_bytes)
+        scratch().spare(partial(_let_go, source, stack))
+        return copy_of(path, self._node_id)
+
+
+def _let_go(source: Source, stack: ExitStack) -> None:
+    _close(stack)
+    FETCHES.drop(source)
+
+
+def _close(stack: ExitStack) -> None:
+    with suppress(SampleError):  # whether it has changed by now matters to nobody
+        stack.close()
 
 
 def _share(span_s: float | None, duration_s: float | None) -> float:

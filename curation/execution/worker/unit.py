@@ -15,7 +15,7 @@ from itertools import chain
 from typing import Any
 
 from curation.errors import ContractError, SampleError
-from curation.execution.plan import Task, is_shared
+from curation.execution.plan import Task, in_segments, is_shared
 from curation.execution.segments import Segment, SegmentResult
 from curation.execution.worker.enrich_pass import EnrichPass
 from curation.execution.worker.first_reads import FirstReads
@@ -36,7 +36,12 @@ from curation.stage import Stage
 
 
 class UnitRun:
-    """One task of the filter pass or the enrich pass."""
+    """One task of the filter pass or the enrich pass.
+
+    Attributes:
+        metrics: What was measured.
+        follow_ups: Tasks for the long videos of a new unit, which several workers are to share.
+    """
 
     def __init__(
         self,
@@ -46,16 +51,22 @@ class UnitRun:
         ready: Callable[[Step], Stage[Any]],
         heartbeat: Heartbeat,
         connect: Callable[[Metrics], ModelClient],
+        node_id: str,
     ) -> None:
-        """`ready` gives a step's stage with its weights loaded; `connect` the way to the model workers."""
+        """`ready` gives a step's stage with its weights loaded; `connect` the way to the model workers.
+
+        `node_id` is where this process runs.
+        """
         self._pipeline = pipeline
         self._ledger = ledger
         self._task = task
         self._heartbeat = heartbeat
         self.metrics = Metrics()
+        self.follow_ups: list[Task] = []
         is_new = bool(task.sources)
         self._rows = UnitRows(load_unit(ledger, pipeline, task.unit, recompute=task.recompute, is_new=is_new))
-        self._reads = FirstReads(pipeline.config.general.max_pixels, self.metrics, task.phase)
+        max_pixels = pipeline.config.general.max_pixels
+        self._reads = FirstReads(max_pixels, self.metrics, task.phase, node_id=node_id, copy=task.copy)
         self._models = connect(self.metrics)
         remote = self._models.steps
         self._measurer = Measurer(task.steps, ready, self.metrics, heartbeat.renew, remote=remote)
@@ -134,8 +145,7 @@ class UnitRun:
     def _read_first(self) -> Iterator[Source]:
         """Probe the sources of a new unit one by one; those to be filtered by this task.
 
-        Long videos are left to the pass that follows, which shares them among workers and counts their
-        bytes.
+        Long videos are left to tasks that follow, which share them among workers and count their bytes.
         """
         for source in self._task.sources:
             self._heartbeat.renew(source.uri)
@@ -144,13 +154,24 @@ class UnitRun:
             seconds = time.perf_counter() - started
             self.metrics.record(PROBE, rows=1, failed=int(not probed.ok), seconds=seconds)
             self._rows.state.sources.append(probed)
-            is_left = probed.ok and is_shared(self._pipeline, probed)
-            if not is_left:
-                self._reads.count_stored(probed)
-            if probed.ok and not is_left:
+            if probed.ok and is_shared(self._pipeline, probed):
+                self._leave(probed)
+                continue
+            self._reads.count_stored(probed)
+            if probed.ok:
                 yield probed
             else:
                 self._reads.close(probed)
+
+    def _leave(self, source: Source) -> None:
+        """Leave a long video to a task of its own, with what was fetched of it."""
+        judged = source_verdict(self._pipeline, self._rows.state, source)
+        if not judged.waits_for(self._task.steps):
+            self._reads.close(source)
+            return
+        only, copy = frozenset([source.source_id]), self._reads.keep(source)
+        alone = replace(self._task, sources=(), only=only, num_sources=1, copy=copy)
+        self.follow_ups.append(in_segments(self._pipeline, alone, source.duration_s or 0.0))
 
     def _filter(self, images: Iterable[Source], videos: Iterable[Source]) -> None:
         if images:

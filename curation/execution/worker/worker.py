@@ -6,6 +6,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,29 @@ from curation.pipeline.rules import Step
 from curation.records import Source
 from curation.stage import Setup, Stage
 from curation.storage import open_storage
-from curation.storage.scratch import use_scratch
+from curation.storage.scratch import scratch, use_scratch
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a call for a task, besides what it committed.
+
+    Attributes:
+        metrics: What was measured.
+        follow_ups: Tasks to do next; left out, they are found when the next pass is planned.
+    """
+
+    metrics: Metrics
+    follow_ups: Sequence[Task] = ()
 
 
 class UnitWorker:
     """Works on units, keeping the stages of a pass set up from one unit to the next."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, node_id: str = "") -> None:
+        """`node_id` is where this process runs, as Ray names it."""
         self._pipeline = pipeline
+        self._node_id = node_id
         self._connect: Callable[[Metrics], ModelClient] = NoModelClient
         self._ledger = Ledger(open_storage(pipeline.config.general.output))
         self._index = ListingIndex(self._ledger.storage)
@@ -64,7 +80,7 @@ class UnitWorker:
         """
         self._connect = lambda metrics: connect(metrics, self.heartbeat.renew)
 
-    def work(self, task: Task) -> Metrics:
+    def work(self, task: Task) -> Done:
         """Do a task and commit what came out.
 
         Raises:
@@ -72,11 +88,12 @@ class UnitWorker:
         """
         started = self._enter(task)
         if task.phase == "list":
-            return self._counted(self._list(task), task, started, "container")
+            return Done(self._counted(self._list(task), task, started, "container"))
         if task.phase == "probe":
-            return self._counted(self._probe(task), task, started, "source")
+            return Done(self._counted(self._probe(task), task, started, "source"))
         unit = self._unit(task)
-        return self._counted(unit.run(), task, started, unit.kind)
+        metrics = self._counted(unit.run(), task, started, unit.kind)
+        return Done(metrics, unit.follow_ups)
 
     def process_segment(self, task: Task, number: int) -> tuple[Metrics, SegmentResult]:
         """Process one of the task's segments; nothing is committed."""
@@ -94,6 +111,7 @@ class UnitWorker:
         if task.phase != self._phase:
             self._ready.clear()
             self._phase = task.phase
+            scratch().close()  # nobody looks at the segments of the pass before any more
         self._services = task.services
         self.heartbeat.renew("")
         FETCHED.take()  # what a task that failed has fetched counts nowhere, nor what it loaded
@@ -117,7 +135,9 @@ class UnitWorker:
         return metrics
 
     def _unit(self, task: Task) -> UnitRun:
-        return UnitRun(self._pipeline, self._ledger, task, self._stage, self.heartbeat, self._connect)
+        return UnitRun(
+            self._pipeline, self._ledger, task, self._stage, self.heartbeat, self._connect, self._node_id
+        )
 
     def _stage(self, step: Step) -> Stage[Any]:
         """The step's stage with its weights loaded; loaded once per pass.
