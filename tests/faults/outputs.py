@@ -29,7 +29,7 @@ OF_ONE_RUN = ("started", "ended", "command", "sources", "last_work")
 
 
 def write_inputs(folder: Path) -> Path:
-    """Photos, one of them cut off and one without color; two videos of two scenes; a tar of four photos."""
+    """Photos, one of them cut off and one without color; a tar of four; two videos, one of which is long."""
     folder.mkdir(parents=True)
     for seed in range(NUM_PHOTOS):
         write_photo(folder / f"photo{seed:02}.jpg", seed, gray=seed == 3)
@@ -41,7 +41,8 @@ def write_inputs(folder: Path) -> Path:
             archive.add(folder / "member.jpg", f"member{seed}.jpg")
     (folder / "member.jpg").unlink()
     for number in range(NUM_VIDEOS):
-        write_video(folder / f"video{number}.mp4", [(20, 2 * number + 1), (20, 2 * number + 2)])
+        length = 40 if number == 0 else 20
+        write_video(folder / f"video{number}.mp4", [(length, 2 * number + 1), (length, 2 * number + 2)])
     return folder
 
 
@@ -65,6 +66,7 @@ def settings(inputs: str, output: str, vocabulary: Path) -> dict[str, Any]:
         "run": {
             "unit_images": 2,
             "unit_videos": 1,
+            "segment_s": 5,  # the first video is shared out
             "workers": 2,
             # Who kills workers at random may hit one source again and again, and it would be blamed.
             "max_kills": 1000,
