@@ -414,12 +414,12 @@ def test_lost_file_is_noticed(
 
 
 def test_shards_with_too_few_rows_are_noticed(shards: Path, tmp_path: Path) -> None:
-    for path in shards.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    path = sorted(tmp_path.glob("train-*"))[0]
+    short = tmp_path / "short"
+    shutil.copytree(shards, short)
+    path = sorted(short.glob("train-*"))[0]
     pq.write_table(pq.read_table(path)[1:], path)
     with pytest.raises(StorageError, match="curation verify"):
-        export("webdataset", str(tmp_path), str(tmp_path / "out"))
+        export("webdataset", str(short), str(tmp_path / "out"))
 
 
 def flip_a_bit_of_codes(path: Path) -> None:
@@ -474,6 +474,10 @@ def test_refusals(shards: Path, tmp_path: Path) -> None:
     export("packed", str(shards), str(tmp_path / "packed"), context=256)
     with pytest.raises(ConfigError, match="is packed"):
         export("emu3", str(tmp_path / "packed"), str(tmp_path / "out"))
+    for inside in (shards, shards / "emu3"):
+        with pytest.raises(ConfigError, match=r"is inside of .*, where `curation verify` wants nothing but"):
+            export("emu3", str(shards), str(inside))
+    assert not (shards / "emu3").exists()
 
 
 def test_command(shards: Path, tmp_path: Path) -> None:

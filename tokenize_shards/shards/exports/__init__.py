@@ -45,6 +45,8 @@ def export(name: str, folder: str, to: str, /, **settings: Any) -> Exported:
         raise ConfigError(f"{folder} holds no finished shards: there is no {MANIFEST} in it")
     if manifest.context is not None:
         raise ConfigError(f"{folder} is packed; export the shards that it was made from")
+    if f"{target.root.rstrip('/')}/".startswith(f"{source.root.rstrip('/')}/"):
+        raise ConfigError(f"{to} is inside of {folder}, where `curation verify` wants nothing but the shards")
     if target.list(""):
         raise ConfigError(f"{to} is not empty; an export goes into a folder of its own")
     _check_whole(folder, source, manifest)
