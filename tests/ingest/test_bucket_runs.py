@@ -94,7 +94,7 @@ def test_each_segment_of_a_long_video_fetches_its_own_part(
 
 
 def long_video(form: str, url: str, folder: Path) -> Source:
-    """A video of 160 s in a bucket, by itself or in a tar."""
+    """A video of 160 s in a bucket or a folder, by itself or in a tar."""
     data = noise("mp4", 160, folder)
     if form == "file":
         return source_of(url, "long.mp4", data)
@@ -153,6 +153,16 @@ def test_long_video_whose_room_was_needed_is_fetched_again(bucket: str, tmp_path
     assert metrics.bytes_read["filter"] >= source.size_bytes
     assert bench.rows("videos.color")
     assert not bench.tasks("filter")
+
+
+@pytest.mark.parametrize("form", ["file", "tar"])
+def test_nothing_is_kept_of_a_folder(tmp_path: Path, form: str) -> None:
+    (tmp_path / "in").mkdir()
+    source = long_video(form, str(tmp_path / "in"), tmp_path)
+    bench = a_bench(tmp_path / "in", tmp_path / "out", run={"segment_s": 40, "workers": 1})
+    (left,) = UnitWorker(bench.pipeline).work(filter_task(bench, [source])).follow_ups
+    assert len(left.segments) == 4
+    assert left.copy is None
 
 
 @pytest.mark.slow

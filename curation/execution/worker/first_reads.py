@@ -22,7 +22,7 @@ from curation.errors.isolation import isolated
 from curation.execution.copies import Copy, copy_of
 from curation.execution.segments import WHOLE_VIDEO, Segment
 from curation.execution.worker.metrics import Metrics
-from curation.ingest.fetching import FETCHES, is_object
+from curation.ingest.fetching import FETCHES, is_in_bucket, is_object
 from curation.ingest.sources import is_in_place, open_source, raise_failure
 from curation.ledger.schemas import check_source
 from curation.media.file import MediaFile, size_of
@@ -142,11 +142,14 @@ class FirstReads:
             _close(stack)
 
     def keep(self, source: Source) -> Copy | None:
-        """Hold on to what was fetched of a video as long as scratch has the room; None if nothing was."""
+        """Hold on to what was fetched of a bucket for a video, as long as scratch has the room.
+
+        Returns None if nothing was.
+        """
         path, stack = self._open.pop(source.source_id, (None, None))
         if stack is None:
             return None
-        if not isinstance(path, Path) or is_in_place(source):
+        if not isinstance(path, Path) or not is_in_bucket(source):
             _close(stack)
             return None
         if not is_object(source):  # of a container: it has taken no room yet
