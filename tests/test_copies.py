@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -57,3 +58,16 @@ def test_another_file_under_the_handle_is_not_taken_for_it() -> None:
         same_handle = replace(copy, handle=copy_of(path, "node").handle)
         with same_handle.opened("node") as found:
             assert found is None
+
+
+def test_folder_under_the_handle_is_not_taken_for_it() -> None:
+    with unnamed_file() as (_, path):
+        copy = copy_of(path, "node")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    folder = os.open("/tmp", os.O_RDONLY)
+    try:
+        with replace(copy, handle=folder).opened("node") as found:
+            assert found is None
+    finally:
+        os.close(folder)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

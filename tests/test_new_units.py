@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from curation.execution.new_units import new_units
 from curation.execution.plan import Task, plan_probes
 from curation.ingest.listing import list_inputs
 from datasets_media import Bench
@@ -47,7 +49,7 @@ def units_of(bench: Bench) -> dict[int, str]:
     return {task.unit: "".join(Path(source.uri).stem for source in task.sources) for task in tasks}
 
 
-def test_large_video_has_a_unit_of_its_own_so_that_scratch_holds_all_of_a_unit(bench: Bench) -> None:
+def test_videos_of_a_unit_fit_into_scratch_together(bench: Bench) -> None:
     assert units_of(bench) == {0: "de", 1: "acfg", 2: "b"}
 
 
@@ -61,3 +63,24 @@ def test_run_that_goes_on_makes_the_units_that_are_missing(bench: Bench, done: i
     ]
     bench.ledger.commit_sources(task.unit, list(task.sources))
     assert units_of(bench) == {unit: names for unit, names in before.items() if unit != done}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_units_of_any_sizes_fit_and_do_not_change_with_what_is_done(bench: Bench, seed: int) -> None:
+    random, settings = np.random.default_rng(seed), bench.config.run
+    num_bytes = np.floor(2 ** random.uniform(0, 28, size=40))
+    units = list(new_units("video", num_bytes, settings))
+    assert sorted(np.concatenate(units).tolist()) == list(range(40))
+    for places in units:
+        assert len(places) <= settings.unit_videos
+        assert len(places) == 1 or num_bytes[places].sum() <= settings.scratch_bytes
+    is_done = random.random(len(units)) < 0.5
+    left = np.sort(np.concatenate([[], *(p for p, done in zip(units, is_done, strict=True) if not done)]))
+    again = [left[places].tolist() for places in new_units("video", num_bytes[left.astype(int)], settings)]
+    assert again == [p.tolist() for p, done in zip(units, is_done, strict=True) if not done]
+
+
+def test_few_large_videos_share_a_unit_rather_than_none(bench: Bench) -> None:
+    num_bytes = np.array([1, 17e6, 17e6, 17e6, 40e6, 100e6])
+    units = [places.tolist() for places in new_units("video", num_bytes, bench.config.run)]
+    assert units == [[0], [1, 2], [3], [4], [5]]

@@ -210,8 +210,12 @@ def test_long_videos_of_a_new_unit_are_next_and_counted_when_they_are_through() 
     (first, done), (second, _) = new_unit(0, "node"), new_unit(1, "node")
     play = Play([first, second], ListLedger({0: ["0a", "0b"], 1: ["1a", "1b"]}))
     schedule = play.schedule
+    assert (schedule.num_requests, schedule.num_open) == (2, 2)
     schedule.done(schedule.take(1, "node"), done)
     assert play.num_advanced == 1
+    assert (schedule.num_requests, schedule.num_open) == (5, 4)
+    schedule.put_back(schedule.take(1, "node"))
+    assert (schedule.num_requests, schedule.num_open) == (5, 4)
     for number in range(3):
         request = schedule.take(1, "node")
         assert (request.task.unit, request.segment) == (0, number)

@@ -121,7 +121,7 @@ class RunSettings(StageConfig):
     unit_images: Annotated[int, Field(ge=1)] = 256
     """Images in a unit: what is committed, and done again after a crash, together."""
     unit_videos: Annotated[int, Field(ge=1)] = 8
-    """Videos in a unit; one that is larger than this part of `scratch_bytes` is a unit by itself."""
+    """Videos in a unit; fewer of larger ones, so that `scratch_bytes` are enough for all of a unit."""
     max_kills: Annotated[int, Field(ge=1)] = 2
     """A source that killed its worker this many times is recorded as FAILED (PoisonSource)."""
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -136,16 +136,16 @@ class RunSettings(StageConfig):
     files, as files without names, of which nothing is left when a worker ends; by default the one for
     temporary files."""
     scratch_bytes: Annotated[int, Field(ge=2**26)] = 2**32
-    """Room that one worker may take there, for what it works on, what it fetches ahead, and long videos until
+    """Room that one worker may take there, for what it works on, what it fetches ahead, and long videos while
     their segments are filtered. A video that is larger is read in ranges, and fetched twice; pictures that
     are worked on at the same time are fetched in any case."""
     decoder: DecoderName = "pyav"
     """Library that decodes videos; what `decord` is known to get wrong is decoded by PyAV all the same."""
     segment_s: Annotated[float, Field(ge=1)] | None = 900.0
     """Videos longer than this many seconds are filtered in segments of at most this length, by several
-    workers at once. Of a bucket such a video is fetched once by the node that reads it first; workers of
-    other nodes that have nothing else to do fetch the segments that they take over. null: each video is
-    filtered by the worker that reads it."""
+    workers at once. Of a bucket such a video is fetched once by the node that reads it first, if its
+    worker lives; workers of other nodes that have nothing else to do fetch the segments that they take over.
+    null: each video is filtered by the worker that reads it."""
     stall_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds without progress on a source after which its worker is killed, and the source blamed."""
     start_timeout_s: Annotated[float, Field(gt=0)] = 600.0

@@ -24,6 +24,7 @@ from curation.estimate.measured import PilotValues, measure_pilot
 from curation.estimate.pilot import Pilot
 from curation.estimate.ratio import ZERO, Estimate, Stratum, estimate
 from curation.estimate.sampling import places_by_kind
+from curation.execution.new_units import new_units
 from curation.execution.worker.metrics import DECODE, PoolMetrics
 from curation.ledger.unit_state import branch_steps
 
@@ -194,11 +195,8 @@ class _Forecaster:
     def _num_workers(self) -> int:
         return self._pilot.num_workers
 
-    def _unit_size(self, kind: str) -> int:
-        return self._config.run.unit_videos if kind == "video" else self._config.run.unit_images
-
-    def _num_units(self, kind: str) -> int:
-        return math.ceil(self._strata[kind].number / self._unit_size(kind))
+    def _units(self, kind: str) -> list[NDArray[np.int64]]:
+        return list(new_units(kind, self._sizes[self._places[kind]], self._config.run))
 
     def _ledger_bytes(self) -> Estimate:
         """Bytes of rows, and what each unit's file has besides them."""
@@ -206,7 +204,7 @@ class _Forecaster:
         for key, per_file in self._measured.per_file.items():
             rows = self._values(f"rows {key}" if key else "bytes ")
             kinds = {kind for kind in self._strata if rows[self._measured.kinds == kind].any()}
-            num_files = sum(self._num_units(kind) for kind in kinds)
+            num_files = sum(len(self._units(kind)) for kind in kinds)
             most = self._config.run.compact_files
             num_files = 1 if most is not None and num_files > most else num_files
             found += self._total(f"bytes {key}").scaled(1, num_files * per_file)
@@ -260,8 +258,8 @@ class _Forecaster:
         values = self._measured.values.get(name, np.zeros(len(self._measured.sizes)))
         found: list[float] = []
         for kind in self._strata:
-            size = run.unit_videos if kind == "video" else run.unit_images
-            found += _by_units(values[self._measured.kinds == kind], size)
+            mine = self._measured.kinds == kind
+            found += _by_units(values[mine], new_units(kind, self._measured.sizes[mine], run))
         return found
 
     def _all_units(self, name: str) -> list[float]:
@@ -276,7 +274,7 @@ class _Forecaster:
             mean = by_number * mine.sum() / stratum.number if by_number else 0.0
             rate = by_size * mine.sum() / max(1.0, stratum.total_size)
             seconds = (mean + rate * self._sizes[places]) * is_left[places]
-            found += _by_units(seconds, self._unit_size(kind))
+            found += _by_units(seconds, self._units(kind))
         return found
 
     def _gpu_s(self, time: _Time) -> Estimate:
@@ -306,10 +304,9 @@ class _Forecaster:
             yield "start-up and end are most of the wall time"
 
 
-def _by_units(seconds: Floats, size: int) -> list[float]:
-    """Sums of every `size` values in a row."""
-    starts = np.arange(0, len(seconds), size)
-    return [float(part) for part in np.add.reduceat(seconds, starts)] if len(seconds) else []
+def _by_units(seconds: Floats, units: Iterable[NDArray[np.int64]]) -> list[float]:
+    """Sums over the places of each unit."""
+    return [float(seconds[places].sum()) for places in units]
 
 
 def makespan(units: Iterable[float], num_workers: int) -> float:

@@ -42,13 +42,17 @@ class Copy:
         if handle is None:
             yield None
             return
-        with os.fdopen(handle, "rb"):
+        try:
             path = path_of_handle(handle)
             yield path if stamp_of(path) == self.stamp else None
+        finally:
+            os.close(handle)
 
     def _open(self) -> int | None:
-        try:  # without waiting, should it be a pipe by now
-            return os.open(f"/proc/{self.pid}/fd/{self.handle}", os.O_RDONLY | os.O_NONBLOCK)
+        """A handle of this process; None if the file is gone. Nothing else that may be there is opened."""
+        theirs = Path(f"/proc/{self.pid}/fd/{self.handle}")
+        try:
+            return os.open(theirs, os.O_RDONLY | os.O_NONBLOCK) if stamp_of(theirs) == self.stamp else None
         except OSError:
             return None
 

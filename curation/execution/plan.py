@@ -15,7 +15,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.config import Config
+from curation.config.config import RunSettings
 from curation.execution.copies import Copy
+from curation.execution.new_units import new_units
 from curation.execution.segments import WHOLE_VIDEO, Segment, segments_of
 from curation.ingest.listed import ListedSources
 from curation.ingest.listing import Listing
@@ -100,33 +102,21 @@ def plan_probes(
     matched = _match(known, listing.sources.table, limit)
     tasks = list(_rewrites(listing.sources, known, matched, recompute))
     free = _free_units(ledger)
-    for kind, group in _new_units(listing.sources.take(matched.fresh), config):
+    for kind, group in _new_units(listing.sources.take(matched.fresh), config.run):
         task = Task("probe", next(free), group, num_sources=len(group))
         steps = filters.get(kind)
         tasks.append(replace(task, phase="filter", steps=steps, needs=steps) if steps else task)
     return tasks
 
 
-def _new_units(fresh: ListedSources, config: Config) -> Iterator[tuple[SourceKind, ListedSources]]:
-    """New sources by units of one kind.
-
-    A large video is a unit by itself, so that scratch has room for all videos of a unit. How large follows
-    from the settings alone: a run that goes on after another makes the units that that one would have made.
-    """
-    settings = config.run
-    kinds = fresh.table["kind"]
-    is_large = pc.greater(fresh.table["size_bytes"], settings.scratch_bytes // settings.unit_videos)
-    is_large = pc.and_(pc.equal(kinds, "video"), is_large)
-    sizes: tuple[tuple[SourceKind, bool, int], ...] = (
-        ("image", False, settings.unit_images),
-        ("video", False, settings.unit_videos),
-        ("video", True, 1),
-        ("container", False, settings.unit_images),
-    )
-    for kind, large, size in sizes:
-        of_kind = fresh.take(np.flatnonzero(pc.and_(pc.equal(kinds, kind), pc.equal(is_large, large))))
-        for start in range(0, len(of_kind), size):
-            yield kind, of_kind[start : start + size]
+def _new_units(fresh: ListedSources, settings: RunSettings) -> Iterator[tuple[SourceKind, ListedSources]]:
+    """New sources by units, which are of one kind."""
+    kinds: tuple[SourceKind, ...] = ("image", "video", "container")
+    for kind in kinds:
+        of_kind = fresh.take(np.flatnonzero(pc.equal(fresh.table["kind"], kind)))
+        num_bytes = of_kind.table["size_bytes"].to_numpy().astype(np.float64)
+        for places in new_units(kind, num_bytes, settings):
+            yield kind, of_kind.take(places)
 
 
 def _free_units(ledger: Ledger) -> Iterator[int]:

@@ -36,7 +36,8 @@ class Scratch:
         self.max_bytes = max_bytes
         self._taken = 0
         self._lock = threading.Lock()
-        self._spare: deque[Callable[[], None]] = deque()
+        self._spare: deque[tuple[int, Callable[[], None]]] = deque()
+        self._round = 0
 
     @property
     def folder(self) -> str:
@@ -48,7 +49,7 @@ class Scratch:
         if num_bytes > self.max_bytes:
             return False
         while not (fits := self._take(num_bytes)) and self._spare:
-            self._spare.popleft()()
+            self._let_go()
         return fits
 
     def _take(self, num_bytes: int) -> bool:
@@ -64,12 +65,22 @@ class Scratch:
 
     def spare(self, close: Callable[[], None]) -> None:
         """Keep a file until its room is needed. `close` gives that back; it is called where room is taken."""
-        self._spare.append(close)
+        self._spare.append((self._round, close))
+
+    def next_round(self) -> None:
+        """Let go of what was there to spare before the last round began."""
+        self._round += 1
+        while self._spare and self._spare[0][0] < self._round - 1:
+            self._let_go()
 
     def close(self) -> None:
-        """Let go of what is there to spare."""
+        """Let go of all that is there to spare."""
         while self._spare:
-            self._spare.popleft()()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        _, close = self._spare.popleft()
+        close()
 
 
 _SCRATCH = [Scratch()]

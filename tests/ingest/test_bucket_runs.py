@@ -178,3 +178,16 @@ def test_run_of_several_workers_fetches_long_videos_once(bucket: str, tmp_path: 
     work = read_run(open_storage(str(tmp_path / "out")))["last_work"]
     assert abs(work["bytes_stored"]["filter"] - 3 * len(data)) < 20  # of each segment a rounded share
     assert work["reads_per_byte"]["filter"] <= 1.05
+
+
+def test_copies_of_videos_that_are_through_are_let_go_of(bucket: str, tmp_path: Path) -> None:
+    """Neither room nor handles add up while a worker goes from unit to unit."""
+    data = noise("mp4", 60, tmp_path)
+    sources = [source_of(bucket, f"{number}.mp4", data + bytes(number)) for number in range(6)]
+    bench = a_bench(bucket, tmp_path / "out", run={"segment_s": 30, "workers": 1})
+    worker, num_open = UnitWorker(bench.pipeline), list[int]()
+    for number, source in enumerate(sources):
+        (left,) = worker.work(filter_task(bench, [source], number)).follow_ups
+        segmented(worker, left)
+        num_open.append(len(list(Path("/proc/self/fd").iterdir())))
+    assert num_open[2] == num_open[-1]

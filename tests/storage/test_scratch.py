@@ -227,3 +227,15 @@ def test_nothing_that_was_there_to_spare_is_left_of_another_folder(tmp_path: Pat
     scratch().spare(lambda: gone.append("a"))
     use_scratch(str(tmp_path), 10)
     assert gone == ["a"]
+
+
+def test_what_is_there_to_spare_stays_for_the_next_round_and_no_longer() -> None:
+    room, gone = Scratch(None, 10), list[str]()
+    room.spare(lambda: gone.append("a"))
+    room.next_round()
+    room.spare(lambda: gone.append("b"))
+    assert gone == []
+    room.next_round()
+    assert gone == ["a"]
+    room.next_round()
+    assert gone == ["a", "b"]

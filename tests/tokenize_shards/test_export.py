@@ -474,10 +474,12 @@ def test_refusals(shards: Path, tmp_path: Path) -> None:
     export("packed", str(shards), str(tmp_path / "packed"), context=256)
     with pytest.raises(ConfigError, match="is packed"):
         export("emu3", str(tmp_path / "packed"), str(tmp_path / "out"))
-    for inside in (shards, shards / "emu3"):
+    (tmp_path / "link").symlink_to(shards)
+    for inside in (shards, shards / "emu3", shards.parent / "." / shards.name / "emu3", tmp_path / "link/x"):
         with pytest.raises(ConfigError, match=r"is inside of .*, where `curation verify` wants nothing but"):
             export("emu3", str(shards), str(inside))
     assert not (shards / "emu3").exists()
+    export("jsonl", str(shards), str(shards / "../beside"))
 
 
 def test_command(shards: Path, tmp_path: Path) -> None:

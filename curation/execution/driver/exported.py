@@ -37,7 +37,6 @@ class ExportedMetrics:
     def begin(self, phase: str, num_requests: int) -> None:
         """A pass begins."""
         self._pass = phase
-        self._total.set(num_requests, self._tags({"pass": phase}))
         self.stand(num_open=num_requests, num_requests=num_requests, num_busy=0, num_workers=0)
 
     def measured(self, metrics: Metrics) -> None:
@@ -61,6 +60,7 @@ class ExportedMetrics:
     def stand(self, *, num_open: int, num_requests: int, num_busy: int, num_workers: int) -> None:
         """How the pass stands: `num_open` requests wait or are under way, on `num_busy` workers."""
         tags = self._tags({"pass": self._pass})
+        self._total.set(num_requests, tags)
         self._done.set(num_requests - num_open, tags)
         self._waiting.set(max(0, num_open - num_busy), tags)
         self._workers.set(num_busy, self._tags({"state": "busy"}))

@@ -151,8 +151,7 @@ class Pool:
         ledger = PassLedger(self._pipeline, self._ledger)
         schedule = Schedule(tasks, ledger, settings.max_kills, self._progress)
         self._workers.begin_pass()
-        num_requests = schedule.num_open
-        self._begin_exporting(tasks, num_requests)
+        self._begin_exporting(tasks, schedule)
         while not schedule.is_over:
             self._check_cluster()
             models.check()
@@ -163,22 +162,22 @@ class Pool:
             self._workers.wait()
             for worker in self._workers.ended():
                 self._collect(worker, schedule, models)
-            self._export_standing(schedule, num_requests)
+            self._export_standing(schedule)
         return schedule.metrics
 
-    def _begin_exporting(self, tasks: Sequence[Task], num_requests: int) -> None:
+    def _begin_exporting(self, tasks: Sequence[Task], schedule: Schedule) -> None:
         if self._exported is not None and tasks:
-            self._exported.begin(tasks[0].phase, num_requests)
+            self._exported.begin(tasks[0].phase, schedule.num_requests)
 
     def _export(self, value: Done | Source) -> None:
         if self._exported is not None and isinstance(value, Done):
             self._exported.measured(value.metrics)
 
-    def _export_standing(self, schedule: Schedule, num_requests: int) -> None:
+    def _export_standing(self, schedule: Schedule) -> None:
         if self._exported is not None:
             self._exported.stand(
                 num_open=schedule.num_open,
-                num_requests=max(num_requests, schedule.num_open),
+                num_requests=schedule.num_requests,
                 num_busy=self._workers.num_busy,
                 num_workers=self._workers.number,
             )

@@ -57,6 +57,7 @@ class Schedule:
         self._waiting = deque(request for task in tasks for request in requests_of(task))
         self._suspects: deque[Request] = deque()
         self._num_running = 0
+        self._num_ended = 0
         self._num_suspects_running = 0
         self._kills: Counter[str] = Counter()
         self._segments = PendingSegments()
@@ -65,6 +66,11 @@ class Schedule:
     def num_open(self) -> int:
         """Requests that wait or are under way."""
         return len(self._waiting) + len(self._suspects) + self._num_running
+
+    @property
+    def num_requests(self) -> int:
+        """All requests that are known by now, those that have ended among them."""
+        return self._num_ended + self.num_open
 
     @property
     def has_next(self) -> bool:
@@ -111,6 +117,7 @@ class Schedule:
         """A call has ended for a reason that has nothing to do with the request: make it again."""
         self._leave(request)
         if self._segments.wants(request):
+            self._num_ended -= 1
             (self._suspects if request.retry else self._waiting).appendleft(request)
 
     def lost(self, request: Request) -> None:
@@ -144,6 +151,7 @@ class Schedule:
 
     def _leave(self, request: Request) -> None:
         self._num_running -= 1
+        self._num_ended += 1
         self._num_suspects_running -= request.retry is not None
 
     def _next_segments(self) -> None:

@@ -111,7 +111,10 @@ class UnitWorker:
         if task.phase != self._phase:
             self._ready.clear()
             self._phase = task.phase
-            scratch().close()  # nobody looks at the segments of the pass before any more
+            scratch().close()
+        if task.sources:
+            # Segments come first, so those of all units but the last are through when there is a new one.
+            scratch().next_round()
         self._services = task.services
         self.heartbeat.renew("")
         FETCHED.take()  # what a task that failed has fetched counts nowhere, nor what it loaded

@@ -16,6 +16,7 @@ tables `croissant.json`.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from curation.config.problems import checked
@@ -45,7 +46,7 @@ def export(name: str, folder: str, to: str, /, **settings: Any) -> Exported:
         raise ConfigError(f"{folder} holds no finished shards: there is no {MANIFEST} in it")
     if manifest.context is not None:
         raise ConfigError(f"{folder} is packed; export the shards that it was made from")
-    if f"{target.root.rstrip('/')}/".startswith(f"{source.root.rstrip('/')}/"):
+    if _is_inside(target, source):
         raise ConfigError(f"{to} is inside of {folder}, where `curation verify` wants nothing but the shards")
     if target.list(""):
         raise ConfigError(f"{to} is not empty; an export goes into a folder of its own")
@@ -60,6 +61,15 @@ def export(name: str, folder: str, to: str, /, **settings: Any) -> Exported:
         raise StorageError(f"{folder}: a run wrote these shards anew meanwhile; remove {to} and export again")
     describe(name, chosen, FinishedShards(folder, source, manifest), target, done)
     return done
+
+
+def _is_inside(inner: Storage, outer: Storage) -> bool:
+    """Whether a folder is another one or lies in it, whatever their paths look like."""
+    if inner.is_local != outer.is_local:
+        return False
+    if inner.is_local:
+        return Path(inner.root).resolve().is_relative_to(Path(outer.root).resolve())
+    return f"{inner.root.rstrip('/')}/".startswith(f"{outer.root.rstrip('/')}/")
 
 
 def _check_whole(folder: str, source: Storage, manifest: Manifest) -> None:
