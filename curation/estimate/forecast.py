@@ -130,6 +130,10 @@ class _Forecaster:
             )
             for kind, places in self._places.items()
         }
+        self._units = {
+            kind: list(new_units(kind, self._sizes[places], self._config.run))
+            for kind, places in self._places.items()
+        }
 
     def forecast(self) -> Forecast:
         time, data = self._time(), self._ledger_bytes()
@@ -195,16 +199,13 @@ class _Forecaster:
     def _num_workers(self) -> int:
         return self._pilot.num_workers
 
-    def _units(self, kind: str) -> list[NDArray[np.int64]]:
-        return list(new_units(kind, self._sizes[self._places[kind]], self._config.run))
-
     def _ledger_bytes(self) -> Estimate:
         """Bytes of rows, and what each unit's file has besides them."""
         found = ZERO
         for key, per_file in self._measured.per_file.items():
             rows = self._values(f"rows {key}" if key else "bytes ")
             kinds = {kind for kind in self._strata if rows[self._measured.kinds == kind].any()}
-            num_files = sum(len(self._units(kind)) for kind in kinds)
+            num_files = sum(len(self._units[kind]) for kind in kinds)
             most = self._config.run.compact_files
             num_files = 1 if most is not None and num_files > most else num_files
             found += self._total(f"bytes {key}").scaled(1, num_files * per_file)
@@ -274,7 +275,7 @@ class _Forecaster:
             mean = by_number * mine.sum() / stratum.number if by_number else 0.0
             rate = by_size * mine.sum() / max(1.0, stratum.total_size)
             seconds = (mean + rate * self._sizes[places]) * is_left[places]
-            found += _by_units(seconds, self._units(kind))
+            found += _by_units(seconds, self._units[kind])
         return found
 
     def _gpu_s(self, time: _Time) -> Estimate:

@@ -112,11 +112,17 @@ def plan_probes(
 def _new_units(fresh: ListedSources, settings: RunSettings) -> Iterator[tuple[SourceKind, ListedSources]]:
     """New sources by units, which are of one kind."""
     kinds: tuple[SourceKind, ...] = ("image", "video", "container")
+    num_bytes = fresh.table["size_bytes"].to_numpy().astype(np.float64)
     for kind in kinds:
-        of_kind = fresh.take(np.flatnonzero(pc.equal(fresh.table["kind"], kind)))
-        num_bytes = of_kind.table["size_bytes"].to_numpy().astype(np.float64)
-        for places in new_units(kind, num_bytes, settings):
-            yield kind, of_kind.take(places)
+        of_kind = np.flatnonzero(pc.equal(fresh.table["kind"], kind))
+        units = list(new_units(kind, num_bytes[of_kind], settings))
+        if not units:
+            continue
+        # Once for all: units are slices of one table.
+        in_order, start = fresh.take(of_kind[np.concatenate(units)]), 0
+        for places in units:
+            yield kind, in_order[start : start + len(places)]
+            start += len(places)
 
 
 def _free_units(ledger: Ledger) -> Iterator[int]:
