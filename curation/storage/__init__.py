@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from curation.errors import ConfigError
 from curation.storage.base import Listed, Storage
 from curation.storage.buckets.connection import BUCKET_SCHEMES
@@ -10,7 +12,7 @@ from curation.storage.local import LocalStorage
 
 _SCHEMES = (*BUCKET_SCHEMES, HUB_SCHEME)
 
-__all__ = ["Listed", "Storage", "open_storage", "storage_of"]
+__all__ = ["Listed", "Storage", "full_root", "open_storage", "storage_of"]
 
 
 def open_storage(root: str) -> Storage:
@@ -36,6 +38,11 @@ def open_storage(root: str) -> Storage:
         f"{root}: storage of kind {scheme!r} is not supported; use a folder, or a URL that begins with "
         f"{', '.join(f'{known}://' for known in _SCHEMES)}"
     )
+
+
+def full_root(storage: Storage) -> str:
+    """The root of a storage in one spelling: of a folder without links, `..` or what it was relative to."""
+    return str(Path(storage.root).resolve()) if storage.is_local else storage.root.rstrip("/")
 
 
 def storage_of(path: str) -> tuple[Storage, str]:

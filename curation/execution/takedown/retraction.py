@@ -14,7 +14,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,7 @@ from curation.ledger.present import PRESENT, remember_listing
 from curation.records import Sample
 from curation.registry import RETRACT_SHARDS, load
 from curation.report.gallery.stored import PICTURES, forget_pictures, read_pictures
-from curation.storage import Storage, open_storage, parquet
+from curation.storage import Storage, full_root, open_storage, parquet
 from curation.version import __version__
 
 RECORDS = "retracted/records.jsonl"
@@ -306,10 +305,7 @@ def check_none_pending(storage: Storage) -> None:
 
 def check_shards_readable(folder: str) -> None:
     """`check_none_pending` of the output that a folder of shards lies in, if it does."""
-    place = open_storage(folder)
-    # However it is spelled: `small` from within `shards`, or with `..`.
-    text = str(Path(place.root).resolve()) if place.is_local else place.root.rstrip("/")
-    root, _, name = text.rpartition("/")
+    root, _, name = full_root(open_storage(folder)).rpartition("/")
     output, _, shards = root.rpartition("/")
     if name and shards == "shards" and output:
         check_none_pending(open_storage(output))

@@ -16,14 +16,13 @@ tables `croissant.json`.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from curation.config.problems import checked
 from curation.errors import ConfigError, StorageError
 from curation.ingest.leftovers import some_names
 from curation.registry import EXPORTS
-from curation.storage import Storage, open_storage
+from curation.storage import Storage, full_root, open_storage
 from curation.tokenize_shards.shards.exports.base import Exported, FinishedShards
 from curation.tokenize_shards.shards.exports.describe import describe
 from curation.tokenize_shards.shards.manifest import MANIFEST, Manifest, is_whole, read_manifest
@@ -65,11 +64,7 @@ def export(name: str, folder: str, to: str, /, **settings: Any) -> Exported:
 
 def _is_inside(inner: Storage, outer: Storage) -> bool:
     """Whether a folder is another one or lies in it, whatever their paths look like."""
-    if inner.is_local != outer.is_local:
-        return False
-    if inner.is_local:
-        return Path(inner.root).resolve().is_relative_to(Path(outer.root).resolve())
-    return f"{inner.root.rstrip('/')}/".startswith(f"{outer.root.rstrip('/')}/")
+    return f"{full_root(inner)}/".startswith(f"{full_root(outer).rstrip('/')}/")
 
 
 def _check_whole(folder: str, source: Storage, manifest: Manifest) -> None:
