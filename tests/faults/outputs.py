@@ -19,7 +19,7 @@ from curation.execution.record.run_record import read_run
 from curation.execution.run import open_pipeline
 from curation.ledger import Ledger
 from curation.report.summary.summary import summarize
-from datasets_media import write_photo, write_video
+from datasets_media import cut_off, write_photo, write_video
 
 NUM_PHOTOS, NUM_IN_TAR, NUM_VIDEOS = 20, 4, 2
 LAST_WORK = re.compile(r'\s*<section id="work">.*?</section>|<a href="#work">.*?</a>', re.DOTALL)
@@ -33,8 +33,7 @@ def write_inputs(folder: Path) -> Path:
     folder.mkdir(parents=True)
     for seed in range(NUM_PHOTOS):
         write_photo(folder / f"photo{seed:02}.jpg", seed, gray=seed == 3)
-    broken = (folder / "photo05.jpg").read_bytes()
-    (folder / "photo05.jpg").write_bytes(broken[: len(broken) // 2])
+    cut_off(folder / "photo05.jpg")
     with tarfile.open(folder / "archive.tar", "w") as archive:
         for seed in range(NUM_IN_TAR):
             write_photo(folder / "member.jpg", 100 + seed)

@@ -149,16 +149,22 @@ class FirstReads:
         path, stack = self._open.pop(source.source_id, (None, None))
         if stack is None:
             return None
-        if not isinstance(path, Path) or not is_in_bucket(source):
-            _close(stack)
-            return None
-        if not is_object(source):  # of a container: it has taken no room yet
-            if not scratch().take(source.size_bytes):
-                _close(stack)
-                return None
-            stack.callback(scratch().give_back, source.size_bytes)
-        scratch().spare(partial(_let_go, source, stack))
-        return copy_of(path, self._node_id)
+        if isinstance(path, Path) and is_in_bucket(source) and _has_room(source, stack):
+            scratch().spare(partial(_let_go, source, stack))
+            return copy_of(path, self._node_id)
+        _close(stack)
+        return None
+
+
+def _has_room(source: Source, stack: ExitStack) -> bool:
+    """Whether scratch has room for an opened source; one in a container takes it until `stack` closes."""
+    if is_object(source):
+        return True  # since it was fetched
+    room = scratch()
+    has_room = room.take(source.size_bytes)
+    if has_room:
+        stack.callback(room.give_back, source.size_bytes)
+    return has_room
 
 
 def _let_go(source: Source, stack: ExitStack) -> None:
